@@ -1,0 +1,1 @@
+"""NeuroPrune: transformers that get small while they are fine-tuned."""

