@@ -1,0 +1,78 @@
+# Thin: everything a target does can be done by hand with the line it prints.
+PYTHON ?= python3
+CONFIG ?= config/config.yaml
+CORES ?= all
+BIN := .venv/bin
+STUDY = $$($(BIN)/neuroprune plan --config $(CONFIG) --study)
+export TOKENIZERS_PARALLELISM = false
+export HF_HUB_DISABLE_TELEMETRY = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run report figures test lint format bench docs lock clean
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# One set-up for all targets, done again only when the pins change. Whole or absent: the mark is written last.
+$(BIN)/.ready: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %s: make PYTHON=/path/to/python3.11" % sys.version.split()[0])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+.venv: $(BIN)/.ready ## Set up the environment (the other targets do it themselves)
+
+demo: run report ## Run the default study to its report; CONFIG=config/paper.yaml for another one
+
+# A lock of the kernel keeps two starts apart, so it is safe to clear the lock that a killed Snakemake left behind.
+run: $(BIN)/.ready
+	@flock -n -E 75 .run.lock sh -c '. $(BIN)/activate && snakemake --configfile $(CONFIG) --unlock --quiet all >/dev/null 2>&1; exec snakemake --cores $(CORES) --configfile $(CONFIG)' \
+	  || { code=$$?; [ $$code = 75 ] && echo "Another 'make run' or 'make demo' is at work in this folder: wait for it or stop it." >&2; exit $$code; }
+
+report: $(BIN)/.ready
+	@. $(BIN)/activate && snakemake --quiet all --configfile $(CONFIG) --report results/$(STUDY)/report.html \
+	  --report-stylesheet workflow/report/report.css && echo "The report: results/$(STUDY)/report.html"
+
+figures: $(BIN)/.ready ## Draw all tables and figures anew from the records alone; RESULTS=published for the committed ones
+	@. $(BIN)/activate && snakemake -F --cores 1 --configfile $(CONFIG) --config from_results=True results=$(or $(RESULTS),results)
+
+test: $(BIN)/.ready ## Run the tests
+	$(BIN)/pytest
+
+lint: $(BIN)/.ready ## Style, types, docstrings, import directions, workflow
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pydoclint --quiet --config pyproject.toml neuroprune
+	$(BIN)/pytest -n 0 tests/test_house.py
+	$(BIN)/snakefmt --check --compact-diff Snakefile workflow/rules
+	@. $(BIN)/activate && snakemake --lint
+
+format: $(BIN)/.ready ## Let ruff and snakefmt rewrite the files
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow/rules
+
+bench: $(BIN)/.ready ## Time a step of every method, the events and the start of the command line
+	$(BIN)/python -m benchmarks.bench
+
+docs: $(BIN)/.ready ## Generate config/schema.json and the key tables of config/README.md
+	$(BIN)/neuroprune schema
+
+lock: ## Resolve the newest versions that pyproject.toml allows and pin them
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	{ echo "# Exact versions of everything, tests and linters included. Made by 'make lock'."; \
+	  .venv-lock/bin/pip freeze --exclude-editable | grep -v -i -E '^(nvidia-|triton|cuda-|neuroprune)' | sed -E 's/\+[a-z0-9]+$$//'; } > requirements.lock
+	rm -rf .venv-lock
+	$(MAKE) environment.yml
+
+environment.yml: requirements.lock
+	@{ printf '%s\n' "# The same pins for conda users. Made from requirements.lock by 'make environment.yml'." \
+	  "# Use: conda env create -f environment.yml && conda activate neuroprune && pip install --no-deps -e ." \
+	  "name: neuroprune" "channels: [conda-forge, nodefaults]" "dependencies:" "  - python=3.11" "  - pip" "  - pip:"; \
+	  grep -v '^#' requirements.lock | sed 's/^/      - /'; } > $@
+
+clean: ## Remove the results and downloads of this folder, not the environment
+	rm -rf results resources .snakemake

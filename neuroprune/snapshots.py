@@ -1,0 +1,89 @@
+"""Small arrays that a run leaves for the figures: how connected its neurons are, and which entries are not zero.
+
+All are in the coordinates of the dense model, so that runs of any sparsity lie on each other: a removed neuron has
+degree 0, and its row and column are empty.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neuroprune.blocks import Attention, Mlp, find_blocks
+from neuroprune.surgery import Kept, kept_units
+from neuroprune.topology import fractional_degree
+
+
+def degrees(model: nn.Module, eps: float = 1e-4) -> dict[str, np.ndarray]:
+    """Return the fractional degree of every MLP neuron, as Figure 2 shows it.
+
+    Args:
+        model: A model of a known architecture, cut or not.
+        eps: An entry with a smaller absolute value counts as absent.
+
+    Returns:
+        For the MLP with index i, `in.<i>`: float16 [dense width], the rows of its first expanding matrix, and
+        `out.<i>`: float16 [model width], the rows of its contracting matrix; both are shares of the dense row.
+    """
+    kept = kept_units(model)
+    found = {}
+    for mlp in find_blocks(model).mlps:
+        width = kept.dense_neurons[mlp.index]
+        rows = torch.zeros(width)
+        rows[kept.neurons[mlp.index]] = fractional_degree(mlp.ins[0].weight.detach(), eps).float().cpu()
+        out = fractional_degree(mlp.out.weight.detach(), eps).float().cpu() * (mlp.width / width)
+        found[f"in.{mlp.index}"] = rows.numpy().astype(np.float16)
+        found[f"out.{mlp.index}"] = out.numpy().astype(np.float16)
+    return found
+
+
+def degree_sd_percent(arrays: dict[str, np.ndarray]) -> float:
+    """Return the standard deviation of all fractional degrees in percent, the paper's "MLP spread"."""
+    return float(np.concatenate([a.astype(np.float64) for a in arrays.values()]).std() * 100)
+
+
+def patterns(model: nn.Module, eps: float = 1e-4) -> dict[str, np.ndarray]:
+    """Return which entries of the middle layer's matrices are present, as Figure 1 shows it.
+
+    Args:
+        model: A model of a known architecture, cut or not.
+        eps: An entry with a smaller absolute value counts as absent.
+
+    Returns:
+        `q.<i>`, `k.<i>`, `v.<i>`: bool [dense heads * head size, model width] of the middle attention with index i, and
+        `in.<j>`: bool [dense width, model width], `out.<j>`: bool [model width, dense width] of the middle MLP.
+    """
+    blocks, kept = find_blocks(model), kept_units(model)
+    attention, mlp = blocks.attentions[len(blocks.attentions) // 2], blocks.mlps[len(blocks.mlps) // 2]
+    return _attention_patterns(attention, kept, eps) | _mlp_patterns(mlp, kept, eps)
+
+
+def _attention_patterns(attention: Attention, kept: Kept, eps: float) -> dict[str, np.ndarray]:
+    found = {}
+    for name, groups in (("q", 1), ("k", attention.groups), ("v", attention.groups)):
+        heads = torch.as_tensor(kept.heads[attention.index])[::groups] // groups
+        rows = (heads[:, None] * attention.head_dim + torch.arange(attention.head_dim)).flatten()
+        present = _present(getattr(attention, name).weight, eps)
+        dense_rows = kept.dense_heads[attention.index] // groups * attention.head_dim
+        found[f"{name}.{attention.index}"] = _spread(present, rows, dense_rows)
+    return found
+
+
+def _mlp_patterns(mlp: Mlp, kept: Kept, eps: float) -> dict[str, np.ndarray]:
+    rows, width = kept.neurons[mlp.index], kept.dense_neurons[mlp.index]
+    return {
+        f"in.{mlp.index}": _spread(_present(mlp.ins[0].weight, eps), rows, width),
+        f"out.{mlp.index}": _spread(_present(mlp.out.weight, eps).T, rows, width).T,
+    }
+
+
+def _present(weight: Tensor, eps: float) -> Tensor:
+    return (weight.detach().abs() >= eps).cpu()
+
+
+def _spread(present: Tensor, rows: Tensor, dense_rows: int) -> np.ndarray:
+    """Put the rows that are left back to their places in the dense matrix; the others are empty."""
+    dense = torch.zeros(dense_rows, present.shape[1], dtype=torch.bool)
+    dense[rows] = present
+    return dense.numpy()

@@ -1,0 +1,244 @@
+"""One run: a model, a task and a method become a run folder with a record, a model and small arrays."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from torch.utils.data import Sampler
+from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from neuroprune import checkpoints, methods, models, records, snapshots, tasks
+from neuroprune.errors import UserError
+from neuroprune.settings import RunSettings, TrainingSettings
+from neuroprune.sparsity import measure_sparsity
+
+
+def train(settings: RunSettings, output: Path, data_root: Path) -> None:
+    """Fine-tune one model with one method and write its run folder.
+
+    The record is written last, so a folder without one holds no result. A run whose loss is no longer finite is
+    recorded as diverged, without a metric.
+
+    Args:
+        settings: Everything that decides the result.
+        output: The record to write, `<run folder>/run.json`; the model and the arrays lie beside it.
+        data_root: Where datasets are kept.
+
+    Raises:
+        UserError: If another process writes the same folder, or data or model can't be had.
+    """
+    folder = output.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_writer(folder):
+        output.unlink(missing_ok=True)
+        records.write_json(output, _run(settings, folder, data_root))
+
+
+def _run(settings: RunSettings, folder: Path, data_root: Path) -> dict[str, Any]:
+    """Train, judge and save; return the record."""
+    _set_up(settings)
+    data = tasks.load(settings.task, data_root)
+    model, tokenizer = models.load(settings.model, data, seed=settings.seed)
+    method = methods.build(settings.method)
+    trainer = _trainer(settings, folder, data, model, tokenizer, method)
+    fit = _fit(trainer)
+    with _whole(folder / "model") as temporary:
+        checkpoints.save_pretrained(trainer.model, temporary, tokenizer)
+    identity = {"settings_sha256": records.settings_hash(settings), "data_sha256": data.sha256}
+    result = {
+        "metric": settings.task.metric,
+        "value": fit["metrics"].get(settings.task.metric),
+        "majority": data.majority,
+        "labels": list(data.labels),
+        "train_rows": len(data.train),
+        "eval_rows": len(data.eval),
+        "epochs": settings.training.epochs,
+        "sparsity": measure_sparsity(trainer.model).as_dict(),
+        "method": method.report,
+    }
+    return {
+        "schema_version": records.SCHEMA_VERSION,
+        "run": settings.run,
+        "status": fit.pop("status"),
+        "settings": settings.model_dump(mode="json"),
+        "environment": records.environment(threads=settings.training.threads) | identity,
+        "result": result | fit | _save_arrays(trainer.model, folder, getattr(settings.method, "eps", 1e-4)),
+    }
+
+
+class Diverged(Exception):
+    """The loss is no longer finite."""
+
+
+class _Watch(TrainerCallback):
+    """Adds up the time of evaluations and stops a run whose loss is not finite."""
+
+    def __init__(self) -> None:
+        self.eval_seconds = 0.0
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+        self.eval_seconds += metrics.get("eval_runtime", 0.0)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise Diverged
+
+
+def _fit(trainer: Trainer) -> dict[str, Any]:
+    """Train and judge; return status, metrics, steps, times in seconds and the history of losses and metrics."""
+    watch = _Watch()
+    trainer.add_callback(watch)
+    status, metrics = "done", {}
+    started = time.perf_counter()
+    try:
+        trainer.train()
+        judged = trainer.evaluate()
+        metrics = {key.removeprefix("eval_"): value for key, value in judged.items() if _is_metric(key)}
+    except Diverged:
+        status = "diverged"
+    seconds, steps = time.perf_counter() - started, trainer.state.global_step
+    return {
+        "status": status,
+        "metrics": metrics,
+        "steps": steps,
+        "train_seconds": seconds,
+        "eval_seconds": watch.eval_seconds,
+        "seconds_per_step": (seconds - watch.eval_seconds) / max(1, steps),
+        "history": [{k: v for k, v in entry.items() if _is_history(k, v)} for entry in trainer.state.log_history],
+    }
+
+
+def _is_metric(key: str) -> bool:
+    return key.startswith("eval_") and not key.endswith(("_runtime", "_per_second"))
+
+
+def _is_history(key: str, value: Any) -> bool:
+    return (key in {"step", "epoch", "loss", "learning_rate"} or _is_metric(key)) and math.isfinite(value)
+
+
+def _trainer(settings: RunSettings, folder: Path, data: Any, model: Any, tokenizer: Any, method: Any) -> Trainer:
+    """Build the Trainer that is the same for every method but for its callback."""
+    if settings.training.freeze_embeddings:
+        model.get_input_embeddings().requires_grad_(False)
+    train_set = tasks.encode(data.train, tokenizer, settings.task)
+    return _LengthGroupedTrainer(
+        model=model,
+        args=_arguments(settings.training, settings.seed, folder),
+        train_dataset=train_set,
+        eval_dataset=tasks.encode(data.eval, tokenizer, settings.task),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        processing_class=tokenizer,
+        compute_metrics=tasks.compute_metrics(settings.task),
+        callbacks=[method],
+    )
+
+
+def _arguments(training: TrainingSettings, seed: int, folder: Path) -> TrainingArguments:
+    """Translate our settings to the Trainer's."""
+    return TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        num_train_epochs=training.epochs,
+        per_device_train_batch_size=training.batch_size,
+        per_device_eval_batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        warmup_steps=training.warmup,  # below 1 it is a share of the steps
+        max_grad_norm=training.max_grad_norm,
+        bf16=_bf16(training.precision),
+        eval_strategy="epoch" if training.evaluate == "epoch" else "no",
+        save_strategy="no",
+        logging_steps=0.05,
+        logging_nan_inf_filter=False,
+        seed=seed,
+        full_determinism=training.deterministic,
+        report_to="none",
+    )
+
+
+def _bf16(precision: str) -> bool:
+    """Tell whether to compute in bf16; on CPUs without bf16 units it is many times slower than fp32."""
+    supported = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return precision == "bf16" or (precision == "auto" and supported)
+
+
+class _LengthGroupedTrainer(Trainer):
+    """Batches of similar length, in random order, so that little is padded and no stretch of steps has only long rows."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        return _ShuffledLengthGroups([len(ids) for ids in rows["input_ids"]], self.args.train_batch_size, self.args.seed)
+
+
+class _ShuffledLengthGroups(Sampler[int]):
+    """Yields row numbers so that each batch has rows of similar length and batches come in random order."""
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size = lengths, batch_size
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        order = get_length_grouped_indices(self.lengths, self.batch_size, generator=self.generator)
+        full = len(order) // self.batch_size
+        for batch in torch.randperm(full, generator=self.generator).tolist():
+            yield from order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        yield from order[full * self.batch_size :]  # the incomplete batch has to come last
+
+
+def _save_arrays(model: torch.nn.Module, folder: Path, eps: float) -> dict[str, Any]:
+    """Write degrees and patterns beside the record; return their hashes and the spread of the degrees."""
+    degrees = snapshots.degrees(model, eps)
+    packed = records.pack_patterns(snapshots.patterns(model, eps))
+    files = {}
+    for name, arrays in (("degrees.safetensors", degrees), ("patterns.safetensors", packed)):
+        _write_arrays(folder / name, arrays)
+        files[name] = records.file_hash(folder / name)
+    return {"degree_sd_percent": snapshots.degree_sd_percent(degrees), "files": files}
+
+
+def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    temporary = path.with_suffix(".tmp")
+    save_file(arrays, temporary)
+    os.replace(temporary, path)
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder that takes the place of `folder` only when everything in it is written."""
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    yield temporary
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+
+
+@contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Hold a kernel lock on a run folder: a killed scheduler may leave a job that still writes there."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another process is writing this run; wait for it to end or stop it") from None
+        yield
+
+
+def _set_up(settings: RunSettings) -> None:
+    """Fix threads and seeds before anything is drawn."""
+    torch.set_num_threads(settings.training.threads)
+    set_seed(settings.seed, deterministic=settings.training.deterministic)
