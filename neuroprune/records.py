@@ -1,0 +1,243 @@
+"""What a run leaves behind: the schema of its record and timing, and the small arrays beside them.
+
+A run is a folder, ``results/<study>/runs/<run>/``. Its ``run.json`` has three sections (settings, environment, result),
+so that every number has an address: which code, which data, which machine. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from neuroprune.environment import Environment, Part
+from neuroprune.environment import environment as environment
+from neuroprune.environment import settings_hash as settings_hash
+from neuroprune.errors import UserError
+from neuroprune.settings import RunSettings, TimingSettings
+
+SCHEMA_VERSION: Literal[1] = 1
+
+
+class SparsityRecord(Part):
+    """What is gone or zero at the end, as fractions of the dense model, and what is left."""
+
+    weights: float = Field(description="Fraction of the prunable weights (Q, K, V, O and MLP matrices).")
+    heads: float
+    neurons: float
+    parameters: int = Field(description="All parameters that are left, embeddings included.")
+    dense_parameters: int
+    heads_per_layer: list[int] = Field(description="Heads left in each attention.")
+    neurons_per_layer: list[int] = Field(description="Neurons left in each MLP.")
+
+
+class Result(Part):
+    """What a run found; values that are not finite are stored as null."""
+
+    metric: str = Field(description="Name of the metric that tables and figures show.")
+    value: float | None
+    metrics: dict[str, float | None]
+    majority: float | None = Field(description="The metric's value if the most frequent class is always answered.")
+    labels: list[str]
+    train_rows: int
+    eval_rows: int
+    steps: int
+    epochs: float
+    train_seconds: float = Field(description="Wall time of training, its evaluations included.")
+    eval_seconds: float = Field(description="Part of it that was evaluation.")
+    seconds_per_step: float | None
+    sparsity: SparsityRecord
+    degree_sd_percent: float | None = Field(description="Standard deviation of the MLP neurons' degrees, times 100.")
+    history: list[dict[str, float | None]] = Field(
+        default_factory=list, description="What was logged: step, epoch, loss, metrics."
+    )
+    method: dict[str, Any] = Field(default_factory=dict, description="The method's own report.")
+    files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of the files that lie beside the record.")
+
+
+class RunRecord(Part):
+    """``run.json``: one run with everything that one needs to trust and repeat it."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    run: str
+    status: Literal["done", "diverged", "stopped"]
+    settings: RunSettings
+    environment: Environment
+    result: Result
+
+    @model_validator(mode="after")
+    def _one_name(self) -> RunRecord:
+        if self.run != self.settings.run:
+            raise ValueError(f"run {self.run!r} and settings.run {self.settings.run!r} must be the same")
+        return self
+
+
+class Quartiles(Part):
+    """Median and quartiles over counted passes."""
+
+    median: float
+    q1: float
+    q3: float
+
+
+class BatchTiming(Part):
+    """Inference of the cut and the dense model at one batch size, in milliseconds an example."""
+
+    batch_size: int
+    examples: int
+    ms_per_example: Quartiles
+    dense_ms_per_example: Quartiles
+    speedup: Quartiles = Field(description="Dense time over cut time, pass by pass.")
+
+
+class TimingRecord(Part):
+    """``timing.json``: inference times of one run; no batches if the run left no model to time."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    run: str
+    settings: TimingSettings
+    environment: Environment
+    dense_parameters: int | None
+    parameters: int | None
+    batches: list[BatchTiming]
+
+
+AnyRecord = TypeVar("AnyRecord", RunRecord, TimingRecord)
+
+
+# ---- files
+
+
+def finite(value: Any) -> Any:
+    """Return JSON-able data with NaN and infinities as None, which JSON has no words for."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all: to a temporary name beside it, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: BaseModel | Mapping[str, Any]) -> None:
+    """Write a record or a dict as JSON, whole or not at all.
+
+    Args:
+        path: The file; its folder is made if need be.
+        data: A pydantic model, or a mapping of JSON-able values. Values that are not finite become null.
+    """
+    plain = data.model_dump(mode="json") if isinstance(data, BaseModel) else data
+    write_text(Path(path), json.dumps(finite(plain), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def _read(path: Path, kind: type[AnyRecord]) -> AnyRecord:
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: no record can be read here ({error.strerror}); run the study first.") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not a JSON file ({error}); delete it and run again.") from error
+    found = data.get("schema_version") if isinstance(data, dict) else None
+    if found != SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: records of version {found!r} cannot be read, this program writes version {SCHEMA_VERSION}; "
+            "delete the file and run again."
+        )
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_first_problem(error)}; delete the file and run again.") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    """Name the first of a record's mistakes and count the others."""
+    problem = error.errors()[0]
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{'.'.join(str(part) for part in problem['loc']) or 'record'}: {problem['msg']}{more}"
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read a ``run.json``.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The record.
+
+    Raises:
+        UserError: The file is missing, damaged, or of another version.
+    """
+    return _read(path, RunRecord)
+
+
+def read_timing(path: Path) -> TimingRecord:
+    """Read a ``timing.json``; a missing, damaged or old file is a UserError."""
+    return _read(path, TimingRecord)
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hex digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- which weights are there, as bits
+
+
+def _pack(present: np.ndarray) -> np.ndarray:
+    """Pack a mask of present weights to bits.
+
+    Args:
+        present: Which entries have an absolute value of at least eps, bool ``[rows, columns]``.
+
+    Returns:
+        Bits along the last axis, uint8 ``[rows, ceil(columns / 8)]``.
+    """
+    return np.packbits(np.asarray(present, dtype=bool), axis=-1)
+
+
+def _unpack(packed: np.ndarray, shape: Iterable[int]) -> np.ndarray:
+    """Undo ``_pack``: uint8 ``[rows, ceil(columns / 8)]`` and the shape give bool ``[rows, columns]``."""
+    rows, columns = (int(size) for size in shape)
+    return np.unpackbits(np.asarray(packed, dtype=np.uint8), axis=-1, count=columns)[:rows].astype(bool)
+
+
+def pack_patterns(patterns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the tensors of ``patterns.safetensors``: each mask as bits, its shape as ``<name>.shape``, int64 [2]."""
+    packed = {name: _pack(present) for name, present in patterns.items()}
+    shapes = {f"{name}.shape": np.array(present.shape, dtype=np.int64) for name, present in patterns.items()}
+    return packed | shapes
+
+
+def read_patterns(path: Path) -> dict[str, np.ndarray]:
+    """Read a run's ``patterns.safetensors``: name (``q.3``) to bool ``[rows, columns]`` in the dense coordinates."""
+    tensors = read_arrays(path)
+    names = [name for name in tensors if not name.endswith(".shape")]
+    return {name: _unpack(tensors[name], tensors[f"{name}.shape"]) for name in names}
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read a safetensors file as NumPy arrays; a missing or damaged file is a UserError."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run this run again.") from error

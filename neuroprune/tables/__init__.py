@@ -1,0 +1,1 @@
+"""Tables of a study: ``runs`` is the tidy one that everything else reads."""

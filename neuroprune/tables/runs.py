@@ -1,0 +1,222 @@
+"""``runs.csv``: one row a run, made of a study's records. It is all that other tables and figures read of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from neuroprune.environment import PACKAGES, Environment
+from neuroprune.errors import UserError
+from neuroprune.records import (
+    SCHEMA_VERSION,
+    Result,
+    RunRecord,
+    TimingRecord,
+    read_record,
+    read_timing,
+    write_json,
+    write_text,
+)
+
+STRENGTHS = ("alpha", "beta", "theta", "strength", "mode")
+TEXTS = (
+    "study",
+    "run",
+    "group",
+    "status",
+    "commit",
+    "model",
+    "task",
+    "method",
+    "form",
+    "mode",
+    "metric",
+    "device",
+    "cpu",
+)
+
+
+def collect(study_dir: Path, output: Path | None = None) -> list[str]:
+    """Write the study's tidy table, one row a run, and its provenance beside it.
+
+    Rows follow the plan (``plan.json``) if there is one, and runs that it does not name are left out; else the names.
+
+    Args:
+        study_dir: The study's folder, ``results/<study>``.
+        output: The table; default ``<study_dir>/runs.csv``.
+
+    Returns:
+        One sentence for each thing a reader has to know: incomplete, diverged and unreadable runs.
+
+    Raises:
+        UserError: If there is no readable record at all.
+    """
+    study_dir = Path(study_dir)
+    found, problems = _read_all(study_dir)
+    if not found:
+        raise UserError(f"{study_dir / 'runs'}: no run has a record yet; run the study first." + "".join(problems[:1]))
+    rows = [_row(study_dir.name, *records) for records in found]
+    notes = _notes(pd.DataFrame(rows), _planned(study_dir)) + problems
+    write_text(Path(output or study_dir / "runs.csv"), pd.DataFrame(rows).to_csv(index=False))
+    write_json(study_dir / "provenance.json", provenance([run for run, _ in found], notes))
+    return notes
+
+
+def read_runs(study_dir: Path) -> pd.DataFrame:
+    """Read the tidy table that ``collect`` wrote.
+
+    Args:
+        study_dir: The study's folder.
+
+    Returns:
+        One row a run; empty texts are empty strings, missing numbers NaN.
+
+    Raises:
+        UserError: If the table is missing, empty or not one of ours.
+    """
+    path = Path(study_dir) / "runs.csv"
+    try:
+        runs = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no table of runs ({error}); run `neuroprune collect --study {study_dir}`.") from error
+    missing = [name for name in (*TEXTS, "value", "sparsity", "seed") if name not in runs]
+    if missing or runs.empty:
+        raise UserError(
+            f"{path}: has no {missing[0] if missing else 'rows'}; run `neuroprune collect --study {study_dir}`."
+        )
+    return runs.fillna(dict.fromkeys(TEXTS, ""))
+
+
+def provenance(runs: list[RunRecord], notes: Iterable[str] = ()) -> dict[str, Any]:
+    """Sum up where a study's numbers come from: versions, commits, hardware, runs by status."""
+    places = [run.environment for run in runs]
+    versions = {name: sorted({place.versions.get(name, "?") for place in places}) for name in ("python", *PACKAGES)}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "runs": dict(sorted(Counter(run.status for run in runs).items())),
+        "commits": sorted({place.commit or "none" for place in places}),
+        "dirty_runs": sum(bool(place.dirty) for place in places),
+        "versions": versions,
+        "devices": sorted({place.device for place in places}),
+        "cpus": sorted({place.cpu for place in places}),
+        "platforms": sorted({place.platform for place in places}),
+        "threads": sorted({place.threads for place in places if place.threads}),
+        "first": min(place.started for place in places),
+        "last": max(place.started for place in places),
+        "training_seconds": round(sum(run.result.train_seconds for run in runs), 1),
+        "notes": list(notes),
+    }
+
+
+def _read_all(study_dir: Path) -> tuple[list[tuple[RunRecord, TimingRecord | None]], list[str]]:
+    """Read all records in the order of the plan, and say what could not be read."""
+    names = _planned(study_dir) or sorted(path.parent.name for path in study_dir.glob("runs/*/run.json"))
+    found, problems = [], []
+    for folder in (study_dir / "runs" / name for name in names):
+        timing = folder / "timing.json"
+        try:
+            if (folder / "run.json").exists():
+                found.append((read_record(folder / "run.json"), read_timing(timing) if timing.exists() else None))
+        except UserError as error:
+            problems.append(str(error))
+    return found, problems
+
+
+def _planned(study_dir: Path) -> list[str]:
+    """Return the names of the runs in the study's plan, or nothing without one."""
+    path = study_dir / "plan.json"
+    if not path.exists():
+        return []
+    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    return [run if isinstance(run, str) else run["run"] for run in runs]
+
+
+def _notes(runs: pd.DataFrame, planned: list[str]) -> list[str]:
+    """Say in sentences which runs are missing, stopped, diverged, not timed, or made by uncommitted code."""
+    timed = [name for name in map(str, runs) if name.startswith("inference_ms_b")]
+    untimed = runs[timed].isna().all(axis=1) if timed else pd.Series(True, index=runs.index)
+    kinds = {
+        "without a readable record": [name for name in planned if name not in set(runs["run"])],
+        "stopped before the end": list(runs["run"][runs["status"] == "stopped"]),
+        "diverged, without a metric": list(runs["run"][runs["status"] == "diverged"]),
+        "not timed": list(runs["run"][untimed]),
+        "made by code with uncommitted changes": list(runs["run"][runs["dirty"].eq(True)]),
+    }
+    total = len(planned or runs)
+    return [f"{len(names)} of {total} runs {kind}: {_some(names)}." for kind, names in kinds.items() if names]
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    """List the first few names and count the rest."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _row(study: str, run: RunRecord, timing: TimingRecord | None) -> dict[str, Any]:
+    """Flatten one run to a row of the tidy table."""
+    return _identity(study, run) | _outcome(run.result) | _times(timing) | _machine(run.environment)
+
+
+def _identity(study: str, run: RunRecord) -> dict[str, Any]:
+    """Say what was run; ``group`` is the run's name without its seed, the same for all seeds of an experiment."""
+    settings, method = run.settings, run.settings.method
+    form = getattr(method, "form", "")
+    strengths = {name: getattr(method, name, None) if form == "penalty" else None for name in STRENGTHS}
+    return {
+        "study": study,
+        "run": run.run,
+        "group": run.run.removesuffix(f"-s{settings.seed}"),
+        "status": run.status,
+        "dirty": run.environment.dirty,
+        "commit": run.environment.commit,
+        "model": settings.model.name,
+        "model_random": settings.model.source.startswith("random:"),
+        "task": settings.task.name,
+        "method": method.name,
+        "form": form,
+        "point": getattr(method, "sparsity", None),
+        **strengths,
+        "seed": settings.seed,
+    }
+
+
+def _outcome(result: Result) -> dict[str, Any]:
+    """Say how good, how sparse and how dear the model is."""
+    sparsity = result.sparsity
+    return {
+        "metric": result.metric,
+        "value": result.value,
+        "majority": result.majority,
+        "sparsity": sparsity.weights,
+        "heads_gone": sparsity.heads,
+        "neurons_gone": sparsity.neurons,
+        "heads_left": sum(sparsity.heads_per_layer),
+        "parameters": sparsity.parameters,
+        "dense_parameters": sparsity.dense_parameters,
+        "train_seconds": result.train_seconds,
+        "train_seconds_without_eval": result.train_seconds - result.eval_seconds,
+        "seconds_per_step": result.seconds_per_step,
+        "epochs": result.epochs,
+        "steps": result.steps,
+        "degree_sd_percent": result.degree_sd_percent,
+    }
+
+
+def _times(timing: TimingRecord | None) -> dict[str, Any]:
+    """Give each batch size its columns, for instance ``inference_ms_b32``, with the quartiles over passes."""
+    row: dict[str, Any] = {}
+    for batch in timing.batches if timing else []:
+        kinds = {"inference_ms": batch.ms_per_example, "dense_inference_ms": batch.dense_ms_per_example}
+        for kind, value in {**kinds, "speedup": batch.speedup}.items():
+            name = f"{kind}_b{batch.batch_size}"
+            row |= {name: value.median, f"{name}_q1": value.q1, f"{name}_q3": value.q3}
+    return row
+
+
+def _machine(environment: Environment) -> dict[str, Any]:
+    """Say where it ran."""
+    return {"device": environment.device, "cpu": environment.cpu}
