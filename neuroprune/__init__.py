@@ -1,1 +1,58 @@
-"""NeuroPrune: transformers that get small while they are fine-tuned."""
+"""NeuroPrune: transformers that get small while they are fine-tuned.
+
+Importing this package is cheap: a name loads what it needs, torch included, when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neuroprune import heads, penalties, topology
+    from neuroprune.blocks import find_blocks
+    from neuroprune.checkpoints import from_pretrained, save_pretrained
+    from neuroprune.methods import L1, Dense, NeuroPrune, Run
+    from neuroprune.sparsity import measure_sparsity
+    from neuroprune.surgery import remove
+
+__all__ = [
+    "L1",
+    "Dense",
+    "NeuroPrune",
+    "Run",
+    "find_blocks",
+    "from_pretrained",
+    "heads",
+    "measure_sparsity",
+    "penalties",
+    "remove",
+    "save_pretrained",
+    "topology",
+]
+
+_MODULES = {
+    "L1": "methods",
+    "Dense": "methods",
+    "NeuroPrune": "methods",
+    "Run": "methods",
+    "find_blocks": "blocks",
+    "from_pretrained": "checkpoints",
+    "measure_sparsity": "sparsity",
+    "remove": "surgery",
+    "save_pretrained": "checkpoints",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used."""
+    if name in _MODULES:
+        return getattr(import_module(f"neuroprune.{_MODULES[name]}"), name)
+    if name in __all__:
+        return import_module(f"neuroprune.{name}")
+    raise AttributeError(f"module 'neuroprune' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})
