@@ -7,7 +7,7 @@ is imported here, so that ``--help`` and the graph of jobs stay quick.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,7 +16,14 @@ TargetSparsity = Annotated[float, Field(gt=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
-Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.]*$")]
+NAME, FOLDER_NAME, SHA256 = r"^[a-zA-Z0-9][a-zA-Z0-9_.]*$", r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", r"^[0-9a-f]{64}$"
+PATTERNS = {
+    NAME: "a name of letters, digits, '_' and '.' that begins with a letter or digit",
+    FOLDER_NAME: "a name of letters, digits, '_', '.' and '-' that begins with a letter or digit",
+    SHA256: "a SHA-256 of 64 hexadecimal digits",
+}
+Name = Annotated[str, Field(pattern=NAME)]
+FolderName = Annotated[str, Field(pattern=FOLDER_NAME)]
 
 
 class Settings(BaseModel):
@@ -36,7 +43,7 @@ class ModelSettings(Settings):
     )
     revision: str | None = Field(default=None, description="Branch, tag or commit of a hub id.")
     sha256: str | None = Field(
-        default=None, pattern=r"^[0-9a-f]{64}$", description="Hash of the package file; required with `package:`."
+        default=None, pattern=SHA256, description="Hash of the package file; required with `package:`."
     )
     folder: str | None = Field(default=None, description="Folder inside the package that holds `config.json`.")
     layers: Count | None = Field(
@@ -45,6 +52,14 @@ class ModelSettings(Settings):
     config: dict[str, Any] = Field(
         default_factory=dict, description="Values of the model's configuration that replace the stored ones."
     )
+
+    @model_validator(mode="after")
+    def _package_is_pinned(self) -> ModelSettings:
+        if self.source.startswith("package:") and "==" not in self.source:
+            raise ValueError(f"source {self.source!r} names no version; write package:NAME==VERSION")
+        if self.source.startswith("package:") and self.sha256 is None:
+            raise ValueError("sha256 is missing; with a package: source, write the hash of the package file")
+        return self
 
 
 class TaskSettings(Settings):
@@ -107,13 +122,15 @@ Schedule = Annotated[float, Field(ge=0.0, le=1.0)]
 class DenseSettings(Settings):
     """Plain fine-tuning: what the other methods are compared with."""
 
-    name: Literal["dense"] = "dense"
+    task_kinds: ClassVar[tuple[str, ...]] = ("classification",)
+    name: Literal["dense"] = Field(default="dense", description="The method.")
 
 
 class L1Settings(Settings):
     """l1 pruning, the paper's baseline for T5 and OPT, in two forms: give `sparsity` or `strength`."""
 
-    name: Literal["l1"] = "l1"
+    task_kinds: ClassVar[tuple[str, ...]] = ("classification",)
+    name: Literal["l1"] = Field(default="l1", description="The method.")
     version: Literal[1] = Field(default=1, description="Rises when the method's results change; not to be set.")
     sparsity: TargetSparsity | None = Field(
         default=None, description="Target form: this share of the prunable weights, the smallest, is zero at the end."
@@ -147,7 +164,8 @@ class L1Settings(Settings):
 class NeuroPruneSettings(Settings):
     """NeuroPrune in two forms: `sparsity` asks for a target; `alpha`, `beta`, `theta` are the paper's penalty."""
 
-    name: Literal["neuroprune"] = "neuroprune"
+    task_kinds: ClassVar[tuple[str, ...]] = ("classification",)
+    name: Literal["neuroprune"] = Field(default="neuroprune", description="The method.")
     version: Literal[1] = Field(default=1, description="Rises when the method's results change; not to be set.")
     # ---- target form
     sparsity: TargetSparsity | None = Field(
@@ -253,7 +271,7 @@ class TimingSettings(Settings):
 class RunSettings(Settings):
     """Everything that decides the result of one run, and nothing else: no paths, no device, no commit."""
 
-    run: str = Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", description="The run's name, made from the settings.")
+    run: FolderName = Field(description="The run's name, made from the settings.")
     model: ModelSettings
     task: TaskSettings
     method: MethodSettings
