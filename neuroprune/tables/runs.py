@@ -24,21 +24,14 @@ from neuroprune.records import (
 )
 
 STRENGTHS = ("alpha", "beta", "theta", "strength", "mode")
-TEXTS = (
-    "study",
-    "run",
-    "group",
-    "status",
-    "commit",
-    "model",
-    "task",
-    "method",
-    "form",
-    "mode",
-    "metric",
-    "device",
-    "cpu",
-)
+NAMES = ("study", "run", "group", "status", "model", "task", "method", "form", "metric")
+TEXTS = (*NAMES, "commit", "mode", "device", "cpu")
+LABELS = {"dense": "dense", "neuroprune": "NeuroPrune", "l1": "l1", "cofi": "CoFi", "dsp": "DSP"}
+
+
+def method_label(method: str, form: str = "") -> str:
+    """Return a method's name as the paper writes it; the penalty form is marked."""
+    return LABELS.get(method, method) + (" (penalty)" if form == "penalty" else "")
 
 
 def collect(study_dir: Path, output: Path | None = None) -> list[str]:
@@ -84,7 +77,7 @@ def read_runs(study_dir: Path) -> pd.DataFrame:
         runs = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no table of runs ({error}); run `neuroprune collect --study {study_dir}`.") from error
-    missing = [name for name in (*TEXTS, "value", "sparsity", "seed") if name not in runs]
+    missing = [name for name in (*TEXTS, *STRENGTHS, "value", "sparsity", "seed") if name not in runs]
     if missing or runs.empty:
         raise UserError(
             f"{path}: has no {missing[0] if missing else 'rows'}; run `neuroprune collect --study {study_dir}`."

@@ -1,0 +1,173 @@
+"""The study's summary: how good, how small, how fast and how dear each method is at each sparsity."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from neuroprune.errors import UserError
+from neuroprune.tables.formats import Table
+from neuroprune.tables.runs import STRENGTHS, method_label, read_runs
+
+IDENTITY = ["group", "model", "model_random", "task", "method", "form", "point", *STRENGTHS, "metric"]
+NOT_MEASURED = {*IDENTITY, "study", "run", "status", "dirty", "commit", "seed", "device", "cpu"}
+FIXED = {"majority", "dense_parameters", "epochs", "steps"}  # the same for all seeds
+SYMBOLS = {"alpha": "α", "beta": "β", "theta": "θ", "strength": "λ"}
+Row = Mapping[Any, Any]
+
+
+def summarize(runs: pd.DataFrame) -> pd.DataFrame:
+    """Average over seeds: one row for each model, task, method and point.
+
+    Args:
+        runs: The tidy table, one row a run.
+
+    Returns:
+        ``IDENTITY``; ``runs``, how many were averaged, and ``diverged``, how many were left out as their loss was not
+        finite; the mean of each measured column under its own name and the sample standard deviation over seeds as
+        ``<name>_sd`` (NaN for one run); ``percent_of_dense``, of the dense mean of the same model and task. Models and
+        tasks stand in the order of the runs, in each dense comes first, then the methods, points ascending.
+
+    Raises:
+        UserError: If there is no run.
+    """
+    if runs.empty:
+        raise UserError("There is no run to sum up; run the study first.")
+    measured = [name for name in map(str, runs) if name not in NOT_MEASURED]
+    table = pd.DataFrame([_average(group, measured) for _, group in runs.groupby("group", sort=False)])
+    table = _sorted(table)
+    return table.assign(percent_of_dense=100 * table["value"] / _dense_of_each(table))
+
+
+def _average(group: pd.DataFrame, measured: list[str]) -> dict[str, Any]:
+    """Average the finished runs of one group; the others are counted."""
+    done = group[group["status"] == "done"]
+    row = {name: group[name].iloc[0] for name in IDENTITY}
+    row |= {"runs": len(done), "diverged": int((group["status"] == "diverged").sum())}
+    for name in measured:
+        values = pd.to_numeric(done[name], errors="coerce")
+        row[name] = values.mean()
+        if name not in FIXED and not name.endswith(("_q1", "_q3")):
+            row[f"{name}_sd"] = values.std()
+    return row
+
+
+def _sorted(table: pd.DataFrame) -> pd.DataFrame:
+    """Sort by model, task, method (dense first) and form as they first appear, then by point."""
+    methods = ["dense", *(name for name in table["method"].unique() if name != "dense")]
+    orders = {"method": methods} | {name: list(table[name].unique()) for name in ("model", "task", "form")}
+    ranks = {name: {value: rank for rank, value in enumerate(order)} for name, order in orders.items()}
+    keys = table.assign(**{name: table[name].map(rank) for name, rank in ranks.items()})
+    order = keys.sort_values(["model", "task", "form", "method", "point", "sparsity"], kind="stable").index
+    return table.loc[order].reset_index(drop=True)
+
+
+def _dense_of_each(table: pd.DataFrame) -> pd.Series:
+    """Return for each row the dense model's mean metric on the same model and task; NaN without one."""
+    dense = table[table["method"] == "dense"].groupby(["model", "task"])["value"].first()
+    means = dict(dense.items())
+    return pd.Series([means.get(key, math.nan) for key in zip(table["model"], table["task"], strict=True)])
+
+
+def summary(study_dir: Path) -> Table:
+    """Make the summary table of a study.
+
+    Args:
+        study_dir: The study's folder with ``runs.csv``.
+
+    Returns:
+        The numbers of ``summarize``, and for people one section a model with all times and sizes.
+    """
+    runs = read_runs(study_dir)
+    table = summarize(runs)
+    sizes = batch_sizes(table)
+    sections = {
+        _heading(rows.iloc[0]): _without_empty(pd.DataFrame([_cells(row, sizes) for row in rows.to_dict("records")]))
+        for _, rows in table.groupby(["model", "task"], sort=False)
+    }
+    return Table(f"Summary of the study “{study_dir.name}”", table, sections, _notes(runs, table))
+
+
+def _heading(row: pd.Series) -> str:
+    """Name model, task, metric and what the simplest guess reaches."""
+    mark = "†" if row["model_random"] else ""
+    guess = f"; always the most frequent class: {number(100 * row['majority'], 1)}" if row["majority"] > 0 else ""
+    return f"{row['model']}{mark} on {row['task']} ({row['metric'].replace('_', ' ')} in %{guess})"
+
+
+def batch_sizes(table: pd.DataFrame) -> list[int]:
+    """Return the batch sizes at which inference was timed, ascending."""
+    found = (re.fullmatch(r"inference_ms_b(\d+)", name) for name in map(str, table))
+    return sorted(int(match.group(1)) for match in found if match)
+
+
+def _cells(row: Row, sizes: list[int]) -> dict[str, str]:
+    """Write one row for people; an empty text says that there is nothing to say."""
+    cells = {
+        "Method": method_label(row["method"], row["form"]),
+        "Asked for": _asked(row),
+        "Sparsity, %": number(100 * row["sparsity"], 1),
+        "Metric, %": _spread(100 * row["value"], 100 * row["value_sd"], 1),
+        "Runs": f"{row['runs']}" + (f" ({row['diverged']} diverged‡)" if row["diverged"] else ""),
+        "% of dense": number(row["percent_of_dense"], 1),
+        "Heads left": number(row["heads_left"], 0),
+        "Parameters, M": number(row["parameters"] / 1e6, 2),
+    }
+    for size in sizes:
+        time, speedup = number(row[f"inference_ms_b{size}"], 2), number(row[f"speedup_b{size}"], 2)
+        cells[f"Inference at batch {size}, ms"] = f"{time} (×{speedup})" if time else ""
+    return cells | {
+        "Training, s": number(row["train_seconds_without_eval"], 0),
+        "With evaluation, s": number(row["train_seconds"], 0),
+        "A step, s": number(row["seconds_per_step"], 3),
+    }
+
+
+def _asked(row: Row) -> str:
+    """Say which point was asked for: a sparsity, or the strengths of a penalty."""
+    if row["form"] != "penalty":
+        return f"{100 * row['point']:g} %" if math.isfinite(row["point"]) else ""
+    strengths = [f"{SYMBOLS[name]} {row[name]:g}" for name in SYMBOLS if math.isfinite(row[name])]
+    return ", ".join([*strengths, *filter(None, [row["mode"]])])
+
+
+def number(value: float, digits: int) -> str:
+    """Return a number with so many decimals, or nothing if it is not finite."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else ""
+
+
+def _spread(mean: float, sd: float, digits: int) -> str:
+    """Return mean ± standard deviation, the mean alone for one run, and a dash if there is no value."""
+    return (number(mean, digits) or "–") + (f" ± {number(sd, digits)}" if math.isfinite(sd) else "")
+
+
+def _without_empty(cells: pd.DataFrame) -> pd.DataFrame:
+    """Leave columns out in which nothing is said."""
+    return cells[[name for name in cells if (cells[name] != "").any()]]
+
+
+def _notes(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """Say how the numbers are meant, and what to beware of."""
+    places = runs["device"].where(runs["device"] != "cpu", "CPU " + runs["cpu"])
+    notes = [
+        "Metric: mean ± sample standard deviation over seeds; Runs: how many seeds were averaged.",
+        "Sparsity: share of the dense model's attention (Q, K, V, O) and MLP weights that is gone or zero.",
+        "Inference: milliseconds an example, median over passes on the physically cut model; in brackets the dense "
+        "model's time over it, both timed in turn in one job. Means over the seeds that were timed.",
+        "Training: wall time of the whole run; a step: without evaluation.",
+        f"Times belong to the machine: {'; '.join(sorted(places.unique()))}.",
+    ]
+    marks = {
+        "† Weights were initialised at random: the values show that the code runs, not how good the method is.": table[
+            "model_random"
+        ].any(),
+        "‡ Runs whose loss was not finite are not in the means.": table["diverged"].any(),
+        "Some runs were stopped before their end and are not in the means.": (runs["status"] == "stopped").any(),
+        "Some runs were made by code with uncommitted changes.": runs["dirty"].eq(True).any(),
+    }
+    return notes + [text for text, holds in marks.items() if holds]
