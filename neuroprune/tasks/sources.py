@@ -1,0 +1,102 @@
+"""Where datasets are found: demo data, a local mirror of the hub, a folder, or the hub itself."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+
+import datasets
+from datasets.exceptions import DatasetGenerationError
+from datasets.utils.info_utils import ExpectedMoreSplitsError, NonMatchingSplitsSizesError, UnexpectedSplitsError
+
+from neuroprune.errors import UserError, did_you_mean
+from neuroprune.settings import TaskSettings
+from neuroprune.tasks import demo_data
+
+DISAGREE = (NonMatchingSplitsSizesError, ExpectedMoreSplitsError, UnexpectedSplitsError)
+
+
+def read(task: TaskSettings, data_root: Path, resources: Path) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Read the splits that a task trains on and is judged on.
+
+    Args:
+        task: The task.
+        data_root: A mirror of the hub: a dataset lies at `<data_root>/<hub id>`.
+        resources: Where demo data are built.
+
+    Returns:
+        The two splits, whole, in memory, with all their columns.
+
+    Raises:
+        UserError: If the dataset is nowhere, can't be read, or lacks a split or column that the task names.
+    """
+    folder, config = locate(task, data_root, resources)
+    found = _read_folder(task, folder, config)
+    for split in (task.train_split, task.eval_split):
+        if split not in found:
+            raise UserError(_lacks(task, folder, "split", split, list(found)))
+        for column in (*task.inputs, task.label):
+            if column not in found[split].column_names:
+                raise UserError(_lacks(task, folder, f"column (split {split})", column, found[split].column_names))
+    return found[task.train_split], found[task.eval_split]
+
+
+def locate(task: TaskSettings, data_root: Path, resources: Path) -> tuple[Path, str | None]:
+    """Return the folder of a task's dataset and the configuration to read there; arguments as in `read`."""
+    if task.source == "demo":
+        return demo_data.prepare(task.config or task.name, resources), None
+    places = [data_root / task.source, Path(task.source)]
+    folder = next((place for place in places if place.is_dir()), None) or _from_hub(task, data_root)
+    if task.config and not (folder / "README.md").exists() and (folder / task.config).is_dir():
+        return folder / task.config, None  # without a card the configuration is only a folder's name
+    return folder, task.config
+
+
+def _from_hub(task: TaskSettings, data_root: Path) -> Path:
+    """Return the hub's cached copy of a dataset, downloaded if need be; only data files, never a script."""
+    from huggingface_hub import snapshot_download
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", task.source):
+        raise UserError(f"task {task.name}: {task.source!r} is neither a folder (looked in {data_root}) nor a hub id")
+    try:
+        path = snapshot_download(
+            task.source,
+            repo_type="dataset",
+            revision=task.revision,
+            allow_patterns=["README.md", f"*{task.config}*"] if task.config else None,
+            ignore_patterns=["*.py"],
+        )
+    except (OSError, ValueError) as error:  # all of the hub's and of the network's errors are OSErrors
+        raise UserError(
+            f"task {task.name}: dataset {task.source} is not at {data_root / task.source} and can't be had from the "
+            f"hub ({_brief(error)}); put a copy in the hub's layout there, or run once with a network"
+        ) from error
+    return Path(path)
+
+
+def _read_folder(task: TaskSettings, folder: Path, config: str | None) -> datasets.DatasetDict:
+    """Read all splits into memory. Nothing is cached: a cache could give the old rows of a rewritten file."""
+    where = f"task {task.name}: dataset {task.source} in {folder}"
+    bars = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        with tempfile.TemporaryDirectory() as cache:
+            return datasets.load_dataset(str(folder), config, cache_dir=cache, keep_in_memory=True)
+    except DISAGREE as error:
+        raise UserError(f"{where}: README.md and the files disagree about rows or splits; mend one of them") from error
+    except (ValueError, OSError, RuntimeError, DatasetGenerationError) as error:
+        raise UserError(f"{where} can't be read: {_brief(error)}") from error
+    finally:
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+def _lacks(task: TaskSettings, folder: Path, what: str, name: str, known: list[str]) -> str:
+    hint = did_you_mean(name, known)
+    return f"task {task.name}: {task.source} in {folder} has no {what} {name!r}{hint}; it has {', '.join(known)}"
+
+
+def _brief(error: Exception) -> str:
+    """Return an error's text, or that of what caused it, on one line."""
+    return " ".join(str(error.__cause__ or error).split())[:300] or type(error).__name__
