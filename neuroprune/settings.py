@@ -85,8 +85,9 @@ class TaskSettings(Settings):
     )
     max_length: Count = Field(default=128, description="Longer inputs are cut to so many tokens.")
     train_rows: Count | None = Field(
-        default=None, description="Train on the first so many rows of a seeded shuffle that is the same for every "
-        "run; default: all rows."
+        default=None,
+        description="Train on the first so many rows of a seeded shuffle that is the same for every "
+        "run; default: all rows.",
     )
     eval_rows: Count | None = Field(default=None, description="Judge on the first so many rows; default: all rows.")
 
@@ -94,7 +95,9 @@ class TaskSettings(Settings):
 class TrainingSettings(Settings):
     """How a model is fine-tuned; the same for every method that is compared."""
 
-    epochs: Positive = Field(default=3.0, description="Passes over the training rows; the paper's values lie in 1 to 5.")
+    epochs: Positive = Field(
+        default=3.0, description="Passes over the training rows; the paper's values lie in 1 to 5."
+    )
     batch_size: Count = Field(default=32, description="Rows a step.")
     learning_rate: Positive = Field(default=1e-4, description="Peak of AdamW's learning rate; it decays linearly to 0.")
     weight_decay: NotNegative = Field(default=0.0, description="AdamW's decoupled weight decay.")
@@ -174,21 +177,25 @@ class NeuroPruneSettings(Settings):
         "model is gone or zero at the end.",
     )
     start: Schedule = Field(
-        default=1 / 3, description="Target form: share of the steps at which the first event comes; earlier, the "
-        "scores know little of the task."
+        default=1 / 3,
+        description="Target form: share of the steps at which the first event comes; earlier, the "
+        "scores know little of the task.",
     )
     end: Schedule = Field(default=1 / 2, description="Target form: share of the steps at which the last event comes.")
     events: Count = Field(
-        default=3, description="Target form: removal events, spread evenly from start to end; a single large one can fail."
+        default=3,
+        description="Target form: removal events, spread evenly from start to end; a single large one can fail.",
     )
     calibration_batches: Count = Field(
         default=8, description="Target form: training batches before each event that measure what flows through a unit."
     )
     ridge: Positive = Field(default=0.01, description="Target form: ridge of the least-squares fold.")
-    min_share: Fraction = Field(default=0.01, description="Target form: share of its neurons that a layer keeps at least.")
+    min_share: Fraction = Field(
+        default=0.01, description="Target form: share of its neurons that a layer keeps at least."
+    )
     post_lr: Positive = Field(
-        default=2.0, description="Target form: factor of the learning rate after the last event, re-warmed over 3 % of "
-        "the steps."
+        default=2.0,
+        description="Target form: factor of the learning rate after the last event, re-warmed over 3 % of the steps.",
     )
     freeze_embeddings: bool = Field(
         default=True, description="Target form: leave the embeddings as they are after the last event."
@@ -248,7 +255,7 @@ def _ordered(settings: Any) -> Any:
 
 
 MethodSettings = Annotated[DenseSettings | L1Settings | NeuroPruneSettings, Field(discriminator="name")]
-METHOD_SETTINGS: dict[str, type[Settings]] = {
+METHOD_SETTINGS: dict[str, type[DenseSettings] | type[L1Settings] | type[NeuroPruneSettings]] = {
     "dense": DenseSettings,
     "l1": L1Settings,
     "neuroprune": NeuroPruneSettings,

@@ -1,0 +1,242 @@
+"""From a study to its runs: every model, task, method, point and seed with every setting resolved. All of it is pure."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+
+from neuroprune.errors import ConfigError
+from neuroprune.settings import (
+    METHOD_SETTINGS,
+    MethodSettings,
+    ModelSettings,
+    RunSettings,
+    TaskSettings,
+    TrainingSettings,
+)
+from neuroprune.study import ExperimentSettings, StudySettings, method_points
+
+_METHOD: TypeAdapter[MethodSettings] = TypeAdapter(MethodSettings)
+
+# What of a method stands in the names of its runs: field -> what is written before its value.
+POINT = {"sparsity": "", "alpha": "a", "beta": "b", "theta": "t", "strength": "l"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a study.
+
+    Args:
+        study: The study that they come from, with only the rows that it uses.
+        runs: Settings by the run's name, in the study's order.
+        experiments: Names of runs by experiment.
+        timed: Names of the runs whose inference is timed.
+    """
+
+    study: StudySettings
+    runs: dict[str, RunSettings]
+    experiments: dict[str, tuple[str, ...]]
+    timed: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON-able data: what ``plan.json`` holds."""
+        return {
+            "schema_version": 1,
+            "study": self.study.study,
+            "settings": self.study.model_dump(mode="json", exclude_unset=True),
+            "experiments": {name: list(runs) for name, runs in self.experiments.items()},
+            "timed": list(self.timed),
+            "runs": {name: run.model_dump(mode="json") for name, run in self.runs.items()},
+        }
+
+
+def canonical(settings: BaseModel, **options: Any) -> str:
+    """Return settings as JSON that is the same whenever the values are the same.
+
+    Args:
+        settings: The settings.
+        **options: What ``model_dump`` takes, such as ``exclude``.
+
+    Returns:
+        JSON on one line with sorted keys.
+    """
+    return json.dumps(settings.model_dump(mode="json", **options), sort_keys=True)
+
+
+@dataclass(frozen=True)
+class _Point:
+    """One run before it has a name, and the experiment that asks for it."""
+
+    experiment: str
+    model: str
+    task: str
+    method: Any
+    training: TrainingSettings
+    seed: int
+    timed: bool
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return self.model, self.task, self.method, self.training, self.seed
+
+
+def expand(study: StudySettings) -> Plan:
+    """Turn a study into its plan.
+
+    Training settings are resolved field by field: experiment over task over model over study over the defaults.
+
+    Args:
+        study: The study, with all rows that it names.
+
+    Returns:
+        The plan, with runs in the order of experiments, models, tasks, methods, points and seeds.
+
+    Raises:
+        ConfigError: A run is listed twice, or a method cannot be used for a task.
+    """
+    points = list(_points(study))
+    if problems := [*_not_applicable(study, points), *_listed_twice(points)]:
+        raise ConfigError(problems)
+    names = _names(points)
+    models = {name: _plain(ModelSettings, row) for name, row in study.models.items()}
+    tasks = {name: _plain(TaskSettings, row) for name, row in study.tasks.items()}
+    runs = {
+        name: RunSettings(
+            run=name,
+            model=models[point.model],
+            task=tasks[point.task],
+            method=point.method,
+            training=point.training,
+            seed=point.seed,
+        )
+        for name, point in zip(names, points, strict=True)
+    }
+    return Plan(
+        study=_only_used_rows(study),
+        runs=runs,
+        experiments=_by_experiment(names, points),
+        timed=tuple(name for name, point in zip(names, points, strict=True) if point.timed),
+    )
+
+
+def training_of(study: StudySettings, experiment: ExperimentSettings, model: str, task: str) -> TrainingSettings:
+    """Resolve training settings: of each field the most special layer counts that sets it."""
+    layers = (study.training, study.models[model].training, study.tasks[task].training, experiment.training)
+    given: dict[str, Any] = {}
+    for layer in layers:
+        given |= layer.model_dump(exclude_unset=True)
+    return TrainingSettings(**given)
+
+
+def _points(study: StudySettings) -> Iterator[_Point]:
+    for name, experiment in study.experiments.items():
+        seeds = study.seeds if experiment.seeds is None else experiment.seeds
+        timed = seeds[: study.timing.seeds]
+        methods = [_METHOD.validate_python(point) for entry in experiment.methods for point in method_points(entry)]
+        for model in experiment.models:
+            for task in experiment.tasks:
+                training = training_of(study, experiment, model, task)
+                for method, seed in product(methods, seeds):
+                    yield _Point(name, model, task, method, training, seed, seed in timed)
+
+
+def _not_applicable(study: StudySettings, points: list[_Point]) -> list[str]:
+    """Say which methods cannot be used for which tasks, each once."""
+    found = {}
+    for point in points:
+        kinds, kind = METHOD_SETTINGS[point.method.name].task_kinds, study.tasks[point.task].kind
+        if kind not in kinds:
+            text = (
+                f"{point.method.name} cannot be used for the task {point.task!r} ({kind}); allowed: {', '.join(kinds)}"
+            )
+            found[f"experiments.{point.experiment}: {text}"] = None
+    return list(found)
+
+
+def _listed_twice(points: list[_Point]) -> list[str]:
+    """Say which runs are listed more than once, in one sentence for each pair of experiments."""
+    first: dict[tuple[Any, ...], _Point] = {}
+    again: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for point in points:
+        earlier = first.setdefault(point.key, point)
+        if earlier is not point:
+            again[point.experiment, earlier.experiment].append(_short_name(point, ""))
+    sentences = []
+    for (experiment, earlier), names in again.items():
+        more = f" and {len(names) - 1} more" if names[1:] else ""
+        where = "twice here" if experiment == earlier else f"in experiments.{earlier} too"
+        sentences.append(f"experiments.{experiment}: {names[0]}{more} listed {where}; a run may be listed once")
+    return sentences
+
+
+def _by_experiment(names: list[str], points: list[_Point]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, point in zip(names, points, strict=True):
+        found[point.experiment].append(name)
+    return {experiment: tuple(runs) for experiment, runs in found.items()}
+
+
+def _only_used_rows(study: StudySettings) -> StudySettings:
+    """Leave out the rows of the catalogue that no experiment names."""
+    models = {name for experiment in study.experiments.values() for name in experiment.models}
+    tasks = {name for experiment in study.experiments.values() for name in experiment.tasks}
+    return study.model_copy(
+        update={
+            "models": {name: row for name, row in study.models.items() if name in models},
+            "tasks": {name: row for name, row in study.tasks.items() if name in tasks},
+        }
+    )
+
+
+def _plain(kind: type[Any], row: BaseModel) -> Any:
+    """Take a row's training settings off it."""
+    return kind(**row.model_dump(exclude={"training"}))
+
+
+# ---- names of runs
+
+
+def _names(points: list[_Point]) -> list[str]:
+    """Name all runs: short, and with the options that differ where a short name is already taken.
+
+    The first run of a short name keeps it, so adding experiments at the end of a study renames nothing.
+    """
+    first: dict[str, _Point] = {}
+    names = []
+    for point in points:
+        earlier = first.setdefault(_short_name(point, ""), point)
+        names.append(_short_name(point, _differences(earlier, point)))
+    return names
+
+
+def _short_name(point: _Point, options: str) -> str:
+    """Return ``<model>-<task>-<method>[-<point>][-<option>_<value>…]-s<seed>``."""
+    given = {name: getattr(point.method, name, None) for name in POINT}
+    parts = [f"{POINT[name]}{_value(name, value)}" for name, value in given.items() if value is not None]
+    return "-".join([point.model, point.task, point.method.name, *parts]) + f"{options}-s{point.seed}"
+
+
+def _differences(first: _Point, other: _Point) -> str:
+    """Return ``-<option>_<value>`` for all settings in which a run differs from the first of its short name."""
+    ours, theirs = _options(other), _options(first)
+    return "".join(f"-{name}_{_value(name, value)}" for name, value in ours.items() if theirs.get(name) != value)
+
+
+def _options(point: _Point) -> dict[str, Any]:
+    """Return a run's settings by name; a training setting that a method has too is called ``training.<name>``."""
+    method = point.method.model_dump()
+    training = {f"training.{name}" if name in method else name: value for name, value in point.training}
+    return method | training
+
+
+def _value(name: str, value: Any) -> str:
+    """Write a value for a name: sparsities in percent, numbers as short as they are exact."""
+    if isinstance(value, float):
+        return f"{value * (100 if name == 'sparsity' else 1):.10g}".replace("e-0", "e-")
+    return str(value).lower()
