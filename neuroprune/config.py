@@ -212,7 +212,7 @@ def _problems_of_the_rest(full: Mapping[str, Any], error: ValidationError, known
     """Look for runs listed twice and methods that cannot be used in what remains without the values that are wrong."""
     rest = json.loads(json.dumps({**full, "study": "study"}, default=str))
     for _ in range(9):
-        if not all([_leave_out(rest, line["loc"]) for line in reversed(error.errors()) if line["loc"] != ("study",)]):
+        if not _leave_out_all(rest, error):
             return []
         try:
             expand(StudySettings.model_validate(rest, context=known))
@@ -222,6 +222,12 @@ def _problems_of_the_rest(full: Mapping[str, Any], error: ValidationError, known
         except ValidationError as again:
             error = again
     return []
+
+
+def _leave_out_all(data: Any, error: ValidationError) -> bool:
+    """Delete in place all that is wrong, the last first, so that places in lists stay true; tell whether it could."""
+    places = [line["loc"] for line in reversed(error.errors()) if line["loc"] != ("study",)]
+    return min([_leave_out(data, place) for place in places], default=True)
 
 
 def _leave_out(data: Any, location: Location) -> bool:

@@ -1,4 +1,4 @@
-"""From a study to its runs: every model, task, method, point and seed with every setting resolved. All of it is pure."""
+"""From a study to its runs: every model, task, method, point and seed with every setting resolved; all of it pure."""
 
 from __future__ import annotations
 
@@ -148,14 +148,12 @@ def _points(study: StudySettings) -> Iterator[_Point]:
 
 def _not_applicable(study: StudySettings, points: list[_Point]) -> list[str]:
     """Say which methods cannot be used for which tasks, each once."""
-    found = {}
+    found: dict[str, None] = {}
     for point in points:
         kinds, kind = METHOD_SETTINGS[point.method.name].task_kinds, study.tasks[point.task].kind
         if kind not in kinds:
-            text = (
-                f"{point.method.name} cannot be used for the task {point.task!r} ({kind}); allowed: {', '.join(kinds)}"
-            )
-            found[f"experiments.{point.experiment}: {text}"] = None
+            text = f"{point.method.name} cannot be used for the task {point.task!r} ({kind})"
+            found[f"experiments.{point.experiment}: {text}; it can for {', '.join(kinds)}"] = None
     return list(found)
 
 
@@ -168,10 +166,10 @@ def _listed_twice(points: list[_Point]) -> list[str]:
         if earlier is not point:
             again[point.experiment, earlier.experiment].append(_short_name(point, ""))
     sentences = []
-    for (experiment, earlier), names in again.items():
-        more = f" and {len(names) - 1} more" if names[1:] else ""
-        where = "twice here" if experiment == earlier else f"in experiments.{earlier} too"
-        sentences.append(f"experiments.{experiment}: {names[0]}{more} listed {where}; a run may be listed once")
+    for (experiment, other), names in again.items():
+        runs = f"{names[0]} and {len(names) - 1} more runs are" if names[1:] else f"the run {names[0]} is"
+        where = "twice here" if experiment == other else f"in experiments.{other} too"
+        sentences.append(f"experiments.{experiment}: {runs} listed {where}; a run may be listed once")
     return sentences
 
 

@@ -98,12 +98,11 @@ def _bound(line: ErrorDetails, model: type[BaseModel]) -> str:
     """Name both ends of a range, not only the one that was missed."""
     owner = _model_at(model, line["loc"][:-1])
     field = owner.model_fields.get(str(line["loc"][-1])) if owner else None
-    ends = [
-        f"{words} {getattr(end, name):g}" for end in _metadata(field) for name, words in _ENDS if hasattr(end, name)
-    ]
-    return (
-        f"{shown(line['input'])} is not allowed; it must be {' and '.join(ends)}" if ends else _not_allowed(line, model)
-    )
+    known = ((getattr(end, name, None), words) for end in _metadata(field) for name, words in _ENDS)
+    ends = [f"{words} {end:g}" for end, words in known if end is not None]
+    if not ends:
+        return _not_allowed(line, model)
+    return f"{shown(line['input'])} is not allowed; it must be {' and '.join(ends)}"
 
 
 _ENDS = (("gt", "greater than"), ("ge", "at least"), ("lt", "less than"), ("le", "at most"))

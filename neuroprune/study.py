@@ -1,6 +1,6 @@
 """A study: which models, tasks and methods are compared, with its types and checks.
 
-A study is written as YAML; ``config`` reads it and ``plan`` expands it to runs. Each class here says what its keys mean.
+A study is written as YAML; ``config`` reads it, ``plan`` expands it to runs. Each class says what its keys mean.
 """
 
 from __future__ import annotations
