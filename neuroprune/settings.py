@@ -151,6 +151,9 @@ class L1Settings(Settings):
     end: Schedule = Field(default=1 / 2, description="Target form: share of the steps at which the target is reached.")
     events: Count = Field(default=3, description="Target form: pruning events, spread evenly from start to end.")
     post_lr: Positive = Field(default=2.0, description="Target form: factor of the learning rate after the last event.")
+    freeze_embeddings: bool = Field(
+        default=True, description="Target form: leave the embeddings as they are after the last event."
+    )
 
     @model_validator(mode="after")
     def _one_form(self) -> L1Settings:

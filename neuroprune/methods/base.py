@@ -1,0 +1,216 @@
+"""A training run as methods see it, the five hooks that they implement, and the one link to transformers' Trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import ValidationError
+from torch import nn
+from torch.optim import Optimizer
+from transformers import TrainerCallback
+
+from neuroprune.errors import UserError
+from neuroprune.problems import sentences
+from neuroprune.settings import Settings
+
+
+@dataclass
+class Run:
+    """What a method may know of a training run, and how far it has come.
+
+    Args:
+        model: The model that is trained, not wrapped.
+        optimizer: Its optimizer; accelerate's wrapper is taken off.
+        scheduler: The learning rate's schedule, or None if it is constant; accelerate's wrapper is taken off.
+        total_steps: Optimizer steps of the whole run.
+        steps_per_epoch: Optimizer steps of one epoch.
+        batch_size: Rows of an optimizer step, if known.
+        step: Completed optimizer steps; a bare loop counts it up between `optimizer.step()` and `after_step`.
+        accumulation: Forward and backward passes of one optimizer step.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: Any | None = None
+    total_steps: int = 0
+    steps_per_epoch: int = 0
+    batch_size: int | None = None
+    step: int = 0
+    accumulation: int = 1
+
+    def __post_init__(self) -> None:
+        self.optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        self.scheduler = getattr(self.scheduler, "scheduler", self.scheduler)
+        if self.total_steps < 1:
+            raise UserError(
+                f"Run(total_steps={self.total_steps}): the number of optimizer steps must be known and at least 1, "
+                "because events are planned as shares of it; with a dataset without length set max_steps."
+            )
+
+    def learning_rates(self) -> dict[nn.Parameter, float]:
+        """Return the present learning rate of every parameter that the optimizer has."""
+        return {parameter: group["lr"] for group in self.optimizer.param_groups for parameter in group["params"]}
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Multiply the learning rate from now on, whatever the schedule goes on to do with it.
+
+        Args:
+            factor: Applied to the optimizer's present rate and to the schedule's base rates, so that it does not matter
+                whether the schedule steps before or after.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["lr"] * factor
+        if self.scheduler is not None and hasattr(self.scheduler, "base_lrs"):
+            self.scheduler.base_lrs = [rate * factor for rate in self.scheduler.base_lrs]
+
+
+class Hooks:
+    """The five moments at which a method may act; each does nothing unless a method says otherwise.
+
+    A bare PyTorch loop calls them itself::
+
+        run = Run(model, optimizer, scheduler, total_steps=len(loader) * epochs, steps_per_epoch=len(loader))
+        method.start(run)
+        for _ in range(epochs):
+            for batch in loader:
+                model(**batch).loss.backward()
+                method.before_step(run)
+                optimizer.step()
+                run.step += 1
+                method.after_step(run)
+                scheduler.step()
+                optimizer.zero_grad()
+            method.epoch_end(run)
+        method.finish(run)
+    """
+
+    def start(self, run: Run) -> None:
+        """Act before the first step."""
+
+    def before_step(self, run: Run) -> None:
+        """Act when the gradients of a step are complete (and clipped), before the optimizer takes it."""
+
+    def after_step(self, run: Run) -> None:
+        """Act after the optimizer's step; `run.step` counts it already."""
+
+    def epoch_end(self, run: Run) -> None:
+        """Act after an epoch."""
+
+    def finish(self, run: Run) -> None:
+        """Act when training is over."""
+
+
+class Method(TrainerCallback, Hooks):
+    """A way to train: for its user a callback of transformers' Trainer, for its author five hooks.
+
+    Args:
+        **fields: The method's settings, see `settings_class`.
+
+    Raises:
+        UserError: If a setting is unknown, missing or out of range.
+    """
+
+    settings_class: ClassVar[type[Settings]]
+    cuts: ClassVar[bool] = True  # whether the shapes of the model's weights change
+    report: dict[str, Any]
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            self.settings = self.settings_class(**fields)
+        except ValidationError as error:
+            found = "; ".join(sentences(error, self.settings_class))
+            raise UserError(f"{type(self).__name__}: {found}") from None
+        self.report = {}
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Method:
+        """Make the method from settings that are already validated."""
+        return cls(**settings.model_dump())
+
+    # The Trainer clips gradients before `on_pre_optimizer_step`, steps its schedule after `on_optimizer_step`, and
+    # counts the step (`state.global_step`) later still.
+
+    def on_train_begin(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        optimizer: Any = None,
+        lr_scheduler: Any = None,
+        **_: Any,
+    ) -> None:
+        """Begin: build the run from what the Trainer knows."""
+        if self.cuts:
+            _check_trainer(args)
+        self.run = Run(
+            model=model,
+            optimizer=optimizer,
+            scheduler=lr_scheduler,
+            total_steps=state.max_steps,
+            steps_per_epoch=-(-state.max_steps // max(1, state.num_train_epochs)),
+            batch_size=args.train_batch_size * args.gradient_accumulation_steps,
+            step=state.global_step,
+            accumulation=args.gradient_accumulation_steps,
+        )
+        self.start(self.run)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Pass on: the gradients are complete."""
+        self.before_step(self.run)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Pass on: the optimizer has taken a step."""
+        self.run.step = state.global_step + 1
+        self.after_step(self.run)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Pass on: an epoch is over."""
+        self.epoch_end(self.run)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Pass on: training is over."""
+        self.finish(self.run)
+
+
+class TwoForms(Method):
+    """A method in two forms, of which its settings pick one; the hooks are the form's."""
+
+    forms: ClassVar[dict[str, type[Any]]]
+
+    def start(self, run: Run) -> None:
+        """Begin anew with the form that the settings ask for."""
+        self.form = self.forms[self.settings.form](self.settings)  # type: ignore[attr-defined]
+        self.report = self.form.report
+        self.form.start(run)
+
+    def before_step(self, run: Run) -> None:
+        """Pass on to the form."""
+        self.form.before_step(run)
+
+    def after_step(self, run: Run) -> None:
+        """Pass on to the form."""
+        self.form.after_step(run)
+
+    def epoch_end(self, run: Run) -> None:
+        """Pass on to the form."""
+        self.form.epoch_end(run)
+
+    def finish(self, run: Run) -> None:
+        """Pass on to the form."""
+        self.form.finish(run)
+
+
+def _check_trainer(args: Any) -> None:
+    """Refuse what does not go together with weights that change their shapes."""
+    if args.world_size > 1 or args.n_gpu > 1:
+        raise UserError(
+            f"{max(args.world_size, args.n_gpu)} devices are in use, but a model that is cut while it trains has to "
+            "stay on one: start one process and set CUDA_VISIBLE_DEVICES to one device."
+        )
+    if args.load_best_model_at_end:
+        raise UserError(
+            "TrainingArguments(load_best_model_at_end=True) would load weights of a larger model into the cut one; "
+            "set it to False."
+        )

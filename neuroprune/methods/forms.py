@@ -1,0 +1,216 @@
+"""What l1 and NeuroPrune share in their two forms: events that lead to a target, and penalties in every step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuroprune import heads
+from neuroprune.blocks import find_blocks
+from neuroprune.errors import UserError
+from neuroprune.methods.base import Hooks, Run
+from neuroprune.methods.zeros import KeptZeros
+from neuroprune.settings import L1Settings, NeuroPruneSettings
+from neuroprune.sparsity import cubic_schedule, event_steps, measure_sparsity, prunable_projections, prunable_weights
+from neuroprune.surgery import kept_units, remove_zero_units
+
+REWARM = 0.03  # share of the steps over which the learning rate rises again after the last event
+
+logger = logging.getLogger(__name__)
+
+
+class TargetForm(Hooks):
+    """Removal events that end exactly at a sparsity, then training at a raised learning rate.
+
+    Args:
+        settings: `sparsity`, `start`, `end`, `events`, `post_lr` and `freeze_embeddings` are read here.
+    """
+
+    def __init__(self, settings: L1Settings | NeuroPruneSettings) -> None:
+        self.settings: Any = settings
+        self.report: dict[str, Any] = {"form": "target", "sparsity": settings.sparsity, "events": []}
+        self.zeros = KeptZeros()
+        self._rate: RaisedRate | None = None
+        self._frozen: list[Tensor] = []
+
+    def prune(self, run: Run, goal: int, last: bool) -> None:
+        """Bring the number of zero or removed weights to `goal`, exactly so at the last event."""
+        raise NotImplementedError
+
+    def start(self, run: Run) -> None:
+        """Plan the events that are still to come."""
+        steps = event_steps(run.total_steps, self.settings.start, self.settings.end, self.settings.events)
+        shares = cubic_schedule(self.settings.sparsity, len(steps))
+        self.events = {step: share for step, share in zip(steps, shares, strict=True) if step > run.step}
+        self.report["head_distances"] = head_distances(run.model)
+        if not self.events:
+            self._resume(run)
+
+    def after_step(self, run: Run) -> None:
+        """Hold zeros, take an event if it is time, follow the learning rate."""
+        self.zeros.apply()
+        if run.step in self.events:
+            self._take_event(run, self.events.pop(run.step))
+        if self._rate is not None:
+            self._rate.follow(run)
+
+    def finish(self, run: Run) -> None:
+        """Remove what is entirely zero, set embeddings free again and complete the report."""
+        self.zeros.apply()
+        if self.events:
+            logger.warning("training ended at step %d, before the events at %s", run.step, sorted(self.events))
+        remove_zero_units(run.model, run.optimizer)
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        self.report["removed_heads"] = removed_heads(run.model)
+
+    def _take_event(self, run: Run, share: float) -> None:
+        last = not self.events
+        self.prune(run, round(share * prunable_weights(run.model)), last)
+        self.report["events"].append({"step": run.step, "asked": share} | reached(run.model))
+        if last:
+            self._after_last(run)
+
+    def _after_last(self, run: Run) -> None:
+        """Freeze the embeddings and begin to raise the learning rate."""
+        if self.settings.freeze_embeddings:
+            self._frozen = freeze_embeddings(run.model)
+        if self.settings.post_lr != 1:
+            self._rate = RaisedRate(self.settings.post_lr, run)
+
+    def _resume(self, run: Run) -> None:
+        """Go on after the last event with a model that is cut already."""
+        found = measure_sparsity(run.model).weights
+        if found < self.settings.sparsity - 1e-3:
+            raise UserError(
+                f"training goes on at step {run.step} of {run.total_steps}, after the last event, with a model of "
+                f"which {found:.1%} is gone instead of {self.settings.sparsity:.1%}; load the cut model with "
+                "neuroprune.from_pretrained, or train from the beginning."
+            )
+        self.zeros = KeptZeros.of(run.model)
+        if self.settings.freeze_embeddings:
+            self._frozen = freeze_embeddings(run.model)
+
+
+class PenaltyForm(Hooks):
+    """A penalty in every step, coupled or decoupled, and the removal of what has become zero.
+
+    Args:
+        settings: `mode` and `eps` are read here.
+    """
+
+    def __init__(self, settings: L1Settings | NeuroPruneSettings) -> None:
+        self.settings: Any = settings
+        self.report: dict[str, Any] = {"form": "penalty", "mode": settings.mode, "events": []}
+
+    def add_gradients(self, run: Run) -> None:
+        """Add the penalty's gradient to the weights' `.grad`."""
+        raise NotImplementedError
+
+    def shrink(self, run: Run, rates: Mapping[nn.Parameter, float]) -> None:
+        """Take the penalty's proximal step, with strength in proportion to the weights' learning rates."""
+        raise NotImplementedError
+
+    def start(self, run: Run) -> None:
+        """Find the blocks; note how far apart heads are."""
+        self.blocks = find_blocks(run.model)
+        self.report["head_distances"] = head_distances(run.model)
+
+    def before_step(self, run: Run) -> None:
+        """Coupled: let the penalty's gradient pass through the optimizer."""
+        if self.settings.mode == "coupled":
+            self.add_gradients(run)
+
+    def after_step(self, run: Run) -> None:
+        """Decoupled: shrink the weights after the optimizer's step."""
+        if self.settings.mode == "decoupled":
+            self.shrink(run, run.learning_rates())
+
+    def epoch_end(self, run: Run) -> None:
+        """Decoupled: remove units that are entirely zero, for speed; the coupled form leaves no exact zeros."""
+        if self.settings.mode == "decoupled":
+            remove_zero_units(run.model, run.optimizer)
+        self.report["events"].append({"step": run.step} | reached(run.model))
+
+    @torch.no_grad()
+    def finish(self, run: Run) -> None:
+        """Set what counts as absent to zero and remove the units that are then entirely zero."""
+        for projection in prunable_projections(self.blocks):
+            weight = projection.weight
+            weight.masked_fill_(weight.abs() < self.settings.eps, 0)
+        remove_zero_units(run.model, run.optimizer)
+        self.report["events"].append({"step": run.step} | reached(run.model))
+        self.report["removed_heads"] = removed_heads(run.model)
+
+
+class RaisedRate:
+    """A learning rate that rises linearly from zero to `factor` times its schedule over 3 % of the steps.
+
+    Args:
+        factor: Factor on the schedule in the end, > 0.
+        run: The run as it stands; `follow` is to be called after this step and every later one.
+    """
+
+    def __init__(self, factor: float, run: Run) -> None:
+        self._factor, self._first, self._now = factor, run.step, 1.0
+        self._length = max(1, round(REWARM * run.total_steps))
+
+    def follow(self, run: Run) -> None:
+        """Set the rate of the step that comes next."""
+        wanted = self._factor * min(1.0, (run.step - self._first + 1) / self._length)
+        if wanted != self._now:
+            run.scale_learning_rate(wanted / self._now)
+            self._now = wanted
+
+
+def freeze_embeddings(model: nn.Module) -> list[Tensor]:
+    """Stop the training of the embeddings: no gradient, no optimizer step, no decay.
+
+    Args:
+        model: Its embeddings are frozen, except those that are an output layer too, and position biases of attentions.
+
+    Returns:
+        The parameters that were free before.
+    """
+    output = getattr(model, "get_output_embeddings", lambda: None)()
+    in_use = {module for attention in find_blocks(model).attentions for module in attention.module.modules()}
+    embeddings = [m for m in model.modules() if isinstance(m, nn.Embedding) and m not in in_use]
+    tied = getattr(output, "weight", None)
+    frozen = [e.weight for e in embeddings if e.weight.requires_grad and e.weight is not tied]
+    for weight in frozen:
+        weight.requires_grad_(False)
+        weight.grad = None
+    return frozen
+
+
+def reached(model: nn.Module) -> dict[str, Any]:
+    """Return what is gone after an event: share of the weights, numbers of heads and neurons."""
+    found, kept = measure_sparsity(model), kept_units(model)
+    return {
+        "reached": found.weights,
+        "heads_removed": sum(kept.dense_heads) - sum(map(len, kept.heads)),
+        "neurons_removed": sum(kept.dense_neurons) - sum(map(len, kept.neurons)),
+    }
+
+
+def removed_heads(model: nn.Module) -> list[list[int]]:
+    """Return, for each attention, the positions in the dense model of the heads that are gone."""
+    kept = kept_units(model)
+    return [sorted(set(range(of)) - set(left)) for of, left in zip(kept.dense_heads, kept.heads, strict=True)]
+
+
+def head_distances(model: nn.Module) -> dict[str, float] | None:
+    """Return minimum and quartiles of the distances between heads of the same layer, None if no layer has two."""
+    found = []
+    for attention in find_blocks(model).attentions:
+        distance = heads.distances(attention)
+        found.append(distance[torch.ones_like(distance, dtype=torch.bool).triu(diagonal=1)].cpu())
+    values = torch.cat(found)
+    if len(values) == 0:
+        return None
+    points = torch.quantile(values, torch.tensor([0.0, 0.25, 0.5, 0.75])).tolist()
+    return dict(zip(("min", "q1", "median", "q3"), points, strict=True))

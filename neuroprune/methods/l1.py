@@ -1,0 +1,50 @@
+"""l1 pruning, the paper's baseline for T5 and OPT, in the same two forms as NeuroPrune so that like meets like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from neuroprune.methods.base import Run, TwoForms
+from neuroprune.methods.forms import PenaltyForm, TargetForm
+from neuroprune.methods.zeros import zero_smallest
+from neuroprune.penalties import add_l1_gradient, soft_threshold
+from neuroprune.settings import L1Settings
+from neuroprune.sparsity import prunable_projections
+
+
+class L1Target(TargetForm):
+    """Zero the smallest weights of all matrices together, at the same events as NeuroPrune, and hold them at zero."""
+
+    def prune(self, run: Run, goal: int, last: bool) -> None:
+        """Zero the smallest weights until `goal` of the dense model's are zero or gone."""
+        self.zeros = zero_smallest(run, goal)
+
+
+class L1Penalty(PenaltyForm):
+    """Add the l1 norm of all matrices to the loss."""
+
+    def add_gradients(self, run: Run) -> None:
+        """Add strength x sign(w) to the gradients."""
+        for projection in prunable_projections(self.blocks):
+            add_l1_gradient(projection, self.settings.strength)
+
+    @torch.no_grad()
+    def shrink(self, run: Run, rates: Mapping[nn.Parameter, float]) -> None:
+        """Soft-threshold every weight by learning rate x strength."""
+        for projection in prunable_projections(self.blocks):
+            rate = rates.get(projection.module.weight, 0.0)  # type: ignore[call-overload]
+            soft_threshold(projection.weight, rate * self.settings.strength)
+
+
+class L1(TwoForms):
+    """l1 pruning: `L1(sparsity=0.8)` for magnitude pruning to a target, `L1(strength=1e-4)` for the penalty.
+
+    Args:
+        **fields: See `neuroprune.settings.L1Settings`.
+    """
+
+    settings_class = L1Settings
+    forms = {"target": L1Target, "penalty": L1Penalty}  # noqa: RUF012

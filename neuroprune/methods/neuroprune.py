@@ -1,0 +1,154 @@
+"""NeuroPrune (arXiv 2404.01306) in two forms: the paper's penalties and head merging, and a run that meets a target.
+
+Target form. Units are MLP neurons and heads. The paper's three ideas stand in it as follows:
+
+- *Preferential attachment*: a unit's connectivity is functional, the loss that flows through all its connections
+  (Fisher information of a gate on it). The weakest for their size go, and what they did is folded into the
+  survivors, which get stronger.
+- *Group sparsity*: the group of the attention is the head, whose removal makes the model faster.
+- *Redundant heads*: a head is redundant if the loss hardly notices it; merging is the least-squares fold into all
+  heads that remain, which for two equal heads is the paper's merge.
+
+One order over all layers and both kinds of unit takes the place of the strengths alpha and beta.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from torch import nn
+
+from neuroprune import heads, penalties
+from neuroprune.blocks import Attention, find_blocks
+from neuroprune.errors import UserError
+from neuroprune.methods.base import Run, TwoForms
+from neuroprune.methods.calibration import Calibration
+from neuroprune.methods.folding import fold
+from neuroprune.methods.forms import PenaltyForm, TargetForm
+from neuroprune.methods.selection import choose_units
+from neuroprune.methods.zeros import zero_smallest
+from neuroprune.settings import NeuroPruneSettings
+from neuroprune.sparsity import head_size, neuron_size, removed_weights
+from neuroprune.surgery import kept_units, remove
+
+
+class NeuroPruneTarget(TargetForm):
+    """At each event remove the units that matter least for their size, and fold what they did into the rest."""
+
+    def start(self, run: Run) -> None:
+        """Plan the events; watch at once if the first is near."""
+        super().start(run)
+        self._calibration: Calibration | None = None
+        self._watch(run)
+
+    def after_step(self, run: Run) -> None:
+        """Take an event if it is time; begin to watch if the next one is near."""
+        super().after_step(run)
+        self._watch(run)
+
+    def finish(self, run: Run) -> None:
+        """Take hooks off that a run which ended early has left on."""
+        if self._calibration is not None:
+            self._calibration.detach()
+        super().finish(run)
+
+    def prune(self, run: Run, goal: int, last: bool) -> None:
+        """Remove whole units within the budget; at the last event top it up with the smallest single weights."""
+        calibration = self._take_calibration(run)
+        self._remove_units(run, calibration, goal - removed_weights(run.model))
+        if last:
+            self.zeros = zero_smallest(run, goal)
+
+    def _watch(self, run: Run) -> None:
+        """Attach the calibration if the next step belongs to the window before an event."""
+        window = math.ceil(self.settings.calibration_batches / run.accumulation)
+        if self._calibration is None and self.events and run.step >= min(self.events) - window:
+            fold = self.settings.fold
+            self._calibration = Calibration(run.model, moments=fold, weigh_tokens=self.settings.token_weights)
+
+    def _take_calibration(self, run: Run) -> Calibration:
+        """End the window and return what it has seen."""
+        calibration, self._calibration = self._calibration, None
+        assert calibration is not None, "the window of an event begins at the latest in the step before it"
+        calibration.detach()
+        if not all(statistics.samples for statistics in (*calibration.attentions, *calibration.mlps)):
+            raise UserError(
+                f"no gradient reached some attention or MLP in the steps before the event at step {run.step}; "
+                "NeuroPrune needs the loss to depend on all of them and their weights to be trained (requires_grad)."
+            )
+        return calibration
+
+    def _remove_units(self, run: Run, calibration: Calibration, room: int) -> None:
+        blocks, kept = find_blocks(run.model), kept_units(run.model)
+        statistics = [*calibration.attentions, *calibration.mlps]
+        sizes = [*map(head_size, blocks.attentions), *map(neuron_size, blocks.mlps)]
+        fewest = [1] * len(blocks.attentions)
+        fewest += [max(1, math.ceil(self.settings.min_share * width)) for width in kept.dense_neurons]
+        chosen = choose_units([s.connectivity for s in statistics], sizes, fewest, room)
+        for found, units in zip(statistics, chosen, strict=True):
+            if found.moments is not None:
+                fold(found.projection, found.moments, found.channels_of(units), self.settings.ridge)
+        heads_chosen, neurons_chosen = chosen[: len(blocks.attentions)], chosen[len(blocks.attentions) :]
+        queries = {
+            a.index: heads.query_heads(a, units) for a, units in zip(blocks.attentions, heads_chosen, strict=True)
+        }
+        remove(run.model, queries, dict(enumerate(neurons_chosen)), run.optimizer)
+
+
+class NeuroPrunePenalty(PenaltyForm):
+    """The paper's algorithm: penalties Eq. 1 and Eq. 2 in every step, redundant heads merged after every epoch."""
+
+    def add_gradients(self, run: Run) -> None:
+        """Add the gradients of alpha x Eq. 1 and beta x Eq. 2."""
+        widths = kept_units(run.model).dense_neurons if self.settings.alpha else []
+        for mlp, width in zip(self.blocks.mlps, widths, strict=False):
+            eps, reading = self.settings.eps, self.settings.degree_weight
+            penalties.add_mlp_gradient(mlp, self.settings.alpha, eps, reading, width)
+        for attention in self.blocks.attentions if self.settings.beta else []:
+            penalties.add_attention_gradient(attention, self.settings.beta)
+
+    def shrink(self, run: Run, rates: Mapping[nn.Parameter, float]) -> None:
+        """Take the proximal steps of learning rate x alpha x Eq. 1 and learning rate x beta x Eq. 2."""
+        widths = kept_units(run.model).dense_neurons if self.settings.alpha else []
+        for mlp, width in zip(self.blocks.mlps, widths, strict=False):
+            strength = rates.get(mlp.out.module.weight, 0.0) * self.settings.alpha  # type: ignore[call-overload]
+            penalties.shrink_mlp(mlp, strength, self.settings.eps, self.settings.degree_weight, width)
+        for attention in self.blocks.attentions if self.settings.beta else []:
+            strength = rates.get(attention.q.module.weight, 0.0) * self.settings.beta  # type: ignore[call-overload]
+            penalties.shrink_attention(attention, strength)
+
+    def epoch_end(self, run: Run) -> None:
+        """Merge each redundant head into its dominating head and remove it (Algorithm 2)."""
+        if self.settings.theta is not None:
+            gone = {attention.index: self._merge(run, attention) for attention in self.blocks.attentions}
+            remove(run.model, gone, optimizer=run.optimizer)
+        super().epoch_end(run)
+
+    def _merge(self, run: Run, attention: Attention) -> list[int]:
+        """Merge one layer's redundant heads as the settings say; return the query heads to be removed."""
+        dominating = heads.find_dominating(heads.similarity(attention, self.settings.theta))
+        if self.settings.merge == "output":
+            heads.merge_output(attention, dominating)
+        elif self.settings.merge == "mlp_in":
+            kept, groups = kept_units(run.model), attention.groups
+            positions = [head // groups for head in kept.heads[attention.index][::groups]]
+            mlp = heads.mlp_of(attention, self.blocks.mlps)
+            heads.merge_mlp_in(attention, mlp, dominating, positions, kept.dense_heads[attention.index] // groups)
+        replaced = [head for head, dominant in enumerate(dominating.tolist()) if head != dominant]
+        return heads.query_heads(attention, replaced)
+
+
+class NeuroPrune(TwoForms):
+    """NeuroPrune: `NeuroPrune(sparsity=0.8)` meets a target; `NeuroPrune(alpha=, beta=, theta=)` is the paper's
+    penalty.
+
+    Add it to a Trainer, `Trainer(..., callbacks=[NeuroPrune(sparsity=0.8)])`, or call its hooks (see `base.Hooks`). The
+    model gets smaller while it trains; afterwards `report` says what went when.
+
+    Args:
+        **fields: See `neuroprune.settings.NeuroPruneSettings`.
+    """
+
+    settings_class = NeuroPruneSettings
+    forms = {"target": NeuroPruneTarget, "penalty": NeuroPrunePenalty}  # noqa: RUF012
