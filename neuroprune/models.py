@@ -18,7 +18,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 from neuroprune.errors import UserError, did_you_mean
-from neuroprune.resources import RESOURCES, Package, fetch, file_sha256, unpack
+from neuroprune.resources import RESOURCES, Package, cause, fetch, file_sha256, unpack
 from neuroprune.settings import ModelSettings
 
 log = logging.getLogger(__name__)
@@ -132,8 +132,14 @@ def _from_hub(model: ModelSettings, refresh: bool) -> Path:
         raise UserError(f"model {model.name}: {model.source!r} is neither a folder nor a hub id")
 
     def snapshot(offline: bool) -> Path:
-        options = {"allow_patterns": HUB_FILES, "ignore_patterns": ["*/*"], "local_files_only": offline}
-        return Path(snapshot_download(model.source, revision=model.revision, **options))
+        path = snapshot_download(
+            model.source,
+            revision=model.revision,
+            allow_patterns=HUB_FILES,
+            ignore_patterns=["*/*"],
+            local_files_only=offline,
+        )
+        return Path(path)
 
     try:
         if not refresh and list((kept := snapshot(offline=True)).glob("*.safetensors")):
@@ -145,7 +151,7 @@ def _from_hub(model: ModelSettings, refresh: bool) -> Path:
     except (OSError, ValueError) as error:  # all of the hub's and of the network's errors are OSErrors
         raise UserError(
             f"model {model.name}: {model.source} is neither a folder nor can it be had from the hub "
-            f"({_brief(error)}); give a local folder as `source`, or run once with a network"
+            f"({cause(error)}); give a local folder as `source`, or run once with a network"
         ) from error
 
 
@@ -176,7 +182,7 @@ def _pretrained(model: ModelSettings, labels: tuple[str, ...], folder: Path) -> 
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"model {model.name}: {folder} can't be loaded: {_brief(error)}") from error
+        raise UserError(f"model {model.name}: {folder} can't be loaded: {cause(error)}") from error
     _check_loaded(model, folder, info)
     return network, tokenizer
 
@@ -211,7 +217,7 @@ def _random(model: ModelSettings, data: Texts) -> tuple[Any, Any]:
     try:
         return AutoModelForSequenceClassification.from_config(config), tokenizer
     except (ValueError, RuntimeError, AssertionError) as error:
-        raise UserError(f"model {model.name}: {_brief(error)}") from error
+        raise UserError(f"model {model.name}: {cause(error)}") from error
 
 
 def _random_config(model: ModelSettings) -> Any:
@@ -240,7 +246,7 @@ def _override(config: Any, model: ModelSettings) -> Any:
     try:
         config = type(config).from_dict({**config.to_dict(), **model.config})
     except (ValueError, TypeError) as error:
-        raise UserError(f"model {model.name}: {_brief(error)}") from error
+        raise UserError(f"model {model.name}: {cause(error)}") from error
     if model.layers is not None:
         if model.layers > config.num_hidden_layers:
             raise UserError(
@@ -273,6 +279,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, token_types: bool = T
     core.decoder = decoders.WordPiece()
     trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
     core.train_from_iterator(texts, trainer)
+    learned = sorted(core.get_vocab().keys() - set(special))  # the trainer numbers them differently each time
+    core.model = WordPiece({token: number for number, token in enumerate([*special, *learned])}, unk_token="[UNK]")
     core.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
@@ -295,8 +303,3 @@ def _quiet() -> Iterator[None]:
         messages.set_verbosity(level)
         if bars:
             messages.enable_progress_bar()
-
-
-def _brief(error: Exception) -> str:
-    """Return an error's text, or that of what caused it, on one line."""
-    return " ".join(str(error.__cause__ or error).split())[:300] or type(error).__name__

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -120,7 +119,7 @@ def _replace(folder: Path, build: Callable[[Path], None]) -> None:
     try:
         build(temporary)
         shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
+        temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -129,6 +128,11 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cause(error: Exception) -> str:
+    """Return the text of an error, or of the one that caused it, on one line."""
+    return " ".join(str(error.__cause__ or error).split())[:300] or type(error).__name__
 
 
 def _one_file(folder: Path) -> bool:

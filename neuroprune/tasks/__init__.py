@@ -49,10 +49,18 @@ def prepare(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) ->
 
 
 def load(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> TaskData:
-    """Read the rows that a task trains on and is judged on; arguments and errors as in `prepare`.
+    """Read the rows that a task trains on and is judged on.
+
+    Args:
+        task: The task.
+        data_root: Where datasets are looked for before the hub is asked.
+        resources: Where demo data are built and package files kept.
 
     Returns:
         The task's data: `train`, `eval`, `labels`, `majority`, `sha256`.
+
+    Raises:
+        UserError: If the dataset can't be had or does not fit the task.
     """
     return _part(task, "load")(task, data_root, resources)
 

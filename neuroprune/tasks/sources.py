@@ -11,8 +11,10 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.utils.info_utils import ExpectedMoreSplitsError, NonMatchingSplitsSizesError, UnexpectedSplitsError
 
 from neuroprune.errors import UserError, did_you_mean
+from neuroprune.resources import cause
 from neuroprune.settings import TaskSettings
 from neuroprune.tasks import demo_data
+from neuroprune.tasks.quiet import no_progress_bars
 
 DISAGREE = (NonMatchingSplitsSizesError, ExpectedMoreSplitsError, UnexpectedSplitsError)
 
@@ -70,7 +72,7 @@ def _from_hub(task: TaskSettings, data_root: Path) -> Path:
     except (OSError, ValueError) as error:  # all of the hub's and of the network's errors are OSErrors
         raise UserError(
             f"task {task.name}: dataset {task.source} is not at {data_root / task.source} and can't be had from the "
-            f"hub ({_brief(error)}); put a copy in the hub's layout there, or run once with a network"
+            f"hub ({cause(error)}); put a copy in the hub's layout there, or run once with a network"
         ) from error
     return Path(path)
 
@@ -78,25 +80,15 @@ def _from_hub(task: TaskSettings, data_root: Path) -> Path:
 def _read_folder(task: TaskSettings, folder: Path, config: str | None) -> datasets.DatasetDict:
     """Read all splits into memory. Nothing is cached: a cache could give the old rows of a rewritten file."""
     where = f"task {task.name}: dataset {task.source} in {folder}"
-    bars = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
     try:
-        with tempfile.TemporaryDirectory() as cache:
+        with no_progress_bars(), tempfile.TemporaryDirectory() as cache:
             return datasets.load_dataset(str(folder), config, cache_dir=cache, keep_in_memory=True)
     except DISAGREE as error:
         raise UserError(f"{where}: README.md and the files disagree about rows or splits; mend one of them") from error
     except (ValueError, OSError, RuntimeError, DatasetGenerationError) as error:
-        raise UserError(f"{where} can't be read: {_brief(error)}") from error
-    finally:
-        if not bars:
-            datasets.enable_progress_bars()
+        raise UserError(f"{where} can't be read: {cause(error)}") from error
 
 
 def _lacks(task: TaskSettings, folder: Path, what: str, name: str, known: list[str]) -> str:
     hint = did_you_mean(name, known)
     return f"task {task.name}: {task.source} in {folder} has no {what} {name!r}{hint}; it has {', '.join(known)}"
-
-
-def _brief(error: Exception) -> str:
-    """Return an error's text, or that of what caused it, on one line."""
-    return " ".join(str(error.__cause__ or error).split())[:300] or type(error).__name__
