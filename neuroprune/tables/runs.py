@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +26,7 @@ from neuroprune.records import (
 
 STRENGTHS = ("alpha", "beta", "theta", "strength", "mode")
 NAMES = ("study", "run", "group", "status", "model", "task", "method", "form", "metric")
-TEXTS = (*NAMES, "commit", "mode", "device", "cpu")
+TEXTS = (*NAMES, "variant", "commit", "mode", "device", "cpu")
 LABELS = {"dense": "dense", "neuroprune": "NeuroPrune", "l1": "l1", "cofi": "CoFi", "dsp": "DSP"}
 
 
@@ -50,11 +51,12 @@ def collect(study_dir: Path, output: Path | None = None) -> list[str]:
         UserError: If there is no readable record at all.
     """
     study_dir = Path(study_dir)
-    found, problems = _read_all(study_dir)
+    plan = _read_plan(study_dir)
+    found, problems = _read_all(study_dir, plan)
     if not found:
-        raise UserError(f"{study_dir / 'runs'}: no run has a record yet; run the study first." + "".join(problems[:1]))
+        raise UserError(" ".join([f"{study_dir / 'runs'}: no run has a record; run the study first.", *problems[:1]]))
     rows = [_row(study_dir.name, *records) for records in found]
-    notes = _notes(pd.DataFrame(rows), _planned(study_dir)) + problems
+    notes = _notes(found, plan) + problems
     write_text(Path(output or study_dir / "runs.csv"), pd.DataFrame(rows).to_csv(index=False))
     write_json(study_dir / "provenance.json", provenance([run for run, _ in found], notes))
     return notes
@@ -85,6 +87,13 @@ def read_runs(study_dir: Path) -> pd.DataFrame:
     return runs.fillna(dict.fromkeys(TEXTS, ""))
 
 
+def neuroprune_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the finished NeuroPrune runs of the paper's penalty form, or those of the target form if there is none."""
+    done = runs[(runs["status"] == "done") & (runs["method"] == "neuroprune") & runs["sparsity"].notna()]
+    penalty = done[done["form"] == "penalty"]
+    return penalty if len(penalty) else done
+
+
 def provenance(runs: list[RunRecord], notes: Iterable[str] = ()) -> dict[str, Any]:
     """Sum up where a study's numbers come from: versions, commits, hardware, runs by status."""
     places = [run.environment for run in runs]
@@ -106,9 +115,15 @@ def provenance(runs: list[RunRecord], notes: Iterable[str] = ()) -> dict[str, An
     }
 
 
-def _read_all(study_dir: Path) -> tuple[list[tuple[RunRecord, TimingRecord | None]], list[str]]:
+def _read_plan(study_dir: Path) -> dict[str, Any]:
+    """Return the study's plan: ``runs``, settings by name, and ``timed``, names; empty if there is no plan."""
+    path = study_dir / "plan.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"runs": {}, "timed": []}
+
+
+def _read_all(study_dir: Path, plan: dict[str, Any]) -> tuple[list[tuple[RunRecord, TimingRecord | None]], list[str]]:
     """Read all records in the order of the plan, and say what could not be read."""
-    names = _planned(study_dir) or sorted(path.parent.name for path in study_dir.glob("runs/*/run.json"))
+    names = list(plan["runs"]) or sorted(path.parent.name for path in study_dir.glob("runs/*/run.json"))
     found, problems = [], []
     for folder in (study_dir / "runs" / name for name in names):
         timing = folder / "timing.json"
@@ -120,28 +135,26 @@ def _read_all(study_dir: Path) -> tuple[list[tuple[RunRecord, TimingRecord | Non
     return found, problems
 
 
-def _planned(study_dir: Path) -> list[str]:
-    """Return the names of the runs in the study's plan, or nothing without one."""
-    path = study_dir / "plan.json"
-    if not path.exists():
-        return []
-    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
-    return [run if isinstance(run, str) else run["run"] for run in runs]
-
-
-def _notes(runs: pd.DataFrame, planned: list[str]) -> list[str]:
-    """Say in sentences which runs are missing, stopped, diverged, not timed, or made by uncommitted code."""
-    timed = [name for name in map(str, runs) if name.startswith("inference_ms_b")]
-    untimed = runs[timed].isna().all(axis=1) if timed else pd.Series(True, index=runs.index)
+def _notes(found: list[tuple[RunRecord, TimingRecord | None]], plan: dict[str, Any]) -> list[str]:
+    """Say in sentences which runs are missing, outdated, stopped, diverged, not timed, or of uncommitted code."""
+    runs = {run.run: run for run, _ in found}
+    untimed = {run.run for run, timing in found if run.status == "done" and not (timing and timing.batches)}
+    planned = plan["runs"]
     kinds = {
-        "without a readable record": [name for name in planned if name not in set(runs["run"])],
-        "stopped before the end": list(runs["run"][runs["status"] == "stopped"]),
-        "diverged, without a metric": list(runs["run"][runs["status"] == "diverged"]),
-        "not timed": list(runs["run"][untimed]),
-        "made by code with uncommitted changes": list(runs["run"][runs["dirty"].eq(True)]),
+        "without a readable record": [name for name in planned if name not in runs],
+        "made with other settings than the plan's": [name for name, run in runs.items() if _outdated(run, planned)],
+        "stopped before the end": [name for name, run in runs.items() if run.status == "stopped"],
+        "diverged, without a metric": [name for name, run in runs.items() if run.status == "diverged"],
+        "not timed": [name for name in plan["timed"] if name in untimed],
+        "made by code with uncommitted changes": [name for name, run in runs.items() if run.environment.dirty],
     }
     total = len(planned or runs)
     return [f"{len(names)} of {total} runs {kind}: {_some(names)}." for kind, names in kinds.items() if names]
+
+
+def _outdated(run: RunRecord, planned: dict[str, Any]) -> bool:
+    """Tell whether the plan asks for other settings than those of the record."""
+    return run.run in planned and planned[run.run] != run.settings.model_dump(mode="json")
 
 
 def _some(names: list[str], most: int = 5) -> str:
@@ -166,6 +179,7 @@ def _identity(study: str, run: RunRecord) -> dict[str, Any]:
         "status": run.status,
         "dirty": run.environment.dirty,
         "commit": run.environment.commit,
+        "variant": _variant(run),
         "model": settings.model.name,
         "model_random": settings.model.source.startswith("random:"),
         "task": settings.task.name,
@@ -175,6 +189,14 @@ def _identity(study: str, run: RunRecord) -> dict[str, Any]:
         **strengths,
         "seed": settings.seed,
     }
+
+
+def _variant(run: RunRecord) -> str:
+    """Return the options in a run's name that tell it from the first run of its kind: ``events_1``, or nothing."""
+    settings = run.settings
+    kind = f"{settings.model.name}-{settings.task.name}-{settings.method.name}"
+    options = re.search(r"-([a-z][a-z_.].*)-s\d+$", run.run.removeprefix(kind))
+    return options.group(1) if options else ""
 
 
 def _outcome(result: Result) -> dict[str, Any]:

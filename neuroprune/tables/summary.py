@@ -14,7 +14,7 @@ from neuroprune.errors import UserError
 from neuroprune.tables.formats import Table
 from neuroprune.tables.runs import STRENGTHS, method_label, read_runs
 
-IDENTITY = ["group", "model", "model_random", "task", "method", "form", "point", *STRENGTHS, "metric"]
+IDENTITY = ["group", "variant", "model", "model_random", "task", "method", "form", "point", *STRENGTHS, "metric"]
 NOT_MEASURED = {*IDENTITY, "study", "run", "status", "dirty", "commit", "seed", "device", "cpu"}
 FIXED = {"majority", "dense_parameters", "epochs", "steps"}  # the same for all seeds
 SYMBOLS = {"alpha": "α", "beta": "β", "theta": "θ", "strength": "λ"}
@@ -129,11 +129,10 @@ def _cells(row: Row, sizes: list[int]) -> dict[str, str]:
 
 
 def _asked(row: Row) -> str:
-    """Say which point was asked for: a sparsity, or the strengths of a penalty."""
-    if row["form"] != "penalty":
-        return f"{100 * row['point']:g} %" if math.isfinite(row["point"]) else ""
+    """Say which point was asked for: a sparsity or the strengths of a penalty, and what is unusual."""
+    target = [f"{100 * row['point']:g} %"] if math.isfinite(row["point"]) else []
     strengths = [f"{SYMBOLS[name]} {row[name]:g}" for name in SYMBOLS if math.isfinite(row[name])]
-    return ", ".join([*strengths, *filter(None, [row["mode"]])])
+    return ", ".join([*target, *strengths, *filter(None, [row["mode"], row["variant"]])])
 
 
 def number(value: float, digits: int) -> str:

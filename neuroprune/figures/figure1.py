@@ -1,0 +1,136 @@
+"""Figure 1: which entries of a middle layer's matrices are there; whole rows and columns vanish."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+
+from neuroprune.errors import UserError
+from neuroprune.figures.style import COLOURS, GREY, PAGE_WIDTH, say_empty
+from neuroprune.records import read_patterns
+from neuroprune.tables.runs import neuroprune_runs, read_runs
+
+WANTED = (0.5, 0.9)
+MATRICES = {"q": "Q", "k": "K", "v": "V", "in": "L_in", "out": "L_out"}
+LETTERS = {**MATRICES, "in": "L_{in}", "out": "L_{out}"}
+CELLS = 128  # rows and columns that a panel shows at most
+
+
+def figure1(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
+    """Draw Figure 1 of a study.
+
+    Args:
+        study_dir: The study's folder with ``runs.csv`` and the runs' ``patterns.safetensors``.
+
+    Returns:
+        The figure, and what it shows: one row of numbers a row of cells, each the percentage of entries that are there.
+
+    Raises:
+        UserError: If no finished NeuroPrune run has left its patterns.
+    """
+    chosen = choose_runs(study_dir, neuroprune_runs(read_runs(study_dir)))
+    if chosen.empty:
+        raise UserError(f"{study_dir}: no finished NeuroPrune run has left its patterns; train the study again.")
+    rows = [(row, _middle(read_patterns(_file(study_dir, row["run"])))) for row in chosen.to_dict("records")]
+    cells = pd.concat([_cells(row, name, mask) for row, masks in rows for name, mask in masks.items()])
+    return _plot(rows), cells.reset_index(drop=True)
+
+
+def choose_runs(study_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
+    """Choose the runs nearest to 50 % and 90 % of the first model and task that have patterns.
+
+    Args:
+        study_dir: The study's folder.
+        runs: Finished NeuroPrune runs.
+
+    Returns:
+        One or two rows, sparsity ascending; none if no run has patterns.
+    """
+    there = runs[[_file(study_dir, run).exists() for run in runs["run"]]]
+    if there.empty:
+        return there
+    first = there[(there["model"] == there["model"].iloc[0]) & (there["task"] == there["task"].iloc[0])]
+    nearest = [(first["sparsity"] - wanted).abs().idxmin() for wanted in WANTED]
+    return first.loc[list(dict.fromkeys(nearest))].sort_values("sparsity")
+
+
+def _file(study_dir: Path, run: str) -> Path:
+    return study_dir / "runs" / run / "patterns.safetensors"
+
+
+def _middle(patterns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return Q, K, V, L_in and L_out of the middle one of the recorded layers, as far as they are there."""
+    found = {}
+    for kind in MATRICES:
+        layers = sorted(int(name.split(".")[1]) for name in patterns if name.split(".")[0] == kind)
+        if layers:
+            found[f"{kind}.{layers[len(layers) // 2]}"] = patterns[f"{kind}.{layers[len(layers) // 2]}"]
+    return found
+
+
+def shrink(mask: np.ndarray, cells: int = CELLS) -> np.ndarray:
+    """Average a mask over blocks, so that it can be printed.
+
+    Args:
+        mask: bool ``[rows, columns]``.
+        cells: Rows and columns of the result at most.
+
+    Returns:
+        float ``[min(rows, cells), min(columns, cells)]``: the share of entries of each block that are there. Blocks
+        differ by at most one row and column, and every entry is in exactly one.
+    """
+    starts = [np.linspace(0, size, min(size, cells), endpoint=False).astype(int) for size in mask.shape]
+    sums = np.add.reduceat(np.add.reduceat(mask.astype(float), starts[0], axis=0), starts[1], axis=1)
+    sizes = [np.diff([*start, size]) for start, size in zip(starts, mask.shape, strict=True)]
+    return sums / np.outer(*sizes)
+
+
+def _cells(row: dict[Any, Any], name: str, mask: np.ndarray) -> pd.DataFrame:
+    """Return the cells of one panel with the run they belong to."""
+    cells = np.rint(100 * shrink(mask)).astype(int)
+    kind, layer = name.split(".")
+    head = {"run": row["run"], "sparsity_percent": 100 * row["sparsity"], "matrix": MATRICES[kind], "layer": int(layer)}
+    size = {"rows": mask.shape[0], "columns": mask.shape[1], "cell_row": range(len(cells))}
+    return pd.concat([pd.DataFrame(head | size), pd.DataFrame(cells).add_prefix("c")], axis=1)
+
+
+def _plot(rows: list[tuple[dict[Any, Any], dict[str, np.ndarray]]]) -> Figure:
+    """Draw a row of panels for each run."""
+    figure = Figure(figsize=(PAGE_WIDTH, 0.75 + 1.6 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), len(MATRICES), squeeze=False)
+    shades = LinearSegmentedColormap.from_list("present", ["white", COLOURS[0], "#00263d"])
+    for axes_row, (row, masks) in zip(grid, rows, strict=True):
+        by_kind = {name.split(".")[0]: mask for name, mask in masks.items()}
+        for axes, kind in zip(axes_row, MATRICES, strict=True):
+            _panel(axes, by_kind.get(kind), kind, shades)
+        axes_row[0].set_ylabel(f"sparsity {100 * row['sparsity']:.1f} %", fontweight="bold")
+    first, masks = rows[0]
+    layer = next(iter(masks)).split(".")[1]
+    heading = f"{first['model']} on {first['task']}, NeuroPrune, {first['form']} form, layer {layer} (counted from 0)"
+    figure.suptitle(heading, fontsize=8, fontweight="bold")
+    scale = ScalarMappable(norm=Normalize(0, 100), cmap=shades)
+    bar = figure.colorbar(scale, ax=grid, orientation="horizontal", shrink=0.4, aspect=40, pad=0.02, ticks=[0, 50, 100])
+    bar.set_label("entries of a block that are there (%)", fontsize=7)
+    return figure
+
+
+def _panel(axes: Axes, mask: np.ndarray | None, kind: str, shades: LinearSegmentedColormap) -> None:
+    """Draw one matrix, rows downwards, and say how large it is and how many rows and columns are gone."""
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(True)
+    axes.set(xticks=[], yticks=[])
+    if mask is None:
+        say_empty(axes, "not recorded")
+        return
+    rows, columns = mask.shape
+    axes.imshow(shrink(mask), cmap=shades, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    axes.set_title(f"${LETTERS[kind]}$  {rows} × {columns}")
+    gone = [100 * (1 - mask.any(axis=axis).mean()) for axis in (1, 0)]
+    axes.set_xlabel(f"gone: {gone[0]:.0f} % of rows,\n{gone[1]:.0f} % of columns", fontsize=7, color=GREY)

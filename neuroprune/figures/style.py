@@ -1,0 +1,103 @@
+"""How figures look: sizes for print, colours for colour-blind readers too, files that are the same each time."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from neuroprune.records import write_bytes, write_text
+
+PAGE_WIDTH = 6.3  # inches: the text width of the ACL template; figures are drawn at their final size
+DPI = 200
+# Okabe and Ito's palette, in the order in which neighbours differ most; yellow is left out, it is faint on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+INK, GREY = "#222222", "#777777"
+METHOD_LINES: dict[str, dict[str, Any]] = {
+    "neuroprune": {"linestyle": "-", "marker": "o"},
+    "l1": {"linestyle": (0, (4, 1.5)), "marker": "s"},
+    "cofi": {"linestyle": (0, (4, 1.5, 1, 1.5)), "marker": "^"},
+    "dsp": {"linestyle": (0, (1.5, 1.2)), "marker": "D"},
+}
+OTHER_LINE = {"linestyle": (0, (6, 1, 1, 1, 1, 1)), "marker": "v"}
+TASK_MARKERS = "osD^vPX*"
+
+SETTINGS: Any = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7.5,
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so figures are the same everywhere
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "grid.color": "#e2e2e2",
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
+    "legend.frameon": False,
+    "figure.dpi": DPI,
+    "savefig.dpi": DPI,
+    "pdf.fonttype": 42,  # text stays text
+    "figure.constrained_layout.w_pad": 0.07,
+    "svg.hashsalt": "neuroprune",  # the same ids each time
+}
+
+
+@contextmanager
+def print_style() -> Iterator[None]:
+    """Draw with our settings for a while, whatever the user's own are."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(SETTINGS)
+        yield
+
+
+def save(figure: Figure, shown: pd.DataFrame, stem: Path) -> list[Path]:
+    """Write a figure as pdf, png and svg and what it shows as csv, each whole or not at all and without dates.
+
+    Args:
+        figure: The figure, at its final size.
+        shown: What is drawn.
+        stem: Path without ending, ``<study>/figures/figure4``.
+
+    Returns:
+        The four files.
+    """
+    paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("csv", "pdf", "png", "svg")]
+    write_text(paths[0], shown.to_csv(index=False, float_format="%.6g"))
+    no_date: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
+    for path in paths[1:]:
+        kind = path.suffix[1:]
+        picture = io.BytesIO()
+        figure.savefig(picture, format=kind, metadata=no_date[kind])
+        write_bytes(path, picture.getvalue())
+    return paths
+
+
+def colours(names: Iterable[str]) -> dict[str, str]:
+    """Give each name a colour; after seven they come again, which is why markers differ too."""
+    return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}
+
+
+def method_line(method: str) -> dict[str, Any]:
+    """Return a method's line style and marker, the same in all figures."""
+    return METHOD_LINES.get(method, OTHER_LINE)
+
+
+def say_empty(axes: Axes, text: str = "no data") -> None:
+    """Say inside a panel that there is nothing to show."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
+    axes.set(xticks=[], yticks=[])
