@@ -43,9 +43,11 @@ class ModelSettings(Settings):
     )
     revision: str | None = Field(default=None, description="Branch, tag or commit of a hub id.")
     sha256: str | None = Field(
-        default=None, pattern=SHA256, description="Hash of the package file; required with `package:`."
+        default=None, pattern=SHA256, description="Hash of the package file; needed with `package:`."
     )
-    folder: str | None = Field(default=None, description="Folder inside the package that holds `config.json`.")
+    folder: str | None = Field(
+        default=None, description="Folder inside the package that holds `config.json`; needed with `package:`."
+    )
     layers: Count | None = Field(
         default=None, description="Keep the lowest so many layers; default: all that the model has."
     )
@@ -57,8 +59,10 @@ class ModelSettings(Settings):
     def _package_is_pinned(self) -> ModelSettings:
         if self.source.startswith("package:") and "==" not in self.source:
             raise ValueError(f"source {self.source!r} names no version; write package:NAME==VERSION")
-        if self.source.startswith("package:") and self.sha256 is None:
-            raise ValueError("sha256 is missing; with a package: source, write the hash of the package file")
+        if self.source.startswith("package:") and not (self.sha256 and self.folder):
+            raise ValueError(
+                f"source {self.source!r} needs `sha256` of the package's file and `folder`, the one with config.json"
+            )
         return self
 
 
@@ -176,8 +180,8 @@ class NeuroPruneSettings(Settings):
     # ---- target form
     sparsity: TargetSparsity | None = Field(
         default=None,
-        description="Target form: this share of the weights of all attention (Q, K, V, O) and MLP matrices of the dense "
-        "model is gone or zero at the end.",
+        description="Target form: this share of the weights of all attention (Q, K, V, O) and MLP matrices of the "
+        "dense model is gone or zero at the end.",
     )
     start: Schedule = Field(
         default=1 / 3,

@@ -16,17 +16,18 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"errors"},
     {"settings", "environment"},
-    {"config", "architectures", "records"},
+    {"config", "plan", "study", "problems", "architectures", "records"},
     {"blocks"},
     {"topology", "surgery"},
     {"penalties", "heads", "sparsity", "checkpoints"},
     {"methods", "snapshots", "figures", "tables"},
     {"tasks", "models"},
     {"timing", "training"},
-    {"cli"},
+    {"cli", "reference"},
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
-TABLE_READERS = {"records", "figures", "tables", "config", "settings", "errors"}  # these must do without torch
+# These must do without torch.
+TABLE_READERS = {"records", "figures", "tables", "config", "plan", "study", "problems", "settings", "errors"}
 
 
 def module_of(path: Path) -> str:

@@ -1,0 +1,275 @@
+"""The command line: one function a sub-command, each of which reads files and writes files.
+
+The workflow calls these same lines. What is heavy is imported inside the functions, so that ``--help`` and ``plan`` are
+quick; a mistake that the user can mend is printed as a sentence, without a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from neuroprune.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from neuroprune.plan import Plan
+    from neuroprune.study import ExperimentSettings, StudySettings
+
+    AnySettings = TypeVar("AnySettings", bound=BaseModel)
+
+CONFIG = Path("config/config.yaml")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one sub-command.
+
+    Args:
+        arguments: Words of the command line; default: those of this process.
+
+    Returns:
+        0, or 1 after a mistake that was printed on the standard error.
+    """
+    args = parser().parse_args(arguments)
+    try:
+        args.run(args)
+        sys.stdout.flush()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `neuroprune plan | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe all sub-commands."""
+    root = argparse.ArgumentParser(
+        prog="neuroprune", description="Transformers that get small while they are fine-tuned."
+    )
+    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_plan(commands)
+    command = _command(commands, "prepare-data", prepare_data, "make sure that a dataset is there, say what it holds")
+    _settings_option(command, "a task")
+    _data_option(command)
+    _output_option(command, "the dataset's manifest")
+    command = _command(commands, "prepare-model", prepare_model, "make sure that a model is there, say what it is")
+    _settings_option(command, "a model")
+    _output_option(command, "the model's manifest")
+    command = _command(commands, "train", train, "fine-tune one model with one method")
+    _settings_option(command, "a run")
+    _data_option(command)
+    _output_option(command, "the run's record, RUN/run.json; the model is written beside it")
+    command = _command(commands, "measure", measure, "time the inference of one run's model")
+    _settings_option(command, "timing", default="{}")
+    _data_option(command)
+    command.add_argument("--run", dest="record", type=Path, required=True, metavar="FILE", help="the run's record")
+    _output_option(command, "the times")
+    _add_results(commands)
+    command = _command(commands, "schema", schema, "write config/schema.json and config/README.md anew")
+    command.add_argument("--check", action="store_true", help="write nothing; fail if a file is out of date")
+    return root
+
+
+def _add_plan(commands: Any) -> None:
+    command = _command(commands, "plan", plan, "check a study and print its runs; nothing is run")
+    command.add_argument(
+        "--config", nargs="+", type=Path, default=[CONFIG], metavar="FILE", help=f"study files ({CONFIG})"
+    )
+    command.add_argument(
+        "--catalogue", type=Path, default=Path("config"), metavar="FOLDER", help="models and tasks (config)"
+    )
+    command.add_argument("--settings", metavar="JSON", help="a whole study in place of files")
+    command.add_argument("--json", action="store_true", help="print all settings of all runs as JSON")
+    command.add_argument("--study", action="store_true", help="print the study's name alone")
+    command.add_argument("--output", type=Path, metavar="FILE", help="write all settings of all runs there as JSON")
+
+
+def _add_results(commands: Any) -> None:
+    command = _command(commands, "collect", collect, "gather the records of a study in one table")
+    _study_option(command)
+    command.add_argument("--output", type=Path, metavar="FILE", help="the table (STUDY/runs.csv)")
+    command = _command(commands, "figure", figure, "draw a figure from the table of runs")
+    command.add_argument("name", metavar="NAME", help="the figure, such as figure4")
+    _study_option(command)
+    command = _command(commands, "table", table, "write a table from the table of runs")
+    command.add_argument("name", metavar="NAME", help="the table, such as summary")
+    _study_option(command)
+
+
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command.set_defaults(run=run)
+    return command
+
+
+def _settings_option(command: argparse.ArgumentParser, what: str, default: str | None = None) -> None:
+    text = f"settings of {what}; `neuroprune plan --json` prints such"
+    command.add_argument("--settings", required=default is None, default=default, metavar="JSON", help=text)
+
+
+def _data_option(command: argparse.ArgumentParser) -> None:
+    folder = Path("resources/data")
+    command.add_argument("--data-root", type=Path, default=folder, metavar="FOLDER", help=f"datasets ({folder})")
+
+
+def _output_option(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument("--output", type=Path, required=True, metavar="FILE", help=what)
+
+
+def _study_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--study", type=Path, required=True, metavar="FOLDER", help="the study's folder, results/STUDY"
+    )
+
+
+# ---- sub-commands
+
+
+def plan(args: argparse.Namespace) -> None:
+    """Check a study; print its runs, or write them whole."""
+    made = _plan(args)
+    if args.output:
+        from neuroprune.records import write_json
+
+        write_json(args.output, made.as_dict())
+    elif args.json:
+        print(json.dumps(made.as_dict(), indent=1))
+    else:
+        print(made.study.study if args.study else overview(made))
+
+
+def prepare_data(args: argparse.Namespace) -> None:
+    """Make sure that a task's data are there; write their manifest."""
+    from neuroprune import tasks
+    from neuroprune.records import write_json
+    from neuroprune.settings import TaskSettings
+
+    write_json(args.output, tasks.prepare(_read(TaskSettings, args.settings), args.data_root))
+
+
+def prepare_model(args: argparse.Namespace) -> None:
+    """Make sure that a model's files are there; write their manifest."""
+    from neuroprune import models
+    from neuroprune.records import write_json
+    from neuroprune.settings import ModelSettings
+
+    write_json(args.output, models.prepare(_read(ModelSettings, args.settings)))
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train one run."""
+    from neuroprune.settings import RunSettings
+
+    settings = _read(RunSettings, args.settings)
+    from neuroprune import training
+
+    training.train(settings, args.output, args.data_root)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Time one run's model beside the dense one."""
+    from neuroprune.settings import TimingSettings
+
+    settings = _read(TimingSettings, args.settings)
+    from neuroprune import timing
+
+    timing.measure(settings, args.record, args.output, args.data_root)
+
+
+def collect(args: argparse.Namespace) -> None:
+    """Gather a study's records in its table, and say what a reader of the table has to know."""
+    from neuroprune.tables.runs import collect
+
+    for note in collect(args.study, args.output):
+        print(note)
+
+
+def figure(args: argparse.Namespace) -> None:
+    """Draw one figure of a study."""
+    from neuroprune import figures
+
+    figures.draw(args.name, args.study)
+
+
+def table(args: argparse.Namespace) -> None:
+    """Write one table of a study."""
+    from neuroprune import tables
+
+    tables.write(args.name, args.study)
+
+
+def schema(args: argparse.Namespace) -> None:
+    """Write what is generated from the settings: the schema of study files and the explanation of their keys."""
+    from neuroprune import reference
+
+    stale = reference.check(CONFIG.parent) if args.check else reference.write(CONFIG.parent)
+    if args.check and stale:
+        raise UserError(f"{', '.join(map(str, stale))}: out of date; run `neuroprune schema`")
+
+
+def _read(kind: type[AnySettings], text: str) -> AnySettings:
+    """Read settings from the command line."""
+    from pydantic import ValidationError
+
+    from neuroprune.problems import sentences
+
+    try:
+        return kind.model_validate(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise UserError(f"--settings: not JSON: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(f"--settings: {sentence}" for sentence in sentences(error, kind)) from error
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    from neuroprune.config import make_plan, read_study
+    from neuroprune.figures import FIGURES
+    from neuroprune.tables import TABLES
+
+    artefacts = [*FIGURES, *TABLES]
+    if args.settings is None:
+        return make_plan(read_study(args.config), ", ".join(map(str, args.config)), args.catalogue, artefacts)
+    try:
+        return make_plan(json.loads(args.settings), "--settings", args.catalogue, artefacts)
+    except json.JSONDecodeError as error:
+        raise UserError(f"--settings: not JSON: {error}") from error
+
+
+def overview(made: Plan) -> str:
+    """Return a plan as text to read: what is compared, how many jobs that makes, and all runs."""
+    from tabulate import tabulate
+
+    study, timed = made.study, set(made.timed)
+    experiments = [[name, *_grid(grid, study), len(made.experiments[name])] for name, grid in study.experiments.items()]
+    jobs = {"prepare_data": len(study.tasks), "prepare_model": len(study.models)}
+    jobs |= {"train": len(made.runs), "measure": len(timed)}
+    runs = [
+        [name, run.training.epochs, run.training.learning_rate, run.task.train_rows or "all", name in timed or ""]
+        for name, run in made.runs.items()
+    ]
+    return "\n\n".join(
+        [
+            f"Study {study.study}: {len(made.runs)} runs, results in {study.folder}",
+            tabulate(experiments, ["experiment", "models", "tasks", "methods", "seeds", "runs"], tablefmt="simple"),
+            "Jobs: " + ", ".join(f"{count} {rule}" for rule, count in jobs.items()),
+            tabulate(runs, ["run", "epochs", "learning rate", "train rows", "timed"], tablefmt="simple"),
+        ]
+    )
+
+
+def _grid(grid: ExperimentSettings, study: StudySettings) -> list[str]:
+    """Return the axes of an experiment as text: models, tasks, methods, seeds."""
+    methods = (str(entry["name"]) for entry in grid.methods)
+    seeds = (str(seed) for seed in grid.seeds or study.seeds)
+    return [", ".join(axis) for axis in (grid.models, grid.tasks, methods, seeds)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+# The table of runs, and all figures and tables made from it. Each has a rule of its own name: `snakemake figure4`.
+
+
+rule collect:
+    input:
+        records,
+    output:
+        table="<study>/runs.csv",
+        provenance="<study>/provenance.json",
+    log:
+        "<study>/logs/collect.log",
+    conda:
+        "../../environment.yml"
+    params:
+        study=subpath(output.table, parent=True),
+    shell:
+        "neuroprune collect --study {params.study:q} --output {output.table:q} > {log:q} 2>&1"
+
+
+for figure in FIGURES:
+
+    rule:
+        name:
+            figure
+        input:
+            runs="<study>/runs.csv",
+        output:
+            multiext(f"<study>/figures/{figure}", ".pdf", ".png", ".csv"),
+            report(
+                f"<study>/figures/{figure}.svg",
+                category="Figures",
+                caption=f"../report/{figure}.rst",
+                labels={"figure": figure},
+            ),
+        log:
+            f"<study>/logs/{figure}.log",
+        conda:
+            "../../environment.yml"
+        params:
+            name=figure,
+            study=subpath(input.runs, parent=True),
+        shell:
+            "neuroprune figure {params.name:q} --study {params.study:q} > {log:q} 2>&1"
+
+
+for table in TABLES:
+
+    rule:
+        name:
+            table
+        input:
+            runs="<study>/runs.csv",
+        output:
+            multiext(f"<study>/tables/{table}", ".csv", ".md", ".tex"),
+            report(
+                f"<study>/tables/{table}.html",
+                category="Tables",
+                caption=f"../report/{table}.rst",
+                labels={"table": table},
+            ),
+        log:
+            f"<study>/logs/{table}.log",
+        conda:
+            "../../environment.yml"
+        params:
+            name=table,
+            study=subpath(input.runs, parent=True),
+        shell:
+            "neuroprune table {params.name:q} --study {params.study:q} > {log:q} 2>&1"
+
+
+onsuccess:
+    print(
+        f"Tables: {FOLDER}/tables   Figures: {FOLDER}/figures   All runs: {FOLDER}/runs.csv"
+    )
+    print(f"The report: snakemake --report {FOLDER}/report.html")

@@ -1,0 +1,23 @@
+# Inference times, one job a run, with nothing else beside it on the machine: hence all cores.
+
+
+rule measure:
+    input:
+        unpack(manifests),
+        record="<study>/runs/{run}/run.json",
+        weights="<study>/runs/{run}/model",
+    output:
+        "<study>/runs/{run}/timing.json",
+    log:
+        "<study>/runs/{run}/measure.log",
+    conda:
+        "../../environment.yml"
+    threads: workflow.cores
+    resources:
+        gpu=GPU,
+    params:
+        settings=canonical(PLAN.study.timing, exclude={"seeds"}),
+        data_root=DATA_ROOT,
+    shell:
+        "neuroprune measure --settings {params.settings:q} --data-root {params.data_root:q} --run {input.record:q}"
+        " --output {output:q} > {log:q} 2>&1"

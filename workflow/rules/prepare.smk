@@ -1,0 +1,51 @@
+# Make sure that data and models are there. A manifest with the content's hash stands for each: what depends on it is
+# done again when the content changes, not when a file is touched.
+
+
+localrules:
+    plan,
+
+
+rule plan:
+    output:
+        "<study>/plan.json",
+    log:
+        "<study>/logs/plan.log",
+    conda:
+        "../../environment.yml"
+    params:
+        study=canonical(PLAN.study, exclude_unset=True),
+    shell:
+        "neuroprune plan --settings {params.study:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule prepare_data:
+    output:
+        "<study>/data/{task}.json",
+    log:
+        "<study>/logs/data-{task}.log",
+    conda:
+        "../../environment.yml"
+    params:
+        settings=lambda wildcards: canonical(
+            PLAN.study.tasks[wildcards.task], exclude={"training"}
+        ),
+        data_root=DATA_ROOT,
+    shell:
+        "neuroprune prepare-data --settings {params.settings:q} --data-root {params.data_root:q} --output {output:q}"
+        " > {log:q} 2>&1"
+
+
+rule prepare_model:
+    output:
+        "<study>/models/{model}.json",
+    log:
+        "<study>/logs/model-{model}.log",
+    conda:
+        "../../environment.yml"
+    params:
+        settings=lambda wildcards: canonical(
+            PLAN.study.models[wildcards.model], exclude={"training"}
+        ),
+    shell:
+        "neuroprune prepare-model --settings {params.settings:q} --output {output:q} > {log:q} 2>&1"

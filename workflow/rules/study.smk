@@ -1,0 +1,91 @@
+# The study and its plan, checked before the first job. Nothing heavy is imported and nothing is written here.
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from neuroprune.config import make_plan, read_study
+from neuroprune.errors import ConfigError
+from neuroprune.figures import FIGURES
+from neuroprune.plan import canonical
+from neuroprune.tables import TABLES
+
+DEFAULT_STUDY = "config/config.yaml"
+STUDY_FILES = [os.path.relpath(file) for file in workflow.overwrite_configfiles] or [
+    DEFAULT_STUDY
+]
+
+
+def checked(function, *arguments, **options):
+    """Call a function; its config errors end Snakemake with their sentences alone."""
+    try:
+        return function(*arguments, **options)
+    except ConfigError as error:
+        sys.exit(str(error))
+
+
+# Finds what Snakemake lets pass, such as a key that stands twice.
+checked(read_study, STUDY_FILES)
+
+# Config files are merged, so the demo must not lie beneath a study that the user names.
+if not workflow.overwrite_configfiles:
+
+    configfile: DEFAULT_STUDY
+
+
+PLAN = checked(
+    make_plan,
+    config,
+    source=", ".join(
+        STUDY_FILES + ["--config"] * bool(workflow.config_settings.config)
+    ),
+    catalogue=Path(workflow.basedir) / "config",
+    artefacts=[*FIGURES, *TABLES],
+)
+FOLDER = PLAN.study.folder
+DATA_ROOT = PLAN.study.data_root
+
+
+pathvars:
+    study=FOLDER,
+
+
+wildcard_constraints:
+    run=r"[a-zA-Z0-9][a-zA-Z0-9_.-]*",
+    task=r"[a-zA-Z0-9][a-zA-Z0-9_.]*",
+    model=r"[a-zA-Z0-9][a-zA-Z0-9_.]*",
+
+
+def wanted(known):
+    """Names of the artefacts of one kind that the study asks for."""
+    asked = PLAN.study.artefacts
+    return [name for name in known if asked is None or name in asked]
+
+
+FIGURE_FILES = [f"{FOLDER}/figures/{name}.svg" for name in wanted(FIGURES)]
+TABLE_FILES = [f"{FOLDER}/tables/{name}.html" for name in wanted(TABLES)]
+
+# Jobs that use an accelerator take turns on it (`resources: gpu=1` in the default profile).
+GPU = int(any(map(shutil.which, ("nvidia-smi", "rocm-smi"))))
+
+
+def manifests(wildcards):
+    """The manifests of a run's data and model."""
+    run = PLAN.runs[wildcards.run]
+    return {
+        "data": f"{FOLDER}/data/{run.task.name}.json",
+        "model": f"{FOLDER}/models/{run.model.name}.json",
+    }
+
+
+def records(wildcards):
+    """What the table of runs is made of: all that is planned or, from results alone, all that is there."""
+    if PLAN.study.from_results:
+        return sorted(
+            str(path)
+            for kind in ("run", "timing")
+            for path in Path(FOLDER).glob(f"runs/*/{kind}.json")
+        )
+    runs = [f"{FOLDER}/runs/{run}/run.json" for run in PLAN.runs]
+    times = [f"{FOLDER}/runs/{run}/timing.json" for run in PLAN.timed]
+    return [f"{FOLDER}/plan.json", *runs, *times]

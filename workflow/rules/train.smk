@@ -1,0 +1,27 @@
+# One job a run. Its settings are its parameters, so exactly the runs that a change concerns are trained again. All training comes before the
+# measurements, which need the machine for themselves.
+
+
+MODEL = directory("<study>/runs/{run}/model")
+
+
+rule train:
+    input:
+        unpack(manifests),
+    output:
+        record="<study>/runs/{run}/run.json",
+        model=MODEL if PLAN.study.keep_models else temp(MODEL),
+    log:
+        "<study>/runs/{run}/train.log",
+    priority: 1
+    conda:
+        "../../environment.yml"
+    threads: lambda wildcards: PLAN.runs[wildcards.run].training.threads
+    resources:
+        gpu=GPU,
+    params:
+        settings=lambda wildcards: canonical(PLAN.runs[wildcards.run]),
+        data_root=DATA_ROOT,
+    shell:
+        "neuroprune train --settings {params.settings:q} --data-root {params.data_root:q} --output {output.record:q}"
+        " > {log:q} 2>&1"
