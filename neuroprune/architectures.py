@@ -46,7 +46,8 @@ class AttentionRow:
         head_dim: Attribute of `module` that holds the size of a head.
         counts: Attributes of `module` to be set after a cut, and what each counts.
         cross: Whether keys and values come from another sequence.
-        shared_bias: Whether a position bias is handed from layer to layer, for all heads of the dense model (T5).
+        cut_class: `module:Class` that `module` becomes an instance of when heads are cut, if it must behave otherwise;
+            it has a buffer `kept_heads`.
     """
 
     module: str
@@ -57,7 +58,7 @@ class AttentionRow:
     head_dim: str
     counts: Mapping[str, Count] = field(default_factory=dict)
     cross: bool = False
-    shared_bias: bool = False
+    cut_class: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class MlpRow:
         out: Contracting matrix.
         activation: Path of the activation function.
         module: Path of the module that holds the MLP; empty for the layer itself.
-        width: Path of an attribute that holds the number of neurons, if there is one.
+        width: Attribute of that module that holds the number of neurons, if there is one.
     """
 
     ins: tuple[Part, ...]
@@ -156,7 +157,7 @@ _T5_ARCHITECTURE = Architecture(
             _T5,
             "key_value_proj_dim",
             counts={"n_heads": "heads", "inner_dim": "width"},
-            shared_bias=True,
+            cut_class="neuroprune.position_bias:CutT5Attention",
         ),
         # The first layer's zeros [1, n_heads, q, k] serve as the bias of all layers: one head broadcasts to any number.
         _linears(
@@ -207,7 +208,7 @@ _LLAMA = Architecture(
             Part("mlp.down_proj"),
             "mlp.act_fn",
             "mlp",
-            width="mlp.intermediate_size",
+            width="intermediate_size",
         ),
     ),
 )

@@ -1,0 +1,43 @@
+"""T5's position bias in layers that keep different heads.
+
+The first layer of a T5 stack looks up a bias for each head and hands it on to all later layers. When layers keep
+different heads, what is handed on stays the bias of all heads of the dense model, and each layer takes its own part.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers.models.t5.modeling_t5 import T5Attention
+
+
+class CutT5Attention(T5Attention):
+    """T5's self-attention with fewer heads than the position bias that it reads and hands on.
+
+    Args:
+        kept_heads: A buffer `[heads]`: positions of its heads in the dense model.
+    """
+
+    kept_heads: Tensor
+    _bias_of_all: Tensor | None = None
+
+    def forward(  # type: ignore[override]  # T5 passes these by name
+        self, hidden_states: Tensor, *, position_bias: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Any, ...]:
+        """Attend with the kept heads' part of the bias `[1, dense heads, q, k]`; return the whole bias again."""
+        self._bias_of_all = position_bias
+        own = None if position_bias is None else self._of_kept_heads(position_bias)
+        try:
+            output, _, weights = super().forward(hidden_states, position_bias=own, **kwargs)
+            return output, self._bias_of_all, weights
+        finally:
+            self._bias_of_all = None
+
+    def compute_bias(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Look the bias up (the first layer of a stack only), remember the whole and return the kept heads' part."""
+        self._bias_of_all = super().compute_bias(*args, **kwargs)
+        return self._of_kept_heads(self._bias_of_all)
+
+    def _of_kept_heads(self, bias: Tensor) -> Tensor:
+        return bias.index_select(1, self.kept_heads)
