@@ -32,7 +32,7 @@ class Catalogue:
     Args:
         models: Rows by name.
         tasks: Rows by name.
-        problems: One sentence for each mistake in them; a row with mistakes is left empty.
+        problems: One sentence for each mistake in them.
     """
 
     models: Mapping[str, Any]
@@ -55,9 +55,11 @@ def make_plan(
         The plan.
 
     Raises:
-        ConfigError: All mistakes in the study and the catalogue, one sentence each.
+        ConfigError: All mistakes in the rows or, if they are sound, in the study; one sentence each.
     """
     rows = read_catalogue(catalogue)
+    if rows.problems:
+        raise ConfigError(rows.problems)
     problems = _unknown_rows(raw, rows)
     full = with_rows(raw, rows)
     known = {"artefact": artefacts, "model": [*full.get("models", ())], "task": [*full.get("tasks", ())]}
@@ -69,8 +71,8 @@ def make_plan(
         problems += _problems_of_the_rest(full, error, known)
     except ConfigError as error:
         problems += error.problems
-    if plan is None or problems or rows.problems:
-        raise ConfigError([*rows.problems, *(f"{source}: {problem}" for problem in problems)])
+    if plan is None or problems:
+        raise ConfigError(f"{source}: {problem}" for problem in problems)
     return plan
 
 
@@ -95,9 +97,12 @@ def read_catalogue(folder: Path) -> Catalogue:
     models, tasks = {}, {}
     if (folder / _MODELS).exists():
         for name, row in _read_or_note(folder / _MODELS, problems).items():
-            models[str(name)] = _sound(row, ModelRow, str(name), f"{folder / _MODELS}: {name}.", problems)
+            models[str(name)] = row
+            problems += _problems_of_row(row, ModelRow, str(name), folder / _MODELS, (str(name),))
     for path in sorted((folder / _TASKS).glob("*.yaml")):
-        tasks[path.stem] = _sound(_read_or_note(path, problems), TaskRow, path.stem, f"{path}: ", problems)
+        if row := _read_or_note(path, problems):
+            tasks[path.stem] = row
+            problems += _problems_of_row(row, TaskRow, path.stem, path)
     return Catalogue(models, tasks, tuple(problems))
 
 
@@ -182,13 +187,12 @@ def _read_or_note(path: Path, problems: list[str]) -> dict[str, Any]:
         return {}
 
 
-def _sound(row: Any, kind: type[BaseModel], name: str, place: str, problems: list[str]) -> Any:
-    """Return a row of the catalogue as it is, having noted its mistakes."""
+def _problems_of_row(row: Any, kind: type[BaseModel], name: str, path: Path, above: Location = ()) -> list[str]:
     try:
         kind.model_validate({"name": name, **row} if isinstance(row, Mapping) else row)
     except ValidationError as error:
-        problems.extend(f"{place}{text}" for text in sentences(error, kind))
-    return row
+        return [f"{path}: {text}" for text in sentences(error, kind, above)]
+    return []
 
 
 def _changes_nothing(name: str, row: Any, rows: Mapping[str, Any]) -> bool:

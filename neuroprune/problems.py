@@ -16,18 +16,25 @@ Location = tuple[int | str, ...]
 EXPLAINED = "explained"
 
 
-def sentences(error: ValidationError, model: type[BaseModel]) -> list[str]:
+def sentences(error: ValidationError, model: type[BaseModel], above: Location = ()) -> list[str]:
     """Turn all errors of a validation into sentences, each beginning with the key it is about.
 
     Args:
         error: What pydantic raised.
         model: The class that was validated; unknown keys are compared with its fields.
+        above: Where what was validated lies in its file.
 
     Returns:
         One sentence an error: ``experiments.sweep.methods[1].sparsity: 1.2 is not allowed; it must be less than 1``.
     """
-    found = (f"{path(line['loc'])}: {explain(line, model)}".removeprefix(": ") for line in error.errors())
+    lines = [line for line in error.errors() if not _follows(line)]
+    found = (f"{path((*above, *line['loc']))}: {explain(line, model)}".removeprefix(": ") for line in lines)
     return list(dict.fromkeys(found))
+
+
+def _follows(line: ErrorDetails) -> bool:
+    """Tell whether a list is called too short only because what is wrong in it does not count."""
+    return line["type"] == "too_short" and len(line["input"]) >= line["ctx"]["min_length"]
 
 
 def path(location: Location) -> str:
