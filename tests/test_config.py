@@ -1,5 +1,7 @@
 """A study file becomes exactly the plan that was meant, or one sentence for each mistake in it."""
 
+# ruff: noqa: E501 (the tables have one case a line)
+
 import copy
 import json
 from pathlib import Path
