@@ -60,6 +60,7 @@ def make_plan(
     rows = read_catalogue(catalogue)
     if rows.problems:
         raise ConfigError(rows.problems)
+    raw = _mapping(raw, source)
     problems = _unknown_rows(raw, rows)
     full = with_rows(raw, rows)
     known = {"artefact": artefacts, "model": [*full.get("models", ())], "task": [*full.get("tasks", ())]}
@@ -160,9 +161,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError([f"{path}: the file cannot be read: {reason}"]) from error
     if content is None:
         raise ConfigError([f"{path}: the file is empty; config/README.md lists the keys that it may have"])
-    if not isinstance(content, dict):
-        raise ConfigError([f"{path}: {shown(content)} is not allowed; the file must be a mapping of keys to values"])
-    return content
+    return _mapping(content, str(path))
+
+
+def _mapping(content: Any, source: str) -> dict[str, Any]:
+    if not isinstance(content, Mapping):
+        raise ConfigError([f"{source}: {shown(content)} is not allowed; it must be a mapping of keys to values"])
+    return dict(content)
 
 
 class _Loader(yaml.SafeLoader):

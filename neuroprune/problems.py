@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from neuroprune.errors import did_you_mean
-from neuroprune.settings import PATTERNS
+from neuroprune.settings import METHOD_SETTINGS, PATTERNS
 
 Location = tuple[int | str, ...]
 EXPLAINED = "explained"
@@ -85,6 +85,13 @@ def _literal(line: ErrorDetails, _: type[BaseModel]) -> str:
     return f"{shown(line['input'])} is not allowed{did_you_mean(line['input'], names)}; allowed: {allowed}"
 
 
+def _tag(line: ErrorDetails, _: type[BaseModel]) -> str:
+    allowed = line["ctx"].get("expected_tags", ", ".join(METHOD_SETTINGS)).replace("'", "")
+    name = line["ctx"].get("tag")
+    what = f"unknown method {name!r}{did_you_mean(name, allowed.split(', '))}" if name else "the name is missing"
+    return f"{what}; known: {allowed}"
+
+
 def _pattern(line: ErrorDetails, _: type[BaseModel]) -> str:
     return f"{shown(line['input'])} is not allowed; it must be {PATTERNS[line['ctx']['pattern']]}"
 
@@ -137,6 +144,7 @@ _WORDS: dict[str, Callable[[ErrorDetails, type[BaseModel]], str]] = {
     "literal_error": _literal,
     "string_pattern_mismatch": _pattern,
     **dict.fromkeys(("greater_than", "greater_than_equal", "less_than", "less_than_equal"), _bound),
+    **dict.fromkeys(("union_tag_invalid", "union_tag_not_found"), _tag),
     "model_type": _mapping,
     "model_attributes_type": _mapping,
     "dict_type": _mapping,

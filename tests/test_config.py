@@ -305,7 +305,7 @@ def test_all_mistakes_of_a_file_are_told_at_once(monkeypatch):
         ("a: {b: 1, b: 2}", "line 1, column 11: this is not YAML as it should be: the key 'b' stands twice"),
         ("", "the file is empty; config/README.md lists the keys that it may have"),
         ("# nothing\n", "the file is empty; config/README.md lists the keys that it may have"),
-        ("- 1\n- 2\n", "[1, 2] is not allowed; the file must be a mapping of keys to values"),
+        ("- 1\n- 2\n", "[1, 2] is not allowed; it must be a mapping of keys to values"),
         ("a: !!python/object/apply:os.getcwd []", "line 1, column 4: this is not YAML as it should be: could not determine a constructor"),
         (b"study: \xff", "the file cannot be read: "),
         (None, "the file cannot be read: No such file or directory"),

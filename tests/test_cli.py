@@ -1,0 +1,153 @@
+"""The command line: quick where it should be, sentences instead of tracebacks, whole files or none."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from neuroprune.cli import main
+
+ROOT = Path(__file__).parents[1]
+DEMO = ROOT / "config" / "config.yaml"
+HEAVY = ("torch", "transformers", "datasets", "pandas", "matplotlib", "snakemake")
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["train", "--help"], ["plan"], ["plan", "--json"], ["schema", "--check"]]
+)
+def test_quick_commands_load_nothing_heavy(words):
+    code = f"""
+import sys
+from neuroprune.cli import main
+try:
+    main({words})
+except SystemExit:
+    pass
+print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    for name in ("plan", "prepare-data", "prepare-model", "train", "measure", "collect", "figure", "table", "schema"):
+        assert name in text
+
+
+def test_plan_prints_what_will_be_run(capsys):
+    assert main(["plan", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert main(["plan"]) == 0
+    text = capsys.readouterr().out
+    assert f"{len(plan['runs'])} runs, results in results/demo" in text
+    assert f"{len(plan['runs'])} train, {len(plan['timed'])} measure" in text
+    assert all(f"\n{run} " in text for run in plan["runs"])
+    assert main(["plan", "--study"]) == 0
+    assert capsys.readouterr().out == "demo\n"
+
+
+def test_plan_is_the_same_from_a_file_and_from_its_own_settings(tmp_path):
+    assert main(["plan", "--output", str(tmp_path / "a" / "plan.json")]) == 0
+    first = json.loads((tmp_path / "a" / "plan.json").read_text())
+    assert main(["plan", "--settings", json.dumps(first["settings"]), "--output", str(tmp_path / "b.json")]) == 0
+    assert json.loads((tmp_path / "b.json").read_text()) == first
+
+
+def test_later_files_of_a_study_lie_over_earlier_ones(tmp_path, capsys):
+    (tmp_path / "seeds.yaml").write_text("seeds: [7]\nstudy: other\n")
+    assert main(["plan", "--json", "--config", str(DEMO), str(tmp_path / "seeds.yaml")]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["study"] == "other" and plan["settings"]["seeds"] == [7]
+
+
+def test_all_mistakes_of_a_study_go_to_standard_error_and_nothing_is_written(tmp_path, capsys):
+    study = tmp_path / "x.yaml"
+    study.write_text(
+        "study: x\nsedes: [1]\nexperiments: {a: {models: [minilm], tasks: [sst3], methods: [{name: l1, sparsity: 2}]}}\n"
+    )
+    assert main(["plan", "--config", str(study), "--output", str(tmp_path / "plan.json")]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    keys = [line.split(": ")[1] for line in err.splitlines()]
+    assert keys == ["experiments.a.tasks[0]", "experiments.a.methods[0].sparsity", "sedes"]
+    assert all(line.startswith(f"{study}: ") for line in err.splitlines())
+    assert list(tmp_path.iterdir()) == [study]
+
+
+RUN = {
+    "run": "a",
+    "model": {"name": "m", "source": "random:bert"},
+    "task": {"name": "t", "source": "a/b", "inputs": ["text"]},
+    "method": {"name": "dense"},
+    "training": {},
+    "seed": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["train", "--settings", "{", "--output", "run.json"], "--settings: not JSON: "),
+        (["train", "--settings", "{}", "--output", "run.json"], "--settings: run: this key is missing"),
+        (
+            ["train", "--settings", json.dumps(RUN | {"method": {"name": "l2"}}), "--output", "run.json"],
+            "--settings: method: unknown method 'l2' (did you mean 'l1'?); known: dense, l1, neuroprune",
+        ),
+        (
+            [
+                "train",
+                "--settings",
+                json.dumps(RUN | {"method": {"name": "l1", "sparsity": 2}}),
+                "--output",
+                "run.json",
+            ],
+            "--settings: method.l1.sparsity: 2 is not allowed; it must be less than 1",
+        ),
+        (["prepare-data", "--settings", '{"nme": 1}', "--output", "x.json"], "--settings: name: this key is missing"),
+        (["measure", "--settings", '{"repeats": 0}', "--run", "r", "--output", "x"], "--settings: repeats: 0 is not"),
+        (["plan", "--settings", "["], "--settings: not JSON: "),
+        (["plan", "--settings", "[]"], "--settings: [] is not allowed; it must be a mapping of keys to values"),
+        (["plan", "--config", "nowhere.yaml"], "nowhere.yaml: the file cannot be read: No such file or directory"),
+        (["figure", "figure44", "--study", "nowhere"], "figure 'figure44': unknown (did you mean 'figure4'?)"),
+        (["table", "sumary", "--study", "nowhere"], "table 'sumary': unknown (did you mean 'summary'?)"),
+        (["collect", "--study", "nowhere"], "nowhere/runs: no run has a record"),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_code_1(words, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(sentence), err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["trian"])
+    assert end.value.code == 2
+    assert "'train'" in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_early_sees_no_traceback():
+    command = f"{sys.executable} -m neuroprune.cli plan --json | head -n 1"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout == "{\n" and done.stderr == ""
+
+
+def test_schema_check_names_what_is_out_of_date(tmp_path, monkeypatch, capsys):
+    (tmp_path / "config").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(["schema", "--check"]) == 1
+    assert "config/schema.json, config/README.md: out of date; run `neuroprune schema`" in capsys.readouterr().err
+    assert main(["schema"]) == 0 and main(["schema", "--check"]) == 0
