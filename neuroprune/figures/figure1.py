@@ -12,8 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
-from neuroprune.errors import UserError
-from neuroprune.figures.style import COLOURS, GREY, PAGE_WIDTH, say_empty
+from neuroprune.figures.style import COLOURS, GREY, PAGE_WIDTH, nothing_to_show, say_empty
 from neuroprune.records import read_patterns
 from neuroprune.tables.runs import neuroprune_runs, read_runs
 
@@ -31,13 +30,14 @@ def figure1(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
 
     Returns:
         The figure, and what it shows: one row of numbers a row of cells, each the percentage of entries that are there.
+        A note in place of both if no finished NeuroPrune run has left its patterns.
 
     Raises:
-        UserError: If no finished NeuroPrune run has left its patterns.
+        UserError: If there is no table of runs, or an array can't be read.
     """
     chosen = choose_runs(study_dir, neuroprune_runs(read_runs(study_dir)))
     if chosen.empty:
-        raise UserError(f"{study_dir}: no finished NeuroPrune run has left its patterns; train the study again.")
+        return nothing_to_show("Nothing to show: no finished NeuroPrune run has left its patterns.")
     rows = [(row, _middle(read_patterns(_file(study_dir, row["run"])))) for row in chosen.to_dict("records")]
     cells = pd.concat([_cells(row, name, mask) for row, masks in rows for name, mask in masks.items()])
     return _plot(rows), cells.reset_index(drop=True)
@@ -103,15 +103,18 @@ def _cells(row: dict[Any, Any], name: str, mask: np.ndarray) -> pd.DataFrame:
 
 def _plot(rows: list[tuple[dict[Any, Any], dict[str, np.ndarray]]]) -> Figure:
     """Draw a row of panels for each run."""
-    figure = Figure(figsize=(PAGE_WIDTH, 0.75 + 1.6 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(PAGE_WIDTH, 0.95 + 1.45 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), len(MATRICES), squeeze=False)
     shades = LinearSegmentedColormap.from_list("present", ["white", COLOURS[0], "#00263d"])
     for axes_row, (row, masks) in zip(grid, rows, strict=True):
         by_kind = {name.split(".")[0]: mask for name, mask in masks.items()}
         for axes, kind in zip(axes_row, MATRICES, strict=True):
-            _panel(axes, by_kind.get(kind), kind, shades)
+            _panel(axes, by_kind.get(kind), shades)
         axes_row[0].set_ylabel(f"sparsity {100 * row['sparsity']:.1f} %", fontweight="bold")
     first, masks = rows[0]
+    sizes = {name.split(".")[0]: "  {} × {}".format(*mask.shape) for name, mask in masks.items()}
+    for axes, (kind, letter) in zip(grid[0], LETTERS.items(), strict=True):
+        axes.set_title(f"${letter}${sizes.get(kind, '')}")
     layer = next(iter(masks)).split(".")[1]
     heading = f"{first['model']} on {first['task']}, NeuroPrune, {first['form']} form, layer {layer} (counted from 0)"
     figure.suptitle(heading, fontsize=8, fontweight="bold")
@@ -121,16 +124,14 @@ def _plot(rows: list[tuple[dict[Any, Any], dict[str, np.ndarray]]]) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, mask: np.ndarray | None, kind: str, shades: LinearSegmentedColormap) -> None:
-    """Draw one matrix, rows downwards, and say how large it is and how many rows and columns are gone."""
+def _panel(axes: Axes, mask: np.ndarray | None, shades: LinearSegmentedColormap) -> None:
+    """Draw one matrix, rows downwards, and say how many rows and columns are gone."""
     axes.grid(visible=False)
     axes.spines[:].set_visible(True)
     axes.set(xticks=[], yticks=[])
     if mask is None:
         say_empty(axes, "not recorded")
         return
-    rows, columns = mask.shape
     axes.imshow(shrink(mask), cmap=shades, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-    axes.set_title(f"${LETTERS[kind]}$  {rows} × {columns}")
     gone = [100 * (1 - mask.any(axis=axis).mean()) for axis in (1, 0)]
     axes.set_xlabel(f"gone: {gone[0]:.0f} % of rows,\n{gone[1]:.0f} % of columns", fontsize=7, color=GREY)

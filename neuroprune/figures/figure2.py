@@ -11,8 +11,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from neuroprune.errors import UserError
-from neuroprune.figures.style import GREY, PAGE_WIDTH, TASK_MARKERS, colours, say_empty
+from neuroprune.figures.style import GREY, PAGE_WIDTH, TASK_MARKERS, colours, nothing_to_show, say_empty
 from neuroprune.records import read_arrays
 from neuroprune.tables.runs import neuroprune_runs, read_runs
 
@@ -27,21 +26,22 @@ def figure2(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv`` and the runs' ``degrees.safetensors``.
 
     Returns:
-        The figure, and what it shows: the bins of the left panel and the points of the right one.
+        The figure, and what it shows: the bins of the left panel and the points of the right one. A note in place of
+        both if no NeuroPrune run is finished or none has left its degrees.
 
     Raises:
-        UserError: If no NeuroPrune run is finished, or none has left its degrees.
+        UserError: If there is no table of runs, or an array can't be read.
     """
     runs = read_runs(study_dir)
     pruned = neuroprune_runs(runs)
     if pruned.empty:
-        raise UserError(f"{study_dir}: no NeuroPrune run is finished, so Figure 2 has nothing to show.")
+        return nothing_to_show("Nothing to show: no NeuroPrune run is finished.")
     model = pruned["model"].iloc[0]
     dense = runs[(runs["status"] == "done") & (runs["method"] == "dense") & (runs["model"] == model)]
     both = pd.concat([dense, pruned[pruned["model"] == model]])
     histograms, spreads = degree_histograms(study_dir, both), degree_spreads(both)
     if histograms.empty and spreads.empty:
-        raise UserError(f"{study_dir}: no run has left the degrees of its neurons; train the study again.")
+        return nothing_to_show("Nothing to show: no run has left the degrees of its neurons.")
     return _plot(histograms, spreads, str(model), _form(pruned)), pd.concat([histograms, spreads], ignore_index=True)
 
 

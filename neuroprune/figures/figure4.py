@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from neuroprune.errors import UserError
 from neuroprune.figures.style import GREY, INK, PAGE_WIDTH, colours, method_line, say_empty
 from neuroprune.tables.runs import LABELS, read_runs
 from neuroprune.tables.summary import batch_sizes, summarize
 
+LEGEND_LETTERS, KEY_LETTERS = 108, 7  # what fits on a line of the page, and what a key takes beside its name
 MAJORITY = "most frequent class"
 PANELS = ("metric", "inference", "training")
 
@@ -28,10 +28,10 @@ def figure4(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The figure, and what it shows: one row a mark.
+        The figure, and what it shows: one row a mark. A note in place of both if no pruned run is finished.
 
     Raises:
-        UserError: If no pruned run is finished.
+        UserError: If there is no table of runs.
     """
     runs = read_runs(study_dir)
     shown = figure4_data(summarize(runs))
@@ -106,9 +106,9 @@ def _column(row: dict[Any, Any], panel: str, sizes: list[int]) -> tuple[str | No
     if panel == "metric":
         return "value", 100.0, f"{row['metric'].replace('_', ' ')} (%)"
     if panel == "training":
-        return "train_seconds_without_eval", 1.0, "training time (s)"
+        return "train_seconds_without_eval", 1.0, "training (s), without evaluation"
     largest = max(sizes, default=None)
-    return (f"inference_ms_b{largest}" if largest else None), 1.0, f"inference, batch {largest} (ms / example)"
+    return (f"inference_ms_b{largest}" if largest else None), 1.0, f"inference (ms an example), batch {largest}"
 
 
 def _interval(row: dict[Any, Any], name: str) -> tuple[float, float]:
@@ -140,7 +140,7 @@ def _plot(shown: pd.DataFrame, note: str) -> Figure:
     handles = _legend(shown, tasks)
     if any(MAJORITY in axes.get_legend_handles_labels()[1] for axes in grid.flat):
         handles.append(Line2D([], [], color=INK, marker="<", linestyle="", label=MAJORITY))
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 5), columnspacing=1.4)
+    figure.legend(handles=handles, loc="outside upper center", ncols=_columns(handles), columnspacing=1.4)
     figure.supxlabel(note, fontsize=7, color=GREY)
     return figure
 
@@ -166,7 +166,9 @@ def _panel(axes: Axes, rows: pd.DataFrame, tasks: dict[str, str]) -> None:
     for task, dense in rows.groupby("task", sort=False)["dense"].mean().dropna().items():
         axes.axhline(dense, color=tasks[str(task)], linestyle=":", linewidth=1, zorder=1)
     units = rows["unit"].unique()
-    axes.set_ylabel(units[0] if len(units) == 1 else "metric (%)")
+    quantity, _, circumstances = (units[0] if len(units) == 1 else "metric (%)").partition(", ")
+    axes.set_ylabel(quantity)
+    axes.set_title(circumstances, loc="left")
     if rows["panel"].iloc[0] != "metric":
         axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -184,6 +186,12 @@ def _mark_majority(axes: Axes, rows: pd.DataFrame, tasks: dict[str, str]) -> Non
                 [1.0], [value], marker="<", color=tasks[str(task)], transform=place, clip_on=False, label=MAJORITY
             )
     axes.set_ylim(bottom, top)
+
+
+def _columns(handles: list[Line2D]) -> int:
+    """Return how many keys of the legend fit side by side."""
+    widths = [len(str(handle.get_label())) + KEY_LETTERS for handle in handles]
+    return len(handles) if sum(widths) <= LEGEND_LETTERS else max(1, LEGEND_LETTERS // max(widths))
 
 
 def _legend(shown: pd.DataFrame, tasks: dict[str, str]) -> list[Line2D]:

@@ -17,8 +17,8 @@ from neuroprune.records import write_bytes, write_text
 
 PAGE_WIDTH = 6.3  # inches: the text width of the ACL template; figures are drawn at their final size
 DPI = 200
-# Okabe and Ito's palette, in the order in which neighbours differ most; yellow is left out, it is faint on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's palette, neighbours as different as can be; grey stands for its yellow, which is faint on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A8A")
 INK, GREY = "#222222", "#777777"
 METHOD_LINES: dict[str, dict[str, Any]] = {
     "neuroprune": {"linestyle": "-", "marker": "o"},
@@ -88,13 +88,20 @@ def save(figure: Figure, shown: pd.DataFrame, stem: Path) -> list[Path]:
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
-    """Give each name a colour; after seven they come again, which is why markers differ too."""
+    """Give each name a colour; after eight they come again, which is why markers differ too."""
     return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}
 
 
 def method_line(method: str) -> dict[str, Any]:
     """Return a method's line style and marker, the same in all figures."""
     return METHOD_LINES.get(method, OTHER_LINE)
+
+
+def nothing_to_show(reason: str) -> tuple[Figure, pd.DataFrame]:
+    """Return a figure that says why there is nothing to show, and the same as a table."""
+    figure = Figure(figsize=(PAGE_WIDTH, 1.2))
+    figure.text(0.5, 0.5, reason, ha="center", va="center", color=GREY, wrap=True)
+    return figure, pd.DataFrame({"note": [reason]})
 
 
 def say_empty(axes: Axes, text: str = "no data") -> None:

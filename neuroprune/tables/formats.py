@@ -86,6 +86,8 @@ LATEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
+    "−": "$-$",
+    "λ": r"$\lambda$",
     "×": r"$\times$",
     "†": r"$\dagger$",
     "‡": r"$\ddagger$",
@@ -121,9 +123,8 @@ PAGE = """<!doctype html>
 body { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 1.5rem; }
 h1 { font-size: 1.25rem; } h2 { font-size: 1.05rem; margin: 1.6rem 0 .5rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .87rem; }
-caption { text-align: left; }
-th, td { padding: .28rem .7rem; text-align: left; white-space: nowrap; vertical-align: top; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .82rem; }
+th, td { padding: .26rem .55rem; text-align: left; white-space: nowrap; vertical-align: top; }
 thead th { border-top: 2px solid #333; border-bottom: 1px solid #333; vertical-align: bottom; white-space: normal; }
 tbody tr:last-child td { border-bottom: 2px solid #333; }
 tbody tr:nth-child(even) { background: #f6f6f4; } tbody tr:hover { background: #e8f1f8; }

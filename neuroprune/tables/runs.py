@@ -56,7 +56,7 @@ def collect(study_dir: Path, output: Path | None = None) -> list[str]:
     if not found:
         raise UserError(" ".join([f"{study_dir / 'runs'}: no run has a record; run the study first.", *problems[:1]]))
     rows = [_row(study_dir.name, *records) for records in found]
-    notes = _notes(found, plan) + problems
+    notes = _notes(found, plan) + _left_out(study_dir, plan) + problems
     write_text(Path(output or study_dir / "runs.csv"), pd.DataFrame(rows).to_csv(index=False))
     write_json(study_dir / "provenance.json", provenance([run for run, _ in found], notes))
     return notes
@@ -150,6 +150,12 @@ def _notes(found: list[tuple[RunRecord, TimingRecord | None]], plan: dict[str, A
     }
     total = len(planned or runs)
     return [f"{len(names)} of {total} runs {kind}: {_some(names)}." for kind, names in kinds.items() if names]
+
+
+def _left_out(study_dir: Path, plan: dict[str, Any]) -> list[str]:
+    """Say which records were not read as the plan does not name their runs."""
+    names = sorted({path.parent.name for path in study_dir.glob("runs/*/run.json")} - set(plan["runs"]))
+    return [f"{len(names)} runs are not in the plan and left out: {_some(names)}."] if plan["runs"] and names else []
 
 
 def _outdated(run: RunRecord, planned: dict[str, Any]) -> bool:

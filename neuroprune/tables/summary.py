@@ -111,20 +111,20 @@ def _cells(row: Row, sizes: list[int]) -> dict[str, str]:
     cells = {
         "Method": method_label(row["method"], row["form"]),
         "Asked for": _asked(row),
-        "Sparsity, %": number(100 * row["sparsity"], 1),
-        "Metric, %": _spread(100 * row["value"], 100 * row["value_sd"], 1),
-        "Runs": f"{row['runs']}" + (f" ({row['diverged']} diverged‡)" if row["diverged"] else ""),
+        "Sparsity %": number(100 * row["sparsity"], 1),
+        "Metric %": _spread(100 * row["value"], 100 * row["value_sd"], 1),
+        "Runs": f"{row['runs']}" + (f" (−{row['diverged']}‡)" if row["diverged"] else ""),
         "% of dense": number(row["percent_of_dense"], 1),
         "Heads left": number(row["heads_left"], 0),
-        "Parameters, M": number(row["parameters"] / 1e6, 2),
+        "Parameters (M)": number(row["parameters"] / 1e6, 2),
     }
     for size in sizes:
         time, speedup = number(row[f"inference_ms_b{size}"], 2), number(row[f"speedup_b{size}"], 2)
-        cells[f"Inference at batch {size}, ms"] = f"{time} (×{speedup})" if time else ""
+        cells[f"Inference (ms), batch {size}"] = f"{time} (×{speedup})" if time else ""
+    training, with_it = number(row["train_seconds_without_eval"], 0), number(row["train_seconds"], 0)
     return cells | {
-        "Training, s": number(row["train_seconds_without_eval"], 0),
-        "With evaluation, s": number(row["train_seconds"], 0),
-        "A step, s": number(row["seconds_per_step"], 3),
+        "Training (s)": f"{training} ({with_it})" if training else "",
+        "A step (s)": number(row["seconds_per_step"], 3),
     }
 
 
@@ -158,14 +158,14 @@ def _notes(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         "Sparsity: share of the dense model's attention (Q, K, V, O) and MLP weights that is gone or zero.",
         "Inference: milliseconds an example, median over passes on the physically cut model; in brackets the dense "
         "model's time over it, both timed in turn in one job. Means over the seeds that were timed.",
-        "Training: wall time of the whole run; a step: without evaluation.",
+        "Training: wall time without evaluation, in brackets with it; a step: without it.",
         f"Times belong to the machine: {'; '.join(sorted(places.unique()))}.",
     ]
     marks = {
         "† Weights were initialised at random: the values show that the code runs, not how good the method is.": table[
             "model_random"
         ].any(),
-        "‡ Runs whose loss was not finite are not in the means.": table["diverged"].any(),
+        "‡ So many runs diverged (their loss was not finite) and are not in the means.": table["diverged"].any(),
         "Some runs were stopped before their end and are not in the means.": (runs["status"] == "stopped").any(),
         "Some runs were made by code with uncommitted changes.": runs["dirty"].eq(True).any(),
     }
