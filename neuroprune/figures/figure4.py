@@ -36,9 +36,7 @@ def figure4(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     runs = read_runs(study_dir)
     shown = figure4_data(summarize(runs))
     if shown.empty:
-        raise UserError(
-            f"{study_dir}: no pruned run is finished, so Figure 4 has nothing to show; run the study first."
-        )
+        return nothing_to_show("Nothing to show: no pruned run is finished.")
     return _plot(shown, _note(runs, shown)), shown
 
 
