@@ -74,7 +74,8 @@ def test_later_files_of_a_study_lie_over_earlier_ones(tmp_path, capsys):
 def test_all_mistakes_of_a_study_go_to_standard_error_and_nothing_is_written(tmp_path, capsys):
     study = tmp_path / "x.yaml"
     study.write_text(
-        "study: x\nsedes: [1]\nexperiments: {a: {models: [minilm], tasks: [sst3], methods: [{name: l1, sparsity: 2}]}}\n"
+        "study: x\nsedes: [1]\n"
+        "experiments: {a: {models: [minilm], tasks: [sst3], methods: [{name: l1, sparsity: 2}]}}\n"
     )
     assert main(["plan", "--config", str(study), "--output", str(tmp_path / "plan.json")]) == 1
     out, err = capsys.readouterr()
@@ -102,7 +103,7 @@ RUN = {
         (["train", "--settings", "{}", "--output", "run.json"], "--settings: run: this key is missing"),
         (
             ["train", "--settings", json.dumps(RUN | {"method": {"name": "l2"}}), "--output", "run.json"],
-            "--settings: method: unknown method 'l2' (did you mean 'l1'?); known: dense, l1, neuroprune",
+            "--settings: method: unknown method 'l2'; known: dense, l1, neuroprune",
         ),
         (
             [
@@ -112,7 +113,7 @@ RUN = {
                 "--output",
                 "run.json",
             ],
-            "--settings: method.l1.sparsity: 2 is not allowed; it must be less than 1",
+            "--settings: method.l1.sparsity: 2 is not allowed; it must be greater than 0 and less than 1",
         ),
         (["prepare-data", "--settings", '{"nme": 1}', "--output", "x.json"], "--settings: name: this key is missing"),
         (["measure", "--settings", '{"repeats": 0}', "--run", "r", "--output", "x"], "--settings: repeats: 0 is not"),
