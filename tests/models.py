@@ -154,7 +154,8 @@ def make_model(name: str = "bert", attention: str = "sdpa", seed: int = 0, **cha
     model = getattr(transformers, row.model)(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.2)
+            if parameter.requires_grad:  # Marian's positions are fixed, and not saved
+                parameter.add_(torch.randn_like(parameter), alpha=0.2)
     return model
 
 

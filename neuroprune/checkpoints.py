@@ -1,0 +1,105 @@
+"""Save and load models, cut ones included.
+
+A cut model is saved as any model is; its `config.json` says what is left of the dense model. After this module was
+imported, transformers itself loads such folders (see `loading.py`); `from_pretrained` adds strictness.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import transformers
+from safetensors import SafetensorError
+from torch import nn
+
+from neuroprune import loading  # noqa: F401  (registers)
+from neuroprune.errors import UserError, did_you_mean
+
+
+def save_pretrained(model: Any, folder: str | Path, tokenizer: Any = None) -> None:
+    """Save a model so that `from_pretrained` gives it back bit by bit.
+
+    Files are written under another name first, and `config.json` comes last: a folder with a `config.json` is whole.
+    Other files in the folder are left alone.
+
+    Args:
+        model: A transformers model, cut or not.
+        folder: Where to; it is made if need be, a model in it is replaced.
+        tokenizer: If given, it is saved beside the model.
+    """
+    folder = Path(folder)
+    new = folder / f".new-{os.getpid()}"
+    new.mkdir(parents=True, exist_ok=True)
+    try:
+        for part in filter(None, (model, tokenizer)):
+            part.save_pretrained(new)
+        (folder / "config.json").unlink(missing_ok=True)
+        for old in [*folder.glob("model*.safetensors*"), *folder.glob("pytorch_model*.bin*")]:
+            old.unlink()
+        for file in sorted(new.iterdir(), key=lambda file: file.name == "config.json"):
+            _replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(new)
+
+
+def from_pretrained(folder: str | Path, auto_class: Any = None) -> nn.Module:
+    """Load a model that `save_pretrained`, the Trainer or transformers saved, cut or not.
+
+    Args:
+        folder: The folder that holds `config.json` and the weights.
+        auto_class: A transformers class to load it with (`AutoModel`, say); default: the class that was saved.
+
+    Returns:
+        The model in eval mode, on the CPU, its weights bit by bit those that were stored.
+
+    Raises:
+        UserError: If the folder is not there or is damaged, its configuration and weights do not fit, or weights are
+            missing; without `auto_class` also if there are weights that the model has no place for.
+    """
+    folder = Path(folder)
+    model_class = _saved_class(folder) if auto_class is None else auto_class
+    try:
+        model, info = model_class.from_pretrained(
+            folder, output_loading_info=True, local_files_only=True, use_safetensors=True
+        )
+    except (UserError, OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise UserError(f"can't load the model in {folder}: {_first_lines(error)}; save it again.") from error
+    for what in ("missing_keys", "unexpected_keys") if auto_class is None else ("missing_keys",):
+        if info[what]:
+            raise UserError(
+                f"the weights in {folder} do not fit its config.json: {what.replace('_', ' ')} "
+                f"{', '.join(sorted(info[what])[:3])}; save the model again."
+            )
+    return model
+
+
+def _saved_class(folder: Path) -> Any:
+    """Return the transformers class that `config.json` names."""
+    try:
+        architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{folder} holds no saved model: its config.json can't be read ({error}).") from error
+    name = architectures[0] if isinstance(architectures, list) and architectures else None
+    found = getattr(transformers, str(name), None)
+    if not hasattr(found, "from_pretrained"):
+        raise UserError(
+            f"config.json in {folder} names no class of transformers but {name!r} under architectures"
+            f"{did_you_mean(str(name), dir(transformers))}; pass auto_class."
+        )
+    return found
+
+
+def _replace(file: Path, target: Path) -> None:
+    """Move a file or folder to where another may be."""
+    if target.is_dir():
+        shutil.rmtree(target)
+    file.replace(target)
+
+
+def _first_lines(error: Exception) -> str:
+    """Return the beginning of an error's text on one line."""
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

@@ -1,0 +1,75 @@
+"""How transformers learns to load cut models: importing this module is all it takes.
+
+transformers builds a model at the sizes of its configuration, asks the quantizer that the configuration names to shape
+it, and fills it with the stored weights. Here that quantizer removes what the record of a cut model lacks (see
+`kept.py`); it quantizes nothing, and the loaded model is a plain model that can be trained, cast and saved. Pipelines,
+the Trainer and every `from_pretrained` of transformers go this way. Where this module was not imported, they refuse the
+weights because of their sizes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from neuroprune.blocks import find_blocks
+from neuroprune.kept import RECORD, kept_units, unkept
+from neuroprune.surgery import remove, settle
+
+
+@register_quantization_config(RECORD)
+class KeptConfig(QuantizationConfigMixin):
+    """The record of a cut model, as transformers passes it on.
+
+    Args:
+        heads: Attention -> `of` (heads of the dense model) and `kept` (bit mask of those that are left).
+        neurons: MLP -> likewise.
+        quant_method: Always `neuroprune`.
+    """
+
+    def __init__(
+        self,
+        heads: dict[str, dict[str, Any]] | None = None,
+        neurons: dict[str, dict[str, Any]] | None = None,
+        quant_method: str = RECORD,
+    ) -> None:
+        self.quant_method = quant_method  # type: ignore[assignment]
+        self.heads = heads or {}
+        self.neurons = neurons or {}
+
+
+@register_quantizer(RECORD)
+class KeptUnits(HfQuantizer):
+    """Cuts an empty dense model to what the record says; steps aside once the weights are loaded."""
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        """Cut the model, which has no weights yet."""
+        heads, neurons = unkept(model, self.quantization_config.to_dict())
+        del model.config.quantization_config  # the model is dense until it is cut
+        with torch.device("cpu"):
+            remove(model, heads, neurons)
+        return model
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        """Make the model a plain one, with the record in its configuration."""
+        model.config.quantization_config = self.quantization_config.to_dict()
+        for name in ("hf_quantizer", "quantization_method", "is_quantized"):
+            delattr(model, name)
+        for module in model.modules():
+            if isinstance(module, PreTrainedModel):
+                module.config.__dict__.pop("_is_quantized", None)
+        settle(find_blocks(model), kept_units(model))
+        return model
+
+    def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
+        """Say that the model can be saved."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Say that the model can be trained."""
+        return True
