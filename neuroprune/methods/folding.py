@@ -24,7 +24,7 @@ def fold_solution(
         kept: int64 `[K]`, channels that stay.
         removed: int64 `[R]`, channels that go.
         ridge: Share of the channels' mean second moment that is added to the diagonal, > 0 unless H[K, K] has full
-            rank.
+            rank. A ridge that is too small for the rounding errors in H is raised.
         constant: Whether a bias can take a share; without it the constant is left out of the system.
 
     Returns:
@@ -36,10 +36,18 @@ def fold_solution(
     last = torch.tensor([len(moments) - 1], device=kept.device)
     base = torch.cat([kept, last]) if constant else kept
     level = moments.diagonal()[:-1].mean().clamp_min(torch.finfo(torch.float32).tiny)
-    system = moments[base][:, base] + ridge * level * torch.eye(len(base), dtype=dtype, device=moments.device)
     target = moments[base][:, removed] @ weight[:, removed].to(dtype).T
-    change = torch.cholesky_solve(target, torch.linalg.cholesky(system)).T
+    change = torch.cholesky_solve(target, _ridge_factor(moments[base][:, base], ridge * level)).T
     return (change[:, :-1], change[:, -1]) if constant else (change, None)
+
+
+def _ridge_factor(system: Tensor, ridge: Tensor) -> Tensor:
+    """Factorise system + ridge I; a ridge below the rounding errors of the moments is raised tenfold until it holds."""
+    while True:
+        factor, failed = torch.linalg.cholesky_ex(system + ridge * torch.eye(len(system)).to(system))
+        if not failed:
+            return factor
+        ridge = ridge * 10
 
 
 @torch.no_grad()
@@ -48,11 +56,12 @@ def fold(projection: Projection, moments: Tensor, removed: Tensor, ridge: float)
 
     Args:
         projection: An output projection; its removed columns are left as they are, to be cut afterwards.
-        moments: float32 `[channels + 1, channels + 1]`, see `fold_solution`.
+        moments: float32 `[channels + 1, channels + 1]`, see `fold_solution`; nothing happens if the run has diverged
+            and they are not finite.
         removed: bool `[channels]`, true for input channels that are about to go; nothing happens if none does.
         ridge: See `fold_solution`.
     """
-    if not bool(removed.any()):
+    if not bool(removed.any()) or not bool(moments.isfinite().all()):
         return
     weight, bias = projection.weight, projection.bias
     kept, gone = (~removed).nonzero().flatten(), removed.nonzero().flatten()
