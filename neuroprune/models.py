@@ -24,6 +24,7 @@ from neuroprune.settings import ModelSettings
 log = logging.getLogger(__name__)
 
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # configuration, weights, the tokenizers' files
+ONLY_FILES: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # no network, no foreign code
 HEADS = re.compile(r"(^|\.)(pooler|classifier|score|classification_head|pre_classifier|sequence_summary|logits_proj)\.")
 
 
@@ -117,18 +118,14 @@ def locate(model: ModelSettings, resources: Path = RESOURCES, refresh: bool = Fa
 
 
 def _package(model: ModelSettings) -> Package:
-    if model.sha256 is None or model.folder is None:
-        raise UserError(
-            f"model {model.name}: a package needs `sha256` of its file and `folder`, the one with config.json"
-        )
-    return Package(model.source.removeprefix("package:"), model.sha256)
+    return Package(model.source.removeprefix("package:"), model.sha256 or "")
 
 
 def _from_hub(model: ModelSettings, refresh: bool) -> Path:
     """Return the hub's cached copy of a model, downloaded if it is not there or is to be refreshed."""
     from huggingface_hub import snapshot_download
 
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model.source):
+    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", model.source):
         raise UserError(f"model {model.name}: {model.source!r} is neither a folder nor a hub id")
 
     def snapshot(offline: bool) -> Path:
@@ -144,11 +141,11 @@ def _from_hub(model: ModelSettings, refresh: bool) -> Path:
     try:
         if not refresh and list((kept := snapshot(offline=True)).glob("*.safetensors")):
             return kept
-    except (OSError, ValueError):
+    except Exception:
         log.debug("%s is not in the hub's cache yet", model.source)
     try:
         return snapshot(offline=False)
-    except (OSError, ValueError) as error:  # all of the hub's and of the network's errors are OSErrors
+    except Exception as error:  # the hub, the network and the cache have errors of their own
         raise UserError(
             f"model {model.name}: {model.source} is neither a folder nor can it be had from the hub "
             f"({cause(error)}); give a local folder as `source`, or run once with a network"
@@ -169,7 +166,7 @@ def _pretrained(model: ModelSettings, labels: tuple[str, ...], folder: Path) -> 
     """Load weights and tokenizer from a folder; refuse gaps in the body."""
     _weights(model, folder)
     try:
-        config = _override(AutoConfig.from_pretrained(folder, local_files_only=True), model)
+        config = _override(AutoConfig.from_pretrained(folder, **ONLY_FILES), model)
         _set_classes(config, labels)
         network, info = AutoModelForSequenceClassification.from_pretrained(
             folder,
@@ -178,9 +175,9 @@ def _pretrained(model: ModelSettings, labels: tuple[str, ...], folder: Path) -> 
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
-            local_files_only=True,
+            **ONLY_FILES,
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **ONLY_FILES)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"model {model.name}: {folder} can't be loaded: {cause(error)}") from error
     _check_loaded(model, folder, info)
@@ -204,7 +201,7 @@ def _random(model: ModelSettings, data: Texts) -> tuple[Any, Any]:
     """Initialise a model from its configuration and train a tokenizer for it."""
     config = _random_config(model)
     _set_classes(config, data.labels)
-    tokenizer = train_tokenizer(data.texts(), config.vocab_size, token_types=hasattr(config, "type_vocab_size"))
+    tokenizer = train_tokenizer(data.texts(), config.vocab_size, token_types=getattr(config, "type_vocab_size", 0) > 1)
     config.vocab_size = len(tokenizer)
     for name, value in (
         ("pad", tokenizer.pad_token_id),
@@ -253,8 +250,9 @@ def _override(config: Any, model: ModelSettings) -> Any:
                 f"model {model.name}: layers is {model.layers}, but there are only {config.num_hidden_layers}"
             )
         config.num_hidden_layers = model.layers
-        if hasattr(config, "num_decoder_layers"):
-            config.num_decoder_layers = min(model.layers, config.num_decoder_layers)
+        for name in ("num_decoder_layers", "decoder_layers"):  # T5's, BART's
+            if hasattr(config, name):
+                setattr(config, name, min(model.layers, getattr(config, name)))
     return config
 
 

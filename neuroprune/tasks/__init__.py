@@ -89,12 +89,14 @@ def majority(labels: Sequence[int], metric: str = "accuracy") -> float:
 
     Args:
         labels: Classes of the judged rows.
-        metric: Name of a metric in `neuroprune.tasks.metrics.METRICS`.
+        metric: `accuracy`, `f1` or `matthews_correlation`.
 
     Returns:
-        The metric's value; for accuracy the share of the most frequent class.
+        The metric's value: for accuracy the share of the most frequent class, for Matthews correlation 0.
     """
-    return import_module("neuroprune.tasks.metrics").majority(labels, metric)
+    from neuroprune.tasks import classification
+
+    return classification.majority(labels, metric)
 
 
 def _part(task: TaskSettings, name: str) -> Callable[..., Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from datasets import ClassLabel, Dataset, Value
 from neuroprune.errors import UserError
 from neuroprune.resources import RESOURCES
 from neuroprune.settings import TaskSettings
-from neuroprune.tasks import metrics, sources
+from neuroprune.tasks import sources
 from neuroprune.tasks.quiet import no_progress_bars
 from neuroprune.tasks.text import rows_sha256
 
@@ -48,7 +48,7 @@ class TaskData:
     @cached_property
     def majority(self) -> float:
         """What the task's metric gives for always answering the most frequent class."""
-        return metrics.majority(self.eval[self.task.label][:], self.task.metric)
+        return majority(self.eval[self.task.label][:], self.task.metric)
 
     def texts(self) -> Iterator[str]:
         """Yield every text of the training rows."""
@@ -82,6 +82,8 @@ def encode(dataset: Dataset, tokenizer: Any, task: TaskSettings) -> Dataset:
 def compute_metrics(task: TaskSettings) -> Callable[[Any], dict[str, float]]:
     """Return the Trainer's judge; see `neuroprune.tasks.compute_metrics`."""
 
+    from neuroprune.tasks import metrics  # evaluate takes seconds to import, and preparing data needs no judge
+
     def compute(prediction: Any) -> dict[str, float]:
         logits = prediction.predictions
         logits = logits[0] if isinstance(logits, tuple) else logits  # encoder-decoders add their hidden states
@@ -89,6 +91,14 @@ def compute_metrics(task: TaskSettings) -> Callable[[Any], dict[str, float]]:
         return metrics.judge(names, np.argmax(logits, axis=-1), np.asarray(prediction.label_ids))
 
     return compute
+
+
+def majority(labels: Sequence[int], metric: str) -> float:
+    """Return the metric of a constant answer, in closed form; see `neuroprune.tasks.majority`."""
+    counts = np.bincount(labels)
+    share = float(counts.max() / counts.sum())
+    f1 = 2 * share / (1 + share) if counts.argmax() == 1 else 0.0  # precision is the share, recall 1
+    return {"accuracy": share, "f1": f1, "matthews_correlation": 0.0}[metric]
 
 
 def _rows(dataset: Dataset) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import evaluate
-import numpy as np
 from datasets import Features, Value
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
@@ -74,9 +73,3 @@ def judge(names: Sequence[str], predictions: Any, references: Any) -> dict[str, 
     for name in names:
         values |= METRICS[name]().compute(predictions=predictions, references=references) or {}
     return values
-
-
-def majority(labels: Sequence[int], metric: str = "accuracy") -> float:
-    """Return a metric's value for always answering the most frequent class; see `neuroprune.tasks.majority`."""
-    references = np.asarray(labels)
-    return judge([metric], np.full_like(references, np.bincount(references).argmax()), references)[metric]

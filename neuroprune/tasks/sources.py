@@ -59,7 +59,7 @@ def _from_hub(task: TaskSettings, data_root: Path) -> Path:
     """Return the hub's cached copy of a dataset, downloaded if need be; only data files, never a script."""
     from huggingface_hub import snapshot_download
 
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", task.source):
+    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", task.source):
         raise UserError(f"task {task.name}: {task.source!r} is neither a folder (looked in {data_root}) nor a hub id")
     try:
         path = snapshot_download(
@@ -69,7 +69,7 @@ def _from_hub(task: TaskSettings, data_root: Path) -> Path:
             allow_patterns=["README.md", f"*{task.config}*"] if task.config else None,
             ignore_patterns=["*.py"],
         )
-    except (OSError, ValueError) as error:  # all of the hub's and of the network's errors are OSErrors
+    except Exception as error:  # the hub, the network and the cache have errors of their own
         raise UserError(
             f"task {task.name}: dataset {task.source} is not at {data_root / task.source} and can't be had from the "
             f"hub ({cause(error)}); put a copy in the hub's layout there, or run once with a network"
