@@ -9,7 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neuroprune import heads, penalties, topology
+    import neuroprune.heads as heads
+    import neuroprune.penalties as penalties
+    import neuroprune.topology as topology
     from neuroprune.blocks import find_blocks
     from neuroprune.checkpoints import from_pretrained, save_pretrained
     from neuroprune.methods import L1, Dense, NeuroPrune, Run
