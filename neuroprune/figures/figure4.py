@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from neuroprune.figures.style import GREY, INK, PAGE_WIDTH, colours, method_line, say_empty
+from neuroprune.figures.style import GREY, INK, PAGE_WIDTH, colours, method_line, nothing_to_show, say_empty
 from neuroprune.tables.runs import LABELS, read_runs
 from neuroprune.tables.summary import batch_sizes, summarize
 

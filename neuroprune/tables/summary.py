@@ -58,9 +58,9 @@ def _average(group: pd.DataFrame, measured: list[str]) -> dict[str, Any]:
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:
-    """Sort by model, task, method (dense first) and form as they first appear, then by point."""
-    methods = ["dense", *(name for name in table["method"].unique() if name != "dense")]
-    orders = {"method": methods} | {name: list(table[name].unique()) for name in ("model", "task", "form")}
+    """Sort by model, task, form and method as they first appear, dense (which has no form) first, then by point."""
+    orders = {name: list(table[name].unique()) for name in ("model", "task", "method")}
+    orders["form"] = ["", *(form for form in table["form"].unique() if form)]
     ranks = {name: {value: rank for rank, value in enumerate(order)} for name, order in orders.items()}
     keys = table.assign(**{name: table[name].map(rank) for name, rank in ranks.items()})
     order = keys.sort_values(["model", "task", "form", "method", "point", "sparsity"], kind="stable").index

@@ -1,0 +1,266 @@
+"""Tables: runs become rows, seeds become means, and nothing that is missing or odd is hidden."""
+
+import json
+import math
+
+import pandas as pd
+import pytest
+import results
+
+from neuroprune import tables
+from neuroprune.errors import UserError
+from neuroprune.tables import formats
+from neuroprune.tables.runs import collect, method_label, neuroprune_runs, read_runs
+from neuroprune.tables.summary import summarize
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results") / "demo"
+    results.write_study(folder, with_arrays=False)
+    assert collect(folder) == []
+    return folder
+
+
+@pytest.fixture
+def empty(tmp_path):
+    return tmp_path / "odd"
+
+
+def write(folder, *runs):
+    """Write runs given as (settings, changes) and their plan; return what collect says."""
+    for settings, changes in runs:
+        results.write_run(folder, settings, with_arrays=False, **changes)
+    results.write_plan(folder, [settings for settings, _ in runs])
+    return collect(folder)
+
+
+def row(table, **wanted):
+    chosen = table
+    for name, value in wanted.items():
+        chosen = chosen[chosen[name] == value]
+    assert len(chosen) == 1
+    return chosen.iloc[0]
+
+
+# ---- runs.csv
+
+
+def test_a_run_is_one_row_of_what_its_record_says(study):
+    runs = read_runs(study)
+    assert len(runs) == 2 * (3 + 2 * 3 * 3 + 2)
+    found = row(runs, run="minilm-movie_snippets-neuroprune-80-s2")
+    wanted = {
+        "study": "demo", "group": "minilm-movie_snippets-neuroprune-80", "variant": "", "status": "done",
+        "dirty": False, "model": "minilm", "model_random": False, "task": "movie_snippets",
+        "method": "neuroprune", "form": "target", "point": 0.8, "mode": "", "seed": 2, "metric": "accuracy",
+        "majority": 0.52, "sparsity": 0.8, "neurons_gone": 0.8, "heads_gone": 0.75, "heads_left": 3,
+        "parameters": 36_000, "dense_parameters": 100_000, "train_seconds": 36.0,
+        "train_seconds_without_eval": 34.0, "seconds_per_step": 0.5, "epochs": 3.0, "steps": 100,
+        "dense_inference_ms_b1": 8.0, "dense_inference_ms_b32": 4.0, "device": "cpu", "cpu": "Test CPU",
+    }  # fmt: skip
+    assert {name: found[name] for name in wanted} == wanted
+    measured = {"value": 0.86 - 0.05 * 0.64 + 0.01, "inference_ms_b1": 3.2, "inference_ms_b32": 1.6, "speedup_b32": 2.5}
+    assert {name: found[name] for name in measured} == pytest.approx(measured)
+    assert found[["alpha", "beta", "theta", "strength"]].isna().all()
+
+
+def test_the_penalty_form_has_strengths_and_no_point(study):
+    found = row(read_runs(study), task="verse_pairs", alpha=1e-3)
+    assert (found["form"], found["beta"], found["theta"], found["mode"]) == ("penalty", 1e-3, 0.25, "decoupled")
+    assert math.isnan(found["point"])
+
+
+def test_rows_follow_the_plan_and_what_it_does_not_name_is_left_out(empty):
+    first, second, other = (results.settings(seed=seed) for seed in (5, 3, 7))
+    results.write_run(empty, other, with_arrays=False)
+    notes = write(empty, (first, {}), (second, {}))
+    assert list(read_runs(empty)["seed"]) == [5, 3]
+    assert notes == [f"1 runs are not in the plan and left out: {other.run}."]
+
+
+def test_without_a_plan_all_records_are_read(empty):
+    write(empty, (results.settings(seed=1), {}), (results.settings(seed=0), {}))
+    (empty / "plan.json").unlink()
+    assert collect(empty) == []
+    assert list(read_runs(empty)["seed"]) == [0, 1]
+
+
+def test_what_a_reader_must_know_is_said(empty):
+    runs = [results.settings(seed=seed) for seed in range(6)]
+    missing, stopped, diverged, untimed, damaged, dirty = runs
+    write(
+        empty,
+        (missing, {}),
+        (stopped, {"status": "stopped", "with_timing": False}),
+        (diverged, {"status": "diverged", "with_timing": False}),
+        (untimed, {"with_timing": False}),
+        (damaged, {}),
+        (dirty, {"dirty": True}),
+    )
+    (empty / "runs" / missing.run / "run.json").unlink()
+    (empty / "runs" / damaged.run / "run.json").write_text("{")
+    notes = collect(empty)
+    assert notes[:5] == [
+        f"2 of 6 runs without a readable record: {missing.run}, {damaged.run}.",
+        f"1 of 6 runs stopped before the end: {stopped.run}.",
+        f"1 of 6 runs diverged, without a metric: {diverged.run}.",
+        f"1 of 6 runs not timed: {untimed.run}.",
+        f"1 of 6 runs made by code with uncommitted changes: {dirty.run}.",
+    ]
+    assert f"{damaged.run}/run.json: not a JSON file" in notes[5]
+    assert list(read_runs(empty)["run"]) == [stopped.run, diverged.run, untimed.run, dirty.run]
+    assert json.loads((empty / "provenance.json").read_text())["notes"] == notes
+
+
+def test_a_record_of_other_settings_than_the_plan_is_said(empty):
+    run = results.settings()
+    results.write_run(empty, run, with_arrays=False)
+    results.write_plan(empty, [run.model_copy(update={"training": run.training.model_copy(update={"epochs": 9.0})})])
+    assert collect(empty) == [f"1 of 1 runs made with other settings than the plan's: {run.run}."]
+
+
+@pytest.mark.parametrize(
+    ("end", "variant"),
+    [("-80", ""), ("-80-events_1", "events_1"), ("-a1e-7-b0.1-merge_none-eps_0.1", "merge_none-eps_0.1")],
+)
+def test_unusual_options_are_read_from_the_name(empty, end, variant):
+    run = results.settings(method={"name": "neuroprune", "sparsity": 0.8}, label="neuroprune" + end)
+    write(empty, (run, {}))
+    assert read_runs(empty)["variant"].item() == variant
+
+
+def test_random_weights_are_marked(empty):
+    write(empty, (results.settings(source="random:bert"), {}))
+    assert read_runs(empty)["model_random"].item()
+    files = tables.write("summary", empty)
+    assert "minilm† on movie_snippets" in files[1].read_text()
+    assert "† Weights were initialised at random" in files[3].read_text()
+
+
+def test_no_record_is_an_error(empty):
+    with pytest.raises(UserError, match="no run has a record; run the study first"):
+        collect(empty)
+
+
+@pytest.mark.parametrize("content", [None, "", "a,b\n1,2\n"])
+def test_a_missing_or_foreign_table_is_an_error(tmp_path, content):
+    if content is not None:
+        (tmp_path / "runs.csv").write_text(content)
+    with pytest.raises(UserError, match="neuroprune collect --study"):
+        read_runs(tmp_path)
+
+
+# ---- summary
+
+
+def test_seeds_become_mean_and_spread(study):
+    table = summarize(read_runs(study))
+    assert len(table) == 2 * (1 + 2 * 3 + 2)
+    found = row(table, group="minilm-verse_pairs-l1-90")
+    wanted = {
+        "runs": 3, "diverged": 0, "value": 0.82 - 0.12 * 0.81, "value_sd": 0.01, "sparsity": 0.9, "sparsity_sd": 0.0,
+        "percent_of_dense": 100 * (0.82 - 0.12 * 0.81) / 0.82, "majority": 0.5, "heads_left": 12, "parameters": 100_000,
+        "train_seconds": 36.0, "train_seconds_sd": 1.0, "train_seconds_without_eval": 34.0, "inference_ms_b32": 6.0,
+        "inference_ms_b32_q1": 5.7, "speedup_b1": 1.0,
+    }  # fmt: skip
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted)
+    assert row(table, group="minilm-verse_pairs-dense")["percent_of_dense"] == 100
+    assert math.isnan(row(table, group="minilm-verse_pairs-neuroprune-a0.001")["value_sd"])
+
+
+def test_dense_comes_first_then_points_ascend_whatever_the_plan(empty):
+    l1 = [results.settings(method={"name": "l1", "sparsity": s}) for s in (0.9, 0.5)]
+    write(empty, *((run, {}) for run in [*l1, results.settings()]))
+    assert list(summarize(read_runs(empty))["sparsity"]) == [0.0, 0.5, 0.9]
+
+
+def test_diverged_runs_are_counted_and_not_averaged(empty):
+    seeds = [results.settings(method={"name": "l1", "sparsity": 0.9}, seed=seed) for seed in range(3)]
+    write(empty, (seeds[0], {"status": "diverged"}), (seeds[1], {"value": 0.5}), (seeds[2], {"value": 0.7}))
+    found = summarize(read_runs(empty)).iloc[0]
+    assert (found["runs"], found["diverged"], found["value"]) == (2, 1, pytest.approx(0.6))
+    text = tables.write("summary", empty)[1].read_text()
+    assert "60.0 ± 14.1 | 2 (−1‡)" in " ".join(text.split())
+
+
+def test_a_group_without_any_finished_run_stays_in_the_table(empty):
+    write(empty, (results.settings(), {"status": "diverged", "with_timing": False}))
+    text = tables.write("summary", empty)[1].read_text()
+    assert "| – | 0 (−1‡) |" in " ".join(text.split())
+
+
+def test_the_csv_holds_the_unrounded_means(study):
+    csv = tables.write("summary", study)[0]
+    assert csv == study / "tables" / "summary.csv"
+    pd.testing.assert_frame_equal(
+        pd.read_csv(csv, keep_default_na=True)[["runs", "value", "sparsity"]],
+        summarize(read_runs(study))[["runs", "value", "sparsity"]],
+    )
+
+
+def test_the_markdown_reads_as_meant(study):
+    lines = tables.write("summary", study)[1].read_text().splitlines()
+    assert "## minilm on movie_snippets (accuracy in %; always the most frequent class: 52.0)" in lines
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| NeuroPrune ")
+    ]
+    assert cells[1] == [
+        "NeuroPrune", "80 %", "80.0", "82.8 ± 1.0", "3", "96.3", "3", "0.04",
+        "3.20 (×2.50)", "1.60 (×2.50)", "33 (35)", "0.500",
+    ]  # fmt: skip
+
+
+def test_the_html_page_needs_nothing_else(study):
+    page = tables.write("summary", study)[3].read_text()
+    assert page.startswith("<!doctype html>")
+    assert not [part for part in ("<script", "http://", "https://", "url(") if part in page]
+
+
+def test_cells_are_escaped():
+    rows = pd.DataFrame({"a_b": ["<x> & 50 %_#"]})
+    table = formats.Table("t", rows, {"h": rows})
+    assert "&lt;x&gt; &amp; 50 %_#" in formats.to_html(table)
+    assert r"<x> \& 50 \%\_\# \\" in formats.to_latex(table)
+    assert r"a\_b \\" in formats.to_latex(table)
+
+
+def test_the_origins_name_code_and_machine(study):
+    text = tables.write("provenance", study)[1].read_text()
+    for part in ("46 done", "0123456789abcdef", "Test CPU", "2.13.0"):
+        assert part in text
+
+
+def test_origins_need_collected_records(empty):
+    with pytest.raises(UserError, match="neuroprune collect"):
+        tables.write("provenance", empty)
+
+
+def test_unknown_tables_are_refused_with_the_nearest_name(study):
+    with pytest.raises(UserError, match=r"table 'sumary': unknown \(did you mean 'summary'\?\); there are summary"):
+        tables.write("sumary", study)
+
+
+def test_files_are_the_same_each_time(study):
+    first = [path.read_bytes() for path in tables.write("summary", study)]
+    assert [path.read_bytes() for path in tables.write("summary", study)] == first
+    assert {path.name for path in (study / "tables").iterdir()} >= {
+        "summary.csv",
+        "summary.md",
+        "summary.tex",
+        "summary.html",
+    }
+    assert not list(study.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("method", "form", "label"), [("neuroprune", "penalty", "NeuroPrune (penalty)"), ("new", "", "new")]
+)
+def test_methods_are_written_as_in_the_paper(method, form, label):
+    assert method_label(method, form) == label
+
+
+def test_the_papers_form_is_preferred(study):
+    runs = read_runs(study)
+    assert set(neuroprune_runs(runs)["form"]) == {"penalty"}
+    assert set(neuroprune_runs(runs[runs["form"] != "penalty"])["form"]) == {"target"}
