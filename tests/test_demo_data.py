@@ -191,7 +191,7 @@ def test_rows_that_are_not_the_expected_ones_are_not_written(small, tmp_path):
 def test_a_package_that_cannot_be_had_leaves_no_data(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    with pytest.raises(UserError, match="package vaderSentiment==3.3.2 could not be downloaded"):
+    with pytest.raises(UserError, match=r"package vaderSentiment==3\.3\.2 could not be downloaded"):
         demo_data.prepare("movie_snippets", tmp_path)
     assert not [path for path in (tmp_path / "data/neuroprune/demo").iterdir() if path.is_dir()]
 
