@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from transformers import DataCollatorWithPadding
 
 from neuroprune import checkpoints, models, tasks
 from neuroprune.environment import Environment, environment, settings_hash
@@ -89,7 +90,8 @@ def batch_rows(rows: Any, tokenizer: Any, size: int, device: torch.device) -> li
     features = [{name: row[name] for name in names} for row in rows]
     features.sort(key=lambda row: len(row["input_ids"]))
     chunks = (features[start : start + size] for start in range(0, len(features), size))
-    return [{k: v.to(device) for k, v in tokenizer.pad(chunk, return_tensors="pt").items()} for chunk in chunks]
+    collate = DataCollatorWithPadding(tokenizer)
+    return [{name: tensor.to(device) for name, tensor in collate(chunk).items()} for chunk in chunks]
 
 
 def time_batch_size(
