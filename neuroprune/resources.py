@@ -149,11 +149,11 @@ def _download(package: Package, folder: Path) -> None:
     done = subprocess.run([*command, "--requirement", str(requirements)], capture_output=True, text=True, check=False)
     requirements.unlink()
     if done.returncode != 0 or not _one_file(folder):
-        raise UserError(_why(package, done.stderr))
+        raise UserError(_why(package, done.stderr, folder.parent / package.slug))
 
 
-def _why(package: Package, stderr: str) -> str:
-    """Turn pip's messages into one sentence."""
+def _why(package: Package, stderr: str, place: Path) -> str:
+    """Turn pip's messages into one sentence; `place` is where the file is looked for."""
     if "No module named pip" in stderr:
         return f"package {package.requirement} is fetched with pip, which is missing here: run `python -m ensurepip`"
     if "DO NOT MATCH THE HASHES" in stderr:
@@ -162,7 +162,7 @@ def _why(package: Package, stderr: str) -> str:
     reason = errors[-1] if errors else (stderr.strip().splitlines() or ["no reason given"])[-1]
     return (
         f"package {package.requirement} could not be downloaded ({reason}): check the network, or pip's index, or put "
-        f"the file into resources/packages/{package.slug}/ yourself"
+        f"the file into {place} yourself"
     )
 
 
