@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import math
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -78,7 +77,7 @@ def _run(settings: RunSettings, folder: Path, data_root: Path) -> dict[str, Any]
     }
 
 
-class Diverged(Exception):
+class DivergedError(Exception):
     """The loss is no longer finite."""
 
 
@@ -93,7 +92,7 @@ class _Watch(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         if not math.isfinite(logs.get("loss", 0.0)):
-            raise Diverged
+            raise DivergedError
 
 
 def _fit(trainer: Trainer) -> dict[str, Any]:
@@ -106,7 +105,7 @@ def _fit(trainer: Trainer) -> dict[str, Any]:
         trainer.train()
         judged = trainer.evaluate()
         metrics = {key.removeprefix("eval_"): value for key, value in judged.items() if _is_metric(key)}
-    except Diverged:
+    except DivergedError:
         status = "diverged"
     seconds, steps = time.perf_counter() - started, trainer.state.global_step
     return {
@@ -174,11 +173,13 @@ def _bf16(precision: str) -> bool:
 
 
 class _LengthGroupedTrainer(Trainer):
-    """Batches of similar length, in random order, so that little is padded and no stretch of steps has only long rows."""
+    """Batches of similar length, in random order: little is padded, and no stretch of steps has only long rows."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        return _ShuffledLengthGroups([len(ids) for ids in rows["input_ids"]], self.args.train_batch_size, self.args.seed)
+        return _ShuffledLengthGroups(
+            [len(ids) for ids in rows["input_ids"]], self.args.train_batch_size, self.args.seed
+        )
 
 
 class _ShuffledLengthGroups(Sampler[int]):
@@ -213,7 +214,7 @@ def _save_arrays(model: torch.nn.Module, folder: Path, eps: float) -> dict[str, 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     temporary = path.with_suffix(".tmp")
     save_file(arrays, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 @contextmanager
@@ -224,7 +225,7 @@ def _whole(folder: Path) -> Iterator[Path]:
     temporary.mkdir()
     yield temporary
     shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    temporary.replace(folder)
 
 
 @contextmanager
