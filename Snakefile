@@ -7,11 +7,16 @@
 include: "workflow/rules/study.smk"
 
 
+report: "workflow/report/workflow.rst"
+
+
 # The first rule is what `snakemake` without a target makes.
 rule all:
     input:
         FIGURE_FILES,
         TABLE_FILES,
+    message:
+        "The study is complete"
 
 
 if not PLAN.study.from_results:

@@ -13,6 +13,8 @@ rule collect:
         "../../environment.yml"
     params:
         study=subpath(output.table, parent=True),
+    message:
+        "Gather all records"
     shell:
         "neuroprune collect --study {params.study:q} --output {output.table:q} > {log:q} 2>&1"
 
@@ -39,6 +41,8 @@ for figure in FIGURES:
         params:
             name=figure,
             study=subpath(input.runs, parent=True),
+        message:
+            "Draw {params.name}"
         shell:
             "neuroprune figure {params.name:q} --study {params.study:q} > {log:q} 2>&1"
 
@@ -65,12 +69,15 @@ for table in TABLES:
         params:
             name=table,
             study=subpath(input.runs, parent=True),
+        message:
+            "Write the table {params.name}"
         shell:
             "neuroprune table {params.name:q} --study {params.study:q} > {log:q} 2>&1"
 
 
 onsuccess:
-    print(
-        f"Tables: {FOLDER}/tables   Figures: {FOLDER}/figures   All runs: {FOLDER}/runs.csv"
-    )
-    print(f"The report: snakemake --report {FOLDER}/report.html")
+    if Path(FOLDER, "runs.csv").exists():
+        print(
+            f"All runs: {FOLDER}/runs.csv   Figures: {FOLDER}/figures   Tables: {FOLDER}/tables"
+        )
+        print(f"One page with all of it: snakemake --report {FOLDER}/report.html")

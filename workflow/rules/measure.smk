@@ -12,12 +12,14 @@ rule measure:
         "<study>/runs/{run}/measure.log",
     conda:
         "../../environment.yml"
-    threads: workflow.cores
+    threads: lambda wildcards: workflow.cores
     resources:
         gpu=GPU,
     params:
-        settings=canonical(PLAN.study.timing, exclude={"seeds"}),
+        settings=lambda wildcards: canonical(PLAN.study.timing, exclude={"seeds"}),
         data_root=DATA_ROOT,
+    message:
+        "Time {wildcards.run}"
     shell:
         "neuroprune measure --settings {params.settings:q} --data-root {params.data_root:q} --run {input.record:q}"
         " --output {output:q} > {log:q} 2>&1"

@@ -14,7 +14,11 @@ rule plan:
     conda:
         "../../environment.yml"
     params:
-        study=canonical(PLAN.study, exclude_unset=True),
+        study=lambda wildcards: canonical(
+            PLAN.study, exclude_unset=True, exclude={"keep_models", "from_results"}
+        ),
+    message:
+        "Write the plan"
     shell:
         "neuroprune plan --settings {params.study:q} --output {output:q} > {log:q} 2>&1"
 
@@ -31,6 +35,8 @@ rule prepare_data:
             PLAN.study.tasks[wildcards.task], exclude={"training"}
         ),
         data_root=DATA_ROOT,
+    message:
+        "Prepare the data of {wildcards.task}"
     shell:
         "neuroprune prepare-data --settings {params.settings:q} --data-root {params.data_root:q} --output {output:q}"
         " > {log:q} 2>&1"
@@ -47,5 +53,7 @@ rule prepare_model:
         settings=lambda wildcards: canonical(
             PLAN.study.models[wildcards.model], exclude={"training"}
         ),
+    message:
+        "Prepare the model {wildcards.model}"
     shell:
         "neuroprune prepare-model --settings {params.settings:q} --output {output:q} > {log:q} 2>&1"

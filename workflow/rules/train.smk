@@ -22,6 +22,8 @@ rule train:
     params:
         settings=lambda wildcards: canonical(PLAN.runs[wildcards.run]),
         data_root=DATA_ROOT,
+    message:
+        "Train {wildcards.run}"
     shell:
         "neuroprune train --settings {params.settings:q} --data-root {params.data_root:q} --output {output.record:q}"
         " > {log:q} 2>&1"

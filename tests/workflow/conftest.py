@@ -1,0 +1,49 @@
+"""Run the project's workflow in a folder of its own, as a user would."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Finished:
+    """What a call of Snakemake left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def jobs(self):
+        """Number of jobs by rule, from the table that Snakemake prints first."""
+        table = re.search(r"^job +count\n-+ +-+\n(.*?)\ntotal", self.out + self.err, flags=re.DOTALL | re.MULTILINE)
+        return {line.split()[0]: int(line.split()[1]) for line in table[1].splitlines()} if table else {}
+
+    @property
+    def complaints(self):
+        """What stands on the standard error, without the line that names the profile."""
+        return [line for line in self.err.splitlines() if not line.startswith("Using workflow specific profile")]
+
+
+def call_snakemake(folder, *words):
+    """Run the workflow in a folder, with the programs of this Python's environment and without a network."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = ["snakemake", "--snakefile", str(ROOT / "Snakefile"), *map(str, words)]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def snakemake():
+    """The function that runs the workflow: ``snakemake(folder, *words)``."""
+    return call_snakemake

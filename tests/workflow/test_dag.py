@@ -1,0 +1,133 @@
+"""The graph of jobs: what would be run, without running it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from neuroprune.config import make_plan, read_study
+from neuroprune.figures import FIGURES
+from neuroprune.tables import TABLES
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "config" / "config.yaml"
+MINI = Path(__file__).with_name("mini.yaml")
+
+
+def study_file(folder, **changes):
+    """The mini study with top-level keys replaced, as a file in the folder."""
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(MINI.read_text()) | changes))
+    return path
+
+
+def test_the_demo_makes_every_run_every_figure_and_every_table(snakemake, tmp_path):
+    plan = make_plan(read_study([DEMO]), "demo", ROOT / "config")
+    (tmp_path / "config").symlink_to(DEMO.parent)
+    done = snakemake(tmp_path, "--dry-run")  # no --configfile: the demo is the default
+    assert done.code == 0, done.err
+    once = ["plan", "collect", "all", *FIGURES, *TABLES]
+    assert done.jobs == {
+        "prepare_data": len(plan.study.tasks),
+        "prepare_model": len(plan.study.models),
+        "train": len(plan.runs),
+        "measure": len(plan.timed),
+        **dict.fromkeys(once, 1),
+    }
+    assert "profiles/default" in done.err  # else a plain `snakemake` would not know how to go on after a kill
+
+
+def test_a_figure_is_a_target_by_its_name(snakemake, tmp_path):
+    done = snakemake(tmp_path, "figure4", "--dry-run", "--configfile", MINI)
+    assert done.jobs == {
+        "plan": 1,
+        "prepare_data": 1,
+        "prepare_model": 1,
+        "train": 3,
+        "measure": 3,
+        "collect": 1,
+        "figure4": 1,
+    }
+
+
+def test_a_study_asks_for_the_figures_and_times_that_it_wants(snakemake, tmp_path):
+    study = study_file(tmp_path, artefacts=["summary"], seeds=[0, 1], timing={"seeds": 1})
+    jobs = snakemake(tmp_path, "--dry-run", "--configfile", study).jobs
+    assert jobs.keys() & {*FIGURES, *TABLES} == {"summary"}
+    assert (jobs["train"], jobs["measure"]) == (6, 3)
+
+
+def test_the_demo_does_not_shine_through_a_study_that_is_named(snakemake, tmp_path):
+    (tmp_path / "config").symlink_to(DEMO.parent)
+    study = study_file(tmp_path, training={"batch_size": 16})
+    done = snakemake(tmp_path, "--dry-run", "--printshellcmds", "--configfile", study)
+    commands = [line for line in done.out.splitlines() if "neuroprune train" in line]
+    assert len(commands) == 3
+    for command in commands:
+        assert '"epochs": 3.0' in command and '"batch_size": 16' in command and '"seed": 0' in command
+
+
+def test_values_of_the_command_line_lie_over_the_file(snakemake, tmp_path):
+    jobs = snakemake(
+        tmp_path, "--dry-run", "--configfile", MINI, "--config", "seeds=[3, 4]", "artefacts=[summary]"
+    ).jobs
+    assert jobs["train"] == 6 and "figure4" not in jobs
+
+
+def test_settings_reach_the_command_byte_for_byte(snakemake, tmp_path):
+    odd = """it's "€" $(touch oops) `x` {y} ; \\n"""
+    study = yaml.safe_load(MINI.read_text())
+    study["models"]["tiny"]["config"]["note"] = odd
+    (tmp_path / "odd.yaml").write_text(yaml.safe_dump(study, allow_unicode=True))
+    done = snakemake(tmp_path, "results/mini/plan.json", "--cores", "1", "--configfile", tmp_path / "odd.yaml")
+    assert done.code == 0, done.err
+    plan = json.loads((tmp_path / "results" / "mini" / "plan.json").read_text())
+    assert {run["model"]["config"]["note"] for run in plan["runs"].values()} == {odd}
+    assert not (tmp_path / "oops").exists()
+
+
+def test_from_results_there_are_only_figures_and_tables(snakemake, tmp_path):
+    record = tmp_path / "published" / "mini" / "runs" / "a" / "run.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    words = ["--dry-run", "--forceall", "--configfile", MINI, "--config", "from_results=True", "results=published"]
+    done = snakemake(tmp_path, *words)
+    assert done.jobs == dict.fromkeys(["collect", "all", *FIGURES, *TABLES], 1)
+
+
+def test_every_mistake_is_told_before_anything_is_written(snakemake, tmp_path):
+    study = study_file(tmp_path, sedes=[1], seeds=["x"], keep_models="perhaps")
+    done = snakemake(tmp_path, "--cores", "1", "--configfile", study)
+    assert done.code == 1 and done.out == ""
+    assert [line.split(": ")[:2] for line in done.complaints] == [
+        ["study.yaml", "seeds[0]"],
+        ["study.yaml", "keep_models"],
+        ["study.yaml", "sedes"],
+    ]
+    assert {path.name for path in tmp_path.iterdir()} - {".snakemake"} == {"study.yaml"}  # its own log is Snakemake's
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("study: demo\nseeds: [1\n", "config/config.yaml: line 3, column 1: this is not YAML as it should be: "),
+        (
+            "study: demo\nstudy: demo\n",
+            "config/config.yaml: line 2, column 1: this is not YAML as it should be: the key ",
+        ),
+        ("", "config/config.yaml: the file is empty; "),
+    ],
+)
+def test_a_default_study_that_is_no_study_is_refused(snakemake, tmp_path, text, sentence):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "config.yaml").write_text(text)
+    done = snakemake(tmp_path, "--cores", "1")
+    assert done.code == 1
+    assert len(done.complaints) == 1 and done.complaints[0].startswith(sentence)
+    assert {path.name for path in tmp_path.iterdir()} - {".snakemake"} == {"config"}  # its own log is Snakemake's
+
+
+def test_the_workflow_is_free_of_lint(snakemake, tmp_path):
+    done = snakemake(tmp_path, "--lint", "--configfile", MINI)
+    assert done.code == 0, done.out + done.err
