@@ -80,6 +80,7 @@ def to_html(table: Table) -> str:
 
 FORMATS: dict[str, Callable[[Table], str]] = {"csv": to_csv, "md": to_markdown, "tex": to_latex, "html": to_html}
 
+NBSP = "\u00a0"  # keeps a symbol and its value on one line
 LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -88,6 +89,7 @@ LATEX = {
     "±": r"$\pm$",
     "−": "$-$",
     "λ": r"$\lambda$",
+    NBSP: "~",
     "×": r"$\times$",
     "†": r"$\dagger$",
     "‡": r"$\ddagger$",
@@ -124,12 +126,13 @@ body { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff; 
 h1 { font-size: 1.25rem; } h2 { font-size: 1.05rem; margin: 1.6rem 0 .5rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .82rem; }
-th, td { padding: .26rem .55rem; text-align: left; white-space: nowrap; vertical-align: top; }
+th, td { padding: .26rem .45rem; text-align: left; white-space: nowrap; vertical-align: top; }
 thead th { border-top: 2px solid #333; border-bottom: 1px solid #333; vertical-align: bottom; white-space: normal; }
 tbody tr:last-child td { border-bottom: 2px solid #333; }
 tbody tr:nth-child(even) { background: #f6f6f4; } tbody tr:hover { background: #e8f1f8; }
 tbody tr.first td { border-top: 1px solid #999; }
 .right { text-align: right; }
+td.left { white-space: normal; max-width: 9rem; }
 .notes { color: #444; font-size: .87rem; max-width: 60rem; padding-left: 1.2rem; }
 </style>
 </head>

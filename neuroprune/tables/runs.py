@@ -201,7 +201,7 @@ def _variant(run: RunRecord) -> str:
     """Return the options in a run's name that tell it from the first run of its kind: ``events_1``, or nothing."""
     settings = run.settings
     kind = f"{settings.model.name}-{settings.task.name}-{settings.method.name}"
-    options = re.search(r"-([a-z][a-z_.].*)-s\d+$", run.run.removeprefix(kind))
+    options = re.search(r"-([a-z]{2}.*)-s\d+$", run.run.removeprefix(kind))
     return options.group(1) if options else ""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from neuroprune.errors import UserError
-from neuroprune.tables.formats import Table
+from neuroprune.tables.formats import NBSP, Table
 from neuroprune.tables.runs import STRENGTHS, method_label, read_runs
 
 IDENTITY = ["group", "variant", "model", "model_random", "task", "method", "form", "point", *STRENGTHS, "metric"]
@@ -121,7 +121,7 @@ def _cells(row: Row, sizes: list[int]) -> dict[str, str]:
     for size in sizes:
         time, speedup = number(row[f"inference_ms_b{size}"], 2), number(row[f"speedup_b{size}"], 2)
         cells[f"Inference (ms), batch {size}"] = f"{time} (×{speedup})" if time else ""
-    training, with_it = number(row["train_seconds_without_eval"], 0), number(row["train_seconds"], 0)
+    training, with_it = (_seconds(row[name]) for name in ("train_seconds_without_eval", "train_seconds"))
     return cells | {
         "Training (s)": f"{training} ({with_it})" if training else "",
         "A step (s)": number(row["seconds_per_step"], 3),
@@ -131,13 +131,18 @@ def _cells(row: Row, sizes: list[int]) -> dict[str, str]:
 def _asked(row: Row) -> str:
     """Say which point was asked for: a sparsity or the strengths of a penalty, and what is unusual."""
     target = [f"{100 * row['point']:g} %"] if math.isfinite(row["point"]) else []
-    strengths = [f"{SYMBOLS[name]} {row[name]:g}" for name in SYMBOLS if math.isfinite(row[name])]
+    strengths = [f"{SYMBOLS[name]}{NBSP}{row[name]:g}" for name in SYMBOLS if math.isfinite(row[name])]
     return ", ".join([*target, *strengths, *filter(None, [row["mode"], row["variant"]])])
 
 
 def number(value: float, digits: int) -> str:
     """Return a number with so many decimals, or nothing if it is not finite."""
     return f"{value:.{digits}f}" if math.isfinite(value) else ""
+
+
+def _seconds(value: float) -> str:
+    """Return seconds with a decimal below 100."""
+    return number(value, 1 if value < 100 else 0)
 
 
 def _spread(mean: float, sd: float, digits: int) -> str:
