@@ -86,7 +86,8 @@ def _mark(row: dict[Any, Any], panel: str, sizes: list[int], dense: dict[str, An
     reference = row[f"dense_{name}"] if panel == "inference" else dense.get(name, math.nan)
     low, high = _interval(row, name)
     return {
-        **{key: row[key] for key in ("model", "form", "task", "method")},
+        "model": row["model"] + (" (random weights)" if row["model_random"] else ""),
+        **{key: row[key] for key in ("form", "task", "method")},
         "panel": panel,
         "unit": unit,
         "sparsity_percent": 100 * row["sparsity"],
