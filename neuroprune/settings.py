@@ -7,9 +7,10 @@ is imported here, so that ``--help`` and the graph of jobs stay quick.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 TargetSparsity = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -32,6 +33,14 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _yaml_numbers(values: Any) -> Any:
+    """Read `1e-12` as a number; YAML 1.1 takes an exponent without a dot for text."""
+    if not isinstance(values, dict):
+        return values
+    number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+    return {key: float(value) if number.fullmatch(str(value)) else value for key, value in values.items()}
+
+
 class ModelSettings(Settings):
     """Where a model comes from: one row of ``config/models.yaml``."""
 
@@ -51,7 +60,7 @@ class ModelSettings(Settings):
     layers: Count | None = Field(
         default=None, description="Keep the lowest so many layers; default: all that the model has."
     )
-    config: dict[str, Any] = Field(
+    config: Annotated[dict[str, Any], BeforeValidator(_yaml_numbers)] = Field(
         default_factory=dict, description="Values of the model's configuration that replace the stored ones."
     )
 

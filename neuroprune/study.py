@@ -61,6 +61,8 @@ def _check_method(entry: dict[str, Any]) -> dict[str, Any]:
         hint = "the method's name is missing" if name is None else f"unknown method {shown(name)}"
         hint += f"{did_you_mean(str(name), METHOD_SETTINGS)}; known: {', '.join(METHOD_SETTINGS)}"
         raise_explained("method", [explained(hint, ("name",), name)])
+    empty = [key for key, value in entry.items() if value in ([], ())]
+    raise_explained("method", [explained("[] is not allowed; give at least one value", (key,), []) for key in empty])
     lines: dict[tuple[Any, ...], ErrorDetails] = {}
     for point in method_points(entry):
         try:

@@ -184,6 +184,14 @@ def test_a_plan_holds_all_that_is_needed_to_make_it_again(tmp_path):
     assert again.as_dict() == plan.as_dict()
 
 
+def test_numbers_with_an_exponent_are_numbers():
+    # YAML 1.1 reads them as text, and so do values of Snakemake's command line
+    study = changed(training={"learning_rate": "1e-5"}, models__tiny__config={"layer_norm_eps": "1e-12", "act": "gelu"})
+    run = next(iter(plan_of(study).runs.values()))
+    assert run.training.learning_rate == 1e-5
+    assert run.model.config == {"layer_norm_eps": 1e-12, "act": "gelu"}
+
+
 def test_files_are_laid_over_each_other_key_by_key(tmp_path):
     for name, text in {"a.yaml": "x: {p: 1, q: 2}\nl: [1, 2]", "b.yaml": "x: {q: 3}\nl: [4]"}.items():
         (tmp_path / name).write_text(text)
@@ -218,6 +226,7 @@ KNOWN_TASKS = "cola, mnli, movie_snippets, mrpc, qnli, qqp, rte, sst2, verse_pai
         ({"experiments__sweep__methods": [{"name": "l1", "strength": 1, "mode": "copled"}]}, "experiments.sweep.methods[0].mode: 'copled' is not allowed (did you mean 'coupled'?); allowed: 'coupled' or 'decoupled'"),
         ({"experiments__sweep__methods": "dense"}, "experiments.sweep.methods: 'dense' is not allowed; it must be a list, such as [dense]"),
         ({"experiments__sweep__methods": ["dense"]}, "experiments.sweep.methods[0]: 'dense' is not allowed; it must be a mapping of keys to values"),
+        ({"experiments__sweep__methods": [{"name": "l1", "sparsity": []}]}, "experiments.sweep.methods[0].sparsity: [] is not allowed; give at least one value"),
         ({"experiments__sweep__tasks": []}, "experiments.sweep.tasks: [] is not allowed; it must have at least 1 item"),
         ({"experiments__sweep__tasks": ["sst2", "sst2"]}, "experiments.sweep.tasks: 'sst2' is listed twice; each may stand there once"),
         ({"experiments__sweep__methods": [{"name": "dense"}, {"name": "dense"}]}, "experiments.sweep: tiny-sst2-dense-s0 and 3 more runs are listed twice here; a run may be listed once"),
