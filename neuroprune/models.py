@@ -31,7 +31,9 @@ HEADS = re.compile(r"(^|\.)(pooler|classifier|score|classification_head|pre_clas
 class Texts(Protocol):
     """What a model needs to know of a task's data."""
 
-    labels: tuple[str, ...]
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes, in order."""
 
     def texts(self) -> Iterable[str]:
         """Give the texts that a tokenizer may be trained on."""

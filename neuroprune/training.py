@@ -45,8 +45,9 @@ def train(settings: RunSettings, output: Path, data_root: Path) -> None:
         records.write_json(output, _run(settings, folder, data_root))
 
 
-def _run(settings: RunSettings, folder: Path, data_root: Path) -> dict[str, Any]:
+def _run(settings: RunSettings, folder: Path, data_root: Path) -> records.RunRecord:
     """Train, judge and save; return the record."""
+    environment = records.environment(threads=settings.training.threads)
     _set_up(settings)
     data = tasks.load(settings.task, data_root)
     model, tokenizer = models.load(settings.model, data, seed=settings.seed)
@@ -54,7 +55,7 @@ def _run(settings: RunSettings, folder: Path, data_root: Path) -> dict[str, Any]
     trainer = _trainer(settings, folder, data, model, tokenizer, method)
     fit = _fit(trainer)
     with _whole(folder / "model") as temporary:
-        checkpoints.save_pretrained(trainer.model, temporary, tokenizer)
+        checkpoints.save_pretrained(model, temporary, tokenizer)
     identity = {"settings_sha256": records.settings_hash(settings), "data_sha256": data.sha256}
     result = {
         "metric": settings.task.metric,
@@ -64,17 +65,18 @@ def _run(settings: RunSettings, folder: Path, data_root: Path) -> dict[str, Any]
         "train_rows": len(data.train),
         "eval_rows": len(data.eval),
         "epochs": settings.training.epochs,
-        "sparsity": measure_sparsity(trainer.model).as_dict(),
+        "sparsity": measure_sparsity(model).as_dict(),
         "method": method.report,
     }
-    return {
-        "schema_version": records.SCHEMA_VERSION,
-        "run": settings.run,
-        "status": fit.pop("status"),
-        "settings": settings.model_dump(mode="json"),
-        "environment": records.environment(threads=settings.training.threads) | identity,
-        "result": result | fit | _save_arrays(trainer.model, folder, getattr(settings.method, "eps", 1e-4)),
-    }
+    return records.RunRecord.model_validate(
+        {
+            "run": settings.run,
+            "status": fit.pop("status"),
+            "settings": settings,
+            "environment": environment | identity,
+            "result": result | fit | _save_arrays(model, folder, getattr(settings.method, "eps", 1e-4)),
+        }
+    )
 
 
 class DivergedError(Exception):
@@ -87,10 +89,10 @@ class _Watch(TrainerCallback):
     def __init__(self) -> None:
         self.eval_seconds = 0.0
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
         self.eval_seconds += metrics.get("eval_runtime", 0.0)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if not math.isfinite(logs.get("loss", 0.0)):
             raise DivergedError
 
@@ -176,7 +178,7 @@ class _LengthGroupedTrainer(Trainer):
     """Batches of similar length, in random order: little is padded, and no stretch of steps has only long rows."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        rows = self.train_dataset if train_dataset is None else train_dataset
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
         return _ShuffledLengthGroups(
             [len(ids) for ids in rows["input_ids"]], self.args.train_batch_size, self.args.seed
         )

@@ -1,0 +1,175 @@
+"""One run from settings to its folder: what is written, when it is not, and that it can be trusted."""
+
+import fcntl
+import json
+
+import numpy as np
+import pytest
+import torch
+from data import write_glue
+from models import make_model
+
+import neuroprune
+from neuroprune import snapshots, tasks, training
+from neuroprune.errors import UserError
+from neuroprune.records import read_arrays, read_patterns, read_record
+from neuroprune.settings import RunSettings
+from neuroprune.surgery import remove
+
+BERT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+TASK = {"name": "sst2", "source": "nyu-mll/glue", "config": "sst2", "inputs": ["sentence"], "max_length": 32}
+
+
+def settings(**changes):
+    values = {
+        "run": "tiny",
+        "model": {"name": "tiny", "source": "random:bert", "config": BERT},
+        "task": TASK,
+        "method": {"name": "neuroprune", "sparsity": 0.5, "calibration_batches": 2},
+        "training": {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3},
+        "seed": 0,
+    }
+    return RunSettings.model_validate(values | changes)
+
+
+@pytest.fixture
+def data_root(tmp_path):
+    return write_glue(tmp_path / "data", "sst2", train=60, evaluated=24)
+
+
+def run(chosen, data_root, folder):
+    training.train(chosen, folder / "run.json", data_root)
+    return read_record(folder / "run.json")
+
+
+def test_a_run_folder_tells_everything(data_root, tmp_path):
+    chosen = settings()
+    record = run(chosen, data_root, tmp_path / "runs" / "tiny")
+    assert record.status == "done" and record.settings == chosen
+    assert record.environment.versions["torch"] == torch.__version__
+    assert record.result.sparsity.weights == pytest.approx(0.5, abs=1e-3)
+    assert record.result.steps == 16  # 60 rows in batches of 8, twice
+    assert 0 < record.result.eval_seconds < record.result.train_seconds
+    assert {"loss", "step"} <= set(record.result.history[0])
+    folder = tmp_path / "runs" / "tiny"
+    assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == [
+        "degrees.safetensors",
+        "model",
+        "patterns.safetensors",
+        "run.json",
+    ]
+
+
+def test_the_saved_model_gives_the_recorded_metric(data_root, tmp_path):
+    record = run(settings(), data_root, tmp_path / "tiny")
+    model = neuroprune.from_pretrained(tmp_path / "tiny" / "model")
+    from transformers import AutoTokenizer, DataCollatorWithPadding
+
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tiny" / "model")
+    data = tasks.load(record.settings.task, data_root)
+    rows = DataCollatorWithPadding(tokenizer)(list(tasks.encode(data.eval, tokenizer, record.settings.task)))
+    labels = rows.pop("labels")
+    with torch.inference_mode():
+        right = model(**rows).logits.argmax(-1) == labels
+    assert float(right.float().mean()) == pytest.approx(record.result.value)
+    assert model.config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_the_same_settings_give_the_same_result(data_root, tmp_path):
+    first, second = (run(settings(), data_root, tmp_path / name) for name in "ab")
+    assert first.result.metrics == second.result.metrics
+    assert first.result.files == second.result.files  # degrees and patterns, bit for bit
+    other = run(settings(seed=1), data_root, tmp_path / "c")
+    assert other.result.files != first.result.files
+
+
+def test_every_method_sees_the_same_batches(data_root, tmp_path):
+    """Fair comparison: the first steps, before anything is removed, have the same losses."""
+    methods = [{"name": "dense"}, {"name": "l1", "sparsity": 0.5}, {"name": "neuroprune", "sparsity": 0.5}]
+    histories = [run(settings(method=m), data_root, tmp_path / m["name"]).result.history for m in methods]
+    early = [[entry["loss"] for entry in history if "loss" in entry and entry["step"] <= 4] for history in histories]
+    assert early[0] and early[0] == early[1] == early[2]
+
+
+def test_a_run_without_finite_loss_is_recorded_as_diverged(data_root, tmp_path):
+    training_settings = {"epochs": 8, "batch_size": 8, "learning_rate": 1e30, "warmup": 0.0}
+    record = run(settings(method={"name": "dense"}, training=training_settings), data_root, tmp_path / "tiny")
+    assert record.status == "diverged"
+    assert record.result.value is None and record.result.metrics == {}
+    json.loads((tmp_path / "tiny" / "run.json").read_text(), parse_constant=pytest.fail)  # no NaN in the file
+
+
+def test_a_folder_that_is_being_written_is_left_alone(data_root, tmp_path):
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process is writing this run"):
+            training.train(settings(), folder / "run.json", data_root)
+    assert not (folder / "run.json").exists()
+
+
+def test_a_run_that_fails_leaves_no_record_of_an_earlier_one(data_root, tmp_path):
+    run(settings(), data_root, tmp_path / "tiny")
+    with pytest.raises(UserError):
+        training.train(settings(task=TASK | {"inputs": ["missing"]}), tmp_path / "tiny" / "run.json", data_root)
+    assert not (tmp_path / "tiny" / "run.json").exists()
+
+
+def test_frozen_embeddings_stay_as_they_are(data_root, tmp_path):
+    chosen = settings(method={"name": "dense"}, training={"epochs": 1, "freeze_embeddings": True})
+    run(chosen, data_root, tmp_path / "tiny")
+    trained = neuroprune.from_pretrained(tmp_path / "tiny" / "model")
+    from neuroprune import models
+
+    fresh, _ = models.load(chosen.model, tasks.load(chosen.task, data_root), seed=chosen.seed)
+    weight = "bert.embeddings.word_embeddings.weight"
+    assert torch.equal(trained.get_parameter(weight), fresh.get_parameter(weight))
+
+
+def test_batches_hold_rows_of_similar_length_and_come_in_random_order():
+    lengths = [int(n) for n in np.random.default_rng(0).integers(1, 100, 256)]
+    order = list(training._ShuffledLengthGroups(lengths, 8, seed=0))
+    assert sorted(order) == list(range(256))
+    batches = np.array([[lengths[row] for row in order[i : i + 8]] for i in range(0, 256, 8)])
+    assert np.ptp(batches, axis=1).mean() < 25  # of random rows: about 78
+    means = batches.mean(axis=1)
+    assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.5  # neighbours are no more alike than others
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "qwen3", "t5"])
+def test_snapshots_are_in_the_coordinates_of_the_dense_model(name):
+    model = make_model(name)
+    dense_patterns, dense_degrees = snapshots.patterns(model), snapshots.degrees(model)
+    mlps = neuroprune.find_blocks(model).mlps
+    middle = len(mlps) // 2
+    remove(model, neurons={middle: [0, 2]})
+    cut_patterns, cut_degrees = snapshots.patterns(model), snapshots.degrees(model)
+    expected = dense_patterns[f"in.{middle}"].copy()
+    expected[[0, 2]] = False
+    assert np.array_equal(cut_patterns[f"in.{middle}"], expected)
+    assert not cut_patterns[f"out.{middle}"][:, [0, 2]].any()
+    assert cut_degrees[f"in.{middle}"][[0, 2]].tolist() == [0, 0]
+    assert np.array_equal(cut_degrees[f"in.{middle}"][3:], dense_degrees[f"in.{middle}"][3:])
+    assert {key: value.shape for key, value in cut_patterns.items()} == {
+        key: value.shape for key, value in dense_patterns.items()
+    }
+
+
+def test_arrays_beside_a_record_are_read_back(data_root, tmp_path):
+    folder = tmp_path / "tiny"
+    record = run(settings(), data_root, folder)
+    degrees = read_arrays(folder / "degrees.safetensors")
+    assert {name: array.shape for name, array in degrees.items()} == {
+        "in.0": (64,), "out.0": (32,), "in.1": (64,), "out.1": (32,)
+    }  # fmt: skip
+    assert record.result.degree_sd_percent == pytest.approx(snapshots.degree_sd_percent(degrees))
+    patterns = read_patterns(folder / "patterns.safetensors")
+    gone = 64 - record.result.sparsity.neurons_per_layer[1]
+    assert int((~patterns["in.1"].any(axis=1)).sum()) == gone
