@@ -211,6 +211,7 @@ def test_the_rate_rises_over_three_percent_and_then_follows_the_schedule(schedul
     run = make_run(model, steps=100, scheduled=scheduled)
     plain = [1 - step / 100 if scheduled else 1.0 for step in range(101)]
     run.step = 50
+    run.optimizer.step()
     if scheduled:
         for _ in range(50):
             run.scheduler.step()
