@@ -27,8 +27,10 @@ demo: run report ## Run the default study to its report; CONFIG=config/paper.yam
 
 # A lock of the kernel keeps two starts apart, so it is safe to clear the lock that a killed Snakemake left behind.
 run: $(BIN)/.ready
-	@flock -n -E 75 .run.lock sh -c '. $(BIN)/activate && snakemake --configfile $(CONFIG) --unlock --quiet all >/dev/null 2>&1; exec snakemake --cores $(CORES) --configfile $(CONFIG)' \
-	  || { code=$$?; [ $$code = 75 ] && echo "Another 'make run' or 'make demo' is at work in this folder: wait for it or stop it." >&2; exit $$code; }
+	@$(BIN)/neuroprune plan --config $(CONFIG) >/dev/null
+	@flock -n -E 75 .run.lock sh -c '. $(BIN)/activate && snakemake --configfile $(CONFIG) --unlock --quiet all >/dev/null 2>&1; \
+	  exec snakemake --cores $(CORES) --configfile $(CONFIG)' || { code=$$?; [ $$code != 75 ] || \
+	  echo "Another 'make run' or 'make demo' is at work in this folder: wait for it or stop it." >&2; exit $$code; }
 
 report: $(BIN)/.ready
 	@. $(BIN)/activate && snakemake --quiet all --configfile $(CONFIG) --report results/$(STUDY)/report.html \
