@@ -8,7 +8,7 @@ type does not have (the cross-attention of an encoder, say) are skipped.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -82,11 +82,19 @@ class MlpRow:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One row: lists of layers below the base model, in order, and what a layer consists of."""
+    """One row: lists of layers below the base model, in order, and what a layer consists of.
+
+    Args:
+        layers: Paths of the lists.
+        attentions: The attentions of a layer.
+        mlps: The ways that a layer's MLP may be built.
+        text_to_text: Whether models of the type classify by writing the class's name, not by a classification head.
+    """
 
     layers: tuple[str, ...]
     attentions: tuple[AttentionRow, ...]
     mlps: tuple[MlpRow, ...]
+    text_to_text: bool = False
 
 
 def find_architecture(model_type: str) -> Architecture:
@@ -173,6 +181,7 @@ _T5_ARCHITECTURE = Architecture(
         for ff in ("layer.1.DenseReluDense", "layer.2.DenseReluDense")
         for ins in (("wi",), ("wi_0", "wi_1"))
     ),
+    text_to_text=True,
 )
 _BART = Architecture(
     layers=("encoder.layers", "decoder.layers"),
@@ -221,7 +230,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "electra": _BERT,
         "gpt2": _GPT2,
         "llama": _LLAMA,
-        "marian": _BART,
+        "marian": replace(_BART, text_to_text=True),  # there is no Marian with a classification head
         "opt": _OPT,
         "qwen3": _LLAMA,
         "roberta": _BERT,

@@ -63,13 +63,13 @@ def make_plan(
     raw = _mapping(raw, source)
     problems = _unknown_rows(raw, rows)
     full = with_rows(raw, rows)
-    known = {"artefact": artefacts, "model": [*full.get("models", ())], "task": [*full.get("tasks", ())]}
+    known = _known_names(full, artefacts)
     plan = None
     try:
         plan = expand(StudySettings.model_validate(full, context=known))
     except ValidationError as error:
         problems += sentences(error, StudySettings)
-        problems += _problems_of_the_rest(full, error, known)
+        problems += _problems_of_the_rest(full, error, artefacts)
     except ConfigError as error:
         problems += error.problems
     if plan is None or problems:
@@ -217,14 +217,21 @@ def _unknown_rows(raw: Mapping[str, Any], catalogue: Catalogue) -> list[str]:
     return found
 
 
-def _problems_of_the_rest(full: Mapping[str, Any], error: ValidationError, known: Mapping[str, Any]) -> list[str]:
+def _known_names(full: Mapping[str, Any], artefacts: Sequence[str] | None) -> dict[str, Any]:
+    """Return what an experiment may name, by kind."""
+    return {"artefact": artefacts, "model": [*full.get("models", ())], "task": [*full.get("tasks", ())]}
+
+
+def _problems_of_the_rest(
+    full: Mapping[str, Any], error: ValidationError, artefacts: Sequence[str] | None
+) -> list[str]:
     """Look for runs listed twice and methods that cannot be used in what remains without the values that are wrong."""
     rest = json.loads(json.dumps({**full, "study": "study"}, default=str))
     for _ in range(9):
         if not _leave_out_all(rest, error):
             return []
         try:
-            expand(StudySettings.model_validate(rest, context=known))
+            expand(StudySettings.model_validate(rest, context=_known_names(rest, artefacts)))
             return []
         except ConfigError as found:
             return found.problems

@@ -15,8 +15,15 @@ from typing import Any, Protocol
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 
+from neuroprune.architectures import find_architecture
 from neuroprune.errors import UserError, did_you_mean
 from neuroprune.resources import RESOURCES, Package, cause, fetch, file_sha256, unpack
 from neuroprune.settings import ModelSettings
@@ -68,7 +75,9 @@ def prepare(model: ModelSettings, resources: Path = RESOURCES) -> dict[str, Any]
 
 
 def load(model: ModelSettings, data: Texts, seed: int, resources: Path = RESOURCES) -> tuple[Any, Any]:
-    """Load a classifier and its tokenizer; the head is new, initialised from the seed.
+    """Load a model and its tokenizer; a classification head is new, initialised from the seed.
+
+    Text-to-text models have a language-modelling head instead, as has every model if the task's answer is text.
 
     Args:
         model: Where the model comes from.
@@ -80,7 +89,7 @@ def load(model: ModelSettings, data: Texts, seed: int, resources: Path = RESOURC
         Model (float32, on the CPU) and tokenizer, with a padding token that both know.
 
     Raises:
-        UserError: If the model can't be had or its files miss weights outside the head.
+        UserError: If the model can't be had, can't do the task, or its files miss weights outside the head.
     """
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -90,6 +99,7 @@ def load(model: ModelSettings, data: Texts, seed: int, resources: Path = RESOURC
             network, tokenizer = _pretrained(model, data.labels, locate(model, resources))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
     network.config.pad_token_id = tokenizer.pad_token_id
     return network, tokenizer
 
@@ -170,7 +180,7 @@ def _pretrained(model: ModelSettings, labels: tuple[str, ...], folder: Path) -> 
     try:
         config = _override(AutoConfig.from_pretrained(folder, **ONLY_FILES), model)
         _set_classes(config, labels)
-        network, info = AutoModelForSequenceClassification.from_pretrained(
+        network, info = _auto_class(model, config, labels).from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
@@ -203,20 +213,28 @@ def _random(model: ModelSettings, data: Texts) -> tuple[Any, Any]:
     """Initialise a model from its configuration and train a tokenizer for it."""
     config = _random_config(model)
     _set_classes(config, data.labels)
-    tokenizer = train_tokenizer(data.texts(), config.vocab_size, token_types=getattr(config, "type_vocab_size", 0) > 1)
-    config.vocab_size = len(tokenizer)
-    for name, value in (
-        ("pad", tokenizer.pad_token_id),
-        ("bos", tokenizer.cls_token_id),
-        ("eos", tokenizer.sep_token_id),
-    ):
-        setattr(config, f"{name}_token_id", value)
-    if config.is_encoder_decoder:
-        config.decoder_start_token_id = tokenizer.pad_token_id
+    if _auto_class(model, config, data.labels) is AutoModelForSeq2SeqLM:
+        tokenizer = train_text_tokenizer(data.texts(), config.vocab_size)
+    else:
+        token_types = getattr(config, "type_vocab_size", 0) > 1
+        tokenizer = train_tokenizer(data.texts(), config.vocab_size, token_types)
+    _set_tokens(config, tokenizer)
     try:
-        return AutoModelForSequenceClassification.from_config(config), tokenizer
+        return _auto_class(model, config, data.labels).from_config(config), tokenizer
     except (ValueError, RuntimeError, AssertionError) as error:
         raise UserError(f"model {model.name}: {cause(error)}") from error
+
+
+def _set_tokens(config: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Give a random model's configuration the tokenizer's size and special tokens."""
+    ends = {"bos": tokenizer.cls_token_id, "eos": tokenizer.sep_token_id or tokenizer.eos_token_id}
+    for name, number in {"pad": tokenizer.pad_token_id, **ends}.items():
+        setattr(config, f"{name}_token_id", number)
+    config.vocab_size = len(tokenizer)
+    if hasattr(config, "decoder_vocab_size"):  # Marian's
+        config.decoder_vocab_size = len(tokenizer)
+    if config.is_encoder_decoder:
+        config.decoder_start_token_id, config.forced_eos_token_id = tokenizer.pad_token_id, None
 
 
 def _random_config(model: ModelSettings) -> Any:
@@ -227,8 +245,22 @@ def _random_config(model: ModelSettings) -> Any:
     return _override(AutoConfig.for_model(kind), model)
 
 
+def _auto_class(model: ModelSettings, config: Any, labels: tuple[str, ...]) -> Any:
+    """Return the class that loads the model with the head that the task needs."""
+    if labels and not find_architecture(config.model_type).text_to_text:
+        return AutoModelForSequenceClassification
+    if not config.is_encoder_decoder:
+        raise UserError(
+            f"model {model.name}: {config.model_type} can't write the answers of this task; take an encoder-decoder "
+            "such as t5, bart or marian"
+        )
+    return AutoModelForSeq2SeqLM
+
+
 def _set_classes(config: Any, labels: tuple[str, ...]) -> None:
-    """Name the classes in a model's configuration."""
+    """Name the classes in a model's configuration, if the task has classes."""
+    if not labels:
+        return
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
     config.problem_type = "single_label_classification"
@@ -269,7 +301,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, token_types: bool = T
     Returns:
         A tokenizer with `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]` and `[MASK]`, in this order from 0.
     """
-    from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
     from tokenizers.models import WordPiece
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -277,16 +309,62 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, token_types: bool = T
     core.normalizer = normalizers.BertNormalizer(lowercase=True)
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     core.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
-    core.train_from_iterator(texts, trainer)
-    learned = sorted(core.get_vocab().keys() - set(special))  # the trainer numbers them differently each time
-    core.model = WordPiece({token: number for number, token in enumerate([*special, *learned])}, unk_token="[UNK]")
+    pieces = [*special, *_learn_pieces(core, list(texts), special, vocab_size)]
+    core.model = WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]")
+    core.add_special_tokens(special)
     core.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     inputs = ["input_ids", "token_type_ids", "attention_mask"] if token_types else ["input_ids", "attention_mask"]
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     return PreTrainedTokenizerFast(tokenizer_object=core, model_input_names=inputs, **names)
+
+
+def _learn_pieces(core: Any, texts: list[str], special: list[str], vocab_size: int) -> list[str]:
+    """Return the word pieces that an untrained tokenizer learns, sorted.
+
+    The trainer breaks ties by the pieces' numbers, and numbers those that continue a word in a random order unless they
+    are given.
+    """
+    from tokenizers import Tokenizer, trainers
+
+    letters = sorted(filter(str.isalnum, set(core.normalizer.normalize_str("".join(set().union(*texts))))))
+    given = [*special, *(f"##{letter}" for letter in letters)]
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=given, show_progress=False)
+    learner = Tokenizer.from_str(core.to_str())  # for what is given becomes special
+    learner.train_from_iterator(texts, trainer)
+    return sorted(learner.get_vocab().keys() - set(special))
+
+
+def train_text_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a cased byte-pair encoding of UTF-8 bytes: it reads and writes every text of every language as it is.
+
+    Args:
+        texts: What it is trained on; the same texts give the same tokenizer.
+        vocab_size: Largest number of tokens; at least 259, the single bytes and the special tokens.
+
+    Returns:
+        A tokenizer with `<pad>`, `</s>` and `<unk>`, in this order from 0, that ends every text with `</s>`.
+    """
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
+    from tokenizers.models import BPE
+
+    special = ["<pad>", "</s>", "<unk>"]
+    core = Tokenizer(BPE(unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    core.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    core.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A $B </s>", special_tokens=[("</s>", 1)]
+    )
+    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=core, model_input_names=["input_ids", "attention_mask"], **names)
 
 
 @contextmanager

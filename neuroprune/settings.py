@@ -10,7 +10,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 TargetSparsity = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -75,11 +83,29 @@ class ModelSettings(Settings):
         return self
 
 
+KIND_METRICS: dict[str, tuple[str, ...]] = {
+    "classification": ("accuracy", "f1", "matthews_correlation"),
+    "summarization": ("rouge1", "rouge2", "rougeL", "rougeLsum"),
+    "translation": ("bleu",),
+}
+TASK_KINDS = tuple(KIND_METRICS)
+Metric = Literal["accuracy", "f1", "matthews_correlation", "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu"]
+
+
 class TaskSettings(Settings):
-    """A dataset and how it is judged: one file of ``config/tasks``."""
+    """A dataset and how it is judged: one file of ``config/tasks``.
+
+    What only tasks whose answer is text have (`WRITTEN`) is no part of the settings of a classification.
+    """
+
+    WRITTEN: ClassVar[tuple[str, ...]] = ("prefix", "answer_length", "beams", "label_smoothing")
 
     name: Name = Field(description="Short name: used in the names of runs and in figures.")
-    kind: Literal["classification"] = Field(default="classification", description="What the model has to do.")
+    kind: Literal["classification", "summarization", "translation"] = Field(
+        default="classification",
+        description="What the model has to do. The answer of a summarization or translation is text, which "
+        "encoder-decoders write.",
+    )
     source: str = Field(
         min_length=1,
         description="A hub id, looked for below `data_root` first; a local folder with one csv, json or parquet file a "
@@ -92,13 +118,17 @@ class TaskSettings(Settings):
     )
     revision: str | None = Field(default=None, description="Branch, tag or commit of the hub id.")
     inputs: tuple[str, ...] = Field(
-        min_length=1, max_length=2, description="The text columns: one sentence, or a pair of sentences."
+        min_length=1,
+        max_length=2,
+        description="The text columns: one sentence, or a pair of sentences; one text to summarize or translate.",
     )
-    label: str = Field(default="label", description="The column with the class.")
+    label: str = Field(default="label", description="The column with the answer: the class, summary or translation.")
     train_split: str = Field(default="train", description="Split that is trained on.")
     eval_split: str = Field(default="validation", description="Split that is judged.")
-    metric: Literal["accuracy", "f1", "matthews_correlation"] = Field(
-        default="accuracy", description="The figure that tables and plots show; all of the task's metrics are recorded."
+    metric: Metric = Field(
+        default="accuracy",
+        description="The figure that tables and plots show; all of the task's metrics are recorded. The first three "
+        "are for classes, ROUGE for summaries, BLEU for translations; each is a fraction of 1.",
     )
     max_length: Count = Field(default=128, description="Longer inputs are cut to so many tokens.")
     train_rows: Count | None = Field(
@@ -109,6 +139,36 @@ class TaskSettings(Settings):
     eval_rows: Count | None = Field(
         default=None, description="Judge on the first so many rows of such a shuffle; default: all rows."
     )
+    # ---- tasks whose answer is text
+    prefix: str = Field(default="", description="Text answers: written before every input, such as `summarize: `.")
+    answer_length: Count = Field(
+        default=128, description="Text answers: longer ones are cut to so many tokens, and no longer ones are written."
+    )
+    beams: Count = Field(default=1, description="Text answers: beams of the search for the likeliest; 1 is greedy.")
+    label_smoothing: Fraction = Field(
+        default=0.0, description="Text answers: share of the target that the loss spreads over the whole vocabulary."
+    )
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> TaskSettings:
+        metrics = KIND_METRICS[self.kind]
+        foreign = [] if self.written else [name for name in self.WRITTEN if name in self.model_fields_set]
+        if self.metric not in metrics:
+            raise ValueError(f"metric {self.metric!r} is not one of {self.kind}: give one of {', '.join(metrics)}")
+        if foreign:
+            raise ValueError(f"{foreign[0]} is for summarization and translation, not for {self.kind}; leave it out")
+        if self.written and len(self.inputs) > 1:
+            raise ValueError(f"inputs: {self.kind} reads one text column, not {len(self.inputs)}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _of_its_kind(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in serialize(self).items() if self.written or key not in self.WRITTEN}
+
+    @property
+    def written(self) -> bool:
+        """Whether the answer is text that a model writes."""
+        return self.kind != "classification"
 
 
 class TrainingSettings(Settings):
@@ -144,14 +204,14 @@ Schedule = Annotated[float, Field(ge=0.0, le=1.0)]
 class DenseSettings(Settings):
     """Plain fine-tuning: what the other methods are compared with."""
 
-    task_kinds: ClassVar[tuple[str, ...]] = ("classification",)
+    task_kinds: ClassVar[tuple[str, ...]] = TASK_KINDS
     name: Literal["dense"] = Field(default="dense", description="The method.")
 
 
 class L1Settings(Settings):
     """l1 pruning, the paper's baseline for T5 and OPT, in two forms: give `sparsity` or `strength`."""
 
-    task_kinds: ClassVar[tuple[str, ...]] = ("classification",)
+    task_kinds: ClassVar[tuple[str, ...]] = TASK_KINDS
     name: Literal["l1"] = Field(default="l1", description="The method.")
     version: Literal[1] = Field(default=1, description="Rises when the method's results change; not to be set.")
     sparsity: TargetSparsity | None = Field(
@@ -189,7 +249,7 @@ class L1Settings(Settings):
 class NeuroPruneSettings(Settings):
     """NeuroPrune in two forms: `sparsity` asks for a target; `alpha`, `beta`, `theta` are the paper's penalty."""
 
-    task_kinds: ClassVar[tuple[str, ...]] = ("classification",)
+    task_kinds: ClassVar[tuple[str, ...]] = TASK_KINDS
     name: Literal["neuroprune"] = Field(default="neuroprune", description="The method.")
     version: Literal[1] = Field(default=1, description="Rises when the method's results change; not to be set.")
     # ---- target form

@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from transformers import DataCollatorWithPadding
 
 from neuroprune import checkpoints, models, tasks
 from neuroprune.environment import Environment, environment, settings_hash
@@ -23,7 +22,7 @@ from neuroprune.settings import TimingSettings
 
 log = logging.getLogger(__name__)
 
-Batch = Mapping[str, torch.Tensor]
+Batch = Mapping[str, Any]
 
 
 def measure(timing: TimingSettings, run: Path, output: Path, data_root: Path) -> None:
@@ -65,42 +64,45 @@ def _time_both(timing: TimingSettings, record: RunRecord, folder: Path, data_roo
     dense, tokenizer = models.load(record.settings.model, data, seed=record.settings.seed)
     pair = {"cut": checkpoints.from_pretrained(folder / "model"), "dense": dense}
     pair = {name: model.to(device).eval() for name, model in pair.items()}
-    rows = tasks.encode(data.eval.select(range(min(timing.examples, len(data.eval)))), tokenizer, record.settings.task)
+    objective = data.objective(dense, tokenizer)
+    answers = {name: partial(objective.answer, model) for name, model in pair.items()}
+    rows = objective.encode(data.eval.select(range(min(timing.examples, len(data.eval)))))
     batches = [
-        time_batch_size(pair, batch_rows(rows, tokenizer, size, device), size, len(rows), timing)
+        time_batch_size(answers, batch_rows(rows, objective.question, size, device), size, len(rows), timing)
         for size in timing.batch_sizes
     ]
     parameters, dense_parameters = (pair[name].num_parameters() for name in ("cut", "dense"))
     return {"parameters": parameters, "dense_parameters": dense_parameters, "batches": batches}
 
 
-def batch_rows(rows: Any, tokenizer: Any, size: int, device: torch.device) -> list[Batch]:
+def batch_rows(rows: Any, question: Callable[..., Batch], size: int, device: torch.device) -> list[Batch]:
     """Sort rows by length, cut them into batches, pad each to its longest row and put it on the device.
 
     Args:
-        rows: Encoded rows with ``input_ids``; labels are left out.
-        tokenizer: Pads.
+        rows: Encoded rows with ``input_ids``.
+        question: Pads rows and leaves their answers out, see `tasks.Objective`.
         size: Rows a batch; the last batch may have fewer.
         device: Where the models are.
 
     Returns:
         Batches of tensors ``[rows, tokens]``, shortest rows first.
     """
-    names = [name for name in rows.column_names if name != "labels"]
-    features = [{name: row[name] for name in names} for row in rows]
-    features.sort(key=lambda row: len(row["input_ids"]))
+    features = sorted(rows, key=lambda row: len(row["input_ids"]))
     chunks = (features[start : start + size] for start in range(0, len(features), size))
-    collate = DataCollatorWithPadding(tokenizer)
-    return [{name: tensor.to(device) for name, tensor in collate(chunk).items()} for chunk in chunks]
+    return [{name: _on(device, value) for name, value in question(chunk).items()} for chunk in chunks]
+
+
+def _on(device: torch.device, value: Any) -> Any:
+    return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
 def time_batch_size(
-    pair: Mapping[str, nn.Module], batches: Sequence[Batch], size: int, examples: int, timing: TimingSettings
+    pair: Mapping[str, Callable[..., Any]], batches: Sequence[Batch], size: int, examples: int, timing: TimingSettings
 ) -> BatchTiming:
     """Time passes of the cut and the dense model over the same batches.
 
     Args:
-        pair: The models by the names ``cut`` and ``dense``.
+        pair: What answers a batch, by the names ``cut`` and ``dense``.
         batches: What a pass reads.
         size: Rows a batch.
         examples: Rows of all batches.
@@ -159,13 +161,13 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def _one_pass(model: nn.Module, batches: Sequence[Batch]) -> Callable[[], None]:
-    """Return a function that runs the model over all batches once."""
+def _one_pass(answer: Callable[..., Any], batches: Sequence[Batch]) -> Callable[[], None]:
+    """Return a function that lets a model answer all batches once."""
 
     @torch.inference_mode()
     def run() -> None:
         for batch in batches:
-            model(**batch)
+            answer(**batch)
 
     return run
 

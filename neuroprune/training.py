@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 from torch.utils.data import Sampler
-from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import Seq2SeqTrainingArguments, Trainer, TrainerCallback, set_seed
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from neuroprune import checkpoints, methods, models, records, snapshots, tasks
@@ -133,23 +133,24 @@ def _trainer(settings: RunSettings, folder: Path, data: Any, model: Any, tokeniz
     """Build the Trainer that is the same for every method but for its callback."""
     if settings.training.freeze_embeddings:
         model.get_input_embeddings().requires_grad_(False)
-    train_set = tasks.encode(data.train, tokenizer, settings.task)
-    return _LengthGroupedTrainer(
+    objective = data.objective(model, tokenizer)
+    trainer_class = type("LengthGroupedTrainer", (_LengthGroups, objective.trainer_class), {})
+    return trainer_class(
         model=model,
-        args=_arguments(settings.training, settings.seed, folder),
-        train_dataset=train_set,
-        eval_dataset=tasks.encode(data.eval, tokenizer, settings.task),
-        data_collator=DataCollatorWithPadding(tokenizer),
+        args=_arguments(settings.training, settings.seed, folder, objective.arguments),
+        train_dataset=objective.encode(data.train),
+        eval_dataset=objective.encode(data.eval),
+        data_collator=objective.collate,
         processing_class=tokenizer,
-        compute_metrics=tasks.compute_metrics(settings.task),
+        compute_metrics=objective.compute_metrics,
         callbacks=[method],
     )
 
 
-def _arguments(training: TrainingSettings, seed: int, folder: Path) -> TrainingArguments:
-    """Translate our settings to the Trainer's."""
-    return TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
+def _arguments(training: TrainingSettings, seed: int, folder: Path, more: dict[str, Any]) -> Seq2SeqTrainingArguments:
+    """Translate our settings to the Trainer's; `more` is what the task's objective adds."""
+    return Seq2SeqTrainingArguments(
+        output_dir=str(folder),  # nothing is written there: save_strategy
         num_train_epochs=training.epochs,
         per_device_train_batch_size=training.batch_size,
         per_device_eval_batch_size=training.batch_size,
@@ -165,6 +166,7 @@ def _arguments(training: TrainingSettings, seed: int, folder: Path) -> TrainingA
         seed=seed,
         full_determinism=training.deterministic,
         report_to="none",
+        **more,
     )
 
 
@@ -174,8 +176,11 @@ def _bf16(precision: str) -> bool:
     return precision == "bf16" or (precision == "auto" and supported)
 
 
-class _LengthGroupedTrainer(Trainer):
-    """Batches of similar length, in random order: little is padded, and no stretch of steps has only long rows."""
+class _LengthGroups:
+    """Makes a Trainer's batches of rows of similar length, in random order: little is padded, no stretch is long."""
+
+    train_dataset: Any
+    args: Any
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         rows: Any = self.train_dataset if train_dataset is None else train_dataset

@@ -6,14 +6,16 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from neuroprune import tasks
-from neuroprune.settings import TaskSettings
+from neuroprune.settings import KIND_METRICS, TaskSettings
 from neuroprune.tasks.metrics import METRICS, judge
+from neuroprune.tasks.text_metrics import Rouge
 
 REFERENCE = {"accuracy": accuracy_score, "f1": f1_score, "matthews_correlation": matthews_corrcoef}
 
 
 def test_every_metric_that_a_task_may_name_is_there():
-    assert set(TaskSettings.model_fields["metric"].annotation.__args__) == set(METRICS)
+    assert set(TaskSettings.model_fields["metric"].annotation.__args__) == {*METRICS, *Rouge.KINDS, "bleu"}
+    assert {name for names in KIND_METRICS.values() for name in names} == {*METRICS, *Rouge.KINDS, "bleu"}
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -19,8 +19,17 @@ SMALL = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "
 OTHERS = {
     "distilbert": {"dim": 16, "n_heads": 2, "hidden_dim": 32, "n_layers": 3},
     "opt": {"hidden_size": 16, "num_attention_heads": 2, "ffn_dim": 32, "word_embed_proj_dim": 16},
-    "t5": {"d_model": 16, "num_heads": 2, "d_ff": 32, "d_kv": 8},
 }
+T5 = {"d_model": 16, "num_heads": 2, "d_ff": 32, "d_kv": 8, "vocab_size": 300}
+BART = {
+    "d_model": 16,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "vocab_size": 300,
+}
+WRITERS = {"t5": T5, "bart": BART, "marian": BART}
 
 
 class Words:
@@ -30,6 +39,12 @@ class Words:
 
     def texts(self):
         return [sentence(i) for i in range(60)]
+
+
+class Answers(Words):
+    """A task whose answer is text."""
+
+    labels = ()
 
 
 @pytest.fixture(autouse=True)
@@ -216,6 +231,75 @@ def test_a_random_model_reads_its_own_tokenizer(kind):
     assert model.config.num_hidden_layers == 2
     again, _ = load(f"random:{kind}", layers=2, config=config)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_random_encoder_decoder_reads_and_writes(kind):
+    row = settings(f"random:{kind}", config=WRITERS[kind], layers=2)
+    model, tokenizer = models.load(row, Answers(), seed=0)
+    assert type(model).__name__ in {"T5ForConditionalGeneration", "BartForConditionalGeneration", "MarianMTModel"}
+    assert model.config.vocab_size == len(tokenizer) == model.get_output_embeddings().out_features <= 300
+    batch = tokenizer(["a warm film", "dull"], padding=True, return_tensors="pt")
+    labels = tokenizer(text_target=["warm", "dull"], padding=True, return_tensors="pt")["input_ids"]
+    assert model(**batch, labels=labels).loss.isfinite()
+    with torch.inference_mode():
+        written = model.eval().generate(**batch, max_length=9)
+    assert written.shape[1] <= 9 and set(written[:, 0].tolist()) == {tokenizer.pad_token_id}
+
+
+@pytest.mark.parametrize(("kind", "model_class"), [("t5", "T5ForConditionalGeneration"), ("marian", "MarianMTModel")])
+def test_a_text_to_text_model_names_the_classes_that_it_writes(kind, model_class):
+    model, _ = models.load(settings(f"random:{kind}", config=WRITERS[kind]), Words(), seed=0)
+    assert type(model).__name__ == model_class
+    assert model.config.id2label == {0: "bad", 1: "good", 2: "so so"}
+
+
+def test_only_encoder_decoders_write():
+    row = settings("random:bert", config=SMALL)
+    with pytest.raises(UserError, match="model small: bert can't write the answers of this task; take an encoder-dec"):
+        models.load(row, Answers(), seed=0)
+
+
+def test_a_saved_t5_is_loaded_whole(tmp_path):
+    model, tokenizer = models.load(settings("random:t5", config=T5), Answers(), seed=0)
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path)
+    again, words = models.load(settings(tmp_path), Answers(), seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert words("a warm film")["input_ids"] == tokenizer("a warm film")["input_ids"]
+
+
+def test_a_model_without_padding_token_pads_with_its_end_token(tmp_path):
+    """As GPT-2's tokenizer; a sequence classifier looks for the last token that is no padding."""
+    model, tokenizer = load("random:opt", layers=2, config=OTHERS["opt"] | {"vocab_size": 90})
+    tokenizer.eos_token, tokenizer.pad_token, tokenizer.padding_side = "[SEP]", None, "left"
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path)
+    again, words = load(tmp_path)
+    assert words.pad_token == "[SEP]" and words.padding_side == "right"
+    assert again.config.pad_token_id == words.pad_token_id
+    texts = ["a warm film", "the story is very long"]
+    padded = again.eval()(**words(texts, padding=True, return_tensors="pt")).logits
+    for text, row in zip(texts, padded, strict=True):
+        assert torch.allclose(again(**words(text, return_tensors="pt")).logits[0], row, atol=1e-5)
+
+
+def test_the_text_tokenizer_gives_every_text_back():
+    texts = ["Wähle ein Gerät für die Küche.", "Choose a device for the kitchen!"] * 20
+    tokenizer = models.train_text_tokenizer(texts, 300)
+    assert tokenizer.convert_ids_to_tokens([0, 1, 2]) == ["<pad>", "</s>", "<unk>"]
+    assert tokenizer("Gerät")["input_ids"][-1] == tokenizer.eos_token_id == 1
+    for text in [*texts[:2], "naïve 東京 🙂 <b>", "two  spaces"]:
+        ids = tokenizer(text)["input_ids"]
+        assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text
+        assert tokenizer.unk_token_id not in ids
+    assert models.train_text_tokenizer(texts, 300).get_vocab() == tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize(("train", "size"), [(models.train_tokenizer, 24), (models.train_text_tokenizer, 262)])
+def test_ties_are_not_broken_by_the_order_of_a_hash_map(train, size):
+    texts = [" ".join(a + b for a in "abcd") for b in "wxyz"]  # all pairs are as frequent
+    assert len({json.dumps(train(texts, size).get_vocab(), sort_keys=True) for _ in range(12)}) == 1
 
 
 def test_the_same_text_gives_the_same_tokenizer():

@@ -2,18 +2,20 @@
 
 import json
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
 from data import GLUE, ROOT, glue_features, glue_rows, write_glue, write_hub
 from datasets import Features, Value
-from transformers import DataCollatorWithPadding, EvalPrediction
+from transformers import BertConfig, EvalPrediction
 
 from neuroprune import tasks
 from neuroprune.errors import UserError
 from neuroprune.models import train_tokenizer
 from neuroprune.settings import TaskSettings
+from neuroprune.tasks.class_head import ClassHead
 
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -26,6 +28,9 @@ def glue(name, **changes):
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+HEAD = SimpleNamespace(config=BertConfig())  # all that an objective looks at: the type
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,8 @@ def test_glue_tasks_are_read_from_a_mirror_of_the_hub(tmp_path, name, tokenizer)
     assert (len(data.train), len(data.eval)) == (12, 6)
     assert data.labels == GLUE[name][1]
     assert data.train[1] == {c: glue_rows(name, 2)[1][c] for c in (*GLUE[name][0], "label")}
-    assert set(tasks.encode(data.train, tokenizer, task)["labels"]) == set(range(len(data.labels)))
+    encoded = data.objective(HEAD, tokenizer).encode(data.train)
+    assert set(encoded["labels"]) == set(range(len(data.labels)))
 
 
 def test_a_mirror_without_a_card_is_read_by_its_folders(tmp_path):
@@ -215,26 +221,28 @@ def test_the_manifest_says_which_rows_a_task_gives(tmp_path):
 def test_encoded_rows_are_what_a_trainer_takes(tmp_path, tokenizer):
     task = glue("mrpc", max_length=11)
     data = tasks.load(task, write_glue(tmp_path, "mrpc"))
-    encoded = tasks.encode(data.train, tokenizer, task)
+    objective = data.objective(HEAD, tokenizer)
+    encoded = objective.encode(data.train)
     assert set(encoded.column_names) == {"input_ids", "token_type_ids", "attention_mask", "labels"}
     assert encoded["labels"][:] == data.train["label"][:]
     assert {len(ids) for ids in encoded["input_ids"]} == {11}  # 6 words + 6 words + 3 special tokens, cut
-    whole = tasks.encode(data.train, tokenizer, glue("mrpc"))[0]
+    whole = ClassHead(glue("mrpc"), tokenizer).encode(data.train)[0]
     pair = [data.train[0][column] for column in task.inputs]
     assert tokenizer.decode(whole["input_ids"]) == f"[CLS] {pair[0]} [SEP] {pair[1]} [SEP]"
-    batch = DataCollatorWithPadding(tokenizer)([whole, encoded[1]])
+    batch = objective.collate([whole, encoded[1]])
     assert batch["input_ids"].shape == (2, 15)
     assert set(batch) == {"input_ids", "token_type_ids", "attention_mask", "labels"}
+    assert set(objective.question([whole, encoded[1]])) == set(batch) - {"labels"}
 
 
 @pytest.mark.parametrize("hidden_states", [False, True])
 def test_the_trainer_s_judge_gives_all_metrics(hidden_states):
     logits = np.array([[2.0, 1.0], [0.0, 1.0], [0.0, 3.0], [1.0, 0.0]])  # answers 0, 1, 1, 0
     predictions = (logits, np.zeros((4, 7, 8))) if hidden_states else logits
-    values = tasks.compute_metrics(glue("mrpc"))(EvalPrediction(predictions, np.array([0, 1, 0, 0])))
+    values = ClassHead(glue("mrpc"), None).compute_metrics(EvalPrediction(predictions, np.array([0, 1, 0, 0])))
     # 3 of 4 right; precision 1/2, recall 1; Matthews (1*2 - 1*0) / sqrt(2 * 1 * 3 * 2)
     assert values == pytest.approx({"accuracy": 0.75, "f1": 2 / 3, "matthews_correlation": 2 / 12**0.5})
-    three = tasks.compute_metrics(glue("mnli"))(EvalPrediction(np.eye(3), np.array([0, 1, 1])))
+    three = ClassHead(glue("mnli"), None).compute_metrics(EvalPrediction(np.eye(3), np.array([0, 1, 1])))
     assert set(three) == {"accuracy", "matthews_correlation"}
 
 

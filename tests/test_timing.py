@@ -16,6 +16,7 @@ from neuroprune.models import train_tokenizer
 from neuroprune.records import read_timing, write_json
 from neuroprune.settings import ModelSettings, RunSettings, TaskSettings, TimingSettings, TrainingSettings
 from neuroprune.surgery import remove
+from neuroprune.tasks.class_head import ClassHead
 
 SMALL = {
     "hidden_size": 32,
@@ -87,8 +88,9 @@ def test_batches_are_sorted_by_length_and_hold_every_row_once():
     tokenizer = train_tokenizer([row["sentence"] for row in glue_rows("sst2", 50)], 60)
     texts = ["a film", "a very long dull story of a film", "warm", "not a great film", "the story is dull"]
     rows = Dataset.from_dict({"sentence": texts, "label": [0, 1, 1, 0, 0]})
-    encoded = tasks.encode(rows, tokenizer, TASK)
-    batches = timing.batch_rows(encoded, tokenizer, 2, torch.device("cpu"))
+    head = ClassHead(TASK, tokenizer)
+    encoded = head.encode(rows)
+    batches = timing.batch_rows(encoded, head.question, 2, torch.device("cpu"))
     assert [batch["input_ids"].shape[0] for batch in batches] == [2, 2, 1]
     lengths = [int(length) for batch in batches for length in batch["attention_mask"].sum(1)]
     assert lengths == sorted(len(ids) for ids in encoded["input_ids"])

@@ -69,11 +69,12 @@ def test_a_run_folder_tells_everything(data_root, tmp_path):
 def test_the_saved_model_gives_the_recorded_metric(data_root, tmp_path):
     record = run(settings(), data_root, tmp_path / "tiny")
     model = neuroprune.from_pretrained(tmp_path / "tiny" / "model")
-    from transformers import AutoTokenizer, DataCollatorWithPadding
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tiny" / "model")
     data = tasks.load(record.settings.task, data_root)
-    rows = DataCollatorWithPadding(tokenizer)(list(tasks.encode(data.eval, tokenizer, record.settings.task)))
+    objective = data.objective(model, tokenizer)
+    rows = objective.collate(list(objective.encode(data.eval)))
     labels = rows.pop("labels")
     with torch.inference_mode():
         right = model(**rows).logits.argmax(-1) == labels

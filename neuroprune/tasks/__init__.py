@@ -1,14 +1,15 @@
-"""Tasks: a dataset, how it is read by a model, and how the answers are judged.
+"""Tasks: a dataset, how a model is trained and asked on it, and how the answers are judged.
 
-Each kind of task is a module with `load`, `encode` and `compute_metrics`, imported when it is asked for.
+Each kind of task is a module with `load`, imported when it is asked for. What `load` gives holds the rows and, by its
+method `objective`, everything that depends on the model too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from neuroprune.resources import RESOURCES
 from neuroprune.settings import TaskSettings
@@ -16,9 +17,63 @@ from neuroprune.settings import TaskSettings
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from neuroprune.tasks.classification import TaskData
+KINDS = {
+    "classification": "neuroprune.tasks.classification",
+    "summarization": "neuroprune.tasks.summarization",
+    "translation": "neuroprune.tasks.translation",
+}
 
-KINDS = {"classification": "neuroprune.tasks.classification"}
+
+class Data(Protocol):
+    """The rows of a task, as `load` gives them."""
+
+    train: Dataset
+    eval: Dataset
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes' names in order; none where the answer is text."""
+
+    @property
+    def majority(self) -> float | None:
+        """What the task's metric gives for always answering the most frequent class."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the used rows."""
+
+    def texts(self) -> Iterator[str]:
+        """Yield the texts that a tokenizer may be trained on."""
+
+    def objective(self, model: Any, tokenizer: Any) -> Objective:
+        """Return how a model is trained and asked on these rows."""
+
+
+class Objective(Protocol):
+    """How a model is trained and asked: by a classification head, by the classes' names, or by writing text.
+
+    Args:
+        trainer_class: transformers' Trainer, or a subclass.
+        arguments: What the Trainer's arguments need besides the training settings.
+    """
+
+    trainer_class: type
+    arguments: dict[str, Any]
+
+    def encode(self, rows: Dataset) -> Dataset:
+        """Turn rows into what the model reads and `labels`; padding is left to `collate`."""
+
+    def collate(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        """Pad encoded rows to a batch to train on."""
+
+    def compute_metrics(self, prediction: Any) -> dict[str, float]:
+        """Judge the Trainer's `EvalPrediction` of all judged rows: all of the task's metrics by name."""
+
+    def question(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        """Pad encoded rows, without their answers, to a batch for `answer`."""
+
+    def answer(self, model: Any, **batch: Any) -> Any:
+        """Let a model answer such a batch: what is timed as inference."""
 
 
 def prepare(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> dict[str, Any]:
@@ -48,7 +103,7 @@ def prepare(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) ->
     }
 
 
-def load(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> TaskData:
+def load(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> Data:
     """Read the rows that a task trains on and is judged on.
 
     Args:
@@ -57,31 +112,12 @@ def load(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> Ta
         resources: Where demo data are built and package files kept.
 
     Returns:
-        The task's data: `train`, `eval`, `labels`, `majority`, `sha256`.
+        The task's data.
 
     Raises:
         UserError: If the dataset can't be had or does not fit the task.
     """
-    return _part(task, "load")(task, data_root, resources)
-
-
-def encode(dataset: Dataset, tokenizer: Any, task: TaskSettings) -> Dataset:
-    """Turn rows into what the model reads; padding is left to the collator.
-
-    Args:
-        dataset: Rows as `load` gives them.
-        tokenizer: The model's tokenizer.
-        task: The task.
-
-    Returns:
-        A dataset with the tokenizer's columns and `labels`, nothing else.
-    """
-    return _part(task, "encode")(dataset, tokenizer, task)
-
-
-def compute_metrics(task: TaskSettings) -> Callable[[Any], dict[str, float]]:
-    """Return the function that the Trainer calls to judge: `EvalPrediction` to all of the task's metrics by name."""
-    return _part(task, "compute_metrics")(task)
+    return import_module(KINDS[task.kind]).load(task, data_root, resources)
 
 
 def majority(labels: Sequence[int], metric: str = "accuracy") -> float:
@@ -97,7 +133,3 @@ def majority(labels: Sequence[int], metric: str = "accuracy") -> float:
     from neuroprune.tasks import classification
 
     return classification.majority(labels, metric)
-
-
-def _part(task: TaskSettings, name: str) -> Callable[..., Any]:
-    return getattr(import_module(KINDS[task.kind]), name)

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Value
 
+from neuroprune.architectures import find_architecture
 from neuroprune.errors import UserError
 from neuroprune.resources import RESOURCES
 from neuroprune.settings import TaskSettings
 from neuroprune.tasks import sources
-from neuroprune.tasks.quiet import no_progress_bars
 from neuroprune.tasks.text import rows_sha256
 
-SHUFFLE_SEED = 0
+if TYPE_CHECKING:
+    from neuroprune.tasks.class_head import ClassHead
+    from neuroprune.tasks.label_words import LabelWords
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class TaskData:
     @cached_property
     def sha256(self) -> str:
         """Hash of the used rows, their order and the classes' names; the same on every platform."""
-        parts = [json.dumps(self.labels), *(rows_sha256(_rows(split)) for split in (self.train, self.eval))]
+        parts = [json.dumps(self.labels), *(rows_sha256(sources.each(split)) for split in (self.train, self.eval))]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @cached_property
@@ -55,6 +57,15 @@ class TaskData:
         for column in self.task.inputs:
             yield from self.train[column][:]
 
+    def objective(self, model: Any, tokenizer: Any) -> ClassHead | LabelWords:
+        """Return how a model is trained and asked on these rows; see `neuroprune.tasks.objective`."""
+        from neuroprune.tasks.class_head import ClassHead
+        from neuroprune.tasks.label_words import LabelWords
+
+        if find_architecture(model.config.model_type).text_to_text:
+            return LabelWords(self.task, self.labels, tokenizer)
+        return ClassHead(self.task, tokenizer)
+
 
 def load(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> TaskData:
     """Read, check and cut a task's rows; see `neuroprune.tasks.load`."""
@@ -63,34 +74,7 @@ def load(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> Ta
     train, held_out = (_checked(rows, task, labels) for rows in (train, held_out))
     if task.metric == "f1" and len(labels) != 2:
         raise UserError(f"task {task.name}: f1 needs two classes, but {task.source} has {len(labels)}; use accuracy")
-    return TaskData(task, _first(train, task.train_rows), _first(held_out, task.eval_rows), labels)
-
-
-def encode(dataset: Dataset, tokenizer: Any, task: TaskSettings) -> Dataset:
-    """Tokenise rows; see `neuroprune.tasks.encode`."""
-    length = min(task.max_length, tokenizer.model_max_length)
-
-    def tokenise(batch: dict[str, list[Any]]) -> dict[str, Any]:
-        encoded = tokenizer(*(batch[column] for column in task.inputs), truncation=True, max_length=length)
-        return {**encoded, "labels": batch[task.label]}
-
-    options = {"remove_columns": dataset.column_names, "keep_in_memory": True, "load_from_cache_file": False}
-    with no_progress_bars():
-        return dataset.map(tokenise, batched=True, **options)
-
-
-def compute_metrics(task: TaskSettings) -> Callable[[Any], dict[str, float]]:
-    """Return the Trainer's judge; see `neuroprune.tasks.compute_metrics`."""
-
-    from neuroprune.tasks import metrics  # evaluate takes seconds to import, and preparing data needs no judge
-
-    def compute(prediction: Any) -> dict[str, float]:
-        logits = prediction.predictions
-        logits = logits[0] if isinstance(logits, tuple) else logits  # encoder-decoders add their hidden states
-        names = [name for name in metrics.METRICS if name != "f1" or logits.shape[-1] == 2]
-        return metrics.judge(names, np.argmax(logits, axis=-1), np.asarray(prediction.label_ids))
-
-    return compute
+    return TaskData(task, sources.first(train, task.train_rows), sources.first(held_out, task.eval_rows), labels)
 
 
 def majority(labels: Sequence[int], metric: str) -> float:
@@ -99,12 +83,6 @@ def majority(labels: Sequence[int], metric: str) -> float:
     share = float(counts.max() / counts.sum())
     f1 = 2 * share / (1 + share) if counts.argmax() == 1 else 0.0  # precision is the share, recall 1
     return {"accuracy": share, "f1": f1, "matthews_correlation": 0.0}[metric]
-
-
-def _rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    """Yield a dataset's rows; by columns, which is many times faster than row by row."""
-    columns = dataset[:]
-    return (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
 
 
 def _label_names(train: Dataset, task: TaskSettings) -> tuple[str, ...]:
@@ -137,11 +115,3 @@ def _checked(rows: Dataset, task: TaskSettings, labels: tuple[str, ...]) -> Data
         raise UserError(f"{where}: class {strange[0]!r} is not among those of the training rows: {', '.join(labels)}")
     numbers = [labels.index(str(value)) for value in values]
     return rows.remove_columns(task.label).add_column(task.label, numbers, feature=ClassLabel(names=list(labels)))
-
-
-def _first(rows: Dataset, count: int | None) -> Dataset:
-    """Return the first rows of a shuffle that depends on nothing but the number of rows."""
-    if count is None or count >= len(rows):
-        return rows
-    order = np.random.RandomState(SHUFFLE_SEED).permutation(len(rows))  # its stream is frozen, unlike default_rng's
-    return rows.select(order[:count])

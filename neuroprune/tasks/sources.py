@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets
+import numpy as np
 from datasets.exceptions import DatasetGenerationError
 from datasets.utils.info_utils import ExpectedMoreSplitsError, NonMatchingSplitsSizesError, UnexpectedSplitsError
 
@@ -16,6 +19,7 @@ from neuroprune.settings import TaskSettings
 from neuroprune.tasks import demo_data
 from neuroprune.tasks.quiet import no_progress_bars
 
+SHUFFLE_SEED = 0
 DISAGREE = (NonMatchingSplitsSizesError, ExpectedMoreSplitsError, UnexpectedSplitsError)
 
 
@@ -28,13 +32,14 @@ def read(task: TaskSettings, data_root: Path, resources: Path) -> tuple[datasets
         resources: Where demo data are built.
 
     Returns:
-        The two splits, whole, in memory, with all their columns.
+        The two splits, whole, in memory, with all their columns; texts in a column of several, such as `translation`,
+        are columns of their own.
 
     Raises:
         UserError: If the dataset is nowhere, can't be read, or lacks a split or column that the task names.
     """
     folder, config = locate(task, data_root, resources)
-    found = _read_folder(task, folder, config)
+    found = _spread(_read_folder(task, folder, config))
     for split in (task.train_split, task.eval_split):
         if split not in found:
             raise UserError(_lacks(task, folder, "split", split, list(found)))
@@ -87,6 +92,40 @@ def _read_folder(task: TaskSettings, folder: Path, config: str | None) -> datase
         raise UserError(f"{where}: README.md and the files disagree about rows or splits; mend one of them") from error
     except (ValueError, OSError, RuntimeError, DatasetGenerationError) as error:
         raise UserError(f"{where} can't be read: {cause(error)}") from error
+
+
+def _spread(splits: datasets.DatasetDict) -> datasets.DatasetDict:
+    """Put the texts of a column that holds several by name, such as `translation`, into columns of these names."""
+    columns = next(iter(splits.values())).features.items()
+    parts = {f"{column}.{name}": name for column, feature in columns for name in _names_within(feature)}
+    return splits.flatten().rename_columns(parts) if parts else splits
+
+
+def _names_within(feature: object) -> list[str]:
+    if isinstance(feature, datasets.Translation):
+        return list(feature.languages)
+    return list(feature) if isinstance(feature, dict) else []
+
+
+def first(rows: datasets.Dataset, count: int | None) -> datasets.Dataset:
+    """Return the first rows of a shuffle that depends on nothing but the number of rows; None: all, as they are."""
+    if count is None or count >= len(rows):
+        return rows
+    order = np.random.RandomState(SHUFFLE_SEED).permutation(len(rows))  # its stream is frozen, unlike default_rng's
+    return rows.select(order[:count])
+
+
+def each(rows: datasets.Dataset) -> Iterator[dict[str, Any]]:
+    """Yield a dataset's rows; by columns, which is many times faster than row by row."""
+    columns = rows[:]
+    return (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+
+
+def mapped(rows: datasets.Dataset, function: Callable[[dict[str, list[Any]]], dict[str, Any]]) -> datasets.Dataset:
+    """Return the rows that a function makes of batches of rows, in memory; the old columns go."""
+    options = {"remove_columns": rows.column_names, "keep_in_memory": True, "load_from_cache_file": False}
+    with no_progress_bars():
+        return rows.map(function, batched=True, **options)
 
 
 def _lacks(task: TaskSettings, folder: Path, what: str, name: str, known: list[str]) -> str:

@@ -1,0 +1,77 @@
+"""How a model with a classification head is trained and asked: all but text-to-text models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import DataCollatorWithPadding, Trainer
+
+from neuroprune.settings import TaskSettings
+from neuroprune.tasks.sources import mapped
+
+
+@dataclass(frozen=True)
+class ClassHead:
+    """Cross-entropy of the classes' logits; the answer is the class with the largest.
+
+    Args:
+        task: The task.
+        tokenizer: The model's tokenizer.
+    """
+
+    task: TaskSettings
+    tokenizer: Any
+    trainer_class: ClassVar[type] = Trainer
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the Trainer's arguments need besides the training settings: nothing."""
+        return {}
+
+    def encode(self, rows: Dataset) -> Dataset:
+        """Tokenise the text, or the pair of texts; columns as the tokenizer's, and `labels`."""
+        task, longest = self.task, min(self.task.max_length, self.tokenizer.model_max_length)
+
+        def tokenise(batch: dict[str, list[Any]]) -> dict[str, Any]:
+            encoded = self.tokenizer(*(batch[column] for column in task.inputs), truncation=True, max_length=longest)
+            return {**encoded, "labels": batch[task.label]}
+
+        return mapped(rows, tokenise)
+
+    def collate(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        """Pad rows to a batch."""
+        return DataCollatorWithPadding(self.tokenizer)(features)
+
+    def compute_metrics(self, prediction: Any) -> dict[str, float]:
+        """Judge the classes with the largest logits."""
+        logits = prediction.predictions
+        logits = logits[0] if isinstance(logits, tuple) else logits  # encoder-decoders add their hidden states
+        return judge(logits, prediction.label_ids)
+
+    def question(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        """Pad rows without their answers."""
+        return self.collate([{name: row[name] for name in row if name != "labels"} for row in features])
+
+    def answer(self, model: Any, **batch: torch.Tensor) -> torch.Tensor:
+        """Return the classes' logits `[rows, classes]` for what `question` gives."""
+        return model(**batch).logits
+
+
+def judge(scores: Any, labels: Any) -> dict[str, float]:
+    """Return all metrics of classification by name, F1 only for two classes.
+
+    Args:
+        scores: Scores of the classes, `[rows, classes]`; the largest is the answer.
+        labels: True classes, int `[rows]`.
+
+    Returns:
+        The values.
+    """
+    from neuroprune.tasks import metrics  # evaluate takes seconds to import, and preparing data needs no judge
+
+    names = [name for name in metrics.METRICS if name != "f1" or scores.shape[-1] == 2]
+    return metrics.judge(names, np.argmax(scores, axis=-1), np.asarray(labels))

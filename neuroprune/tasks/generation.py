@@ -1,0 +1,99 @@
+"""How an encoder-decoder is trained to write text, and how it is asked to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding, Seq2SeqTrainer
+
+from neuroprune.settings import TaskSettings
+from neuroprune.tasks.sources import mapped
+from neuroprune.tasks.text_pairs import Judge
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Training on the answer's tokens, and a search for the likeliest answer.
+
+    Args:
+        task: The task.
+        references: The judged rows' answers, whole, in order.
+        judge: Written texts and references, row by row, to values by metric.
+        model: An encoder-decoder.
+        tokenizer: Its tokenizer.
+    """
+
+    task: TaskSettings
+    references: Sequence[str]
+    judge: Judge
+    model: Any
+    tokenizer: Any
+    trainer_class: ClassVar[type] = Seq2SeqTrainer
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the Trainer's arguments need besides the training settings."""
+        return {
+            "predict_with_generate": True,
+            "generation_max_length": self._longest,
+            "generation_num_beams": self.task.beams,
+            "label_smoothing_factor": self.task.label_smoothing,
+        }
+
+    @property
+    def _longest(self) -> int:
+        return self.task.answer_length + 1  # the decoder's first token is none of the answer's
+
+    def encode(self, rows: Dataset) -> Dataset:
+        """Tokenise inputs, with the task's prefix, and answers; columns as the tokenizer's, and `labels`."""
+        task, longest = self.task, min(self.task.max_length, self.tokenizer.model_max_length)
+
+        def tokenise(batch: dict[str, list[str]]) -> dict[str, Any]:
+            texts = [task.prefix + text for text in batch[task.inputs[0]]]
+            answers = self.tokenizer(text_target=batch[task.label], truncation=True, max_length=task.answer_length)
+            encoded = self.tokenizer(texts, truncation=True, max_length=longest)
+            return {**encoded, "labels": answers["input_ids"]}
+
+        return mapped(rows, tokenise)
+
+    def collate(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Pad rows to a batch; the decoder's mask says which of its tokens are real."""
+        batch = DataCollatorForSeq2Seq(self.tokenizer, model=self.model)(features)
+        batch["decoder_attention_mask"] = (batch["labels"] != -100).long()
+        return batch
+
+    def compute_metrics(self, prediction: Any) -> dict[str, float]:
+        """Judge the texts that were written for the judged rows against the references, not against tokens."""
+        tokens = np.where(prediction.predictions == -100, self.tokenizer.pad_token_id, prediction.predictions)
+        written = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return self.judge([text.strip() for text in written], self.references)
+
+    def question(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        """Pad rows without their answers; `new_tokens` is the length of the longest answer."""
+        inputs = [{name: row[name] for name in row if name != "labels"} for row in features]
+        return {
+            **DataCollatorWithPadding(self.tokenizer)(inputs),
+            "new_tokens": max(len(r["labels"]) for r in features),
+        }
+
+    def answer(self, model: Any, new_tokens: int | None = None, **batch: torch.Tensor) -> torch.Tensor:
+        """Write answers.
+
+        Args:
+            model: The model, cut or not.
+            new_tokens: If given, every answer has so many tokens, so that times compare: a model that stops early is
+                not faster for it.
+            **batch: What `question` gives, on the model's device.
+
+        Returns:
+            Tokens, int64 `[rows, tokens]`.
+        """
+        length = {"max_length": self._longest}
+        if new_tokens is not None:
+            length = {"min_new_tokens": new_tokens, "max_new_tokens": new_tokens}
+        return model.generate(**batch, **length, num_beams=self.task.beams)

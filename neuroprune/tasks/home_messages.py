@@ -1,0 +1,91 @@
+"""Demo task `home_messages`: messages of the program Home Assistant, German to English, in the shape of IWSLT14.
+
+They are what its translators made of the English originals: labels, explanations and errors of about 900 integrations.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from neuroprune.errors import UserError
+from neuroprune.tasks.text import rank, squash
+
+WORDS = {"en": range(4, 46), "de": range(3, 46)}
+RATIO = (0.4, 2.5)  # of the numbers of words, German to English
+FILE = re.compile(r"homeassistant/components/(\w+)/translations/en\.json")
+UNUSABLE = re.compile(r"https?:|\[%|\]\(|<\w|\n")  # links, references to other messages, markup
+VALIDATION_SHARE, VALIDATION_ROWS = 0.12, 600
+
+
+def build(wheel: Path) -> dict[str, list[dict[str, Any]]]:
+    """Cut the task's rows out of Home Assistant's wheel, which is read as an archive, never installed.
+
+    Args:
+        wheel: `homeassistant-2026.2.3-py3-none-any.whl`.
+
+    Returns:
+        Rows with `de` and `en` of the splits `train` and `validation`, in the order of their rank. Messages with
+        the same first four English words lie in one split; of messages that differ in punctuation or case alone, in
+        either language, the first alone is kept.
+
+    Raises:
+        UserError: If the wheel does not hold the messages.
+    """
+    rows: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    for row in _pairs(wheel):
+        keys = {f"{language} {_key(text)}" for language, text in row.items()}
+        if _usable(row) and not keys & seen:
+            seen |= keys
+            rows.append(row)
+    rows.sort(key=lambda row: rank("home_messages", row["en"]))
+    splits = {split: [row for row in rows if _split(row["en"]) == split] for split in ("train", "validation")}
+    return {**splits, "validation": splits["validation"][:VALIDATION_ROWS]}
+
+
+def _pairs(wheel: Path) -> Iterator[dict[str, Any]]:
+    """Yield messages that have the same key in both languages."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            names = set(archive.namelist())
+            english = [name for name in sorted(names) if FILE.fullmatch(name)]
+            for name in english:
+                german = name.replace("/en.json", "/de.json")
+                if german in names:
+                    en, de = (dict(_messages(json.loads(archive.read(file)))) for file in (name, german))
+                    yield from ({"de": squash(de[key]), "en": squash(en[key])} for key in en if key in de)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{wheel} is not a wheel that can be read: delete it and run again") from error
+    if not english:
+        raise UserError(f"{wheel} does not hold Home Assistant's translations: delete it and run again")
+
+
+def _messages(tree: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield path and text of every message of a file without markup."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _messages(value, (*above, name))
+        elif isinstance(value, str) and not UNUSABLE.search(value.strip()):
+            yield (*above, name), value
+
+
+def _usable(row: dict[str, str]) -> bool:
+    """Tell whether both texts are of middle length, not too different in it, and not the same."""
+    words = {language: len(text.split()) for language, text in row.items()}
+    fits = all(words[language] in lengths for language, lengths in WORDS.items())
+    return fits and RATIO[0] <= words["de"] / words["en"] <= RATIO[1] and row["de"] != row["en"]
+
+
+def _key(text: str) -> str:
+    """Return what two texts of any language share that differ in case, punctuation or spaces alone."""
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def _split(english: str) -> str:
+    first = " ".join(_key(english).split()[:4])
+    return "validation" if rank("home_messages-split", first) < VALIDATION_SHARE else "train"

@@ -1,0 +1,31 @@
+"""Translation: a text in one language in, the same in another language out, judged by BLEU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from neuroprune.resources import RESOURCES
+from neuroprune.settings import TaskSettings
+from neuroprune.tasks import text_pairs
+
+
+def load(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> text_pairs.TextPairs:
+    """Read a task's rows; see `neuroprune.tasks.load`."""
+    return text_pairs.load(task, data_root, resources, judge)
+
+
+def judge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Return BLEU of the whole set as a fraction, as all metrics are recorded, and its brevity penalty.
+
+    Args:
+        predictions: What the model wrote.
+        references: What people wrote, row by row.
+
+    Returns:
+        `bleu`, sacrebleu's score / 100, and `brevity_penalty`, both in [0, 1].
+    """
+    from neuroprune.tasks.text_metrics import SacreBleu
+
+    found = SacreBleu().compute(predictions=list(predictions), references=list(references)) or {}
+    return {"bleu": found["score"] / 100, "brevity_penalty": found["bp"]}
