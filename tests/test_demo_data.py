@@ -2,6 +2,7 @@
 
 import functools
 import io
+import json
 import tarfile
 import zipfile
 from collections import Counter
@@ -13,7 +14,7 @@ from neuroprune import tasks
 from neuroprune.errors import UserError
 from neuroprune.resources import fetch
 from neuroprune.settings import TaskSettings
-from neuroprune.tasks import demo_data, movie_snippets, verse_pairs
+from neuroprune.tasks import demo_data, docstrings, home_messages, movie_snippets, verse_pairs
 from neuroprune.tasks.text import key, rank, rows_sha256, words
 
 RESOURCES = ROOT / "resources"  # shared with the demo: what it has fetched is not fetched again
@@ -27,6 +28,14 @@ GOLDEN = {
     "verse_pairs": {
         "train": (3620, "b54263c6680c9b83836973faf2ab4d8f3017c552390266232bb33e040f83f1f3"),
         "validation": (534, "eadc653b55eaf36dd1ec3c99ddc5f079fa86ecc2dcd3f5521f8383cef569f6ff"),
+    },
+    "docstrings": {
+        "train": (2127, "14ca72dae783421d7b33238c9c876523ea44fce076e82f6466cd13a7b5381904"),
+        "validation": (300, "1514799f4f20932153c6205b4b89181730856c3a65294fb80eeb275d9b6a0e91"),
+    },
+    "home_messages": {
+        "train": (8824, "a46d3ff16ac35034647cdbb05742a14ac1ae182e79b681e0d0773e8ee13652c9"),
+        "validation": (600, "39e23a515b686e8bf9bf861375e5d6bba2f70589760bfbb48fc8863b5c9320ba"),
     },
 }
 
@@ -60,8 +69,9 @@ def test_the_rows_are_the_same_everywhere(name):
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_no_text_is_in_both_splits(name):
-    columns = demo_data.SETS[name].inputs
-    texts = {s: [key(row[c]) for row in rows for c in columns] for s, rows in rows_of(name).items()}
+    demo = demo_data.SETS[name]
+    columns = demo.inputs if demo.labels else (*demo.inputs, demo.answer)
+    texts = {s: [(c, key(row[c])) for row in rows for c in columns] for s, rows in rows_of(name).items()}
     assert len(set(texts["train"])) == len(texts["train"])
     assert not set(texts["train"]) & set(texts["validation"])
 
@@ -81,6 +91,18 @@ def test_movie_snippets_are_in_no_order_of_feeling():
     labels = [row["label"] for row in rows_of("movie_snippets")["train"]]
     thirds = [labels[i : i + 3035] for i in range(0, 9105, 3035)]
     assert all(0.4 < sum(third) / 3035 < 0.6 for third in thirds)
+
+
+def test_messages_that_begin_alike_lie_in_one_split():
+    first = {s: {" ".join(words(row["en"])[:4]) for row in rows} for s, rows in rows_of("home_messages").items()}
+    assert not first["train"] & first["validation"]
+
+
+def test_pages_are_long_and_their_summaries_short():
+    for row in (row for rows in rows_of("docstrings").values() for row in rows):
+        assert 60 <= len(row["body"].split()) <= 300
+        assert 5 <= len(row["summary"].split()) <= 30
+        assert not {">>>", "`", "%("} & {*row["body"].split()}
 
 
 # ------------------------------------------------------------------ small archives made here
@@ -122,7 +144,67 @@ def test_a_bible_is_read_without_running_its_module(tmp_path):
     assert verse_pairs.read_bible(tmp_path / "b.whl").text == {1001001: "In the beginning.", 1001002: "And God's"}
 
 
+PAGE = '''
+class Graph:
+    """Return the graph that a `list` of edges makes.
+
+    %s
+
+    Parameters
+    ----------
+    edges : list of :class:`~graphs.Edge`
+
+    Examples
+    --------
+    Nothing of this.
+
+    Returns
+    -------
+    >>> not_this()
+    graph : ``Graph``
+    """
+'''
+
+
+def test_pages_are_read_without_running_their_modules(tmp_path):
+    prose = " ".join(["word"] * 60)
+    with zipfile.ZipFile(tmp_path / "a.whl", "w") as wheel:
+        wheel.writestr("a/graph.py", f"raise SystemExit\n{PAGE % prose}")
+        wheel.writestr("a/twin.py", PAGE % prose)  # begins alike
+        wheel.writestr("a/short.py", PAGE.replace("the graph", "another graph") % "Too short.")
+        wheel.writestr("a/tests/more.py", PAGE.replace("graph", "test") % prose)
+        wheel.writestr("a/broken.py", "def (")
+    splits = docstrings.build(tmp_path / "a.whl")
+    body = f"{prose} Parameters: edges : list of graphs.Edge Returns: graph : Graph"
+    assert [*splits["train"], *splits["validation"]] == [
+        {"body": body, "summary": "Return the graph that a list of edges makes."}
+    ]
+
+
+def test_messages_are_paired_by_their_keys(tmp_path):
+    german = {"a": {"b": "Das Gerät  ist nicht bereit", "c": "Nur auf Deutsch ist dies", "d": "Kurz und gut eins"}}
+    english = {"a": {"b": "The device is not ready", "d": "Short, good", "e": "Only in English is this"}}
+    german["link"], english["link"] = "Siehe bitte [hier nach](x)", "Please look it [up here](x)"
+    german["twin"], english["twin"] = "Das Gerät ist nicht bereit!", "This is the same message"
+    with zipfile.ZipFile(tmp_path / "h.whl", "w") as wheel:
+        for language, messages in (("de", german), ("en", english)):
+            wheel.writestr(f"homeassistant/components/lamp/translations/{language}.json", json.dumps(messages))
+        wheel.writestr("homeassistant/components/bell/translations/en.json", json.dumps(english))
+    splits = home_messages.build(tmp_path / "h.whl")
+    assert [*splits["train"], *splits["validation"]] == [
+        {"de": "Das Gerät ist nicht bereit", "en": "The device is not ready"}
+    ]
+
+
 def test_an_archive_without_the_text_is_refused(tmp_path):
+    (tmp_path / "c.whl").write_bytes(b"PK and then nothing")
+    for build in (docstrings.build, home_messages.build):
+        with pytest.raises(UserError, match=r"c\.whl is not a wheel that can be read"):
+            build(tmp_path / "c.whl")
+    with zipfile.ZipFile(tmp_path / "d.whl", "w") as wheel:
+        wheel.writestr("x.py", "")
+    with pytest.raises(UserError, match="does not hold Home Assistant's translations"):
+        home_messages.build(tmp_path / "d.whl")
     with pytest.raises(UserError, match=r"does not hold movieReviewSnippets_GroundTruth\.txt"):
         movie_snippets.build(tar_of(tmp_path / "a.tgz", {"x": b""}))
     with zipfile.ZipFile(tmp_path / "b.whl", "w") as wheel:

@@ -29,9 +29,10 @@ class DemoSet:
         build: `module:function` that makes rows by split from the packages' files.
         packages: What the text is cut from.
         inputs: The text columns.
-        labels: The classes' names.
+        labels: The classes' names; none if the answer is text.
         about: What the set is and where it comes from: the text of its card.
         sha256: Hash of the rows of each split.
+        answer: The column with the answer.
     """
 
     build: str
@@ -40,12 +41,14 @@ class DemoSet:
     labels: tuple[str, ...]
     about: str
     sha256: dict[str, str]
+    answer: str = "label"
 
     @property
     def features(self) -> Features:
         """The columns and their types."""
         texts = {name: Value("string") for name in self.inputs}
-        return Features({**texts, "label": ClassLabel(names=list(self.labels)), "idx": Value("int32")})
+        answer = ClassLabel(names=list(self.labels)) if self.labels else Value("string")
+        return Features({**texts, self.answer: answer, "idx": Value("int32")})
 
     def rows(self, resources: Path) -> dict[str, list[dict[str, Any]]]:
         """Make the rows by split from the packages' files, downloaded into `resources` if need be."""
@@ -88,6 +91,42 @@ SETS = {
         sha256={
             "train": "b54263c6680c9b83836973faf2ab4d8f3017c552390266232bb33e040f83f1f3",
             "validation": "eadc653b55eaf36dd1ec3c99ddc5f079fa86ecc2dcd3f5521f8383cef569f6ff",
+        },
+    ),
+    "docstrings": DemoSet(
+        build="neuroprune.tasks.docstrings:build",
+        packages=(  # in versions whose source every Python from 3.11 on can parse, else rows would depend on Python
+            Package("networkx==3.7", "e3fd2c13a7814cee3746340d8d7f8598a67f16a58bf47fb7f8793fab6efca1b0"),
+            Package("keras==3.15.1", "836460e480930acbd19bb7a17e62f9ecad40e8a9af9a651fc8d0586a96d27e20"),
+            Package("jax==0.5.3", "1483dc237b4f47e41755d69429e8c3c138736716147cd43bb2b99b259d4e3c41"),
+            Package("xarray==2026.9.0", "fe349fa871628b1a0a5217af3fe1283a2862d5485156e6eda354fffb81c3bb7c"),
+            Package("pymc==6.4.0", "fa0dd3574b4465662f7aa70e8f1bd02dc2081e05a99ba65fb33c3f3614271f86"),
+            Package("control==0.10.2", "8f7b5c58f5ccd761a6c070e3dedceca4c53c7a9cf105fcc22caba7a67f99025a"),
+        ),
+        inputs=("body",),
+        answer="summary",
+        labels=(),
+        about="Reference pages of NetworkX, Keras, JAX, xarray, PyMC and python-control (BSD and Apache licences): the "
+        "body of a docstring and its first line, which says the same in a sentence. A stand-in for news in the demo, "
+        "far smaller and easier.",
+        sha256={
+            "train": "14ca72dae783421d7b33238c9c876523ea44fce076e82f6466cd13a7b5381904",
+            "validation": "1514799f4f20932153c6205b4b89181730856c3a65294fb80eeb275d9b6a0e91",
+        },
+    ),
+    "home_messages": DemoSet(
+        build="neuroprune.tasks.home_messages:build",
+        packages=(
+            Package("homeassistant==2026.2.3", "8167820cac4b8defe895fd2c36ac23402a445d1fe6028e8cde24caabb935282c"),
+        ),
+        inputs=("de",),
+        answer="en",
+        labels=(),
+        about="Messages of the program Home Assistant in German and English (Apache licence), as its translators wrote "
+        "them. Placeholders in braces are left as they are.",
+        sha256={
+            "train": "a46d3ff16ac35034647cdbb05742a14ac1ae182e79b681e0d0773e8ee13652c9",
+            "validation": "39e23a515b686e8bf9bf861375e5d6bba2f70589760bfbb48fc8863b5c9320ba",
         },
     ),
 }

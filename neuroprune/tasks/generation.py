@@ -95,5 +95,5 @@ class Generation:
         """
         length = {"max_length": self._longest}
         if new_tokens is not None:
-            length = {"min_new_tokens": new_tokens, "max_new_tokens": new_tokens}
+            length = {"min_length": new_tokens + 1, "max_length": new_tokens + 1}
         return model.generate(**batch, **length, num_beams=self.task.beams)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroprune.errors import UserError
-from neuroprune.tasks.text import rank, squash
+from neuroprune.tasks.text import key, rank, squash, words
 
 WORDS = {"en": range(4, 46), "de": range(3, 46)}
 RATIO = (0.4, 2.5)  # of the numbers of words, German to English
@@ -39,7 +39,7 @@ def build(wheel: Path) -> dict[str, list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
     for row in _pairs(wheel):
-        keys = {f"{language} {_key(text)}" for language, text in row.items()}
+        keys = {f"{language} {key(text)}" for language, text in row.items()}
         if _usable(row) and not keys & seen:
             seen |= keys
             rows.append(row)
@@ -58,7 +58,7 @@ def _pairs(wheel: Path) -> Iterator[dict[str, Any]]:
                 german = name.replace("/en.json", "/de.json")
                 if german in names:
                     en, de = (dict(_messages(json.loads(archive.read(file)))) for file in (name, german))
-                    yield from ({"de": squash(de[key]), "en": squash(en[key])} for key in en if key in de)
+                    yield from ({"de": squash(de[path]), "en": squash(en[path])} for path in en if path in de)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{wheel} is not a wheel that can be read: delete it and run again") from error
     if not english:
@@ -76,16 +76,10 @@ def _messages(tree: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tup
 
 def _usable(row: dict[str, str]) -> bool:
     """Tell whether both texts are of middle length, not too different in it, and not the same."""
-    words = {language: len(text.split()) for language, text in row.items()}
-    fits = all(words[language] in lengths for language, lengths in WORDS.items())
-    return fits and RATIO[0] <= words["de"] / words["en"] <= RATIO[1] and row["de"] != row["en"]
-
-
-def _key(text: str) -> str:
-    """Return what two texts of any language share that differ in case, punctuation or spaces alone."""
-    return " ".join(re.findall(r"\w+", text.lower()))
+    size = {language: len(text.split()) for language, text in row.items()}
+    fits = all(size[language] in lengths for language, lengths in WORDS.items())
+    return fits and RATIO[0] <= size["de"] / size["en"] <= RATIO[1] and row["de"] != row["en"]
 
 
 def _split(english: str) -> str:
-    first = " ".join(_key(english).split()[:4])
-    return "validation" if rank("home_messages-split", first) < VALIDATION_SHARE else "train"
+    return "validation" if rank("home_messages-split", *words(english)[:4]) < VALIDATION_SHARE else "train"
