@@ -30,7 +30,8 @@ def labelled_batch(name: str, seed: int, rows: int = 4) -> dict[str, Tensor]:
 def make_run(model: nn.Module, steps: int, scheduled: bool = True, lr: float = 1e-3, accumulation: int = 1) -> Run:
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     scheduler = get_linear_schedule_with_warmup(optimizer, 0, steps) if scheduled else None
-    return Run(model, optimizer, scheduler, steps, max(1, steps // 2), 4, accumulation=accumulation)
+    rows = 4 * accumulation
+    return Run(model, optimizer, scheduler, steps, max(1, steps // 2), rows, accumulation=accumulation)
 
 
 def take_step(method: Method, run: Run, name: str = "bert") -> None:

@@ -121,7 +121,7 @@ def test_both_target_forms_follow_the_same_schedule():
 def test_outside_its_windows_it_is_plain_training():
     """Until the first event the weights are those of a dense run, to the bit."""
     models = {}
-    for method in (Dense(), NeuroPrune(sparsity=0.8, start=0.5, end=0.6, calibration_batches=2)):
+    for method in (Dense(), NeuroPrune(sparsity=0.8, start=0.5, end=0.6, calibration_rows=8)):
         torch.manual_seed(1)
         model = models[type(method)] = make_model("bert").train()
         run = make_run(model, steps=12)
@@ -135,14 +135,15 @@ def test_outside_its_windows_it_is_plain_training():
 
 
 @pytest.mark.parametrize(("accumulation", "first"), [(1, 2), (2, 6), (3, 7), (8, 9)])
-def test_the_window_counts_the_batches_of_an_accumulated_step(accumulation, first):
-    model, method = make_model("bert").train(), NeuroPrune(sparsity=0.5, start=0.5, end=0.5, events=1)
+def test_the_window_counts_the_rows_of_an_accumulated_step(accumulation, first):
+    model = make_model("bert").train()
+    method = NeuroPrune(sparsity=0.5, start=0.5, end=0.5, events=1, calibration_rows=32)
     run = make_run(model, steps=20, accumulation=accumulation)
     method.start(run)
     for _ in range(first):
         assert not model._forward_pre_hooks
         take_step(method, run)
-    assert model._forward_pre_hooks  # eight batches before the event at step 10
+    assert model._forward_pre_hooks  # 32 rows, four a batch, before the event at step 10
 
 
 def test_l1_zeroes_the_smallest_weights_of_all_matrices():
@@ -186,7 +187,7 @@ def test_the_fold_helps():
     for fold in (True, False):
         model = make_model("bert").eval()
         expected = model(**batch).logits.detach()
-        method = NeuroPrune(sparsity=0.5, events=1, start=1, end=1, fold=fold, calibration_batches=6, ridge=1e-4)
+        method = NeuroPrune(sparsity=0.5, events=1, start=1, end=1, fold=fold, calibration_rows=24, ridge=1e-4)
         run = make_run(model, steps=6, lr=0.0)
         method.start(run)
         for _ in range(6):

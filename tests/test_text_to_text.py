@@ -124,7 +124,7 @@ RUNS = [
     ("marian", "translation"),
     ("bart", "translation"),
 ]
-METHODS = {"dense": {"name": "dense"}, "neuroprune": {"name": "neuroprune", "sparsity": 0.5, "calibration_batches": 2}}
+METHODS = {"dense": {"name": "dense"}, "neuroprune": {"name": "neuroprune", "sparsity": 0.5, "calibration_rows": 16}}
 
 
 def train(folder, kind, task, method, **values):

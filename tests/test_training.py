@@ -31,7 +31,7 @@ def settings(**changes):
         "run": "tiny",
         "model": {"name": "tiny", "source": "random:bert", "config": BERT},
         "task": TASK,
-        "method": {"name": "neuroprune", "sparsity": 0.5, "calibration_batches": 2},
+        "method": {"name": "neuroprune", "sparsity": 0.5, "calibration_rows": 16},
         "training": {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3},
         "seed": 0,
     }

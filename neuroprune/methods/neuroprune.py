@@ -32,6 +32,8 @@ from neuroprune.settings import NeuroPruneSettings
 from neuroprune.sparsity import head_size, neuron_size, removed_weights
 from neuroprune.surgery import kept_units, remove
 
+ASSUMED_BATCH = 32  # rows of an optimizer step where a bare loop does not say
+
 
 class NeuroPruneTarget(TargetForm):
     """At each event remove the units that matter least for their size, and fold what they did into the rest."""
@@ -62,7 +64,7 @@ class NeuroPruneTarget(TargetForm):
 
     def _watch(self, run: Run) -> None:
         """Attach the calibration if the next step belongs to the window before an event."""
-        window = math.ceil(self.settings.calibration_batches / run.accumulation)
+        window = math.ceil(self.settings.calibration_rows / (run.batch_size or ASSUMED_BATCH))
         if self._calibration is None and self.events and run.step >= min(self.events) - window:
             fold = self.settings.fold
             self._calibration = Calibration(run.model, moments=fold, weigh_tokens=self.settings.token_weights)
