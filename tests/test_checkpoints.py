@@ -95,7 +95,12 @@ def test_saving_replaces_a_model_and_leaves_other_files(saved):
     (saved / "model-00001-of-00002.safetensors").write_bytes(b"old shard")
     model = make_model("bert", seed=1)
     save_pretrained(model, saved)
-    assert sorted(file.name for file in saved.iterdir()) == ["config.json", "model.safetensors", "notes.txt"]
+    assert sorted(file.name for file in saved.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "notes.txt",
+    ]
     assert_same(model, from_pretrained(saved))
 
 

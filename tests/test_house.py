@@ -19,7 +19,7 @@ FLOORS = [
     {"config", "plan", "study", "problems", "architectures", "records"},
     {"blocks"},
     {"topology", "kept", "idle", "position_bias", "surgery"},
-    {"penalties", "heads", "sparsity", "loading", "checkpoints"},
+    {"penalties", "heads", "sparsity", "loading", "cards", "checkpoints"},
     {"methods", "snapshots", "figures", "tables"},
     {"tasks", "models"},
     {"timing", "training"},
