@@ -44,7 +44,7 @@ class Facts:
     labels: Sequence[str] = ()
 
 
-def write_card(model: nn.Module, folder: Path, name: str, facts: Facts) -> None:
+def write_card(model: nn.Module, folder: Path, name: str, facts: Facts, load: str | None = None) -> None:
     """Write `README.md`: what is left of the model, how well it does, and how to load it.
 
     Args:
@@ -52,8 +52,10 @@ def write_card(model: nn.Module, folder: Path, name: str, facts: Facts) -> None:
         folder: Where the card is written.
         name: The model's name, the card's title.
         facts: What the model does not tell.
+        load: A line of Python that loads it; default: `load_line`.
     """
-    card = ModelCard(f"---\n{_metadata(model, name, facts).to_yaml()}\n---\n\n{_text(model, name, facts)}\n")
+    text = _text(model, name, facts, load or load_line(model))
+    card = ModelCard(f"---\n{_metadata(model, name, facts).to_yaml()}\n---\n\n{text}\n")
     card.save(folder / "README.md")
 
 
@@ -101,12 +103,12 @@ def _metadata(model: nn.Module, name: str, facts: Facts) -> ModelCardData:
         tags=["neuroprune", "pruned"] if measure_sparsity(model).weights else ["neuroprune"],
         base_model=_hub_id(facts.base_model or getattr(model.config, "_name_or_path", None)),
         datasets=[dataset] if dataset else None,
-        model_name=name,
+        model_name=name if results else None,
         eval_results=results or None,
     )
 
 
-def _text(model: nn.Module, name: str, facts: Facts) -> str:
+def _text(model: nn.Module, name: str, facts: Facts, load: str) -> str:
     """Return the card below its metadata."""
     found = measure_sparsity(model)
     parts = [
@@ -115,7 +117,7 @@ def _text(model: nn.Module, name: str, facts: Facts) -> str:
         _origin(model, found, facts),
         _sizes(model, found),
         "## Load it",
-        f"```python\n{load_line(model)}\n```",
+        f"```python\n{load}\n```",
     ]
     if metrics := _metrics(facts):
         rows = [(metric, f"{value:.4g}") for metric, value in metrics.items()]

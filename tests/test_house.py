@@ -20,10 +20,10 @@ FLOORS = [
     {"blocks"},
     {"topology", "kept", "idle", "position_bias", "surgery"},
     {"penalties", "heads", "sparsity", "loading", "cards", "checkpoints"},
-    {"methods", "snapshots", "figures", "tables"},
+    {"methods", "snapshots", "figures", "tables", "export"},
     {"tasks", "models"},
     {"timing", "training"},
-    {"cli", "reference"},
+    {"cli", "reference", "prune"},
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 # These must do without torch.
