@@ -64,7 +64,7 @@ docs: $(BIN)/.ready ## Generate config/schema.json and the key tables of config/
 
 lock: ## Resolve the newest versions that pyproject.toml allows and pin them
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	.venv-lock/bin/pip install --quiet --disable-pip-version-check -e '.[dev,onnx]'
 	{ echo "# Exact versions of everything, tests and linters included. Made by 'make lock'."; \
 	  .venv-lock/bin/pip freeze --exclude-editable | grep -v -i -E '^(nvidia-|triton|cuda-|neuroprune)' | sed -E 's/\+[a-z0-9]+$$//'; } > requirements.lock
 	rm -rf .venv-lock

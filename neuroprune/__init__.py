@@ -1,12 +1,15 @@
 """NeuroPrune: transformers that get small while they are fine-tuned.
 
-Importing this package is cheap: a name loads what it needs, torch included, when it is first used.
+Importing this package is cheap: a name loads what it needs, torch included, when it is first used. It has one effect:
+transformers then loads cut models as it loads any other (see `hook.py`).
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from neuroprune.hook import teach_transformers
 
 if TYPE_CHECKING:
     import neuroprune.heads as heads
@@ -58,3 +61,6 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """List the public names, loaded or not."""
     return sorted({*globals(), *__all__})
+
+
+teach_transformers()

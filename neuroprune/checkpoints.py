@@ -1,7 +1,8 @@
 """Save and load models, cut ones included.
 
-A cut model is saved as any model is; its `config.json` says what is left of the dense model. After this module was
-imported, transformers itself loads such folders (see `loading.py`); `from_pretrained` adds strictness.
+A cut model is saved as any model is; its `config.json` says what is left of the dense model, its card (`README.md`)
+says it to people. After `import neuroprune`, transformers itself loads such folders (see `loading.py`);
+`from_pretrained` adds strictness.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +19,49 @@ from safetensors import SafetensorError
 from torch import nn
 
 from neuroprune import loading  # noqa: F401  (registers)
+from neuroprune.architectures import ARCHITECTURES
+from neuroprune.cards import Facts, is_ours, write_card
 from neuroprune.errors import UserError, did_you_mean
+from neuroprune.kept import RECORD
 
 
-def save_pretrained(model: Any, folder: str | Path, tokenizer: Any = None) -> None:
-    """Save a model so that `from_pretrained` gives it back bit by bit.
+def save_pretrained(
+    model: Any,
+    folder: str | Path,
+    tokenizer: Any = None,
+    *,
+    metrics: Mapping[str, float] | None = None,
+    base_model: str | None = None,
+    dataset: str | None = None,
+    task: str | None = None,
+    labels: Sequence[str] = (),
+    name: str | None = None,
+) -> None:
+    """Save a model so that `from_pretrained` gives it back bit by bit, with a model card (`README.md`).
 
     Files are written under another name first, and `config.json` comes last: a folder with a `config.json` is whole.
-    Other files in the folder are left alone.
+    Other files in the folder are left alone, a card that someone else wrote too.
 
     Args:
-        model: A transformers model, cut or not.
+        model: A transformers model, cut or not; one of an unknown type or a quantized one gets no card.
         folder: Where to; it is made if need be, a model in it is replaced.
         tokenizer: If given, it is saved beside the model.
+        metrics: For the card: what `Trainer.evaluate` returns, say.
+        base_model: For the card: what was fine-tuned; default: the hub id that the model was loaded from.
+        dataset: For the card: what it was fine-tuned on, a hub id or any text.
+        task: For the card: the name of what it does with that.
+        labels: For the card: names of the classes in order; default: those of the model's configuration.
+        name: For the card: its title; default: the folder's name.
     """
     folder = Path(folder)
+    facts = Facts(metrics or {}, base_model, dataset, task, labels)
     new = folder / f".new-{os.getpid()}"
     new.mkdir(parents=True, exist_ok=True)
     try:
         for part in filter(None, (model, tokenizer)):
             part.save_pretrained(new)
+        if _has_card(model) and is_ours(folder / "README.md"):
+            write_card(model, new, name or folder.resolve().name, facts)
         (folder / "config.json").unlink(missing_ok=True)
         for old in [*folder.glob("model*.safetensors*"), *folder.glob("pytorch_model*.bin*")]:
             old.unlink()
@@ -75,6 +100,13 @@ def from_pretrained(folder: str | Path, auto_class: Any = None) -> nn.Module:
                 f"{', '.join(sorted(info[what])[:3])}; save the model again."
             )
     return model
+
+
+def _has_card(model: Any) -> bool:
+    """Say whether a card can be written: the model's layers are known, and its record is ours."""
+    record = getattr(model.config, "quantization_config", None)
+    quantized = record is not None and getattr(record, "get", lambda _: None)("quant_method") != RECORD
+    return model.config.model_type in ARCHITECTURES and not quantized
 
 
 def _saved_class(folder: Path) -> Any:

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
 CONFIG = Path("config/config.yaml")
+TRAINING_OPTIONS = (
+    ("epochs", float, "passes over the training rows"),
+    ("batch_size", int, "rows a step"),
+    ("learning_rate", float, "AdamW's peak"),
+    ("threads", int, "CPU threads"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,6 +78,12 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--run", dest="record", type=Path, required=True, metavar="FILE", help="the run's record")
     _output_option(command, "the times")
     _add_results(commands)
+    _add_prune(commands)
+    command = _command(commands, "export", export, "write a saved model in a form that needs no neuroprune")
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="a saved model")
+    text = "full: the dense model's size, zeros where units are gone, for plain transformers; onnx: for onnxruntime"
+    command.add_argument("--format", required=True, metavar="FORMAT", help=text)
+    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
     command = _command(commands, "schema", schema, "write config/schema.json and config/README.md anew")
     command.add_argument("--check", action="store_true", help="write nothing; fail if a file is out of date")
     return root
@@ -101,6 +113,24 @@ def _add_results(commands: Any) -> None:
     command = _command(commands, "table", table, "write a table from the table of runs")
     command.add_argument("name", metavar="NAME", help="the table, such as summary")
     _study_option(command)
+
+
+def _add_prune(commands: Any) -> None:
+    command = _command(commands, "prune", prune, "fine-tune a model on a task until it is small, and save it")
+    command.add_argument("--model", required=True, help="a row of models.yaml, a folder or a hub id")
+    command.add_argument("--task", required=True, help="a task of the catalogue, or a YAML file like those in it")
+    text = "share of the weights in attentions and MLPs that is to go, such as 0.8"
+    command.add_argument("--sparsity", type=float, required=True, help=text)
+    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder for the model")
+    for name, kind, text in TRAINING_OPTIONS:
+        command.add_argument(
+            f"--{name.replace('_', '-')}", type=kind, help=f"{text}; default: the task's and the model's"
+        )
+    command.add_argument("--seed", type=int, default=0, help="0")
+    command.add_argument(
+        "--catalogue", type=Path, default=Path("config"), metavar="FOLDER", help="models and tasks (config)"
+    )
+    _data_option(command)
 
 
 def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
@@ -203,6 +233,24 @@ def table(args: argparse.Namespace) -> None:
     from neuroprune import tables
 
     tables.write(args.name, args.study)
+
+
+def prune(args: argparse.Namespace) -> None:
+    """Fine-tune and prune one model, and say what came of it."""
+    from neuroprune.prune import Request, prune
+
+    given = {name: getattr(args, name) for name, *_ in TRAINING_OPTIONS if getattr(args, name) is not None}
+    request = Request(args.model, args.task, args.sparsity, args.seed, args.catalogue, given)
+    for sentence in prune(request, args.out, args.data_root):
+        print(sentence)
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write a saved model in another form."""
+    from neuroprune.export import export
+
+    for sentence in export(args.folder, args.format, args.out):
+        print(sentence)
 
 
 def schema(args: argparse.Namespace) -> None:

@@ -1,24 +1,28 @@
-"""How transformers learns to load cut models: importing this module is all it takes.
+"""How transformers learns to load cut models: importing this module is all it takes; `import neuroprune` sees to it.
 
 transformers builds a model at the sizes of its configuration, asks the quantizer that the configuration names to shape
 it, and fills it with the stored weights. Here that quantizer removes what the record of a cut model lacks (see
 `kept.py`); it quantizes nothing, and the loaded model is a plain model that can be trained, cast and saved. Pipelines,
 the Trainer and every `from_pretrained` of transformers go this way. Where this module was not imported, they refuse the
 weights because of their sizes.
+
+transformers is still being imported when this module is (see `hook.py`), so its models are not imported here.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from neuroprune.blocks import find_blocks
 from neuroprune.kept import RECORD, kept_units, unkept
 from neuroprune.surgery import remove, settle
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @register_quantization_config(RECORD)
@@ -60,7 +64,7 @@ class KeptUnits(HfQuantizer):
         for name in ("hf_quantizer", "quantization_method", "is_quantized"):
             delattr(model, name)
         for module in model.modules():
-            if isinstance(module, PreTrainedModel):
+            if hasattr(module, "config"):
                 module.config.__dict__.pop("_is_quantized", None)
         settle(find_blocks(model), kept_units(model))
         return model

@@ -17,7 +17,7 @@ from neuroprune.blocks import Attention, Blocks, Mlp, Projection, find_blocks
 from neuroprune.errors import UserError
 from neuroprune.kept import Kept, kept_units, write_record
 
-__all__ = ["Kept", "Positions", "Removed", "kept_units", "remove", "remove_zero_units", "settle"]
+__all__ = ["Kept", "Positions", "Removed", "kept_slices", "kept_units", "remove", "remove_zero_units", "settle"]
 
 Positions = Mapping[int, Iterable[int]]
 """Number of a layer, as `find_blocks` lists them -> current positions of units in it."""
@@ -94,6 +94,25 @@ def remove_zero_units(model: nn.Module, optimizer: Any = None) -> Removed:
     for bias, shift in filter(None, shifts):
         bias += shift
     return Removed(sum(map(len, heads.values())), sum(map(len, neurons.values())))
+
+
+def kept_slices(model: nn.Module, blocks: Blocks, kept: Kept) -> list[tuple[str, int, Tensor]]:
+    """Tell where what is left in a cut model lies in the dense one.
+
+    Args:
+        model: A dense model.
+        blocks: Its blocks.
+        kept: What a cut copy of it still has.
+
+    Returns:
+        For each parameter that is smaller in the cut model: its name, the dimension, and the positions in the dense
+        model's parameter that the cut one's have, int64. No parameter is there twice.
+    """
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    heads = [torch.tensor(positions) for positions in kept.heads]
+    cuts = [cut for a, keep in zip(blocks.attentions, heads, strict=True) for cut in _attention_cuts(a, keep)]
+    cuts += [cut for mlp, keep in zip(blocks.mlps, kept.neurons, strict=True) for cut in _mlp_cuts(mlp, keep)]
+    return [(names[parameter], dim, cut.index) for cut in cuts for _, parameter, dim in cut.parameters()]
 
 
 def settle(blocks: Blocks, kept: Kept) -> None:

@@ -55,7 +55,7 @@ def _run(settings: RunSettings, folder: Path, data_root: Path) -> records.RunRec
     trainer = _trainer(settings, folder, data, model, tokenizer, method)
     fit = _fit(trainer)
     with _whole(folder / "model") as temporary:
-        checkpoints.save_pretrained(model, temporary, tokenizer)
+        checkpoints.save_pretrained(model, temporary, tokenizer, **_card(settings, data, fit["metrics"]))
     identity = {"settings_sha256": records.settings_hash(settings), "data_sha256": data.sha256}
     result = {
         "metric": settings.task.metric,
@@ -77,6 +77,19 @@ def _run(settings: RunSettings, folder: Path, data_root: Path) -> records.RunRec
             "result": result | fit | _save_arrays(model, folder, getattr(settings.method, "eps", 1e-4)),
         }
     )
+
+
+def _card(settings: RunSettings, data: tasks.Data, metrics: dict[str, float]) -> dict[str, Any]:
+    """Return what the model card says besides what can be seen in the model."""
+    source = settings.model.source
+    return {
+        "metrics": metrics,
+        "base_model": Path(source).name if Path(source).is_dir() else source,
+        "dataset": settings.task.name if settings.task.source == "demo" else settings.task.source,
+        "task": settings.task.name,
+        "labels": data.labels,
+        "name": settings.run,
+    }
 
 
 class DivergedError(Exception):

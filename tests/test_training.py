@@ -64,6 +64,9 @@ def test_a_run_folder_tells_everything(data_root, tmp_path):
         "patterns.safetensors",
         "run.json",
     ]
+    card = (folder / "model" / "README.md").read_text()
+    assert f"| accuracy | {record.result.value:.4g} |" in card
+    assert "made from `random:bert`, fine-tuned on sst2 (nyu-mll/glue)" in card
 
 
 def test_the_saved_model_gives_the_recorded_metric(data_root, tmp_path):

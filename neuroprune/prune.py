@@ -1,0 +1,142 @@
+"""Prune a model without writing code or a study: one run, whose model lies in a folder at its end."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from neuroprune.config import make_plan, read_catalogue, read_yaml
+from neuroprune.errors import ConfigError, UserError, did_you_mean
+from neuroprune.records import RunRecord, read_record
+from neuroprune.settings import RunSettings
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for on the command line.
+
+    Args:
+        model: A row of the catalogue, a folder or a hub id.
+        task: A row of the catalogue, or a YAML file like those in `config/tasks`.
+        sparsity: Share of the weights in attentions and MLPs that is to go.
+        seed: Of the head's initialisation, data order and dropout.
+        catalogue: The folder with `models.yaml` and `tasks/`.
+        training: Training settings that replace those of the rows.
+    """
+
+    model: str
+    task: str
+    sparsity: float
+    seed: int
+    catalogue: Path
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+def prune(request: Request, out: Path, data_root: Path) -> list[str]:
+    """Fine-tune and prune a model; save it with its tokenizer, its card and the record of the run (`run.json`).
+
+    Args:
+        request: What is asked for.
+        out: The folder to write to, which appears only when it is whole; it must be new or empty.
+        data_root: Where datasets are kept.
+
+    Returns:
+        Sentences about what was written.
+
+    Raises:
+        UserError: If something in the request is wrong, model or data can't be had, or the loss diverged.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out: {out} holds something already; give a new folder.")
+    settings = run_settings(request)
+    from neuroprune import training
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
+        record = Path(folder) / "run.json"
+        training.train(settings, record, data_root)
+        result = read_record(record)
+        if result.status != "done":
+            raise UserError(f"{settings.run}: the loss is no longer finite; try a smaller --learning-rate.")
+        record.replace(Path(folder) / "model" / record.name)
+        (Path(folder) / "model").replace(out)
+    return _summary(result, out)
+
+
+def run_settings(request: Request) -> RunSettings:
+    """Resolve a request to the settings of its run.
+
+    Args:
+        request: What is asked for.
+
+    Returns:
+        The settings, every default written out.
+
+    Raises:
+        UserError: One sentence for each mistake, naming the option.
+    """
+    rows = read_catalogue(request.catalogue)
+    model, models = _row(request.model, rows.models, {"source": request.model})
+    task, tasks = _row(request.task, rows.tasks, _task_file(request, rows.tasks))
+    method = {"name": "neuroprune", "sparsity": request.sparsity}
+    grid: dict[str, Any] = {"models": [model], "tasks": [task], "methods": [method], "seeds": [request.seed]}
+    grid["training"] = dict(request.training)
+    study = {"study": "prune", "models": models, "tasks": tasks, "experiments": {"prune": grid}}
+    try:
+        plan = make_plan(study, "prune", request.catalogue)
+    except ConfigError as error:
+        raise ConfigError(_in_words_of_options(problem, model, task) for problem in error.problems) from error
+    return next(iter(plan.runs.values()))
+
+
+def _row(name: str, rows: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return a row's name, and the row if it is not in the catalogue."""
+    if name in rows:
+        return name, {}
+    short = re.sub(r"[^a-zA-Z0-9_.]+", "_", Path(name).stem if name.endswith(".yaml") else Path(name).name).lstrip("_.")
+    return short, {short: dict(new)}
+
+
+def _task_file(request: Request, rows: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a task's file, if a file is what the request names."""
+    if request.task in rows:
+        return {}
+    if not request.task.endswith(".yaml"):
+        raise UserError(
+            f"--task: there is no task {request.task!r} in {request.catalogue / 'tasks'}"
+            f"{did_you_mean(request.task, rows)}; known: {', '.join(sorted(rows)) or 'none'}; or give a YAML file."
+        )
+    return read_yaml(Path(request.task))
+
+
+def _in_words_of_options(problem: str, model: str, task: str) -> str:
+    """Put the command line's options in the place of a study's keys."""
+    grid = r"prune: experiments\.prune\."
+    for key, option in (
+        (grid + r"methods\[0\]\.sparsity", "--sparsity"),
+        (grid + r"seeds\[0\]", "--seed"),
+        (grid + r"training\.(\w+)", r"--\1"),
+        (rf"prune: models\.{re.escape(model)}\.source", "--model"),
+        (rf"prune: models\.{re.escape(model)}", "--model"),
+        (rf"prune: tasks\.{re.escape(task)}", "--task"),
+    ):
+        problem, found = re.subn(f"^{key}", option, problem)
+        if found:
+            option_name, rest = problem.split(":", 1)
+            return f"{option_name.replace('_', '-')}:{rest}"
+    return problem
+
+
+def _summary(record: RunRecord, out: Path) -> list[str]:
+    """Say what was made and how to load it."""
+    result, sparsity = record.result, record.result.sparsity
+    return [
+        f"{out}: {result.metric} {result.value:.4g} on {record.settings.task.name} ({result.eval_rows} rows); "
+        f"{sparsity.weights:.1%} of the weights in attentions and MLPs gone, {sparsity.parameters / 1e6:.3g} M of "
+        f"{sparsity.dense_parameters / 1e6:.3g} M parameters left.",
+        f'Load it: neuroprune.from_pretrained("{out}"); more is in {out / "README.md"}.',
+    ]

@@ -1,0 +1,93 @@
+"""`neuroprune prune` promises: a small model without writing code, or a sentence that names the option to mend."""
+
+import json
+
+import pytest
+import transformers
+import yaml
+from data import write_glue
+from test_training import BERT, TASK
+
+import neuroprune
+from neuroprune.cli import main
+from neuroprune.prune import Request, run_settings
+from neuroprune.sparsity import measure_sparsity
+
+TASK_ROW = {key: value for key, value in TASK.items() if key != "name"} | {"training": {"epochs": 2, "batch_size": 8}}
+
+
+@pytest.fixture
+def at_home(tmp_path, monkeypatch):
+    """A folder with a catalogue and data, where the command is run."""
+    write_glue(tmp_path / "resources" / "data", "sst2", train=60, evaluated=24)
+    (tmp_path / "config" / "tasks").mkdir(parents=True)
+    (tmp_path / "config" / "models.yaml").write_text(
+        yaml.safe_dump({"tiny": {"source": "random:bert", "config": BERT}})
+    )
+    (tmp_path / "config" / "tasks" / "sst2.yaml").write_text(yaml.safe_dump(TASK_ROW))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def words(**changes):
+    options = {"model": "tiny", "task": "sst2", "sparsity": 0.5, "out": "small"} | changes
+    return ["prune", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+
+
+def test_a_row_becomes_a_small_model_with_its_card_and_record(at_home, capsys):
+    assert main(words()) == 0
+    shown = capsys.readouterr().out
+    assert "small: accuracy 0." in shown and "50.0% of the weights" in shown
+    model = neuroprune.from_pretrained("small")
+    assert measure_sparsity(model).weights == pytest.approx(0.5, abs=1e-3)
+    record = json.loads((at_home / "small" / "run.json").read_text())
+    assert record["settings"]["training"]["epochs"] == 2
+    card = (at_home / "small" / "README.md").read_text()
+    assert f"| accuracy | {record['result']['value']:.4g} |" in card and "# tiny-sst2-neuroprune-50-s0" in card
+    answer = transformers.pipeline("text-classification", model="small", device="cpu")("a great film")[0]
+    assert answer["label"] in {"negative", "positive"}
+    assert sorted(path.name for path in at_home.iterdir()) == ["config", "resources", "small"]
+
+
+def test_a_folder_can_be_pruned_again_on_a_task_of_ones_own(at_home, capsys):
+    assert main(words(out="a", epochs=1)) == 0
+    (at_home / "mine.yaml").write_text(yaml.safe_dump(TASK_ROW))
+    assert main(words(model="a", task="mine.yaml", out="b/c", sparsity=0.8, epochs=1, seed=3)) == 0
+    assert measure_sparsity(neuroprune.from_pretrained("b/c")).weights == pytest.approx(0.8, abs=1e-3)
+    assert "fine-tuned on mine (nyu-mll/glue)" in (at_home / "b" / "c" / "README.md").read_text()
+
+
+def test_options_lie_over_rows_and_rows_over_defaults(at_home):
+    settings = run_settings(Request("org/some-model", "sst2", 0.8, 0, at_home / "config", {"epochs": 5.0}))
+    assert settings.model.source == "org/some-model" and settings.run == "some_model-sst2-neuroprune-80-s0"
+    assert (settings.training.epochs, settings.training.batch_size) == (5.0, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sparsity": 2}, "--sparsity: 2.0 is not allowed; it must be greater than 0 and less than 1"),
+        ({"task": "sst3"}, "--task: there is no task 'sst3' in config/tasks (did you mean 'sst2'?); known: sst2; or"),
+        ({"task": "no.yaml"}, "no.yaml: the file cannot be read: No such file or directory"),
+        ({"epochs": 0}, "--epochs: 0.0 is not allowed; it must be greater than 0"),
+        ({"batch_size": 0}, "--batch-size: 0 is not allowed"),
+        ({"seed": -1}, "--seed: -1 is not allowed"),
+        ({"model": "random:brt"}, "--model: "),
+        ({"model": "not a name!"}, "model not_a_name_: 'not a name!' is neither a folder nor a hub id"),
+        ({"out": "config"}, "--out: config holds something already; give a new folder"),
+        ({"catalogue": "nowhere"}, "--task: there is no task 'sst2' in nowhere/tasks; known: none; or"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_nothing_is_written(changes, sentence, at_home, capsys):
+    before = sorted(at_home.rglob("*.json"))
+    changes = {name.replace("_", "-"): value for name, value in changes.items()}
+    assert main(words(**changes)) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.splitlines()[-1].startswith(sentence), error
+    assert sorted(at_home.rglob("*.json")) == before and not (at_home / "small").exists()
+
+
+def test_a_loss_that_diverges_is_told_and_leaves_nothing(at_home, capsys):
+    assert main([*words(), "--learning-rate", "1e30", "--epochs", "8"]) == 1
+    assert "the loss is no longer finite; try a smaller --learning-rate" in capsys.readouterr().err
+    assert sorted(path.name for path in at_home.iterdir()) == ["config", "resources"]
