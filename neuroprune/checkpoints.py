@@ -74,7 +74,21 @@ def from_pretrained(folder: str | Path, auto_class: Any = None) -> nn.Module:
                 f"the weights in {folder} do not fit its config.json: {what.replace('_', ' ')} "
                 f"{', '.join(sorted(info[what])[:3])}; save the model again."
             )
+    align(model)
     return model
+
+
+def align(model: nn.Module) -> None:
+    """Give every weight memory of its own, in place.
+
+    Weights that were read from a file lie in it where its header left them, and sums over memory that is not aligned
+    round otherwise: without this, a training run would depend on which file its weights came from.
+
+    Args:
+        model: Any model; its parameters stay the same objects.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def _saved_class(folder: Path) -> Any:

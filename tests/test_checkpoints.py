@@ -150,6 +150,12 @@ def test_other_layers_are_in_the_right_place_after_loading(tmp_path):
     torch.testing.assert_close(logits(from_pretrained(tmp_path), batch), logits(model, batch), atol=1e-6, rtol=0)
 
 
+def test_weights_lie_in_memory_of_their_own(tmp_path):
+    """Not where the file's header left them: sums over memory that is not aligned round otherwise."""
+    save_pretrained(make_model("bert"), tmp_path)
+    assert {p.data_ptr() % 64 for p in from_pretrained(tmp_path).parameters()} == {0}
+
+
 def test_pipeline_and_plain_transformers_without_this_package(saved, tokenizer):
     """One import makes the difference; without it the folder is refused, never filled with random weights."""
     tokenizer.save_pretrained(saved)

@@ -22,7 +22,7 @@ FLOORS = [
     {"penalties", "heads", "sparsity", "loading", "checkpoints"},
     {"methods", "snapshots", "figures", "tables"},
     {"tasks", "models"},
-    {"timing", "training"},
+    {"timing", "training", "resume"},
     {"cli", "reference"},
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
