@@ -99,6 +99,7 @@ def from_pretrained(folder: str | Path, auto_class: Any = None) -> nn.Module:
                 f"the weights in {folder} do not fit its config.json: {what.replace('_', ' ')} "
                 f"{', '.join(sorted(info[what])[:3])}; save the model again."
             )
+    align(model)
     return model
 
 
@@ -107,6 +108,19 @@ def _has_card(model: Any) -> bool:
     record = getattr(model.config, "quantization_config", None)
     quantized = record is not None and getattr(record, "get", lambda _: None)("quant_method") != RECORD
     return model.config.model_type in ARCHITECTURES and not quantized
+
+
+def align(model: nn.Module) -> None:
+    """Give every weight memory of its own, in place.
+
+    Weights that were read from a file lie in it where its header left them, and sums over memory that is not aligned
+    round otherwise: without this, a training run would depend on which file its weights came from.
+
+    Args:
+        model: Any model; its parameters stay the same objects.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def _saved_class(folder: Path) -> Any:

@@ -72,6 +72,13 @@ def parser() -> argparse.ArgumentParser:
     _settings_option(command, "a run")
     _data_option(command)
     _output_option(command, "the run's record, RUN/run.json; the model is written beside it")
+    command.add_argument(
+        "--checkpoint-minutes",
+        type=float,
+        default=10.0,
+        metavar="MINUTES",
+        help="time between checkpoints, from the last of which a killed run goes on (10); the result stays the same",
+    )
     command = _command(commands, "measure", measure, "time the inference of one run's model")
     _settings_option(command, "timing", default="{}")
     _data_option(command)
@@ -200,7 +207,7 @@ def train(args: argparse.Namespace) -> None:
     settings = _read(RunSettings, args.settings)
     from neuroprune import training
 
-    training.train(settings, args.output, args.data_root)
+    training.train(settings, args.output, args.data_root, args.checkpoint_minutes)
 
 
 def measure(args: argparse.Namespace) -> None:

@@ -49,9 +49,12 @@ class Result(Part):
     eval_rows: int
     steps: int
     epochs: float
-    train_seconds: float = Field(description="Wall time of training, its evaluations included.")
+    train_seconds: float = Field(description="Wall time of training, its evaluations included, over all jobs.")
     eval_seconds: float = Field(description="Part of it that was evaluation.")
     seconds_per_step: float | None
+    resumed_at: list[int] = Field(
+        default_factory=list, description="Steps at which a job went on where another was killed."
+    )
     sparsity: SparsityRecord
     degree_sd_percent: float | None = Field(description="Standard deviation of the MLP neurons' degrees, times 100.")
     history: list[dict[str, float | None]] = Field(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import math
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,22 +17,25 @@ from torch.utils.data import Sampler
 from transformers import Seq2SeqTrainingArguments, Trainer, TrainerCallback, set_seed
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from neuroprune import checkpoints, methods, models, records, snapshots, tasks
+from neuroprune import checkpoints, methods, models, records, resume, snapshots, tasks
 from neuroprune.errors import UserError
 from neuroprune.settings import RunSettings, TrainingSettings
 from neuroprune.sparsity import measure_sparsity
 
+CODE = ("versions", "commit", "dirty")  # of the environment: a checkpoint of other code is not gone on from
 
-def train(settings: RunSettings, output: Path, data_root: Path) -> None:
+
+def train(settings: RunSettings, output: Path, data_root: Path, checkpoint_minutes: float = math.inf) -> None:
     """Fine-tune one model with one method and write its run folder.
 
     The record is written last, so a folder without one holds no result. A run whose loss is no longer finite is
-    recorded as diverged, without a metric.
+    recorded as diverged, without a metric. A run that was killed goes on from its last checkpoint, if there is one.
 
     Args:
         settings: Everything that decides the result.
         output: The record to write, `<run folder>/run.json`; the model and the arrays lie beside it.
         data_root: Where datasets are kept.
+        checkpoint_minutes: Time between checkpoints, which are deleted at the end; 0: after every step.
 
     Raises:
         UserError: If another process writes the same folder, or data or model can't be had.
@@ -42,21 +44,26 @@ def train(settings: RunSettings, output: Path, data_root: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with _only_writer(folder):
         output.unlink(missing_ok=True)
-        records.write_json(output, _run(settings, folder, data_root))
+        records.write_json(output, _run(settings, folder, data_root, checkpoint_minutes))
+        resume.delete_checkpoints(folder)
 
 
-def _run(settings: RunSettings, folder: Path, data_root: Path) -> records.RunRecord:
+def _run(settings: RunSettings, folder: Path, data_root: Path, checkpoint_minutes: float) -> records.RunRecord:
     """Train, judge and save; return the record."""
     environment = records.environment(threads=settings.training.threads)
     _set_up(settings)
     data = tasks.load(settings.task, data_root)
+    identity = {"settings_sha256": records.settings_hash(settings), "data_sha256": data.sha256}
+    progress = resume.find_progress(folder, identity | {key: environment[key] for key in CODE})
     model, tokenizer = models.load(settings.model, data, seed=settings.seed)
+    if progress.checkpoint is not None:
+        model = checkpoints.from_pretrained(progress.checkpoint)  # with the shapes that it had
+    checkpoints.align(model)
     method = methods.build(settings.method)
     trainer = _trainer(settings, folder, data, model, tokenizer, method)
-    fit = _fit(trainer)
+    fit = _fit(trainer, resume.Checkpoints(progress, checkpoint_minutes))
     with _whole(folder / "model") as temporary:
         checkpoints.save_pretrained(model, temporary, tokenizer, **_card(settings, data, fit["metrics"]))
-    identity = {"settings_sha256": records.settings_hash(settings), "data_sha256": data.sha256}
     result = {
         "metric": settings.task.metric,
         "value": fit["metrics"].get(settings.task.metric),
@@ -97,39 +104,35 @@ class DivergedError(Exception):
 
 
 class _Watch(TrainerCallback):
-    """Adds up the time of evaluations and stops a run whose loss is not finite."""
-
-    def __init__(self) -> None:
-        self.eval_seconds = 0.0
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
-        self.eval_seconds += metrics.get("eval_runtime", 0.0)
+    """Stops a run whose loss is not finite."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if not math.isfinite(logs.get("loss", 0.0)):
             raise DivergedError
 
 
-def _fit(trainer: Trainer) -> dict[str, Any]:
+def _fit(trainer: Trainer, kept: resume.Checkpoints) -> dict[str, Any]:
     """Train and judge; return status, metrics, steps, times in seconds and the history of losses and metrics."""
-    watch = _Watch()
-    trainer.add_callback(watch)
-    status, metrics = "done", {}
-    started = time.perf_counter()
+    trainer.add_callback(_Watch())
+    trainer.add_callback(kept)
+    status, metrics, progress = "done", {}, kept.progress
+    checkpoint = None if progress.checkpoint is None else str(progress.checkpoint)
     try:
-        trainer.train()
+        trainer.train(resume_from_checkpoint=checkpoint)
         judged = trainer.evaluate()
         metrics = {key.removeprefix("eval_"): value for key, value in judged.items() if _is_metric(key)}
     except DivergedError:
         status = "diverged"
-    seconds, steps = time.perf_counter() - started, trainer.state.global_step
+    kept.stop()
+    steps = trainer.state.global_step
     return {
         "status": status,
         "metrics": metrics,
         "steps": steps,
-        "train_seconds": seconds,
-        "eval_seconds": watch.eval_seconds,
-        "seconds_per_step": (seconds - watch.eval_seconds) / max(1, steps),
+        "train_seconds": progress.train_seconds,
+        "eval_seconds": progress.eval_seconds,
+        "seconds_per_step": (progress.train_seconds - progress.eval_seconds) / max(1, steps),
+        "resumed_at": progress.resumed_at,
         "history": [{k: v for k, v in entry.items() if _is_history(k, v)} for entry in trainer.state.log_history],
     }
 
@@ -163,7 +166,7 @@ def _trainer(settings: RunSettings, folder: Path, data: Any, model: Any, tokeniz
 def _arguments(training: TrainingSettings, seed: int, folder: Path, more: dict[str, Any]) -> Seq2SeqTrainingArguments:
     """Translate our settings to the Trainer's; `more` is what the task's objective adds."""
     return Seq2SeqTrainingArguments(
-        output_dir=str(folder),  # nothing is written there: save_strategy
+        output_dir=str(folder / resume.FOLDER),
         num_train_epochs=training.epochs,
         per_device_train_batch_size=training.batch_size,
         per_device_eval_batch_size=training.batch_size,
@@ -203,19 +206,27 @@ class _LengthGroups:
 
 
 class _ShuffledLengthGroups(Sampler[int]):
-    """Yields row numbers so that each batch has rows of similar length and batches come in random order."""
+    """Yields row numbers so that each batch has rows of similar length and batches come in random order.
+
+    The order follows from the seed and the epoch alone, so a run can go on in any epoch.
+    """
 
     def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size = lengths, batch_size
-        self.generator = torch.Generator().manual_seed(seed)
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
 
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes next; the data loader does."""
+        self.epoch = epoch
+
     def __iter__(self) -> Iterator[int]:
-        order = get_length_grouped_indices(self.lengths, self.batch_size, generator=self.generator)
+        seed = int(np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)[0])
+        generator = torch.Generator().manual_seed(seed)
+        order = get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
         full = len(order) // self.batch_size
-        for batch in torch.randperm(full, generator=self.generator).tolist():
+        for batch in torch.randperm(full, generator=generator).tolist():
             yield from order[batch * self.batch_size : (batch + 1) * self.batch_size]
         yield from order[full * self.batch_size :]  # the incomplete batch has to come last
 

@@ -22,7 +22,7 @@ FLOORS = [
     {"penalties", "heads", "sparsity", "loading", "cards", "checkpoints"},
     {"methods", "snapshots", "figures", "tables", "export"},
     {"tasks", "models"},
-    {"timing", "training"},
+    {"timing", "training", "resume"},
     {"cli", "reference", "prune"},
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import ValidationError
 from torch import nn
 from torch.optim import Optimizer
 from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from neuroprune.errors import UserError
+from neuroprune.methods.states import State, load_state, save_state
 from neuroprune.problems import sentences
 from neuroprune.settings import Settings
 
@@ -83,10 +87,27 @@ class Hooks:
                 optimizer.zero_grad()
             method.epoch_end(run)
         method.finish(run)
+
+    A run can be stopped after any step and go on in another process: `state_dict` says what the method has to remember
+    beside the model, the optimizer and the schedule; once these are as they were, `resume` takes the place of `start`.
     """
 
     def start(self, run: Run) -> None:
         """Act before the first step."""
+
+    def state_dict(self) -> State:
+        """Return what `resume` needs: tensors and JSON-able values by name, as they stand after a step."""
+        return {}
+
+    def resume(self, run: Run, state: Mapping[str, Any]) -> None:
+        """Go on after `run.step` steps; called in place of `start`.
+
+        Args:
+            run: The run as it was: the model with its shapes and weights, the optimizer with its state (that of the
+                parameters it was made with; parameters that a method adds are the method's to restore).
+            state: What `state_dict` returned then; tensors are on the CPU.
+        """
+        self.start(run)
 
     def before_step(self, run: Run) -> None:
         """Act when the gradients of a step are complete (and clipped), before the optimizer takes it."""
@@ -154,7 +175,17 @@ class Method(TrainerCallback, Hooks):
             step=state.global_step,
             accumulation=args.gradient_accumulation_steps,
         )
-        self.start(self.run)
+        saved = load_state(_checkpoint(args, state)) if state.global_step else None
+        if saved is None:
+            self.start(self.run)
+        else:
+            self.resume(self.run, saved)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Write the method's state beside the Trainer's checkpoint."""
+        folder = _checkpoint(args, state)
+        if args.should_save and folder.is_dir():  # a search over hyperparameters has them elsewhere
+            save_state(folder, self.state_dict())
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Pass on: the gradients are complete."""
@@ -181,9 +212,17 @@ class TwoForms(Method):
 
     def start(self, run: Run) -> None:
         """Begin anew with the form that the settings ask for."""
-        self.form = self.forms[self.settings.form](self.settings)  # type: ignore[attr-defined]
-        self.report = self.form.report
+        self._begin()
         self.form.start(run)
+
+    def state_dict(self) -> State:
+        """Return the form's state."""
+        return self.form.state_dict()
+
+    def resume(self, run: Run, state: Mapping[str, Any]) -> None:
+        """Go on with the form that the settings ask for."""
+        self._begin()
+        self.form.resume(run, state)
 
     def before_step(self, run: Run) -> None:
         """Pass on to the form."""
@@ -200,6 +239,15 @@ class TwoForms(Method):
     def finish(self, run: Run) -> None:
         """Pass on to the form."""
         self.form.finish(run)
+
+    def _begin(self) -> None:
+        self.form = self.forms[self.settings.form](self.settings)  # type: ignore[attr-defined]
+        self.report = self.form.report
+
+
+def _checkpoint(args: Any, state: Any) -> Path:
+    """Return the Trainer's folder for a checkpoint after the present step."""
+    return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
 
 
 def _check_trainer(args: Any) -> None:

@@ -8,7 +8,7 @@ accumulation and the optimizer do not touch it; only a loss scale that changes w
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from neuroprune.blocks import Attention, Mlp, Projection, find_blocks
+from neuroprune.methods.states import State
 
 WEIGHT_FLOOR = 0.01  # a token that the loss does not depend on still counts so much, against the mean of 1
 
@@ -146,6 +147,22 @@ class Calibration:
             decodes = seq2seq and "decoder" in block.name.split(".")
             hook = partial(self._see_projection, statistics, decodes)
             self._handles.append(statistics.projection.module.register_forward_hook(hook))
+
+    def state_dict(self) -> State:
+        """Return what has been seen: for the n-th block `n.squares`, `n.samples` and, if there are any, `n.moments`."""
+        state: State = {}
+        for i, statistics in enumerate([*self.attentions, *self.mlps]):
+            found = {"squares": statistics.squares, "samples": statistics.samples, "moments": statistics.moments}
+            state |= {f"{i}.{name}": value for name, value in found.items() if value is not None}
+        return state
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what another calibration of the same model has seen."""
+        for i, statistics in enumerate([*self.attentions, *self.mlps]):
+            statistics.squares.copy_(state[f"{i}.squares"])
+            statistics.samples = state[f"{i}.samples"]
+            if statistics.moments is not None:
+                statistics.moments.copy_(state[f"{i}.moments"])
 
     def detach(self) -> None:
         """Take the hooks off; the statistics stay."""

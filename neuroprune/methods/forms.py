@@ -13,6 +13,7 @@ from neuroprune import heads
 from neuroprune.blocks import find_blocks
 from neuroprune.errors import UserError
 from neuroprune.methods.base import Hooks, Run
+from neuroprune.methods.states import State, nest, unnest
 from neuroprune.methods.zeros import KeptZeros
 from neuroprune.settings import L1Settings, NeuroPruneSettings
 from neuroprune.sparsity import cubic_schedule, event_steps, measure_sparsity, prunable_projections, prunable_weights
@@ -43,12 +44,27 @@ class TargetForm(Hooks):
 
     def start(self, run: Run) -> None:
         """Plan the events that are still to come."""
-        steps = event_steps(run.total_steps, self.settings.start, self.settings.end, self.settings.events)
-        shares = cubic_schedule(self.settings.sparsity, len(steps))
-        self.events = {step: share for step, share in zip(steps, shares, strict=True) if step > run.step}
+        self._plan(run)
         self.report["head_distances"] = head_distances(run.model)
         if not self.events:
-            self._resume(run)
+            self._go_on(run)
+
+    def state_dict(self) -> State:
+        """Return the report so far, the zeros that are held, and where the learning rate and the embeddings are."""
+        values = {"report": self.report, "frozen": bool(self._frozen)}
+        rate = {} if self._rate is None else nest("rate", self._rate.state_dict())
+        return values | rate | nest("zeros", self.zeros.state_dict(self._model))
+
+    def resume(self, run: Run, state: Mapping[str, Any]) -> None:
+        """Plan the events that are still to come, hold the same zeros, follow the learning rate further."""
+        self._plan(run)
+        self.report.update(state["report"])
+        self.zeros = KeptZeros.from_state(run.model, unnest("zeros", state))
+        if rate := unnest("rate", state):
+            self._rate = RaisedRate(self.settings.post_lr, run)
+            self._rate.load_state(rate)
+        if state["frozen"]:
+            self._frozen = freeze_embeddings(run.model)
 
     def after_step(self, run: Run) -> None:
         """Hold zeros, take an event if it is time, follow the learning rate."""
@@ -68,6 +84,13 @@ class TargetForm(Hooks):
             parameter.requires_grad_(True)
         self.report["removed_heads"] = removed_heads(run.model)
 
+    def _plan(self, run: Run) -> None:
+        """Find the steps of the events to come, and the share of the weights that each leads to."""
+        self._model = run.model
+        steps = event_steps(run.total_steps, self.settings.start, self.settings.end, self.settings.events)
+        shares = cubic_schedule(self.settings.sparsity, len(steps))
+        self.events = {step: share for step, share in zip(steps, shares, strict=True) if step > run.step}
+
     def _take_event(self, run: Run, share: float) -> None:
         last = not self.events
         self.prune(run, round(share * prunable_weights(run.model)), last)
@@ -82,8 +105,8 @@ class TargetForm(Hooks):
         if self.settings.post_lr != 1:
             self._rate = RaisedRate(self.settings.post_lr, run)
 
-    def _resume(self, run: Run) -> None:
-        """Go on after the last event with a model that is cut already."""
+    def _go_on(self, run: Run) -> None:
+        """Go on after the last event with a model that is cut already, and nothing else known."""
         found = measure_sparsity(run.model).weights
         if found < self.settings.sparsity - 1e-3:
             raise UserError(
@@ -119,6 +142,15 @@ class PenaltyForm(Hooks):
         """Find the blocks; note how far apart heads are."""
         self.blocks = find_blocks(run.model)
         self.report["head_distances"] = head_distances(run.model)
+
+    def state_dict(self) -> State:
+        """Return the report so far; the rest is the model's."""
+        return {"report": self.report}
+
+    def resume(self, run: Run, state: Mapping[str, Any]) -> None:
+        """Find the blocks of the model as it is now."""
+        self.blocks = find_blocks(run.model)
+        self.report.update(state["report"])
 
     def before_step(self, run: Run) -> None:
         """Coupled: let the penalty's gradient pass through the optimizer."""
@@ -165,6 +197,14 @@ class RaisedRate:
         if wanted != self._now:
             run.scale_learning_rate(wanted / self._now)
             self._now = wanted
+
+    def state_dict(self) -> State:
+        """Return the first step and the present factor; the optimizer and the schedule know the rate itself."""
+        return {"first": self._first, "now": self._now}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Follow the rate that another has begun to raise."""
+        self._first, self._now = state["first"], state["now"]
 
 
 def freeze_embeddings(model: nn.Module) -> list[Tensor]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
@@ -27,6 +28,7 @@ from neuroprune.methods.calibration import Calibration
 from neuroprune.methods.folding import fold
 from neuroprune.methods.forms import PenaltyForm, TargetForm
 from neuroprune.methods.selection import choose_units
+from neuroprune.methods.states import State, nest, unnest
 from neuroprune.methods.zeros import zero_smallest
 from neuroprune.settings import NeuroPruneSettings
 from neuroprune.sparsity import head_size, neuron_size, removed_weights
@@ -38,11 +40,24 @@ ASSUMED_BATCH = 32  # rows of an optimizer step where a bare loop does not say
 class NeuroPruneTarget(TargetForm):
     """At each event remove the units that matter least for their size, and fold what they did into the rest."""
 
+    _calibration: Calibration | None = None
+
     def start(self, run: Run) -> None:
         """Plan the events; watch at once if the first is near."""
         super().start(run)
-        self._calibration: Calibration | None = None
         self._watch(run)
+
+    def state_dict(self) -> State:
+        """Return the state of the form, and what the calibration has seen if one is at work."""
+        seen = {} if self._calibration is None else nest("calibration", self._calibration.state_dict())
+        return super().state_dict() | seen
+
+    def resume(self, run: Run, state: Mapping[str, Any]) -> None:
+        """Go on; a calibration that was at work goes on with what it had seen."""
+        super().resume(run, state)
+        self._watch(run)
+        if self._calibration is not None:
+            self._calibration.load_state(unnest("calibration", state))
 
     def after_step(self, run: Run) -> None:
         """Take an event if it is time; begin to watch if the next one is near."""

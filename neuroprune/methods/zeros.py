@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from neuroprune.blocks import Blocks, Projection, find_blocks
 from neuroprune.methods.base import Run
+from neuroprune.methods.states import State
 from neuroprune.sparsity import heads_connected, neurons_connected, prunable_projections, removed_weights, smallest
 from neuroprune.surgery import remove_zero_units
 
@@ -27,6 +31,18 @@ class KeptZeros:
         projections = prunable_projections(find_blocks(model))
         marks = [(projection, projection.weight.detach() == 0) for projection in projections]
         return cls([(projection, mark) for projection, mark in marks if bool(mark.any())])
+
+    def state_dict(self, model: nn.Module) -> State:
+        """Return the marks: number of a projection among the model's prunable ones -> bool matrix."""
+        projections = prunable_projections(find_blocks(model))
+        numbers = {(projection.module, projection.part): str(i) for i, projection in enumerate(projections)}
+        return {numbers[projection.module, projection.part]: mark for projection, mark in self._marks}
+
+    @classmethod
+    def from_state(cls, model: nn.Module, state: Mapping[str, Any]) -> KeptZeros:
+        """Hold the zeros that `state_dict` told of."""
+        projections = prunable_projections(find_blocks(model))
+        return cls([(projections[int(i)], mark.to(projections[int(i)].weight.device)) for i, mark in state.items()])
 
     @torch.no_grad()
     def apply(self) -> None:

@@ -125,6 +125,12 @@ def test_a_second_call_has_nothing_to_do(snakemake, finished):
     assert done.jobs == {}
 
 
+def test_how_often_checkpoints_are_written_redoes_nothing(snakemake, own_copy):
+    words = ["--dry-run", "--configfile", MINI, "--set-resources", "train:checkpoint_minutes=1"]
+    done = snakemake(own_copy, *words)
+    assert "Nothing to be done" in done.out + done.err
+
+
 def test_a_study_written_in_another_order_has_nothing_to_do(snakemake, own_copy):
     study = study_file(own_copy, lambda study: None)  # keys sorted
     assert study.read_text() != MINI.read_text()

@@ -19,6 +19,7 @@ rule train:
     threads: lambda wildcards: PLAN.runs[wildcards.run].training.threads
     resources:
         gpu=GPU,
+        checkpoint_minutes=10,
     params:
         settings=lambda wildcards: canonical(PLAN.runs[wildcards.run]),
         data_root=DATA_ROOT,
@@ -26,4 +27,4 @@ rule train:
         "Train {wildcards.run}"
     shell:
         "neuroprune train --settings {params.settings:q} --data-root {params.data_root:q} --output {output.record:q}"
-        " > {log:q} 2>&1"
+        " --checkpoint-minutes {resources.checkpoint_minutes} > {log:q} 2>&1"

@@ -1,0 +1,67 @@
+"""A method's state as files beside a checkpoint: tensors as safetensors, everything else as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from neuroprune.errors import UserError
+
+State = dict[str, Any]
+"""What a method has to remember: names -> tensors or JSON-able values."""
+
+TENSORS, VALUES = "method.safetensors", "method.json"
+
+
+def save_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write a state; the file with the values comes last, so where it is, the state is whole.
+
+    Args:
+        folder: A folder that is there.
+        state: Tensors and JSON-able values by name.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items() if isinstance(value, Tensor)}
+    values = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
+    new = folder / f"{TENSORS}.tmp"
+    save_file(tensors, new)
+    new.replace(folder / TENSORS)
+    new = folder / f"{VALUES}.tmp"
+    new.write_text(json.dumps(values), encoding="utf-8")
+    new.replace(folder / VALUES)
+
+
+def load_state(folder: Path) -> State | None:
+    """Read what `save_state` wrote.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The state, its tensors on the CPU; None if there is none.
+
+    Raises:
+        UserError: If its files are damaged.
+    """
+    if not (folder / VALUES).exists():
+        return None
+    try:
+        values = json.loads((folder / VALUES).read_text(encoding="utf-8"))
+        return values | load_file(folder / TENSORS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{folder}: the method's state can't be read ({error}); delete the folder.") from error
+
+
+def nest(prefix: str, state: Mapping[str, Any]) -> State:
+    """Put a part's state under a name of its own: `a` becomes `prefix.a`."""
+    return {f"{prefix}.{name}": value for name, value in state.items()}
+
+
+def unnest(prefix: str, state: Mapping[str, Any]) -> State:
+    """Undo `nest`: the part's state, empty if there is none."""
+    return {name.removeprefix(f"{prefix}."): value for name, value in state.items() if name.startswith(f"{prefix}.")}

@@ -1,0 +1,217 @@
+"""A run that is killed goes on from its last checkpoint and ends with the same weights, whatever its shapes were."""
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+import torch
+from data import write_glue
+from loops import make_run, make_trainer, take_step
+from models import make_model
+from test_training import settings
+
+from neuroprune import checkpoints, resume, training
+from neuroprune.errors import UserError
+from neuroprune.methods import L1, Dense, NeuroPrune
+from neuroprune.methods.states import load_state, save_state
+from neuroprune.records import read_record
+
+METHODS = {
+    "dense": Dense,
+    "l1-target": lambda: L1(sparsity=0.613),
+    "l1-penalty": lambda: L1(strength=0.3, mode="decoupled"),
+    "neuroprune-target": lambda: NeuroPrune(sparsity=0.613, calibration_batches=2),
+    "neuroprune-penalty": lambda: NeuroPrune(alpha=0.03, beta=0.3, theta=0.5, mode="decoupled"),
+}
+STEPS = 40  # events at 13, 17 and 20, the rate rises again in 21
+
+
+# ---- one process: every moment at which a run may stop
+
+
+def finish(method, run, name):
+    while run.step < run.total_steps:
+        take_step(method, run, name)
+        if run.step % run.steps_per_epoch == 0:
+            method.epoch_end(run)
+    method.finish(run)
+    return run.model.state_dict()
+
+
+def stop_and_go_on(make_method, name, step, folder):
+    """Train up to a step, write everything down, read it in new objects and train to the end."""
+    method, run = make_method(), make_run(make_model(name), STEPS)
+    method.start(run)
+    while run.step < step:
+        take_step(method, run, name)
+        if run.step % run.steps_per_epoch == 0:
+            method.epoch_end(run)
+    save_state(folder, method.state_dict())
+    checkpoints.save_pretrained(run.model, folder)
+    torch.save([run.optimizer.state_dict(), run.scheduler.state_dict()], folder / "optimizer.pt")
+
+    again, method = make_run(checkpoints.from_pretrained(folder), STEPS), make_method()
+    for part, state in zip((again.optimizer, again.scheduler), torch.load(folder / "optimizer.pt"), strict=True):
+        part.load_state_dict(state)
+    again.step = step
+    method.resume(again, load_state(folder))
+    return finish(method, again, name), method.report
+
+
+def assert_same(state, expected):
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in state.items())
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_run_may_stop_after_any_step(kind, tmp_path):
+    torch.manual_seed(0)
+    method, run = METHODS[kind](), make_run(make_model("bert"), STEPS)
+    method.start(run)
+    whole = finish(method, run, "bert")
+    for step in (11, 12, 13, 17, 20, 21, 30) if "target" in kind else (1, 20, 30):
+        state, report = stop_and_go_on(METHODS[kind], "bert", step, tmp_path)
+        assert_same(state, whole)
+        assert report == method.report
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen3", "t5"])
+@pytest.mark.parametrize("kind", ["l1-target", "neuroprune-target"])
+def test_so_it_is_for_fused_shared_and_encoder_decoder_attentions(kind, name, tmp_path):
+    method, run = METHODS[kind](), make_run(make_model(name), STEPS)
+    method.start(run)
+    assert_same(stop_and_go_on(METHODS[kind], name, 16, tmp_path)[0], finish(method, run, name))
+
+
+def test_a_trainer_of_ones_own_goes_on_too(tmp_path):
+    """Two lines: the cut model from the checkpoint's folder, and `resume_from_checkpoint`."""
+
+    def method():
+        return NeuroPrune(sparsity=0.5, start=0.3, calibration_batches=3)
+
+    arguments = {"folder": tmp_path, "save_strategy": "steps", "save_steps": 10, "seed": 1}
+    whole = make_trainer(method(), make_model("bert"), **arguments)
+    whole.train()  # 24 steps: events at 7, 10 and 12
+    checkpoint, second = tmp_path / "checkpoint-10", method()
+    again = make_trainer(second, checkpoints.from_pretrained(checkpoint), **arguments)
+    again.train(resume_from_checkpoint=str(checkpoint))
+    assert_same(again.model.state_dict(), whole.model.state_dict())
+    assert [event["step"] for event in second.report["events"]] == [7, 10, 12]
+
+
+# ---- real kills
+
+PENALTY = {"name": "neuroprune", "alpha": 0.03, "beta": 0.3, "theta": 0.5, "mode": "decoupled"}
+TARGET = {"name": "neuroprune", "sparsity": 0.5, "calibration_batches": 2}
+KILLS = [
+    ({"name": "dense"}, (3,)),
+    ({"name": "l1", "sparsity": 0.5}, (5, 13, 22)),  # events at 11, 13 and 16
+    ({"name": "l1", "strength": 0.3, "mode": "decoupled"}, (9,)),
+    (TARGET, (3, 10, 14, 16, 22)),  # before, in a calibration, between events, the rate rising, after
+    (PENALTY, (3, 8, 17)),  # in the first epoch, at its end, in the third
+]
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory):
+    return write_glue(tmp_path_factory.mktemp("data"), "sst2", train=60, evaluated=24)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Processes of their own that need not import torch again."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["neuroprune.training"])
+    return context
+
+
+def chosen(method):
+    return settings(method=method, training={"epochs": 4, "batch_size": 8, "learning_rate": 1e-3, "evaluate": "epoch"})
+
+
+def kill_at(step, processes, chosen, data_root, folder):
+    """Train in another process and kill it as soon as its checkpoint of this step, or a later one, is whole."""
+    process = processes.Process(target=training.train, args=(chosen, folder / "run.json", data_root, 0.0))
+    process.start()
+    deadline = time.monotonic() + 120
+    while not any(resume._step(mark.parent) >= step for mark in folder.glob("checkpoints/*/progress.json")):
+        assert process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and not (folder / "run.json").exists()
+
+
+def comparable(record):
+    """A record without what depends on the clock; the mean loss of the stretch with the kill has lost some steps."""
+    plain = json.loads(record.model_dump_json())["result"]
+    history = [{key: value for key, value in entry.items() if key != "loss"} for entry in plain.pop("history")]
+    times = ("train_seconds", "eval_seconds", "seconds_per_step", "resumed_at", "metrics")
+    return {key: value for key, value in plain.items() if key not in times} | {"history": history}
+
+
+@pytest.mark.parametrize(("method", "kills"), KILLS, ids=["dense", "l1", "l1-penalty", "neuroprune", "paper"])
+def test_a_killed_run_ends_like_one_that_was_not(method, kills, processes, data_root, tmp_path):
+    run = chosen(method)
+    training.train(run, tmp_path / "whole" / "run.json", data_root)
+    expected = read_record(tmp_path / "whole" / "run.json")
+    weights = checkpoints.from_pretrained(tmp_path / "whole" / "model").state_dict()
+    for step in kills:
+        folder = tmp_path / str(step)
+        kill_at(step, processes, run, data_root, folder)
+        training.train(run, folder / "run.json", data_root)
+        found = read_record(folder / "run.json")
+        assert_same(checkpoints.from_pretrained(folder / "model").state_dict(), weights)
+        assert comparable(found) == comparable(expected)  # degrees and patterns by their hashes, too
+        assert len(found.result.resumed_at) == 1 and found.result.resumed_at[0] >= step
+        assert not (folder / "checkpoints").exists()
+
+
+def test_a_run_may_be_killed_again_and_again(processes, data_root, tmp_path):
+    run = chosen(TARGET)
+    training.train(run, tmp_path / "whole" / "run.json", data_root)
+    folder, parts = tmp_path / "killed", []
+    for step in (4, 14, 23):
+        kill_at(step, processes, run, data_root, folder)
+        (left,) = [json.loads(mark.read_text()) for mark in folder.glob("checkpoints/*/progress.json")]
+        parts.append(left["train_seconds"])
+    training.train(run, folder / "run.json", data_root)
+    result = read_record(folder / "run.json").result
+    assert comparable(read_record(folder / "run.json")) == comparable(read_record(tmp_path / "whole" / "run.json"))
+    assert len(result.resumed_at) == 3 and result.resumed_at == sorted(result.resumed_at)
+    assert parts == sorted(parts) and result.train_seconds > parts[-1]  # all parts count
+
+
+def test_only_the_last_whole_checkpoint_is_kept_and_none_of_other_settings_used(data_root, tmp_path, monkeypatch):
+    folder, run = tmp_path / "run", chosen({"name": "dense"})
+    seen = []
+    keep = resume.Checkpoints.on_save
+
+    def on_save(self, *args, **kwargs):
+        keep(self, *args, **kwargs)
+        seen.append(sorted(path.name for path in (folder / "checkpoints").iterdir()))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(resume.Checkpoints, "on_save", on_save)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(run, folder / "run.json", data_root, 0.0)
+    assert seen == [["checkpoint-1"], ["checkpoint-2"], ["checkpoint-3"]]
+    torn = folder / "checkpoints" / "checkpoint-4"
+    torn.mkdir()  # a kill while it was written
+    other = run.model_copy(update={"seed": 1})
+    training.train(other, folder / "run.json", data_root, math.inf)
+    assert read_record(folder / "run.json").result.resumed_at == []
+    assert not (folder / "checkpoints").exists()
+
+
+def test_a_state_that_is_damaged_is_told(tmp_path):
+    save_state(tmp_path, {"a": torch.ones(2), "b": 1})
+    assert load_state(tmp_path)["b"] == 1
+    (tmp_path / "method.safetensors").write_bytes(b"x")
+    with pytest.raises(UserError, match="delete"):
+        load_state(tmp_path)
