@@ -6,10 +6,11 @@ import results
 
 from neuroprune import figures
 from neuroprune.errors import UserError
-from neuroprune.figures.figure1 import figure1, shrink
+from neuroprune.figures.figure1 import figure1
 from neuroprune.figures.figure2 import figure2
 from neuroprune.figures.figure4 import figure4
 from neuroprune.figures.style import print_style
+from neuroprune.records import shrink
 from neuroprune.tables.runs import collect
 
 SIGNATURES = {"pdf": b"%PDF", "png": b"\x89PNG", "svg": b"<?xml"}

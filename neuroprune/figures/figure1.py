@@ -13,7 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
 from neuroprune.figures.style import COLOURS, GREY, PAGE_WIDTH, nothing_to_show, say_empty
-from neuroprune.records import read_patterns
+from neuroprune.records import read_patterns, shrink
 from neuroprune.tables.runs import neuroprune_runs, read_runs
 
 WANTED = (0.5, 0.9)
@@ -75,26 +75,9 @@ def _middle(patterns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return found
 
 
-def shrink(mask: np.ndarray, cells: int = CELLS) -> np.ndarray:
-    """Average a mask over blocks, so that it can be printed.
-
-    Args:
-        mask: bool ``[rows, columns]``.
-        cells: Rows and columns of the result at most.
-
-    Returns:
-        float ``[min(rows, cells), min(columns, cells)]``: the share of entries of each block that are there. Blocks
-        differ by at most one row and column, and every entry is in exactly one.
-    """
-    starts = [np.linspace(0, size, min(size, cells), endpoint=False).astype(int) for size in mask.shape]
-    sums = np.add.reduceat(np.add.reduceat(mask.astype(float), starts[0], axis=0), starts[1], axis=1)
-    sizes = [np.diff([*start, size]) for start, size in zip(starts, mask.shape, strict=True)]
-    return sums / np.outer(*sizes)
-
-
 def _cells(row: dict[Any, Any], name: str, mask: np.ndarray) -> pd.DataFrame:
     """Return the cells of one panel with the run they belong to."""
-    cells = np.rint(100 * shrink(mask)).astype(int)
+    cells = np.rint(100 * shrink(mask, CELLS)).astype(int)
     kind, layer = name.split(".")
     head = {"run": row["run"], "sparsity_percent": 100 * row["sparsity"], "matrix": MATRICES[kind], "layer": int(layer)}
     size = {"rows": mask.shape[0], "columns": mask.shape[1], "cell_row": range(len(cells))}
@@ -132,6 +115,6 @@ def _panel(axes: Axes, mask: np.ndarray | None, shades: LinearSegmentedColormap)
     if mask is None:
         say_empty(axes, "not recorded")
         return
-    axes.imshow(shrink(mask), cmap=shades, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    axes.imshow(shrink(mask, CELLS), cmap=shades, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     gone = [100 * (1 - mask.any(axis=axis).mean()) for axis in (1, 0)]
     axes.set_xlabel(f"gone: {gone[0]:.0f} % of rows,\n{gone[1]:.0f} % of columns", fontsize=7, color=GREY)
