@@ -77,7 +77,7 @@ def cells(model: nn.Module, eps: float = 1e-4) -> dict[str, np.ndarray]:
         columns, the percentage of entries of a block that are there. 61 kB for BERT-base.
     """
     blocks, kept = find_blocks(model), kept_units(model)
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for attention in _ends_and_middle(blocks.attentions):
         found |= _attention_patterns(attention, kept, eps)
     for mlp in _ends_and_middle(blocks.mlps):
@@ -100,7 +100,8 @@ def head_arrays(model: nn.Module) -> dict[str, np.ndarray]:
         leave each head, 0 for a head that is gone; and `distance.<i>`: float32 [heads left, heads left], the l-infinity
         distances of Algorithm 2 (under grouped-query attention between key/value heads).
     """
-    kept, found = kept_units(model), {}
+    kept = kept_units(model)
+    found: dict[str, np.ndarray] = {}
     for attention in find_blocks(model).attentions:
         importance = np.zeros(kept.dense_heads[attention.index], dtype=np.float32)
         columns = attention.o.weight.detach().abs().sum(dim=0, dtype=torch.float32)

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from neuroprune.figures.style import GREY, PAGE_WIDTH, TASK_MARKERS, colours, nothing_to_show, say_empty
 from neuroprune.records import read_arrays
-from neuroprune.tables.runs import neuroprune_runs, read_runs
+from neuroprune.tables.runs import neuroprune_runs, read_runs, run_file, with_file
 
+DEGREES = "degrees.safetensors"
 BINS = 50
 MOST_ROWS = 7  # distributions that fit below each other
 
@@ -56,8 +57,7 @@ def degree_histograms(study_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
         One row a bin: ``panel`` (``distribution``), ``task``, ``run``, ``sparsity_percent``, ``degree_from``,
         ``degree_to``, ``neurons_percent``.
     """
-    folders = {run: study_dir / "runs" / run / "degrees.safetensors" for run in runs["run"]}
-    there = runs[[folders[run].exists() for run in runs["run"]]]
+    there = with_file(study_dir, runs, DEGREES)
     if there.empty:
         return pd.DataFrame()
     task = next((task for task in there["task"] if (there["task"] == task).sum() > 1), there["task"].iloc[0])
@@ -65,7 +65,7 @@ def degree_histograms(study_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
     chosen = chosen.sort_values("sparsity")
     if len(chosen) > MOST_ROWS:  # evenly, first and last always
         chosen = chosen.iloc[np.linspace(0, len(chosen) - 1, MOST_ROWS).round().astype(int)]
-    return pd.concat([_histogram(row, folders[row["run"]]) for row in chosen.to_dict("records")], ignore_index=True)
+    return pd.concat([_histogram(row, run_file(study_dir, row["run"], DEGREES)) for row in chosen.to_dict("records")])
 
 
 def _histogram(row: dict[Any, Any], path: Path) -> pd.DataFrame:
