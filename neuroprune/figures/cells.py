@@ -91,9 +91,9 @@ def _plot(rows: list[tuple[dict[Any, Any], Cells]]) -> Figure:
     """Draw a row of panels for each run and a column for each matrix."""
     names = list(dict.fromkeys(name for _, found in rows for name in found))
     side = (PAGE_WIDTH - 0.5) / len(names)
-    height = min(side, 1.3)
+    height = min(side, 1.0)
     figure = Figure(figsize=(PAGE_WIDTH, 1.15 + (height + 0.06) * len(rows)), layout="constrained")
-    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02)
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.03)
     grid = figure.subplots(len(rows), len(names), squeeze=False)
     for axes_row, (row, found) in zip(grid, rows, strict=True):
         for axes, name in zip(axes_row, names, strict=True):

@@ -134,7 +134,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, tasks: dict[str, str]) -> None:
         say_empty(axes, "not measured")
         return
     for (task, method), group in rows.groupby(["task", "method"], sort=False):
-        line = group.sort_values("x")
+        line = group.sort_values(["x", "sparsity_percent"])
         below, above = line["value"] - line["low"], line["high"] - line["value"]
         axes.errorbar(
             line["x"],

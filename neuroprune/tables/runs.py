@@ -110,8 +110,9 @@ def run_file(study_dir: Path, run: str, name: str) -> Path:
 
 
 def neuroprune_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the finished NeuroPrune runs of the paper's penalty form, or those of the target form if there is none."""
-    done = runs[(runs["status"] == "done") & (runs["method"] == "neuroprune") & runs["sparsity"].notna()]
+    """Return the usual finished NeuroPrune runs of the paper's penalty form, or of the target form if there is none."""
+    ours = runs[(runs["status"] == "done") & (runs["method"] == "neuroprune") & (runs["variant"] == "")]
+    done = ours[ours["sparsity"].notna()]
     penalty = done[done["form"] == "penalty"]
     return penalty if len(penalty) else done
 
