@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from neuroprune import dominating as graphs
 from neuroprune.blocks import Attention, Mlp
 from neuroprune.errors import UserError
 
@@ -45,32 +46,15 @@ def similarity(attention: Attention, theta: float) -> Tensor:
 
 
 def find_dominating(similar: Tensor) -> Tensor:
-    """Replace each head by one that is similar to at least the same heads (FIND_DOMINATING, Algorithm 3).
-
-    For every head i, start with j* = i and scan j = 1..k in order; j replaces j* if it is similar to strictly more
-    heads (all that j* is similar to, and others), or to exactly the same heads and comes later. So ties keep the later
-    head.
-
-    No chains can arise: "replaces" is a strict partial order (inclusion of the rows of S, equal rows by position). If
-    some m replaced the final j* of i, it would also have replaced whatever i had when the scan passed m, because that
-    one lies below j*; so nothing replaces j*, and j* is its own dominating head. And i is similar to j*, because row
-    j* of S includes row i, which includes i itself. The literal algorithm thus guarantees that every removed head is
-    similar to its survivor and that no survivor is removed.
+    """Replace each head by one that is similar to at least the same heads; see `dominating.find_dominating`.
 
     Args:
         similar: bool `[heads, heads]`, true on the diagonal.
 
     Returns:
-        int64 `[heads]`: j* of each head; the survivors are the heads with j* = i.
+        int64 `[heads]`, same device: j* of each head; the survivors are the heads with j* = i.
     """
-    rows = similar.int()
-    excess = (rows[:, None, :] - rows[None, :, :]).amax(dim=2) > 0  # [a, b]: a is similar to a head that b is not
-    index = torch.arange(len(rows), device=similar.device)
-    replaces = ~excess & (excess.T | (index[:, None] < index[None, :]))  # [j*, j]
-    dominating = index.clone()
-    for j in range(len(rows)):
-        dominating[replaces[dominating, j]] = j
-    return dominating
+    return torch.from_numpy(graphs.find_dominating(similar.cpu().numpy())).to(similar.device)
 
 
 @torch.no_grad()

@@ -240,6 +240,23 @@ def read_patterns(path: Path) -> dict[str, np.ndarray]:
     return {name: _unpack(tensors[name], tensors[f"{name}.shape"]) for name in names}
 
 
+def shrink(mask: np.ndarray, cells: int) -> np.ndarray:
+    """Average a mask over blocks, so that it can be stored and printed.
+
+    Args:
+        mask: bool ``[rows, columns]``.
+        cells: Rows and columns of the result at most.
+
+    Returns:
+        float ``[min(rows, cells), min(columns, cells)]``: the share of entries of each block that are there. Blocks
+        differ by at most one row and column, and every entry is in exactly one.
+    """
+    starts = [np.linspace(0, size, min(size, cells), endpoint=False).astype(int) for size in mask.shape]
+    sums = np.add.reduceat(np.add.reduceat(mask.astype(float), starts[0], axis=0), starts[1], axis=1)
+    sizes = [np.diff([*start, size]) for start, size in zip(starts, mask.shape, strict=True)]
+    return sums / np.outer(*sizes)
+
+
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read a safetensors file as NumPy arrays; a missing or damaged file is a UserError."""
     from safetensors import SafetensorError

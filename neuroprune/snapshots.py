@@ -6,13 +6,19 @@ degree 0, and its row and column are empty.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from neuroprune import heads
 from neuroprune.blocks import Attention, Mlp, find_blocks
+from neuroprune.records import shrink
 from neuroprune.surgery import Kept, kept_units
 from neuroprune.topology import fractional_degree
+
+CELLS = 64
 
 
 def degrees(model: nn.Module, eps: float = 1e-4) -> dict[str, np.ndarray]:
@@ -59,11 +65,57 @@ def patterns(model: nn.Module, eps: float = 1e-4) -> dict[str, np.ndarray]:
     return _attention_patterns(attention, kept, eps) | _mlp_patterns(mlp, kept, eps)
 
 
+def cells(model: nn.Module, eps: float = 1e-4) -> dict[str, np.ndarray]:
+    """Return which entries of some layers' matrices are present, in blocks, as Figures 8 to 10 show it.
+
+    Args:
+        model: A model of a known architecture, cut or not.
+        eps: An entry with a smaller absolute value counts as absent.
+
+    Returns:
+        The first, the middle and the last layer's matrices, named as by `patterns`: uint8 with at most 64 rows and
+        columns, the percentage of entries of a block that are there. 61 kB for BERT-base.
+    """
+    blocks, kept = find_blocks(model), kept_units(model)
+    found: dict[str, np.ndarray] = {}
+    for attention in _ends_and_middle(blocks.attentions):
+        found |= _attention_patterns(attention, kept, eps)
+    for mlp in _ends_and_middle(blocks.mlps):
+        found |= _mlp_patterns(mlp, kept, eps)
+    return {name: np.rint(100 * shrink(mask, CELLS)).astype(np.uint8) for name, mask in found.items()}
+
+
+def _ends_and_middle(layers: list[Any]) -> list[Any]:
+    return [layers[place] for place in sorted({0, len(layers) // 2, len(layers) - 1})]
+
+
+def head_arrays(model: nn.Module) -> dict[str, np.ndarray]:
+    """Return how important heads are and how far apart: for Figure 7 and the comparison of dominating sets.
+
+    Args:
+        model: A model of a known architecture, cut or not.
+
+    Returns:
+        For the attention with index i, `importance.<i>`: float32 [dense heads], the sum of absolute weights of W^O that
+        leave each head, 0 for a head that is gone; and `distance.<i>`: float32 [heads left, heads left], the l-infinity
+        distances of Algorithm 2 (under grouped-query attention between key/value heads).
+    """
+    kept = kept_units(model)
+    found: dict[str, np.ndarray] = {}
+    for attention in find_blocks(model).attentions:
+        importance = np.zeros(kept.dense_heads[attention.index], dtype=np.float32)
+        columns = attention.o.weight.detach().abs().sum(dim=0, dtype=torch.float32)
+        importance[kept.heads[attention.index]] = columns.view(attention.heads, -1).sum(dim=1).cpu().numpy()
+        found[f"importance.{attention.index}"] = importance
+        found[f"distance.{attention.index}"] = heads.distances(attention).cpu().numpy()
+    return found
+
+
 def _attention_patterns(attention: Attention, kept: Kept, eps: float) -> dict[str, np.ndarray]:
     found = {}
     for name, groups in (("q", 1), ("k", attention.groups), ("v", attention.groups)):
-        heads = torch.as_tensor(kept.heads[attention.index])[::groups] // groups
-        rows = (heads[:, None] * attention.head_dim + torch.arange(attention.head_dim)).flatten()
+        left = torch.as_tensor(kept.heads[attention.index])[::groups] // groups
+        rows = (left[:, None] * attention.head_dim + torch.arange(attention.head_dim)).flatten()
         present = _present(getattr(attention, name).weight, eps)
         dense_rows = kept.dense_heads[attention.index] // groups * attention.head_dim
         found[f"{name}.{attention.index}"] = _spread(present, rows, dense_rows)

@@ -232,12 +232,17 @@ class _ShuffledLengthGroups(Sampler[int]):
 
 
 def _save_arrays(model: torch.nn.Module, folder: Path, eps: float) -> dict[str, Any]:
-    """Write degrees and patterns beside the record; return their hashes and the spread of the degrees."""
+    """Write the small arrays beside the record; return their hashes and the spread of the degrees."""
     degrees = snapshots.degrees(model, eps)
-    packed = records.pack_patterns(snapshots.patterns(model, eps))
+    arrays = {
+        "degrees.safetensors": degrees,
+        "patterns.safetensors": records.pack_patterns(snapshots.patterns(model, eps)),
+        "cells.safetensors": snapshots.cells(model, eps),
+        "heads.safetensors": snapshots.head_arrays(model),
+    }
     files = {}
-    for name, arrays in (("degrees.safetensors", degrees), ("patterns.safetensors", packed)):
-        _write_arrays(folder / name, arrays)
+    for name, tensors in arrays.items():
+        _write_arrays(folder / name, tensors)
         files[name] = records.file_hash(folder / name)
     return {"degree_sd_percent": snapshots.degree_sd_percent(degrees), "files": files}
 

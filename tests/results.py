@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from neuroprune.records import BatchTiming, Quartiles, RunRecord, TimingRecord, pack_patterns, write_json
+from neuroprune.records import BatchTiming, Quartiles, RunRecord, TimingRecord, pack_patterns, shrink, write_json
 from neuroprune.settings import ModelSettings, RunSettings, TaskSettings, TimingSettings, TrainingSettings
 
 DENSE = {"movie_snippets": 0.86, "verse_pairs": 0.82}
 MAJORITY = {"movie_snippets": 0.52, "verse_pairs": 0.5}
 LOSS_AT_ALL = {"neuroprune": 0.05, "l1": 0.12}  # of the metric, at sparsity 1, growing with the square
 LAYERS, HEADS, WIDTH, MLP_WIDTH = 3, 4, 32, 64
+CUTS = ("neuroprune", "dsp")  # methods that make the model smaller
 PARAMETERS, PRUNABLE = 100_000, 80_000
 
 
@@ -35,32 +36,39 @@ def environment(**changes):
     return values | changes
 
 
-def settings(task="movie_snippets", method=None, seed=0, model="minilm", source="some/minilm", label=None):
+def settings(
+    task="movie_snippets", method=None, seed=0, model="minilm", source="some/minilm", label=None, **task_fields
+):
     method = method or {"name": "dense"}
     point = f"-{method['sparsity'] * 100:g}" if "sparsity" in method else ""
     label = label or f"{method['name']}{point}"
     return RunSettings(
         run=f"{model}-{task}-{label}-s{seed}",
         model=ModelSettings(name=model, source=source),
-        task=TaskSettings(name=task, source="demo", inputs=("text",)),
+        task=TaskSettings(name=task, source="demo", inputs=("text",), **task_fields),
         method=method,
         training=TrainingSettings(),
         seed=seed,
     )
 
 
-def record(run, sparsity=None, status="done", value=None, **changes):
+def removed_heads(left, seed):
+    """Remove the first heads of each layer, another one first in each seed."""
+    return [sorted((head + seed) % HEADS for head in range(HEADS - count)) for count in left]
+
+
+def record(run, sparsity=None, status="done", value=None, metrics=(), parameters=PARAMETERS, **changes):
     """Return the record of a run with the given settings; the metric follows the formula unless a value is given."""
     gone = (getattr(run.method, "sparsity", None) or 0.0) if sparsity is None else sparsity
     name, task = run.method.name, run.task.name
     formula = DENSE.get(task, 0.8) - LOSS_AT_ALL.get(name, 0.0) * gone**2 + (run.seed - 1) / 100
     found = None if status == "diverged" else formula if value is None else value
-    heads = [max(1, round(HEADS * (1 - gone)))] * LAYERS if name == "neuroprune" else [HEADS] * LAYERS
-    parameters = round(PARAMETERS - PRUNABLE * gone) if name == "neuroprune" else PARAMETERS
+    heads = [max(1, round(HEADS * (1 - gone)))] * LAYERS if name in CUTS else [HEADS] * LAYERS
+    left = round(parameters - PRUNABLE * gone) if name in CUTS else parameters
     result = {
         "metric": run.task.metric,
         "value": found,
-        "metrics": {run.task.metric: found},
+        "metrics": {run.task.metric: found, **dict(metrics)},
         "majority": MAJORITY.get(task, 0.5),
         "labels": ["no", "yes"],
         "train_rows": 1000,
@@ -76,11 +84,12 @@ def record(run, sparsity=None, status="done", value=None, **changes):
             "weights": gone,
             "heads": 1 - sum(heads) / (HEADS * LAYERS),
             "neurons": gone if name == "neuroprune" else 0.0,
-            "parameters": parameters,
-            "dense_parameters": PARAMETERS,
+            "parameters": left,
+            "dense_parameters": parameters,
             "heads_per_layer": heads,
             "neurons_per_layer": [MLP_WIDTH] * LAYERS,
         },
+        "method": {} if name == "dense" else {"removed_heads": removed_heads(heads, run.seed)},
         "degree_sd_percent": 0.1 + 40.0 * gone * (1 - gone),
     }
     return RunRecord(
@@ -119,7 +128,7 @@ def timing(run, gone):
 
 
 def arrays(gone, seed, width=WIDTH, mlp_width=MLP_WIDTH):
-    """Return degrees and patterns of a model in which whole rows and columns and some single entries are gone."""
+    """Return the small arrays of a model in which whole rows and columns and some single entries are gone."""
     generator = np.random.default_rng(seed)
     units, inputs = 1 - 0.7 * gone, 1 - 0.4 * gone
 
@@ -136,7 +145,17 @@ def arrays(gone, seed, width=WIDTH, mlp_width=MLP_WIDTH):
         for layer in range(LAYERS)
         for name in ("in", "out")
     }
-    return degrees, pack_patterns(patterns)
+    layers = {f"{name}.{layer}": matrix(*shape) for layer in range(LAYERS) for name, shape in shapes.items()}
+    cells = {name: np.rint(100 * shrink(mask, 64)).astype(np.uint8) for name, mask in layers.items()}
+    return {"degrees": degrees, "patterns": pack_patterns(patterns), "cells": cells, "heads": head_arrays(seed)}
+
+
+def head_arrays(seed):
+    """Return what `snapshots.head_arrays` does: head h of a layer has importance h + 1; distances of random points."""
+    points = np.random.default_rng(seed).random((LAYERS, HEADS, 2))
+    distances = np.abs(points[:, :, None] - points[:, None]).max(axis=3).astype(np.float32)
+    importance = {f"importance.{layer}": np.arange(1, HEADS + 1, dtype=np.float32) for layer in range(LAYERS)}
+    return importance | {f"distance.{layer}": distances[layer] for layer in range(LAYERS)}
 
 
 def write_run(study, run, with_timing=True, with_arrays=True, sizes=(WIDTH, MLP_WIDTH), **changes):
@@ -148,9 +167,8 @@ def write_run(study, run, with_timing=True, with_arrays=True, sizes=(WIDTH, MLP_
     if with_timing:
         write_json(folder / "timing.json", timing(run, gone))
     if with_arrays:
-        degrees, patterns = arrays(gone, run.seed, *sizes)
-        save_file(degrees, folder / "degrees.safetensors")
-        save_file(patterns, folder / "patterns.safetensors")
+        for name, tensors in arrays(gone, run.seed, *sizes).items():
+            save_file(tensors, folder / f"{name}.safetensors")
     return folder
 
 

@@ -247,7 +247,7 @@ KNOWN_TASKS = ", ".join(sorted(CATALOGUE.tasks))
         ({"training": [1]}, "training: [1] is not allowed; it must be a mapping of keys to values"),
         ({"keep_models": "perhaps"}, "keep_models: 'perhaps' is not allowed; it must be a valid boolean"),
         ({"timing__batch_sizes": [0]}, "timing.batch_sizes[0]: 0 is not allowed; it must be greater than or equal to 1"),
-        ({"artefacts": ["figure5"]}, "artefacts[0]: unknown artefact 'figure5' (did you mean 'figure"),
+        ({"artefacts": ["figure44"]}, "artefacts[0]: unknown artefact 'figure44' (did you mean 'figure"),
         ({"models__minilmm": {"layers": 3}}, "models.minilmm: there is no such row to change (did you mean 'minilm'?); a new row needs a source"),
         ({"models__new": {"source": "random:brt"}}, "models.new: source 'random:brt': model type 'brt' is not supported (did you mean 'bert'?)"),
         ({"models__new": {"source": "package:gt"}}, "models.new: source 'package:gt' names no version; write package:NAME==VERSION"),

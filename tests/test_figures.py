@@ -1,15 +1,18 @@
 """Figures: the csv is what is drawn, odd results give a figure all the same, files are the same each time."""
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 import results
 
 from neuroprune import figures
 from neuroprune.errors import UserError
-from neuroprune.figures.figure1 import figure1, shrink
+from neuroprune.figures.figure1 import figure1
 from neuroprune.figures.figure2 import figure2
 from neuroprune.figures.figure4 import figure4
 from neuroprune.figures.style import print_style
+from neuroprune.records import shrink
 from neuroprune.tables.runs import collect
 
 SIGNATURES = {"pdf": b"%PDF", "png": b"\x89PNG", "svg": b"<?xml"}
@@ -132,7 +135,7 @@ def test_figure1_shows_the_runs_nearest_to_half_and_nine_tenths(study):
 
 def test_figure1_cells_are_the_shares_of_entries(study):
     _, shown = figure1(study)
-    patterns = results.arrays(0.912, 0)[1]
+    patterns = results.arrays(0.912, 0)["patterns"]
     present = np.unpackbits(patterns["q.1"], axis=1, count=results.WIDTH)
     cells = shown[(shown["matrix"] == "Q") & (shown["sparsity_percent"] > 90)].filter(regex=r"^c\d+$").dropna(axis=1)
     np.testing.assert_array_equal(cells.to_numpy(), 100 * present)
@@ -204,7 +207,7 @@ ODD = {
 @pytest.mark.parametrize("name", figures.FIGURES)
 def test_odd_results_give_a_figure_that_says_something(tmp_path, name, case):
     write(tmp_path, *((results.settings(method=method), changes) for method, changes in ODD[case]))
-    figure, shown = {"figure1": figure1, "figure2": figure2, "figure4": figure4}[name](tmp_path)
+    figure, shown = getattr(import_module(f"neuroprune.figures.{name}"), name)(tmp_path)
     assert len(shown)
     if "note" in shown:
         assert figure.texts[0].get_text() == shown["note"].item()

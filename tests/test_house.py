@@ -18,7 +18,7 @@ FLOORS = [
     {"settings", "environment", "resources", "problems"},
     {"config", "plan", "study", "problems", "architectures", "records"},
     {"blocks"},
-    {"topology", "kept", "idle", "position_bias", "surgery"},
+    {"dominating", "topology", "kept", "idle", "position_bias", "surgery"},
     {"penalties", "heads", "sparsity", "loading", "cards", "checkpoints"},
     {"methods", "snapshots", "figures", "tables", "export"},
     {"tasks", "models"},

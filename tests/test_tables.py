@@ -237,7 +237,7 @@ def test_origins_need_collected_records(empty):
 
 
 def test_unknown_tables_are_refused_with_the_nearest_name(study):
-    with pytest.raises(UserError, match=r"table 'sumary': unknown \(did you mean 'summary'\?\); there are summary"):
+    with pytest.raises(UserError, match=r"unknown \(did you mean 'summary'\?\); there are table1, summary"):
         tables.write("sumary", study)
 
 

@@ -8,11 +8,13 @@ import pytest
 import torch
 from data import write_glue
 from models import make_model
+from safetensors.numpy import save
+from transformers import AutoModel, BertConfig
 
 import neuroprune
 from neuroprune import snapshots, tasks, training
 from neuroprune.errors import UserError
-from neuroprune.records import read_arrays, read_patterns, read_record
+from neuroprune.records import pack_patterns, read_arrays, read_patterns, read_record
 from neuroprune.settings import RunSettings
 from neuroprune.surgery import remove
 
@@ -59,7 +61,9 @@ def test_a_run_folder_tells_everything(data_root, tmp_path):
     assert {"loss", "step"} <= set(record.result.history[0])
     folder = tmp_path / "runs" / "tiny"
     assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == [
+        "cells.safetensors",
         "degrees.safetensors",
+        "heads.safetensors",
         "model",
         "patterns.safetensors",
         "run.json",
@@ -164,6 +168,38 @@ def test_snapshots_are_in_the_coordinates_of_the_dense_model(name):
     assert {key: value.shape for key, value in cut_patterns.items()} == {
         key: value.shape for key, value in dense_patterns.items()
     }
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "qwen3", "t5"])
+def test_heads_that_are_gone_have_no_importance_and_no_distances(name):
+    model = make_model(name)
+    attention = neuroprune.find_blocks(model).attentions[0]
+    gone, before = list(range(attention.groups)), snapshots.head_arrays(model)
+    weights = attention.o.weight.detach().abs().sum(dim=0).view(attention.heads, -1).sum(dim=1)
+    assert before["importance.0"] == pytest.approx(weights.numpy())
+    remove(model, heads={0: gone})
+    after = snapshots.head_arrays(model)
+    assert not after["importance.0"][gone].any()
+    left = attention.groups
+    assert after["importance.0"][left:] == pytest.approx(before["importance.0"][left:])
+    assert np.array_equal(after["distance.0"], before["distance.0"][1:, 1:])
+
+
+def test_cells_show_ends_and_middle_in_blocks():
+    model = make_model("bert")
+    found, exact = snapshots.cells(model), snapshots.patterns(model)
+    last = len(neuroprune.find_blocks(model).mlps) - 1
+    assert {name.split(".")[1] for name in found} == {"0", str((last + 1) // 2), str(last)}
+    for name, present in exact.items():
+        assert found[name].dtype == np.uint8 and max(found[name].shape) <= 64
+        assert found[name].mean() == pytest.approx(100 * present.mean(), abs=1)
+
+
+def test_what_bert_base_leaves_behind_is_below_a_megabyte():
+    bert = AutoModel.from_config(BertConfig(vocab_size=8, max_position_embeddings=8))
+    arrays = [snapshots.degrees(bert), pack_patterns(snapshots.patterns(bert))]
+    arrays += [snapshots.cells(bert), snapshots.head_arrays(bert)]
+    assert sum(len(save(tensors)) for tensors in arrays) < 1e6 - 15_000  # the rest is for run.json and timing.json
 
 
 def test_arrays_beside_a_record_are_read_back(data_root, tmp_path):

@@ -7,10 +7,25 @@ from pathlib import Path
 
 from neuroprune.errors import UserError, did_you_mean
 
+# Name -> where it stands in the report. A figure's module and function have its name.
 FIGURES = {
-    "figure1": "neuroprune.figures.figure1:figure1",
-    "figure2": "neuroprune.figures.figure2:figure2",
-    "figure4": "neuroprune.figures.figure4:figure4",
+    "frontier": "1 The picture that decides",
+    "figure4": "2 Sparsity against metric and times",
+    "figure11": "2 Sparsity against metric and times",
+    "figure5": "3 Heads",
+    "figure6": "3 Heads",
+    "figure7": "3 Heads",
+    "figure3": "3 Heads",
+    "figure1": "4 Topology",
+    "figure2": "4 Topology",
+    "topology": "4 Topology",
+    "figure8": "4 Topology",
+    "figure9": "4 Topology",
+    "figure10": "4 Topology",
+    "forms": "5 Ablations",
+    "ablations": "5 Ablations",
+    "strengths": "5 Ablations",
+    "dominating_sets": "5 Ablations",
 }
 
 
@@ -25,12 +40,11 @@ def draw(name: str, study_dir: Path) -> list[Path]:
         The files, ``<study_dir>/figures/<name>.{csv,pdf,png,svg}``; csv is exactly what is drawn.
 
     Raises:
-        UserError: If there is no such figure, or nothing to draw.
+        UserError: If there is no such figure, or an array can't be read.
     """
     if name not in FIGURES:
         raise UserError(f"figure {name!r}: unknown{did_you_mean(name, FIGURES)}; there are {', '.join(FIGURES)}.")
-    module, function = FIGURES[name].split(":")
     style = import_module("neuroprune.figures.style")
     with style.print_style():
-        figure, shown = getattr(import_module(module), function)(Path(study_dir))
+        figure, shown = getattr(import_module(f"neuroprune.figures.{name}"), name)(Path(study_dir))
         return style.save(figure, shown, Path(study_dir) / "figures" / name)

@@ -12,11 +12,12 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
-from neuroprune.figures.style import COLOURS, GREY, PAGE_WIDTH, nothing_to_show, say_empty
-from neuroprune.records import read_patterns
-from neuroprune.tables.runs import neuroprune_runs, read_runs
+from neuroprune.figures.style import GREY, PAGE_WIDTH, nothing_to_show, presence_shades, say_empty
+from neuroprune.records import read_patterns, shrink
+from neuroprune.tables.runs import neuroprune_runs, read_runs, run_file, with_file
 
 WANTED = (0.5, 0.9)
+PATTERNS = "patterns.safetensors"
 MATRICES = {"q": "Q", "k": "K", "v": "V", "in": "L_in", "out": "L_out"}
 LETTERS = {**MATRICES, "in": "L_{in}", "out": "L_{out}"}
 CELLS = 128  # rows and columns that a panel shows at most
@@ -38,7 +39,9 @@ def figure1(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     chosen = choose_runs(study_dir, neuroprune_runs(read_runs(study_dir)))
     if chosen.empty:
         return nothing_to_show("Nothing to show: no finished NeuroPrune run has left its patterns.")
-    rows = [(row, _middle(read_patterns(_file(study_dir, row["run"])))) for row in chosen.to_dict("records")]
+    rows = [
+        (row, _middle(read_patterns(run_file(study_dir, row["run"], PATTERNS)))) for row in chosen.to_dict("records")
+    ]
     cells = pd.concat([_cells(row, name, mask) for row, masks in rows for name, mask in masks.items()])
     return _plot(rows), cells.reset_index(drop=True)
 
@@ -53,16 +56,12 @@ def choose_runs(study_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One or two rows, sparsity ascending; none if no run has patterns.
     """
-    there = runs[[_file(study_dir, run).exists() for run in runs["run"]]]
+    there = with_file(study_dir, runs, PATTERNS)
     if there.empty:
         return there
     first = there[(there["model"] == there["model"].iloc[0]) & (there["task"] == there["task"].iloc[0])]
     nearest = [(first["sparsity"] - wanted).abs().idxmin() for wanted in WANTED]
     return first.loc[list(dict.fromkeys(nearest))].sort_values("sparsity")
-
-
-def _file(study_dir: Path, run: str) -> Path:
-    return study_dir / "runs" / run / "patterns.safetensors"
 
 
 def _middle(patterns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -75,26 +74,9 @@ def _middle(patterns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return found
 
 
-def shrink(mask: np.ndarray, cells: int = CELLS) -> np.ndarray:
-    """Average a mask over blocks, so that it can be printed.
-
-    Args:
-        mask: bool ``[rows, columns]``.
-        cells: Rows and columns of the result at most.
-
-    Returns:
-        float ``[min(rows, cells), min(columns, cells)]``: the share of entries of each block that are there. Blocks
-        differ by at most one row and column, and every entry is in exactly one.
-    """
-    starts = [np.linspace(0, size, min(size, cells), endpoint=False).astype(int) for size in mask.shape]
-    sums = np.add.reduceat(np.add.reduceat(mask.astype(float), starts[0], axis=0), starts[1], axis=1)
-    sizes = [np.diff([*start, size]) for start, size in zip(starts, mask.shape, strict=True)]
-    return sums / np.outer(*sizes)
-
-
 def _cells(row: dict[Any, Any], name: str, mask: np.ndarray) -> pd.DataFrame:
     """Return the cells of one panel with the run they belong to."""
-    cells = np.rint(100 * shrink(mask)).astype(int)
+    cells = np.rint(100 * shrink(mask, CELLS)).astype(int)
     kind, layer = name.split(".")
     head = {"run": row["run"], "sparsity_percent": 100 * row["sparsity"], "matrix": MATRICES[kind], "layer": int(layer)}
     size = {"rows": mask.shape[0], "columns": mask.shape[1], "cell_row": range(len(cells))}
@@ -105,7 +87,7 @@ def _plot(rows: list[tuple[dict[Any, Any], dict[str, np.ndarray]]]) -> Figure:
     """Draw a row of panels for each run."""
     figure = Figure(figsize=(PAGE_WIDTH, 0.95 + 1.45 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), len(MATRICES), squeeze=False)
-    shades = LinearSegmentedColormap.from_list("present", ["white", COLOURS[0], "#00263d"])
+    shades = presence_shades()
     for axes_row, (row, masks) in zip(grid, rows, strict=True):
         by_kind = {name.split(".")[0]: mask for name, mask in masks.items()}
         for axes, kind in zip(axes_row, MATRICES, strict=True):
@@ -132,6 +114,6 @@ def _panel(axes: Axes, mask: np.ndarray | None, shades: LinearSegmentedColormap)
     if mask is None:
         say_empty(axes, "not recorded")
         return
-    axes.imshow(shrink(mask), cmap=shades, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    axes.imshow(shrink(mask, CELLS), cmap=shades, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     gone = [100 * (1 - mask.any(axis=axis).mean()) for axis in (1, 0)]
     axes.set_xlabel(f"gone: {gone[0]:.0f} % of rows,\n{gone[1]:.0f} % of columns", fontsize=7, color=GREY)

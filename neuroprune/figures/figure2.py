@@ -13,8 +13,10 @@ from matplotlib.figure import Figure
 
 from neuroprune.figures.style import GREY, PAGE_WIDTH, TASK_MARKERS, colours, nothing_to_show, say_empty
 from neuroprune.records import read_arrays
-from neuroprune.tables.runs import neuroprune_runs, read_runs
+from neuroprune.tables.published import FIGURE2_SPREAD, SPREAD, is_the_papers
+from neuroprune.tables.runs import neuroprune_runs, read_runs, run_file, with_file
 
+DEGREES = "degrees.safetensors"
 BINS = 50
 MOST_ROWS = 7  # distributions that fit below each other
 
@@ -40,6 +42,8 @@ def figure2(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     dense = runs[(runs["status"] == "done") & (runs["method"] == "dense") & (runs["model"] == model)]
     both = pd.concat([dense, pruned[pruned["model"] == model]])
     histograms, spreads = degree_histograms(study_dir, both), degree_spreads(both)
+    if any(is_the_papers(str(model), task, SPREAD) for task in spreads.get("task", ())):
+        spreads = pd.concat([spreads, published_spreads()])
     if histograms.empty and spreads.empty:
         return nothing_to_show("Nothing to show: no run has left the degrees of its neurons.")
     return _plot(histograms, spreads, str(model), _form(pruned)), pd.concat([histograms, spreads], ignore_index=True)
@@ -56,8 +60,7 @@ def degree_histograms(study_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
         One row a bin: ``panel`` (``distribution``), ``task``, ``run``, ``sparsity_percent``, ``degree_from``,
         ``degree_to``, ``neurons_percent``.
     """
-    folders = {run: study_dir / "runs" / run / "degrees.safetensors" for run in runs["run"]}
-    there = runs[[folders[run].exists() for run in runs["run"]]]
+    there = with_file(study_dir, runs, DEGREES)
     if there.empty:
         return pd.DataFrame()
     task = next((task for task in there["task"] if (there["task"] == task).sum() > 1), there["task"].iloc[0])
@@ -65,7 +68,7 @@ def degree_histograms(study_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
     chosen = chosen.sort_values("sparsity")
     if len(chosen) > MOST_ROWS:  # evenly, first and last always
         chosen = chosen.iloc[np.linspace(0, len(chosen) - 1, MOST_ROWS).round().astype(int)]
-    return pd.concat([_histogram(row, folders[row["run"]]) for row in chosen.to_dict("records")], ignore_index=True)
+    return pd.concat([_histogram(row, run_file(study_dir, row["run"], DEGREES)) for row in chosen.to_dict("records")])
 
 
 def _histogram(row: dict[Any, Any], path: Path) -> pd.DataFrame:
@@ -93,7 +96,8 @@ def degree_spreads(runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row a point: ``panel`` (``spread``), ``task``, ``sparsity_percent``, ``spread_percent`` (mean),
-        ``spread_sd`` (over seeds, NaN for one), ``seeds``; by task, sparsity ascending.
+        ``spread_sd`` (over seeds, NaN for one), ``seeds``; by task, sparsity ascending;
+        ``source`` (``ours``).
     """
     known = runs[runs["degree_sd_percent"].notna()]
     groups = known.groupby(["task", "group"], sort=False).agg(
@@ -102,9 +106,15 @@ def degree_spreads(runs: pd.DataFrame) -> pd.DataFrame:
         spread_sd=("degree_sd_percent", "std"),
         seeds=("seed", "size"),
     )
-    points = groups.reset_index().drop(columns="group").assign(panel="spread")
+    points = groups.reset_index().drop(columns="group").assign(panel="spread", source="ours")
     order = {task: place for place, task in enumerate(known["task"].unique())}
     return points.sort_values(["task", "sparsity_percent"], key=lambda c: c.map(order) if c.name == "task" else c)
+
+
+def published_spreads() -> pd.DataFrame:
+    """Return the paper's standard deviations for BERT-base on SST-2, as `degree_spreads` returns ours."""
+    values = {"sparsity_percent": [100 * s for s in FIGURE2_SPREAD], "spread_percent": list(FIGURE2_SPREAD.values())}
+    return pd.DataFrame(values).assign(task=SPREAD[1], panel="spread", source="paper")
 
 
 def _form(pruned: pd.DataFrame) -> str:
@@ -152,7 +162,7 @@ def _spreads(axes: Axes, spreads: pd.DataFrame) -> None:
         return
     tasks = colours(spreads["task"].unique())
     for marker, (task, colour) in zip(TASK_MARKERS * len(tasks), tasks.items(), strict=False):
-        line = spreads[spreads["task"] == task]
+        line = spreads[(spreads["task"] == task) & (spreads["source"] == "ours")]
         error = line["spread_sd"].fillna(0)
         axes.errorbar(
             line["sparsity_percent"],
@@ -163,7 +173,16 @@ def _spreads(axes: Axes, spreads: pd.DataFrame) -> None:
             capsize=1.8,
             label=task,
         )
+    _published(axes, spreads)
     axes.set(xlabel="sparsity (%)", ylabel="sd of the degrees (%)")
     axes.set_ylim(bottom=0)
     axes.set_title("MLP spread" + (", ± 1 sd over seeds" if spreads["seeds"].max() > 1 else ""), loc="left")
     axes.legend()
+
+
+def _published(axes: Axes, spreads: pd.DataFrame) -> None:
+    """Put the paper's values beside ours where model and task are the paper's."""
+    theirs = spreads[spreads["source"] == "paper"]
+    if len(theirs):
+        place = (theirs["sparsity_percent"], theirs["spread_percent"])
+        axes.plot(*place, "*", color=GREY, markersize=9, markerfacecolor="white", label=f"{SPREAD[1]}, paper")

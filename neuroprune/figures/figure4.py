@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
-from neuroprune.figures.style import GREY, INK, PAGE_WIDTH, colours, method_line, nothing_to_show, say_empty
-from neuroprune.tables.runs import LABELS, read_runs
-from neuroprune.tables.summary import batch_sizes, summarize
+from neuroprune.figures import grid
+from neuroprune.figures.style import nothing_to_show
+from neuroprune.tables.nearest import nearest_to_wanted
+from neuroprune.tables.runs import read_runs
+from neuroprune.tables.summary import summarize
 
-LEGEND_LETTERS, KEY_LETTERS = 108, 7  # what fits on a line of the page, and what a key takes beside its name
-MAJORITY = "most frequent class"
-PANELS = ("metric", "inference", "training")
+LARGE = 300e6  # parameters; larger models are shown in Figure 11
 
 
 def figure4(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
@@ -28,39 +24,40 @@ def figure4(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The figure, and what it shows: one row a mark. A note in place of both if no pruned run is finished.
+        The figure, and what it shows: one row a mark, see ``grid.marks``. A note in place of both if no pruned run of a
+        model of at most 300 M parameters is finished.
 
     Raises:
         UserError: If there is no table of runs.
     """
+    return sparsity_grid(study_dir, large=False)
+
+
+def sparsity_grid(study_dir: Path, large: bool) -> tuple[Figure, pd.DataFrame]:
+    """Draw Figure 4 (``large`` false) or Figure 11 of a study."""
     runs = read_runs(study_dir)
-    shown = figure4_data(summarize(runs))
+    table = summarize(runs)
+    drawn = like_with_like(table[(table["dense_parameters"] > LARGE) == large])
+    shown = grid.marks(table, drawn.assign(heading=grid.heading(drawn)))
     if shown.empty:
-        return nothing_to_show("Nothing to show: no pruned run is finished.")
-    return _plot(shown, _note(runs, shown)), shown
+        which = "of more than" if large else "of at most"
+        return nothing_to_show(f"Nothing to show: no pruned run of a model {which} 300 M parameters is finished.")
+    return grid.plot(shown, grid.note(runs, shown)), shown
 
 
-def figure4_data(table: pd.DataFrame) -> pd.DataFrame:
-    """Select what is drawn.
+def like_with_like(table: pd.DataFrame) -> pd.DataFrame:
+    """Choose the rows in which methods are compared at sparsities.
 
     Args:
-        table: The means of ``summarize``.
+        table: Means of ``summarize``.
 
     Returns:
-        One row a mark: ``model``, ``form``, ``task``, ``method``, ``panel``, ``unit``, ``sparsity_percent``; ``value``
-        with ``low`` and ``high`` (mean ± standard deviation over seeds; for inference of one seed the quartiles of its
-        passes; NaN if there is no spread); ``seeds``, ``dense`` (the dense model's value), ``majority`` (metric only).
+        Its rows without dense, unfinished and unusual runs, without those that asked for a number of heads, without a
+        model's penalty forms if it has targets and only one method has penalties, and of a grid of penalties only those
+        nearest to the wanted sparsities.
     """
-    sizes = batch_sizes(table)
-    drawn = _drawn(table)
-    rows = [_mark(row, panel, sizes, _dense(table, row)) for row in drawn.to_dict("records") for panel in PANELS]
-    shown = pd.DataFrame([row for row in rows if row])
-    return shown[shown["value"].notna()].reset_index(drop=True) if len(shown) else shown
-
-
-def _drawn(table: pd.DataFrame) -> pd.DataFrame:
-    """Leave out dense, unfinished and unusual runs, and a model's penalty forms if it has targets: like with like."""
-    pruned = table[(table["method"] != "dense") & (table["runs"] > 0) & (table["variant"] == "")].copy()
+    usual = (table["method"] != "dense") & (table["runs"] > 0) & (table["variant"] == "")
+    pruned = table[usual & table["heads_asked"].isna()].copy()
     pruned["form"] = pruned["form"].replace("", "target")
     both = pruned.groupby(["model", "form"])["method"].nunique()
     has_target = set(pruned["model"][pruned["form"] == "target"])
@@ -68,136 +65,4 @@ def _drawn(table: pd.DataFrame) -> pd.DataFrame:
         form == "penalty" and model in has_target and both[model, form] < 2
         for model, form in zip(pruned["model"], pruned["form"], strict=True)
     ]
-    return pruned[[not alone for alone in lonely]]
-
-
-def _dense(table: pd.DataFrame, row: dict[Any, Any]) -> dict[str, Any]:
-    """Return the dense model's row on the same model and task, or an empty one."""
-    same = (table["model"] == row["model"]) & (table["task"] == row["task"]) & (table["method"] == "dense")
-    rows = table[same & (table["runs"] > 0)].to_dict("records")
-    return {str(name): value for name, value in rows[0].items()} if rows else {}
-
-
-def _mark(row: dict[Any, Any], panel: str, sizes: list[int], dense: dict[str, Any]) -> dict[str, Any] | None:
-    """Return one mark of one panel, or None if the panel has no column."""
-    name, factor, unit = _column(row, panel, sizes)
-    if name is None:
-        return None
-    reference = row[f"dense_{name}"] if panel == "inference" else dense.get(name, math.nan)
-    low, high = _interval(row, name)
-    return {
-        "model": row["model"] + (" (random weights)" if row["model_random"] else ""),
-        **{key: row[key] for key in ("form", "task", "method")},
-        "panel": panel,
-        "unit": unit,
-        "sparsity_percent": 100 * row["sparsity"],
-        "value": factor * row[name],
-        "low": factor * low,
-        "high": factor * high,
-        "seeds": row["runs"],
-        "dense": factor * reference,
-        "majority": factor * row["majority"] if panel == "metric" else math.nan,
-    }
-
-
-def _column(row: dict[Any, Any], panel: str, sizes: list[int]) -> tuple[str | None, float, str]:
-    """Return a panel's column of the summary, the factor to its unit, and the unit."""
-    if panel == "metric":
-        return "value", 100.0, f"{row['metric'].replace('_', ' ')} (%)"
-    if panel == "training":
-        return "train_seconds_without_eval", 1.0, "training (s), without evaluation"
-    largest = max(sizes, default=None)
-    return (f"inference_ms_b{largest}" if largest else None), 1.0, f"inference (ms an example), batch {largest}"
-
-
-def _interval(row: dict[Any, Any], name: str) -> tuple[float, float]:
-    """Return mean ± standard deviation; for one timed seed the quartiles of its passes; else NaN."""
-    if math.isfinite(row[f"{name}_sd"]):
-        return row[name] - row[f"{name}_sd"], row[name] + row[f"{name}_sd"]
-    return row.get(f"{name}_q1", math.nan), row.get(f"{name}_q3", math.nan)
-
-
-def _note(runs: pd.DataFrame, shown: pd.DataFrame) -> str:
-    """Say what the bars are and what is missing."""
-    bars = "bars: ± 1 sd over seeds" if shown["seeds"].max() > 1 else "one seed a point"
-    diverged = int((runs["status"] == "diverged").sum())
-    return bars + (f"; {diverged} diverged run{'s' * (diverged > 1)} left out" if diverged else "")
-
-
-def _plot(shown: pd.DataFrame, note: str) -> Figure:
-    """Draw the grid of panels with one legend above it."""
-    pairs = list(shown.groupby(["model", "form"], sort=False))
-    tasks = colours(shown["task"].unique())
-    figure = Figure(figsize=(PAGE_WIDTH, 0.85 + 1.75 * len(pairs)), layout="constrained")
-    grid = figure.subplots(len(pairs), len(PANELS), squeeze=False, sharex="row")
-    for axes_row, ((model, form), rows) in zip(grid, pairs, strict=True):
-        for axes, panel in zip(axes_row, PANELS, strict=True):
-            _panel(axes, rows[rows["panel"] == panel], tasks)
-        axes_row[0].set_title(f"{model}, {form} form", loc="left", fontweight="bold")
-    for axes in grid[-1]:
-        axes.set_xlabel("sparsity (%)")
-    handles = _legend(shown, tasks)
-    if any(MAJORITY in axes.get_legend_handles_labels()[1] for axes in grid.flat):
-        handles.append(Line2D([], [], color=INK, marker="<", linestyle="", label=MAJORITY))
-    figure.legend(handles=handles, loc="outside upper center", ncols=_columns(handles), columnspacing=1.4)
-    figure.supxlabel(note, fontsize=7, color=GREY)
-    return figure
-
-
-def _panel(axes: Axes, rows: pd.DataFrame, tasks: dict[str, str]) -> None:
-    """Draw one panel: a line for each task and method, the dense models as dotted lines."""
-    if rows.empty:
-        say_empty(axes, "not measured")
-        return
-    for (task, method), group in rows.groupby(["task", "method"], sort=False):
-        line = group.sort_values("sparsity_percent")
-        below, above = line["value"] - line["low"], line["high"] - line["value"]
-        axes.errorbar(
-            line["sparsity_percent"],
-            line["value"],
-            yerr=[below.fillna(0).clip(lower=0), above.fillna(0).clip(lower=0)],
-            color=tasks[str(task)],
-            capsize=1.8,
-            elinewidth=0.8,
-            markerfacecolor=tasks[str(task)] if method == "neuroprune" else "white",
-            **method_line(str(method)),
-        )
-    for task, dense in rows.groupby("task", sort=False)["dense"].mean().dropna().items():
-        axes.axhline(dense, color=tasks[str(task)], linestyle=":", linewidth=1, zorder=1)
-    units = rows["unit"].unique()
-    quantity, _, circumstances = (units[0] if len(units) == 1 else "metric (%)").partition(", ")
-    axes.set_ylabel(quantity)
-    axes.set_title(circumstances, loc="left")
-    if rows["panel"].iloc[0] != "metric":
-        axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    _mark_majority(axes, rows, tasks)
-
-
-def _mark_majority(axes: Axes, rows: pd.DataFrame, tasks: dict[str, str]) -> None:
-    """Point at what the most frequent class alone would reach, if the panel reaches down to it."""
-    bottom, top = axes.get_ylim()
-    for task, value in rows.groupby("task", sort=False)["majority"].first().dropna().items():
-        if bottom <= value <= top:
-            place = axes.get_yaxis_transform()
-            axes.plot(
-                [1.0], [value], marker="<", color=tasks[str(task)], transform=place, clip_on=False, label=MAJORITY
-            )
-    axes.set_ylim(bottom, top)
-
-
-def _columns(handles: list[Line2D]) -> int:
-    """Return how many keys of the legend fit side by side."""
-    widths = [len(str(handle.get_label())) + KEY_LETTERS for handle in handles]
-    return len(handles) if sum(widths) <= LEGEND_LETTERS else max(1, LEGEND_LETTERS // max(widths))
-
-
-def _legend(shown: pd.DataFrame, tasks: dict[str, str]) -> list[Line2D]:
-    """Return one key for each task, each method, and the dense model."""
-    keys = [Line2D([], [], color=colour, linewidth=3, label=task) for task, colour in tasks.items()]
-    for method in shown["method"].unique():
-        face = INK if method == "neuroprune" else "white"
-        label = LABELS.get(method, method)
-        keys.append(Line2D([], [], color=INK, markerfacecolor=face, label=label, **method_line(method)))
-    return [*keys, Line2D([], [], color=INK, linestyle=":", linewidth=1, label="dense")]
+    return nearest_to_wanted(pruned[~np.array(lonely, dtype=bool)])

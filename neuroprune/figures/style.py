@@ -11,9 +11,11 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from neuroprune.records import write_bytes, write_text
+from neuroprune.tables.runs import LABELS
 
 PAGE_WIDTH = 6.3  # inches: the text width of the ACL template; figures are drawn at their final size
 DPI = 200
@@ -25,8 +27,23 @@ METHOD_LINES: dict[str, dict[str, Any]] = {
     "l1": {"linestyle": (0, (4, 1.5)), "marker": "s"},
     "cofi": {"linestyle": (0, (4, 1.5, 1, 1.5)), "marker": "^"},
     "dsp": {"linestyle": (0, (1.5, 1.2)), "marker": "D"},
+    "taylor": {"linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"},
+    "random": {"linestyle": (0, (1, 2)), "marker": "X"},
+    "dense": {"linestyle": ":", "marker": "*"},
+    "target form": {"linestyle": "-", "marker": "o"},
+    "penalty form": {"linestyle": (0, (4, 1.5)), "marker": "P"},
 }
 OTHER_LINE = {"linestyle": (0, (6, 1, 1, 1, 1, 1)), "marker": "v"}
+FILLED = {"neuroprune", "target form"}  # ours stands out
+METHOD_COLOURS = {
+    "neuroprune": "#0072B2",
+    "l1": "#D55E00",
+    "cofi": "#009E73",
+    "dsp": "#CC79A7",
+    "taylor": "#E69F00",
+    "random": "#8A8A8A",
+    "dense": "#000000",
+}
 TASK_MARKERS = "osD^vPX*"
 
 SETTINGS: Any = {
@@ -76,6 +93,8 @@ def save(figure: Figure, shown: pd.DataFrame, stem: Path) -> list[Path]:
     Returns:
         The four files.
     """
+    figure.draw_without_rendering()  # lays it out, once for all formats
+    figure.set_layout_engine("none")
     paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("csv", "pdf", "png", "svg")]
     write_text(paths[0], shown.to_csv(index=False, float_format="%.6g"))
     no_date: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
@@ -95,6 +114,18 @@ def colours(names: Iterable[str]) -> dict[str, str]:
 def method_line(method: str) -> dict[str, Any]:
     """Return a method's line style and marker, the same in all figures."""
     return METHOD_LINES.get(method, OTHER_LINE)
+
+
+def method_look(method: str) -> dict[str, Any]:
+    """Return a method's colour, line, marker and label, where colours tell methods apart."""
+    colour = METHOD_COLOURS.get(method, "#56B4E9")
+    face = colour if method in FILLED else "white"
+    return {"color": colour, "markerfacecolor": face, "label": LABELS.get(method, method), **method_line(method)}
+
+
+def presence_shades() -> LinearSegmentedColormap:
+    """Return the colours of shares of entries: white where none is there, dark where all are."""
+    return LinearSegmentedColormap.from_list("present", ["white", COLOURS[0], "#00263d"])
 
 
 def nothing_to_show(reason: str) -> tuple[Figure, pd.DataFrame]:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from neuroprune.errors import UserError, did_you_mean
 
+# Name -> where it stands in the report. A table's module and function have its name.
 TABLES = {
-    "summary": "neuroprune.tables.summary:summary",
-    "provenance": "neuroprune.tables.provenance:provenance",
+    "table1": "2 Sparsity against metric and times",
+    "summary": "6 All results",
+    "provenance": "7 Where the numbers come from",
 }
 
 
@@ -28,7 +30,6 @@ def write(name: str, study_dir: Path) -> list[Path]:
     """
     if name not in TABLES:
         raise UserError(f"table {name!r}: unknown{did_you_mean(name, TABLES)}; there are {', '.join(TABLES)}.")
-    module, function = TABLES[name].split(":")
-    made = getattr(import_module(module), function)(Path(study_dir))
+    made = getattr(import_module(f"neuroprune.tables.{name}"), name)(Path(study_dir))
     formats = import_module("neuroprune.tables.formats")
     return formats.write_table(made, Path(study_dir) / "tables" / name)

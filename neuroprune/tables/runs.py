@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from neuroprune.environment import PACKAGES, Environment
@@ -25,9 +26,20 @@ from neuroprune.records import (
 )
 
 STRENGTHS = ("alpha", "beta", "theta", "strength", "mode")
+ABLATED = {"penalty": ("degree_weight", "merge", "eps"), "target": ("fold", "token_weights")}  # settings by form
+OPTIONS = (*ABLATED["penalty"], *ABLATED["target"])
+LAYERS = ("heads_per_layer", "removed_heads")  # one number or list of numbers a layer: `12;10`, `;0 3`
 NAMES = ("study", "run", "group", "status", "model", "task", "method", "form", "metric")
-TEXTS = (*NAMES, "variant", "commit", "mode", "device", "cpu")
-LABELS = {"dense": "dense", "neuroprune": "NeuroPrune", "l1": "l1", "cofi": "CoFi", "dsp": "DSP"}
+TEXTS = (*NAMES, "variant", "commit", "mode", *OPTIONS, *LAYERS, "device", "cpu")
+LABELS = {
+    "dense": "dense",
+    "neuroprune": "NeuroPrune",
+    "l1": "l1",
+    "cofi": "CoFi",
+    "dsp": "DSP",
+    "taylor": "Taylor",
+    "random": "random",
+}
 
 
 def method_label(method: str, form: str = "") -> str:
@@ -87,9 +99,20 @@ def read_runs(study_dir: Path) -> pd.DataFrame:
     return runs.fillna(dict.fromkeys(TEXTS, ""))
 
 
+def with_file(study_dir: Path, runs: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the runs that have left a file of this name beside their record."""
+    return runs[np.array([run_file(study_dir, run, name).exists() for run in runs["run"]], dtype=bool)]
+
+
+def run_file(study_dir: Path, run: str, name: str) -> Path:
+    """Return where a run leaves a file."""
+    return Path(study_dir) / "runs" / run / name
+
+
 def neuroprune_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the finished NeuroPrune runs of the paper's penalty form, or those of the target form if there is none."""
-    done = runs[(runs["status"] == "done") & (runs["method"] == "neuroprune") & runs["sparsity"].notna()]
+    """Return the usual finished NeuroPrune runs of the paper's penalty form, or of the target form if there is none."""
+    ours = runs[(runs["status"] == "done") & (runs["method"] == "neuroprune") & (runs["variant"] == "")]
+    done = ours[ours["sparsity"].notna()]
     penalty = done[done["form"] == "penalty"]
     return penalty if len(penalty) else done
 
@@ -192,7 +215,9 @@ def _identity(study: str, run: RunRecord) -> dict[str, Any]:
         "method": method.name,
         "form": form,
         "point": getattr(method, "sparsity", None),
+        "heads_asked": getattr(method, "heads", None),
         **strengths,
+        **{name: getattr(method, name, None) if name in ABLATED.get(form, ()) else None for name in OPTIONS},
         "seed": settings.seed,
     }
 
@@ -211,11 +236,14 @@ def _outcome(result: Result) -> dict[str, Any]:
     return {
         "metric": result.metric,
         "value": result.value,
+        **{f"metric_{name}": value for name, value in result.metrics.items()},
         "majority": result.majority,
         "sparsity": sparsity.weights,
         "heads_gone": sparsity.heads,
         "neurons_gone": sparsity.neurons,
         "heads_left": sum(sparsity.heads_per_layer),
+        "heads_per_layer": ";".join(map(str, sparsity.heads_per_layer)),
+        "removed_heads": _listed(result.method.get("removed_heads", ())),
         "parameters": sparsity.parameters,
         "dense_parameters": sparsity.dense_parameters,
         "train_seconds": result.train_seconds,
@@ -225,6 +253,16 @@ def _outcome(result: Result) -> dict[str, Any]:
         "steps": result.steps,
         "degree_sd_percent": result.degree_sd_percent,
     }
+
+
+def _listed(layers: Iterable[Iterable[int]]) -> str:
+    """Write lists of numbers, one a layer: `;0 3`."""
+    return ";".join(" ".join(map(str, numbers)) for numbers in layers)
+
+
+def layers_of(text: str) -> list[list[int]]:
+    """Read a column of `LAYERS`: the numbers of each layer; no layers if the text is empty."""
+    return [[int(number) for number in layer.split()] for layer in text.split(";")] if text else []
 
 
 def _times(timing: TimingRecord | None) -> dict[str, Any]:

@@ -12,10 +12,11 @@ import pandas as pd
 
 from neuroprune.errors import UserError
 from neuroprune.tables.formats import NBSP, Table
-from neuroprune.tables.runs import STRENGTHS, method_label, read_runs
+from neuroprune.tables.runs import LAYERS, OPTIONS, STRENGTHS, method_label, read_runs
 
-IDENTITY = ["group", "variant", "model", "model_random", "task", "method", "form", "point", *STRENGTHS, "metric"]
-NOT_MEASURED = {*IDENTITY, "study", "run", "status", "dirty", "commit", "seed", "device", "cpu"}
+IDENTITY = ["group", "variant", "model", "model_random", "task", "method", "form", "point", "heads_asked"]
+IDENTITY += [*STRENGTHS, *OPTIONS, "metric"]
+NOT_MEASURED = {*IDENTITY, *LAYERS, "study", "run", "status", "dirty", "commit", "seed", "device", "cpu"}
 FIXED = {"majority", "dense_parameters", "epochs", "steps"}  # the same for all seeds
 SYMBOLS = {"alpha": "α", "beta": "β", "theta": "θ", "strength": "λ"}
 Row = Mapping[Any, Any]
@@ -39,22 +40,23 @@ def summarize(runs: pd.DataFrame) -> pd.DataFrame:
     if runs.empty:
         raise UserError("There is no run to sum up; run the study first.")
     measured = [name for name in map(str, runs) if name not in NOT_MEASURED]
-    table = pd.DataFrame([_average(group, measured) for _, group in runs.groupby("group", sort=False)])
-    table = _sorted(table)
+    table = _sorted(_averages(runs, measured))
     return table.assign(percent_of_dense=100 * table["value"] / _dense_of_each(table))
 
 
-def _average(group: pd.DataFrame, measured: list[str]) -> dict[str, Any]:
-    """Average the finished runs of one group; the others are counted."""
-    done = group[group["status"] == "done"]
-    row = {name: group[name].iloc[0] for name in IDENTITY}
-    row |= {"runs": len(done), "diverged": int((group["status"] == "diverged").sum())}
-    for name in measured:
-        values = pd.to_numeric(done[name], errors="coerce")
-        row[name] = values.mean()
-        if name not in FIXED and not name.endswith(("_q1", "_q3")):
-            row[f"{name}_sd"] = values.std()
-    return row
+def _averages(runs: pd.DataFrame, measured: list[str]) -> pd.DataFrame:
+    """Average the finished runs of each group, in the order in which groups appear; the others are counted."""
+    table = runs.drop_duplicates("group").set_index("group", drop=False)[IDENTITY]
+    done = runs[runs["status"] == "done"]
+    values = done[measured].apply(pd.to_numeric, errors="coerce").groupby(done["group"])
+    spread = [name for name in measured if name not in FIXED and not name.endswith(("_q1", "_q3"))]
+    counts: dict[str, Any] = {
+        "runs": done["group"].value_counts().reindex(table.index, fill_value=0),
+        "diverged": (runs["status"] == "diverged").groupby(runs["group"]).sum(),
+    }
+    means, deviations = values.mean(), values.std()[spread].add_suffix("_sd")
+    parts = [table.assign(**counts), means.reindex(table.index), deviations.reindex(table.index)]
+    return pd.concat(parts, axis=1).reset_index(drop=True)
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:
@@ -131,6 +133,7 @@ def _cells(row: Row, sizes: list[int]) -> dict[str, str]:
 def _asked(row: Row) -> str:
     """Say which point was asked for: a sparsity or the strengths of a penalty, and what is unusual."""
     target = [f"{100 * row['point']:g} %"] if math.isfinite(row["point"]) else []
+    target += [f"{row['heads_asked']:.0f} heads"] if math.isfinite(row["heads_asked"]) else []
     strengths = [f"{SYMBOLS[name]}{NBSP}{row[name]:g}" for name in SYMBOLS if math.isfinite(row[name])]
     return ", ".join([*target, *strengths, *filter(None, [row["mode"], row["variant"]])])
 

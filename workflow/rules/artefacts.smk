@@ -19,7 +19,7 @@ rule collect:
         "neuroprune collect --study {params.study:q} --output {output.table:q} > {log:q} 2>&1"
 
 
-for figure in FIGURES:
+for figure, section in FIGURES.items():
 
     rule:
         name:
@@ -30,9 +30,9 @@ for figure in FIGURES:
             multiext(f"<study>/figures/{figure}", ".pdf", ".png", ".csv"),
             report(
                 f"<study>/figures/{figure}.svg",
-                category="Figures",
+                category=section,
                 caption=f"../report/{figure}.rst",
-                labels={"figure": figure},
+                labels={"figure or table": figure},
             ),
         log:
             f"<study>/logs/{figure}.log",
@@ -47,7 +47,7 @@ for figure in FIGURES:
             "neuroprune figure {params.name:q} --study {params.study:q} > {log:q} 2>&1"
 
 
-for table in TABLES:
+for table, section in TABLES.items():
 
     rule:
         name:
@@ -58,9 +58,9 @@ for table in TABLES:
             multiext(f"<study>/tables/{table}", ".csv", ".md", ".tex"),
             report(
                 f"<study>/tables/{table}.html",
-                category="Tables",
+                category=section,
                 caption=f"../report/{table}.rst",
-                labels={"table": table},
+                labels={"figure or table": table},
             ),
         log:
             f"<study>/logs/{table}.log",

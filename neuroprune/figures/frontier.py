@@ -1,0 +1,143 @@
+"""The picture that decides: metric against measured inference time and against training time, for all methods."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from neuroprune.figures.efficient import efficient
+from neuroprune.figures.figure4 import like_with_like
+from neuroprune.figures.grid import column, interval
+from neuroprune.figures.style import GREY, INK, PAGE_WIDTH, method_look, nothing_to_show, say_empty
+from neuroprune.tables.runs import read_runs
+from neuroprune.tables.summary import batch_sizes, summarize
+
+PANELS = ("inference", "training")
+MOST_ROWS = 8  # models and tasks that fit below each other
+
+
+def frontier(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
+    """Draw metric against times, with the efficient frontier of all methods.
+
+    Args:
+        study_dir: The study's folder with ``runs.csv``.
+
+    Returns:
+        The figure, and what it shows: one row a mark. A note in place of both if no pruned run is finished.
+
+    Raises:
+        UserError: If there is no table of runs.
+    """
+    runs = read_runs(study_dir)
+    shown = frontier_data(summarize(runs))
+    if shown.empty:
+        return nothing_to_show("Nothing to show: no pruned run with a metric is finished.")
+    return _plot(shown), shown
+
+
+def frontier_data(table: pd.DataFrame) -> pd.DataFrame:
+    """Select what is drawn: the runs of Figures 4 and 11, and the dense models.
+
+    Args:
+        table: The means of ``summarize``.
+
+    Returns:
+        One row a mark: ``model``, ``task``, ``method``, ``form``, ``panel``, ``unit``, ``sparsity_percent``; ``time``
+        with ``time_low`` and ``time_high``, ``value`` (the metric in percent) with ``low`` and ``high`` (mean ±
+        standard deviation over seeds; for inference of one seed the quartiles of its passes), ``seeds``, and
+        ``efficient``: no other mark of the panel is as good and as quick, and better or quicker.
+    """
+    pruned = like_with_like(table)
+    known = pruned[pruned["value"].notna()]
+    pairs = set(zip(known["model"], known["task"], strict=True))
+    dense = table[(table["method"] == "dense") & (table["runs"] > 0) & (table["variant"] == "")]
+    rows = pd.concat([dense, known])
+    marks = [_mark(row, panel, batch_sizes(table)) for row in rows.to_dict("records") for panel in PANELS]
+    shown = pd.DataFrame([mark for mark in marks if mark and (mark["model"], mark["task"]) in pairs])
+    if shown.empty:
+        return shown
+    shown = shown[shown["time"].notna() & shown["value"].notna()].reset_index(drop=True)
+    best = pd.Series(False, index=shown.index)
+    for _, panel in shown.groupby(["model", "task", "panel"]):
+        best[panel.index] = efficient(panel["time"], panel["value"])
+    return shown.assign(efficient=best)
+
+
+def _mark(row: dict[Any, Any], panel: str, sizes: list[int]) -> dict[str, Any] | None:
+    name, factor, unit = column(row, panel, sizes)
+    if name is None or not math.isfinite(row[name]):
+        return None
+    (low, high), (time_low, time_high) = interval(row, "value"), interval(row, name)
+    return {
+        **{key: row[key] for key in ("model", "model_random", "task", "method", "form")},
+        "panel": panel,
+        "unit": unit,
+        "metric": row["metric"],
+        "sparsity_percent": 100 * row["sparsity"],
+        "time": factor * row[name],
+        "time_low": factor * time_low,
+        "time_high": factor * time_high,
+        "value": 100 * row["value"],
+        "low": 100 * low,
+        "high": 100 * high,
+        "seeds": row["runs"],
+    }
+
+
+def _plot(shown: pd.DataFrame) -> Figure:
+    """Draw two panels for each model and task, with one legend above."""
+    pairs = list(shown.groupby(["model", "task"], sort=False))[:MOST_ROWS]
+    figure = Figure(figsize=(PAGE_WIDTH, 0.75 + 2.3 * len(pairs)), layout="constrained")
+    grid = figure.subplots(len(pairs), len(PANELS), squeeze=False, sharey="row")
+    for axes_row, ((model, task), rows) in zip(grid, pairs, strict=True):
+        for axes, panel in zip(axes_row, PANELS, strict=True):
+            _panel(axes, rows[rows["panel"] == panel])
+        random = " (random weights)" if rows["model_random"].any() else ""
+        axes_row[0].set_title(f"{model}{random} on {task}", loc="left", fontweight="bold")
+        axes_row[0].set_ylabel(f"{rows['metric'].iloc[0].replace('_', ' ')} (%)")
+    looks = [method_look(method) for method in shown["method"].unique()]
+    handles = [Line2D([], [], **(look | {"linestyle": ""})) for look in looks]
+    handles.append(Line2D([], [], color=INK, lw=1, label="efficient frontier"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    bars = "bars: ± 1 sd over seeds" if shown["seeds"].max() > 1 else "one seed a point"
+    figure.supxlabel(f"numbers: sparsity in %; {bars}; up and to the left is better", fontsize=7, color=GREY)
+    return figure
+
+
+def _panel(axes: Axes, rows: pd.DataFrame) -> None:
+    """Draw the marks of one panel, their sparsities, and the frontier as steps."""
+    if rows.empty:
+        say_empty(axes, "not measured")
+        return
+    for method, some in rows.groupby("method", sort=False):
+        look = method_look(str(method)) | {"linestyle": "", "zorder": 3}
+        bars: dict[str, Any] = {"xerr": _spread(some, "time", "time_"), "yerr": _spread(some, "value", "")}
+        axes.errorbar(some["time"], some["value"], **bars, elinewidth=0.7, **look)
+    best = rows[rows["efficient"]].sort_values("time")
+    x, y = [*best["time"], rows["time"].max()], [*best["value"], best["value"].iloc[-1]]
+    axes.step(x, y, where="post", color=INK, lw=1, zorder=2, alpha=0.7)
+    for row in rows[rows["method"] != "dense"].to_dict("records"):
+        text = {
+            "textcoords": "offset points",
+            "xytext": (4, -7),
+            "fontsize": 6,
+            "color": method_look(row["method"])["color"],
+        }
+        axes.annotate(f"{row['sparsity_percent']:.0f}", (row["time"], row["value"]), **text)
+    quantity, _, how = rows["unit"].iloc[0].partition(", ")
+    axes.set_xlabel(f"{quantity}, {how}")
+    axes.set_xlim(left=0)
+    axes.margins(x=0.08)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+
+
+def _spread(rows: pd.DataFrame, middle: str, prefix: str) -> list[pd.Series]:
+    below, above = rows[middle] - rows[f"{prefix}low"], rows[f"{prefix}high"] - rows[middle]
+    return [below.fillna(0).clip(lower=0), above.fillna(0).clip(lower=0)]

@@ -1,0 +1,71 @@
+"""How unequal the degrees of neurons are, and what their tail looks like."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+
+CANDIDATES = 25  # places where the tail may begin
+FEWEST = 50  # neurons in a tail that is worth a fit
+DIFFERENT = 10  # values in it
+MOST = 5000  # neurons that are fitted; of more, evenly spaced quantiles
+FOUND = ("exponent", "xmin", "tail_share", "versus_exponential", "p_exponential", "versus_lognormal", "p_lognormal")
+
+
+def gini(values: np.ndarray) -> float:
+    """Return the Gini coefficient: 0 if all are equal, near 1 if a few have everything.
+
+    Args:
+        values: Not negative, ``[values]``.
+
+    Returns:
+        Half the mean absolute difference of two values over their mean; NaN if there is nothing to share.
+    """
+    ordered = np.sort(np.asarray(values, dtype=float))
+    total, count = ordered.sum(), len(ordered)
+    if total <= 0:
+        return math.nan
+    return float((2 * np.arange(1, count + 1) - count - 1) @ ordered / (count * total))
+
+
+def tail(values: np.ndarray) -> dict[str, float]:
+    """Fit a power law to the tail of a distribution and compare it with an exponential and a lognormal.
+
+    The tail begins where the power law fits best (smallest Kolmogorov-Smirnov distance, Clauset et al. 2009), among 25
+    quantiles. The comparisons are Vuong's tests of the two likelihoods, as the package ``powerlaw`` has them.
+
+    Args:
+        values: ``[values]``; zeros are left out, as no power law has them.
+
+    Returns:
+        ``exponent``, ``xmin`` (where the tail begins), ``tail_share`` (of the values above zero), and for
+        ``exponential`` and ``lognormal`` the normalised log-likelihood ratio ``versus_<name>`` (above 0: the power law
+        fits better) with its two-sided ``p_<name>``. All NaN if the values are too few or too equal.
+    """
+    import powerlaw
+
+    positive = np.sort(values[values > 0].astype(float))
+    if len(positive) > MOST:
+        positive = np.quantile(positive, np.linspace(0, 1, MOST))
+    starts = _starts(positive)
+    if len(starts) == 0:
+        return dict.fromkeys(FOUND, math.nan)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        fits = [powerlaw.Fit(positive, xmin=start, verbose=False) for start in starts]
+        best = min(fits, key=lambda fit: fit.power_law.D)
+        found = {"exponent": best.power_law.alpha, "xmin": best.xmin, "tail_share": np.mean(positive >= best.xmin)}
+        for name in ("exponential", "lognormal"):
+            ratio, p = best.distribution_compare("power_law", name, normalized_ratio=True)
+            found |= {f"versus_{name}": ratio, f"p_{name}": p}
+    return {name: float(value) for name, value in found.items()}
+
+
+def _starts(ordered: np.ndarray) -> list[float]:
+    """Return where the tail of ascending values may begin: quantiles above which enough different values lie."""
+    if len(ordered) < FEWEST:
+        return []
+    starts = np.unique(ordered[np.linspace(0, len(ordered) - FEWEST, CANDIDATES).astype(int)])
+    return [float(start) for start in starts if len(np.unique(ordered[ordered >= start])) >= DIFFERENT]
