@@ -270,7 +270,7 @@ class NeuroPruneSettings(Settings):
     )
     calibration_rows: Count = Field(
         default=256,
-        description="Target form: training rows before each event that measure what flows through a unit; few rows give "
+        description="Target form: training rows before each event that measure what flows through a unit; few give "
         "noisy scores and folds. A step with them costs about half as long again.",
     )
     ridge: Positive = Field(default=0.01, description="Target form: ridge of the least-squares fold.")

@@ -112,7 +112,12 @@ def _frontier(axes: Axes, points: pd.DataFrame, metric: str) -> None:
     axes.step(
         best["heads_left"], best["sparsity_percent"], where="post", color="#222222", lw=1, zorder=1, label="efficient"
     )
-    ring: dict[str, Any] = {"markersize": 9, "markeredgecolor": "#222222", "markerfacecolor": "none", "markeredgewidth": 0.8}
+    ring: dict[str, Any] = {
+        "markersize": 9,
+        "markeredgecolor": "#222222",
+        "markerfacecolor": "none",
+        "markeredgewidth": 0.8,
+    }
     axes.plot(best["heads_left"], best["sparsity_percent"], "o", **ring)
     axes.set(xlabel="heads that are left", ylabel="sparsity (%)")
     axes.set_title(f"{metric} at least {100 * SIMILAR:.0f} % of dense", loc="left")
