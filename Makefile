@@ -37,7 +37,7 @@ report: $(BIN)/.ready
 	  --report-stylesheet workflow/report/report.css && echo "The report: results/$(STUDY)/report.html"
 
 figures: $(BIN)/.ready ## Draw all tables and figures anew from the records alone; RESULTS=published for the committed ones
-	@. $(BIN)/activate && snakemake -F --cores 1 --configfile $(CONFIG) --config from_results=True results=$(or $(RESULTS),results)
+	@$(BIN)/neuroprune redraw --study $(or $(RESULTS),results)/$(STUDY)
 
 test: $(BIN)/.ready ## Run the tests
 	$(BIN)/pytest

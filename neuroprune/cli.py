@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -114,6 +115,11 @@ def _add_results(commands: Any) -> None:
     command = _command(commands, "collect", collect, "gather the records of a study in one table")
     _study_option(command)
     command.add_argument("--output", type=Path, metavar="FILE", help="the table (STUDY/runs.csv)")
+    command = _command(commands, "merge", merge, "join the records of several studies or machines in one folder")
+    command.add_argument("sources", nargs="+", type=Path, metavar="STUDY", help="folders of studies, RESULTS/STUDY")
+    _study_option(command)
+    command = _command(commands, "redraw", redraw, "make all tables and figures anew from the records alone")
+    _study_option(command)
     command = _command(commands, "figure", figure, "draw a figure from the table of runs")
     command.add_argument("name", metavar="NAME", help="the figure, such as figure4")
     _study_option(command)
@@ -228,6 +234,22 @@ def collect(args: argparse.Namespace) -> None:
         print(note)
 
 
+def merge(args: argparse.Namespace) -> None:
+    """Join studies, and collect what is there then."""
+    from neuroprune import merging
+
+    print(f"{len(merging.merge(args.sources, args.study))} runs in {args.study}")
+    collect(argparse.Namespace(study=args.study, output=None))
+
+
+def redraw(args: argparse.Namespace) -> None:
+    """Make all tables and figures anew, and say what a reader of them has to know."""
+    from neuroprune import redraw
+
+    for note in redraw.redraw(args.study):
+        print(note)
+
+
 def figure(args: argparse.Namespace) -> None:
     """Draw one figure of a study."""
     from neuroprune import figures
@@ -301,7 +323,10 @@ def overview(made: Plan) -> str:
     """Return a plan as text to read: what is compared, how many jobs that makes, and all runs."""
     from tabulate import tabulate
 
+    from neuroprune import estimate
+
     study, timed = made.study, set(made.timed)
+    right = {"tablefmt": "simple", "disable_numparse": True, "colalign": ("left", *["right"] * 5)}
     experiments = [[name, *_grid(grid, study), len(made.experiments[name])] for name, grid in study.experiments.items()]
     jobs = {"prepare_data": len(study.tasks), "prepare_model": len(study.models)}
     jobs |= {"train": len(made.runs), "measure": len(timed)}
@@ -314,6 +339,8 @@ def overview(made: Plan) -> str:
             f"Study {study.study}: {len(made.runs)} runs, results in {study.folder}",
             tabulate(experiments, ["experiment", "models", "tasks", "methods", "seeds", "runs"], tablefmt="simple"),
             "Jobs: " + ", ".join(f"{count} {rule}" for rule, count in jobs.items()),
+            tabulate(estimate.table(made), estimate.COLUMNS, **right),
+            textwrap.fill(estimate.BASIS, 120),
             tabulate(runs, ["run", "epochs", "learning rate", "train rows", "timed"], tablefmt="simple"),
         ]
     )

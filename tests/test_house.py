@@ -16,18 +16,19 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"errors", "hook"},
     {"settings", "environment", "resources", "problems"},
-    {"config", "plan", "study", "problems", "architectures", "records"},
+    {"config", "plan", "study", "problems", "architectures", "records", "estimate"},
     {"blocks"},
     {"dominating", "topology", "kept", "idle", "position_bias", "surgery"},
     {"penalties", "heads", "sparsity", "loading", "cards", "checkpoints"},
-    {"methods", "snapshots", "figures", "tables", "export"},
+    {"methods", "snapshots", "figures", "tables", "merging", "export"},
     {"tasks", "models"},
-    {"timing", "training", "resume"},
+    {"timing", "training", "redraw", "resume"},
     {"cli", "reference", "prune"},
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 # These must do without torch.
 TABLE_READERS = {"hook", "records", "figures", "tables", "config", "plan", "study", "problems", "settings", "errors"}
+TABLE_READERS |= {"merging", "redraw", "dominating", "estimate"}
 
 
 def module_of(path: Path) -> str:

@@ -1,0 +1,72 @@
+"""One study out of several: the runs of other studies or machines side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from neuroprune.errors import UserError
+from neuroprune.records import read_record, write_bytes, write_json
+
+KEPT = ("run.json", "timing.json", "*.safetensors")  # of a run; its model stays where it is
+
+
+def merge(sources: Sequence[Path], target: Path) -> list[str]:
+    """Copy the records and small arrays of several studies into one folder, ready for ``collect`` or ``redraw``.
+
+    Args:
+        sources: Folders of studies.
+        target: The folder to write, which may hold an earlier merge.
+
+    Returns:
+        Names of the runs that are there now.
+
+    Raises:
+        UserError: If a source has no run, or two have different records of a run with the same name; nothing is
+            written then.
+    """
+    found: dict[str, Path] = {}
+    for source in sources:
+        records = sorted(Path(source).glob("runs/*/run.json"))
+        if not records:
+            raise UserError(f"{source}: no run has a record (runs/*/run.json); name the folder of a study.")
+        for record in records:
+            _check_same(found.setdefault(record.parent.name, record.parent), record.parent)
+    for name, folder in found.items():
+        earlier = target / "runs" / name / "run.json"
+        if earlier.exists():
+            _check_same(earlier.parent, folder)
+    plans = [json.loads(path.read_text(encoding="utf-8")) for path in _plans([*sources, target])]
+    for name, folder in found.items():
+        for path in (path for pattern in KEPT for path in sorted(folder.glob(pattern))):
+            write_bytes(target / "runs" / name / path.name, path.read_bytes())
+    write_json(target / "plan.json", _one_plan(plans, target))
+    return sorted(path.parent.name for path in target.glob("runs/*/run.json"))
+
+
+def _check_same(one: Path, other: Path) -> None:
+    """Refuse two records of one name that differ."""
+    if one != other and read_record(one / "run.json") != read_record(other / "run.json"):
+        raise UserError(
+            f"{one} and {other} are different records of a run with the same name; leave one of them out, or rename "
+            "the model or task in one of the studies."
+        )
+
+
+def _plans(folders: Sequence[Path]) -> list[Path]:
+    return [path for path in (Path(folder) / "plan.json" for folder in folders) if path.exists()]
+
+
+def _one_plan(plans: Sequence[dict[str, Any]], target: Path) -> dict[str, Any]:
+    """Join the plans, so that missing runs are still known; what no plan names is added from its record."""
+    runs: dict[str, Any] = {}
+    for plan in plans:
+        runs = {**plan["runs"], **runs}
+    there = {path.parent.name: path for path in sorted(target.glob("runs/*/run.json"))}
+    runs |= {
+        name: read_record(path).settings.model_dump(mode="json") for name, path in there.items() if name not in runs
+    }
+    timed = dict.fromkeys(name for plan in plans for name in plan.get("timed", ()))
+    return {"schema_version": 1, "study": target.name, "runs": runs, "timed": list(timed)}

@@ -1,0 +1,48 @@
+"""What a study will take, from its plan alone."""
+
+import pytest
+
+from neuroprune import estimate
+from neuroprune.config import make_plan, read_study
+from neuroprune.settings import RunSettings
+
+T5 = {"name": "t5_base", "source": "google-t5/t5-base"}
+CNN = {
+    "name": "cnn_dailymail", "kind": "summarization", "source": "abisee/cnn_dailymail", "config": "3.0.0",
+    "inputs": ["article"], "label": "highlights", "metric": "rougeLsum", "max_length": 512,
+}  # fmt: skip
+
+
+def run(**changes):
+    values = {"run": "r", "model": T5, "task": CNN, "method": {"name": "dense"}, "training": {"epochs": 1}, "seed": 0}
+    return RunSettings.model_validate(values | changes)
+
+
+def test_the_papers_own_run_takes_the_papers_time():
+    assert estimate.hours(run()) == pytest.approx((24_603 + estimate.OVERHEAD_SECONDS) / 3600)
+
+
+def test_time_grows_with_epochs_and_shrinks_with_rows():
+    overhead = estimate.OVERHEAD_SECONDS / 3600
+    full = estimate.hours(run()) - overhead
+    assert estimate.hours(run(training={"epochs": 3})) - overhead == pytest.approx(3 * full)
+    assert estimate.hours(run(task=CNN | {"train_rows": 28_711})) - overhead == pytest.approx(full / 10, rel=1e-3)
+
+
+def test_what_is_not_known_is_counted_apart():
+    unknown = run(model={"name": "x", "source": "some/where"})
+    assert estimate.hours(unknown) is None
+    found = estimate.cost({"a": run(), "b": unknown}, kept={"a"})
+    assert (found.unknown, found.records) == (1, 2e6)
+    assert found.models == 4 * 223e6
+
+
+def test_the_papers_study_is_known_in_full():
+    plan = make_plan(read_study(["config/paper.yaml"]), "config/paper.yaml")
+    *parts, total = estimate.table(plan)
+    assert [row[0] for row in parts] == list(plan.study.experiments)
+    assert not any("not known" in cell for row in [*parts, total] for cell in row)
+    assert int(total[1]) == len(plan.runs) == sum(int(row[1]) for row in parts)
+    assert set(plan.study.models) >= {"bert_base", "t5_base", "opt_125m", "t5_large", "opt_1.3b"}
+    sparsities = {r.method.sparsity for r in plan.runs.values() if getattr(r.method, "sparsity", None)}
+    assert sparsities == {0.25, 0.5, 0.7, 0.8, 0.9, 0.95}
