@@ -24,7 +24,7 @@ METHODS = {
     "dense": Dense,
     "l1-target": lambda: L1(sparsity=0.613),
     "l1-penalty": lambda: L1(strength=0.3, mode="decoupled"),
-    "neuroprune-target": lambda: NeuroPrune(sparsity=0.613, calibration_batches=2),
+    "neuroprune-target": lambda: NeuroPrune(sparsity=0.613, calibration_rows=8),
     "neuroprune-penalty": lambda: NeuroPrune(alpha=0.03, beta=0.3, theta=0.5, mode="decoupled"),
 }
 STEPS = 40  # events at 13, 17 and 20, the rate rises again in 21
@@ -91,7 +91,7 @@ def test_a_trainer_of_ones_own_goes_on_too(tmp_path):
     """Two lines: the cut model from the checkpoint's folder, and `resume_from_checkpoint`."""
 
     def method():
-        return NeuroPrune(sparsity=0.5, start=0.3, calibration_batches=3)
+        return NeuroPrune(sparsity=0.5, start=0.3, calibration_rows=12)
 
     arguments = {"folder": tmp_path, "save_strategy": "steps", "save_steps": 10, "seed": 1}
     whole = make_trainer(method(), make_model("bert"), **arguments)
@@ -106,7 +106,7 @@ def test_a_trainer_of_ones_own_goes_on_too(tmp_path):
 # ---- real kills
 
 PENALTY = {"name": "neuroprune", "alpha": 0.03, "beta": 0.3, "theta": 0.5, "mode": "decoupled"}
-TARGET = {"name": "neuroprune", "sparsity": 0.5, "calibration_batches": 2}
+TARGET = {"name": "neuroprune", "sparsity": 0.5, "calibration_rows": 16}
 KILLS = [
     ({"name": "dense"}, (3,)),
     ({"name": "l1", "sparsity": 0.5}, (5, 13, 22)),  # events at 11, 13 and 16
