@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import neuroprune.topology as topology
     from neuroprune.blocks import find_blocks
     from neuroprune.checkpoints import from_pretrained, save_pretrained
-    from neuroprune.methods import L1, Dense, NeuroPrune, Run
+    from neuroprune.methods import L1, Dense, NeuroPrune
+    from neuroprune.methods.base import Run
     from neuroprune.sparsity import measure_sparsity
     from neuroprune.surgery import remove
 
@@ -40,7 +41,7 @@ _MODULES = {
     "L1": "methods",
     "Dense": "methods",
     "NeuroPrune": "methods",
-    "Run": "methods",
+    "Run": "methods.base",
     "find_blocks": "blocks",
     "from_pretrained": "checkpoints",
     "measure_sparsity": "sparsity",

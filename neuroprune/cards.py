@@ -131,7 +131,8 @@ def _origin(model: nn.Module, found: Sparsity, facts: Facts) -> str:
     """Say in a sentence or two what this is."""
     base = facts.base_model or _hub_id(getattr(model.config, "_name_or_path", None))
     made = f" made from `{base}`" if base else ""
-    data = f"{facts.task} ({facts.dataset})" if facts.task and facts.dataset else facts.task or facts.dataset
+    named = facts.task and facts.dataset not in (None, facts.task)
+    data = f"{facts.task} ({facts.dataset})" if named else facts.task or facts.dataset
     on = f", fine-tuned on {data}" if data else ""
     return f"A `{type(model).__name__}`{made}{on}. " + (
         f"Pruned with [NeuroPrune](https://arxiv.org/abs/2404.01306): {found.weights:.1%} of the dense model's weights "

@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from models import ROWS, make_batch
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments, get_linear_schedule_with_warmup
+from transformers import (
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    TrainingArguments,
+    get_linear_schedule_with_warmup,
+)
 
 from neuroprune.blocks import find_blocks
 from neuroprune.methods.base import Method, Run
@@ -61,9 +67,15 @@ def train_bare(method: Method, model: nn.Module, name: str = "bert", steps: int 
     return run
 
 
-def make_trainer(method: Any, model: nn.Module, folder: Path, rows: int = 48, **arguments: Any) -> Trainer:
-    """A real Trainer on the CPU with rows of two classes; two epochs of batches of four."""
-    batches = [labelled_batch("bert", seed=i, rows=1) for i in range(rows)]
+def make_trainer(
+    method: Any, model: nn.Module, folder: Path, rows: int = 48, name: str = "bert", **arguments: Any
+) -> Trainer:
+    """A real Trainer on the CPU, for encoder-decoders one that generates; two epochs of batches of four."""
+    batches = [labelled_batch(name, seed=i, rows=1) for i in range(rows)]
+    trainer_class, arguments_class = Trainer, TrainingArguments
+    if ROWS[name].seq2seq:
+        trainer_class, arguments_class = Seq2SeqTrainer, Seq2SeqTrainingArguments
+        arguments = {"predict_with_generate": True, "generation_max_length": 4, **arguments}
     settings = {
         "num_train_epochs": 2,
         "per_device_train_batch_size": 4,
@@ -75,9 +87,9 @@ def make_trainer(method: Any, model: nn.Module, folder: Path, rows: int = 48, **
         "dataloader_pin_memory": False,
     }
     data = [{key: value[0] for key, value in batch.items()} for batch in batches]
-    return Trainer(
+    return trainer_class(
         model,
-        TrainingArguments(str(folder), **{**settings, **arguments}),
+        arguments_class(str(folder), **{**settings, **arguments}),
         train_dataset=data,
         eval_dataset=data,
         callbacks=[method],
@@ -90,9 +102,10 @@ def weights(model: nn.Module) -> list[Tensor]:
 
 
 def assert_optimizer_fits(run: Run) -> None:
-    """The optimizer holds the model's own parameters, with moments of their shapes."""
+    """The optimizer holds the model's own parameters, all that are trained, with moments of their shapes."""
     held = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
-    assert held == {id(p) for p in run.model.parameters()}
+    assert {id(p) for p in run.model.parameters() if p.requires_grad} <= held
+    assert held <= {id(p) for p in run.model.parameters()}
     for parameter, state in run.optimizer.state.items():
         assert id(parameter) in held
         assert state["exp_avg"].shape == state["exp_avg_sq"].shape == parameter.shape

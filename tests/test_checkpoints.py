@@ -262,6 +262,7 @@ def test_public_names_are_what_they_seem():
 
     assert neuroprune.from_pretrained is from_pretrained and neuroprune.remove is remove
     assert neuroprune.topology.__name__ == "neuroprune.topology"
-    assert {"find_blocks", "heads", "NeuroPrune"} <= set(dir(neuroprune))
+    assert set(neuroprune.__all__) <= set(dir(neuroprune))
+    assert all(getattr(neuroprune, name) is not None for name in neuroprune.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         neuroprune.nothing  # noqa: B018

@@ -20,7 +20,16 @@ def at_the_root(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["train", "--help"], ["plan"], ["plan", "--json"], ["schema", "--check"]]
+    "words",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["prune", "--help"],
+        ["export", "--help"],
+        ["plan"],
+        ["plan", "--json"],
+        ["schema", "--check"],
+    ],
 )
 def test_quick_commands_load_nothing_heavy(words):
     code = f"""
@@ -41,7 +50,19 @@ def test_help_names_every_command(capsys):
         main(["--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    for name in ("plan", "prepare-data", "prepare-model", "train", "measure", "collect", "figure", "table", "schema"):
+    for name in (
+        "plan",
+        "prepare-data",
+        "prepare-model",
+        "train",
+        "measure",
+        "collect",
+        "figure",
+        "table",
+        "prune",
+        "export",
+        "schema",
+    ):
         assert name in text
 
 

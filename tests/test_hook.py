@@ -103,6 +103,8 @@ def test_a_pushed_model_loads_as_it_was(saved, tmp_path, monkeypatch):
                 with operation.as_file() as content:
                     (tmp_path / "hub" / operation.path_in_repo).write_bytes(content.read())
 
+    if not hasattr(hub, "hf_api"):
+        pytest.skip("this transformers sends to the hub in another way, which the test can't replace")
     (tmp_path / "hub").mkdir()
     monkeypatch.setattr(hub, "hf_api", Hub)
     monkeypatch.setattr(hub, "create_and_tag_model_card", lambda *_, **__: hub.ModelCard(""))

@@ -2,15 +2,18 @@
 
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 
 import pytest
 import torch
-from models import logits, make_batch
+from models import logits, make_batch, make_model
 from test_checkpoints import tokenizer  # noqa: F401  (a fixture)
 from test_export import cut_model, export
 
 from neuroprune.checkpoints import save_pretrained
+from neuroprune.export import onnx
+from neuroprune.surgery import remove
 
 onnx_only = pytest.mark.skipif(
     not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))),
@@ -59,9 +62,30 @@ def test_the_onnx_folder_has_what_is_needed_to_use_it(tmp_path, tokenizer, capsy
 
 
 @onnx_only
-def test_a_file_with_other_outputs_is_not_written(tmp_path, monkeypatch, capsys):
-    from neuroprune.export import onnx
+def test_it_is_faster_than_the_dense_models_file(tmp_path):
+    import onnxruntime
 
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    sizes = {"num_hidden_layers": 1, "hidden_size": 256, "intermediate_size": 1024, "max_position_embeddings": 64}
+    dense, cut = (make_model("bert", **sizes) for _ in range(2))
+    remove(cut, {0: [0, 1, 2]}, {0: range(820)})
+    sessions = []
+    for name, model in (("dense", dense), ("cut", cut)):
+        onnx.write_onnx(model, tmp_path / f"{name}.onnx")
+        sessions.append(onnxruntime.InferenceSession(str(tmp_path / f"{name}.onnx"), options))
+    batch = {key: value.numpy() for key, value in onnx.example(dense, rows=8, length=64).items()}
+    times: list[list[float]] = [[], []]
+    for _ in range(9):
+        for session, taken in zip(sessions, times, strict=True):
+            started = time.perf_counter()
+            session.run(None, batch)
+            taken.append(time.perf_counter() - started)
+    assert min(times[1]) < 0.7 * min(times[0])
+
+
+@onnx_only
+def test_a_file_with_other_outputs_is_not_written(tmp_path, monkeypatch, capsys):
     save_pretrained(cut_model("bert"), tmp_path / "small")
     monkeypatch.setattr(onnx, "TOLERANCE", 0.0)
     assert export(tmp_path / "small", "onnx", tmp_path / "onnx") == 1
@@ -70,8 +94,6 @@ def test_a_file_with_other_outputs_is_not_written(tmp_path, monkeypatch, capsys)
 
 
 def test_without_the_packages_it_says_what_to_install(tmp_path, monkeypatch, capsys):
-    from neuroprune.export import onnx
-
     monkeypatch.setattr(onnx, "find_spec", lambda name: None)
     assert export(tmp_path / "small", "onnx", tmp_path / "onnx") == 1
     assert capsys.readouterr().err.strip().endswith("pip install 'neuroprune[onnx]'.")

@@ -70,6 +70,22 @@ def test_the_trainer_needs_nothing_but_the_callback(method_class, tmp_path):
     assert trainer.predict(trainer.train_dataset).predictions.shape == (48, 2)
 
 
+@each_model
+@pytest.mark.parametrize(
+    "fields", [{"sparsity": 0.8}, {"alpha": 0.1, "beta": 0.1, "theta": 5.0}], ids=["target", "penalty"]
+)
+def test_trainer_and_seq2seq_trainer_need_nothing_but_the_callback(name, fields, tmp_path):
+    model = make_model(name)
+    trainer = make_trainer(NeuroPrune(**fields), model, tmp_path, rows=12, name=name)
+    trainer.train()
+    found = measure_sparsity(model)
+    assert found.weights == pytest.approx(0.8, abs=1e-3) if "sparsity" in fields else found.heads > 0
+    assert_optimizer_fits(SimpleNamespace(model=model, optimizer=trainer.optimizer.optimizer))
+    assert_no_hooks(model)
+    judged = trainer.evaluate()
+    assert torch.isfinite(torch.tensor(judged["eval_loss"]))
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -1,0 +1,84 @@
+"""The README's code does what the text around it says: the blocks are run as they stand."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from models import VOCAB, make_model
+from test_checkpoints import tokenizer  # noqa: F401  (a fixture)
+from torch.utils.data import DataLoader
+
+from neuroprune.blocks import find_blocks
+from neuroprune.cli import parser
+from neuroprune.sparsity import measure_sparsity
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+SECTION = README.split("## Use it on your model")[1].split("\n## ")[0]
+BLOCKS = re.findall(r"```python\n(.*?)```", SECTION, flags=re.DOTALL)
+COMMON = {"output_dir": "out", "num_train_epochs": 2, "per_device_train_batch_size": 4, "use_cpu": True}
+COMMON |= {"report_to": "none", "save_strategy": "no", "disable_tqdm": True}
+
+
+def block(text):
+    """Return the one block that holds a text."""
+    (found,) = [code for code in BLOCKS if text in code]
+    return found
+
+
+def rows(count=24, labels=None):
+    ids = torch.randint(5, VOCAB, (count, 7), generator=torch.Generator().manual_seed(0))
+    return [{"input_ids": row, "attention_mask": torch.ones_like(row), "labels": labels or row[0] % 2} for row in ids]
+
+
+def run(code, monkeypatch, folder, **names):
+    """Run a block as it stands, in a folder of its own, with the names that it takes for granted."""
+    monkeypatch.chdir(folder)
+    exec(compile(code, "README.md", "exec"), names)
+    return names
+
+
+def test_every_block_is_tested_here():
+    assert len(BLOCKS) == 3
+
+
+def test_the_trainer(monkeypatch, tmp_path, tokenizer):  # noqa: F811
+    model, args = make_model("bert"), transformers.TrainingArguments(**COMMON)
+    code = block("import Trainer\n")
+    names = run(code, monkeypatch, tmp_path, model=model, args=args, train_dataset=rows(), tokenizer=tokenizer)
+    loaded = names["model"]
+    assert loaded is not model
+    assert measure_sparsity(loaded).weights == pytest.approx(0.8, abs=1e-3)
+    assert all(value.equal(loaded.state_dict()[name]) for name, value in model.state_dict().items())
+    pipe = transformers.pipeline("text-classification", model="small", device="cpu")
+    assert pipe("a b")[0]["label"] in {"LABEL_0", "LABEL_1"}
+    auto = transformers.AutoModelForSequenceClassification.from_pretrained("small")
+    assert measure_sparsity(auto) == measure_sparsity(loaded)
+
+
+def test_the_seq2seq_trainer(monkeypatch, tmp_path, tokenizer):  # noqa: F811
+    model, args = make_model("t5"), transformers.Seq2SeqTrainingArguments(**COMMON)
+    data = rows(labels=[5, 6, 7])
+    run(block("Seq2SeqTrainer"), monkeypatch, tmp_path, model=model, args=args, train_dataset=data, tokenizer=tokenizer)
+    assert measure_sparsity(model).weights == pytest.approx(0.8, abs=1e-3)
+    assert len({attention.heads for attention in find_blocks(model).attentions}) > 1  # other numbers in other layers
+    assert model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=3).shape[0] == 1
+
+
+def test_the_plain_loop(monkeypatch, tmp_path):
+    model, epochs = make_model("bert").train(), 2
+    loader = DataLoader(rows(), batch_size=4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    scheduler = transformers.get_linear_schedule_with_warmup(optimizer, 0, len(loader) * epochs)
+    given = {"model": model, "epochs": epochs, "loader": loader, "optimizer": optimizer, "scheduler": scheduler}
+    run(block("method.start(run)"), monkeypatch, tmp_path, **given)
+    assert measure_sparsity(model).weights == pytest.approx(0.8, abs=1e-3)
+
+
+def test_its_commands_exist():
+    lines = re.findall(r"^neuroprune .*$", README, flags=re.MULTILINE)
+    assert len(lines) >= 3
+    for line in lines:
+        assert callable(parser().parse_args(shlex.split(line, comments=True)[1:]).run)
