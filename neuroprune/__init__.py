@@ -17,16 +17,19 @@ if TYPE_CHECKING:
     import neuroprune.topology as topology
     from neuroprune.blocks import find_blocks
     from neuroprune.checkpoints import from_pretrained, save_pretrained
-    from neuroprune.methods import L1, Dense, NeuroPrune
+    from neuroprune.methods import DSP, L1, Dense, NeuroPrune, RandomUnits, Taylor
     from neuroprune.methods.base import Run
     from neuroprune.sparsity import measure_sparsity
     from neuroprune.surgery import remove
 
 __all__ = [
+    "DSP",
     "L1",
     "Dense",
     "NeuroPrune",
+    "RandomUnits",
     "Run",
+    "Taylor",
     "find_blocks",
     "from_pretrained",
     "heads",
@@ -38,10 +41,13 @@ __all__ = [
 ]
 
 _MODULES = {
+    "DSP": "methods",
     "L1": "methods",
     "Dense": "methods",
     "NeuroPrune": "methods",
+    "RandomUnits": "methods",
     "Run": "methods.base",
+    "Taylor": "methods",
     "find_blocks": "blocks",
     "from_pretrained": "checkpoints",
     "measure_sparsity": "sparsity",

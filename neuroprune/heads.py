@@ -130,3 +130,43 @@ def _head_slices(attention: Attention) -> Tensor:
     heads = attention.heads // attention.groups
     weights = (attention.q.weight, attention.k.weight, attention.v.weight)
     return torch.cat([weight.detach().float().reshape(heads, -1) for weight in weights], dim=1)
+
+
+def survivors(distance: Tensor, theta: float) -> int:
+    """Return how many heads of one attention FIND_DOMINATING leaves at a threshold.
+
+    Args:
+        distance: `[heads, heads]`, from `distances`.
+        theta: The threshold.
+
+    Returns:
+        Number of heads.
+    """
+    dominating = find_dominating(distance <= theta)
+    return int((dominating == torch.arange(len(dominating), device=dominating.device)).sum())
+
+
+def theta_for(distance: Sequence[Tensor], count: int) -> tuple[float, int]:
+    """Find a threshold at which FIND_DOMINATING leaves at most so many heads of a model, and just above so many.
+
+    The number of survivors falls as theta grows, though not strictly at every step; bisection over the distances that
+    occur finds a threshold at which it passes `count`.
+
+    Args:
+        distance: `[heads, heads]` of each attention, from `distances`.
+        count: Heads that are to be left, at least one for each attention.
+
+    Returns:
+        The threshold, and how many heads it leaves: `count` or, because heads are merged several at a time, fewer.
+    """
+    distance = [d.cpu() for d in distance]
+    steps = torch.cat([torch.zeros(1), *(d[d > 0] for d in distance)]).unique()
+    low, high = 0, len(steps) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if sum(survivors(d, float(steps[middle])) for d in distance) <= count:
+            high = middle
+        else:
+            low = middle + 1
+    theta = float(steps[high])
+    return theta, sum(survivors(d, theta) for d in distance)

@@ -25,7 +25,7 @@ from neuroprune.study import ExperimentSettings, StudySettings, method_points
 _METHOD: TypeAdapter[MethodSettings] = TypeAdapter(MethodSettings)
 
 # What of a method stands in the names of its runs: field -> what is written before its value.
-POINT = {"sparsity": "", "alpha": "a", "beta": "b", "theta": "t", "strength": "l"}
+POINT = {"sparsity": "", "heads": "h", "alpha": "a", "beta": "b", "theta": "t", "strength": "l"}
 
 
 @dataclass(frozen=True)

@@ -10,35 +10,27 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from neuroprune.baseline_settings import DSPSettings, RandomUnitsSettings, TaylorSettings
+from neuroprune.setting_types import (
+    KIND_METRICS,
+    PATTERNS,
+    SHA256,
+    TASK_KINDS,
+    Count,
+    FolderName,
+    Fraction,
+    Name,
+    NotNegative,
+    Positive,
+    Schedule,
+    Settings,
+    TargetSparsity,
+    ordered,
 )
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-TargetSparsity = Annotated[float, Field(gt=0.0, lt=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-NotNegative = Annotated[float, Field(ge=0.0)]
-Count = Annotated[int, Field(ge=1)]
-NAME, FOLDER_NAME, SHA256 = r"^[a-zA-Z0-9][a-zA-Z0-9_.]*$", r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", r"^[0-9a-f]{64}$"
-PATTERNS = {
-    NAME: "a name of letters, digits, '_' and '.' that begins with a letter or digit",
-    FOLDER_NAME: "a name of letters, digits, '_', '.' and '-' that begins with a letter or digit",
-    SHA256: "a SHA-256 of 64 hexadecimal digits",
-}
-Name = Annotated[str, Field(pattern=NAME)]
-FolderName = Annotated[str, Field(pattern=FOLDER_NAME)]
-
-
-class Settings(BaseModel):
-    """Frozen settings that refuse unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+__all__ = ["PATTERNS", "TASK_KINDS", "DSPSettings", "RandomUnitsSettings", "Settings", "TaylorSettings"]
 
 
 def _yaml_numbers(values: Any) -> Any:
@@ -83,12 +75,6 @@ class ModelSettings(Settings):
         return self
 
 
-KIND_METRICS: dict[str, tuple[str, ...]] = {
-    "classification": ("accuracy", "f1", "matthews_correlation"),
-    "summarization": ("rouge1", "rouge2", "rougeL", "rougeLsum"),
-    "translation": ("bleu",),
-}
-TASK_KINDS = tuple(KIND_METRICS)
 Metric = Literal["accuracy", "f1", "matthews_correlation", "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu"]
 
 
@@ -198,9 +184,6 @@ class TrainingSettings(Settings):
     )
 
 
-Schedule = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
 class DenseSettings(Settings):
     """Plain fine-tuning: what the other methods are compared with."""
 
@@ -238,7 +221,7 @@ class L1Settings(Settings):
     def _one_form(self) -> L1Settings:
         if (self.sparsity is None) == (self.strength is None):
             raise ValueError("give either sparsity (a target) or strength (the penalty), not both and not neither")
-        return _ordered(self)
+        return ordered(self)
 
     @property
     def form(self) -> Literal["target", "penalty"]:
@@ -247,7 +230,7 @@ class L1Settings(Settings):
 
 
 class NeuroPruneSettings(Settings):
-    """NeuroPrune in two forms: `sparsity` asks for a target; `alpha`, `beta`, `theta` are the paper's penalty."""
+    """NeuroPrune in two forms: `sparsity` or `heads` ask for a target; `alpha`, `beta`, `theta` are the penalty."""
 
     task_kinds: ClassVar[tuple[str, ...]] = TASK_KINDS
     name: Literal["neuroprune"] = Field(default="neuroprune", description="The method.")
@@ -257,6 +240,11 @@ class NeuroPruneSettings(Settings):
         default=None,
         description="Target form: this share of the weights of all attention (Q, K, V, O) and MLP matrices of the "
         "dense model is gone or zero at the end.",
+    )
+    heads: Count | None = Field(
+        default=None,
+        description="Target form: exactly so many heads are left at the end, over all layers together (at least one in "
+        "each); alone, or beside `sparsity`, which the MLPs then complete.",
     )
     start: Schedule = Field(
         default=1 / 3,
@@ -319,31 +307,35 @@ class NeuroPruneSettings(Settings):
     @model_validator(mode="after")
     def _one_form(self) -> NeuroPruneSettings:
         penalty = [name for name in ("alpha", "beta", "theta") if getattr(self, name) is not None]
-        if self.sparsity is not None and penalty:
-            raise ValueError(f"give either sparsity (a target) or {', '.join(penalty)} (the penalty), not both")
-        if self.sparsity is None and not penalty:
-            raise ValueError("give sparsity (a target), or at least one of alpha, beta and theta (the penalty)")
-        return _ordered(self)
+        target = [name for name in ("sparsity", "heads") if getattr(self, name) is not None]
+        if target and penalty:
+            raise ValueError(
+                f"give either {' and '.join(target)} (a target) or {', '.join(penalty)} (the penalty), not both"
+            )
+        if not target and not penalty:
+            raise ValueError(
+                "give sparsity or heads (a target), or at least one of alpha, beta and theta (the penalty)"
+            )
+        return ordered(self)
 
     @property
     def form(self) -> Literal["target", "penalty"]:
         """Which of the two forms these settings ask for."""
-        return "penalty" if self.sparsity is None else "target"
+        return "penalty" if self.sparsity is None and self.heads is None else "target"
 
 
-def _ordered(settings: Any) -> Any:
-    """Refuse a schedule that ends before it starts."""
-    if settings.start > settings.end:
-        raise ValueError(f"start ({settings.start:g}) must not be after end ({settings.end:g})")
-    return settings
-
-
-MethodSettings = Annotated[DenseSettings | L1Settings | NeuroPruneSettings, Field(discriminator="name")]
-METHOD_SETTINGS: dict[str, type[DenseSettings] | type[L1Settings] | type[NeuroPruneSettings]] = {
+METHOD_SETTINGS: dict[str, type[Settings]] = {
     "dense": DenseSettings,
     "l1": L1Settings,
     "neuroprune": NeuroPruneSettings,
+    "dsp": DSPSettings,
+    "taylor": TaylorSettings,
+    "random": RandomUnitsSettings,
 }
+MethodSettings = Annotated[
+    DenseSettings | L1Settings | NeuroPruneSettings | DSPSettings | TaylorSettings | RandomUnitsSettings,
+    Field(discriminator="name"),
+]
 
 
 class TimingSettings(Settings):

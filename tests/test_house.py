@@ -15,6 +15,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # From the ground upwards: a module may import from lower floors, and from its own.
 FLOORS = [
     {"errors", "hook"},
+    {"setting_types"},
+    {"baseline_settings"},
     {"settings", "environment", "resources", "problems"},
     {"config", "plan", "study", "problems", "architectures", "records", "estimate"},
     {"blocks"},
@@ -29,6 +31,7 @@ FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 # These must do without torch.
 TABLE_READERS = {"hook", "records", "figures", "tables", "config", "plan", "study", "problems", "settings", "errors"}
 TABLE_READERS |= {"merging", "redraw", "dominating", "estimate"}
+TABLE_READERS |= {"setting_types", "baseline_settings"}
 
 
 def module_of(path: Path) -> str:

@@ -8,13 +8,14 @@ import torch
 from loops import assert_no_hooks, make_run, make_trainer, take_step, train_bare, weights
 from models import NAMES, make_model
 
+import neuroprune
 from neuroprune import methods
 from neuroprune.errors import UserError
 from neuroprune.methods.base import Run
 from neuroprune.methods.dense import Dense
 from neuroprune.methods.l1 import L1
 from neuroprune.methods.neuroprune import NeuroPrune
-from neuroprune.settings import DenseSettings, L1Settings, NeuroPruneSettings
+from neuroprune.settings import METHOD_SETTINGS, DenseSettings, L1Settings, NeuroPruneSettings
 
 
 def test_methods_are_built_from_their_settings():
@@ -27,7 +28,7 @@ def test_methods_are_built_from_their_settings():
     ):
         method = methods.build(settings)
         assert type(method) is cls and method.settings == settings
-    assert methods.NeuroPrune is NeuroPrune and set(methods.METHODS) == {"dense", "l1", "neuroprune"}
+    assert methods.NeuroPrune is NeuroPrune and set(methods.METHODS) == set(METHOD_SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,10 @@ def test_mistakes_are_told_in_a_sentence(make, says):
     with pytest.raises(UserError, match=says) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_every_public_name_loads():
+    assert all(getattr(neuroprune, name) is not None for name in neuroprune.__all__)
 
 
 def test_a_trainer_that_would_load_other_shapes_is_refused(tmp_path):

@@ -18,6 +18,8 @@ from neuroprune.methods.states import State, load_state, save_state
 from neuroprune.problems import sentences
 from neuroprune.settings import Settings
 
+ASSUMED_BATCH = 32  # rows of an optimizer step where a bare loop does not say
+
 
 @dataclass
 class Run:
@@ -51,6 +53,10 @@ class Run:
                 f"Run(total_steps={self.total_steps}): the number of optimizer steps must be known and at least 1, "
                 "because events are planned as shares of it; with a dataset without length set max_steps."
             )
+
+    def steps_for(self, rows: int) -> int:
+        """Return the number of optimizer steps that read at least so many rows."""
+        return -(-rows // (self.batch_size or ASSUMED_BATCH))
 
     def learning_rates(self) -> dict[nn.Parameter, float]:
         """Return the present learning rate of every parameter that the optimizer has."""

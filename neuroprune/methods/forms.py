@@ -1,4 +1,4 @@
-"""What l1 and NeuroPrune share in their two forms: events that lead to a target, and penalties in every step."""
+"""What methods share in their two forms: events that lead to a target, and penalties in every step."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ class TargetForm(Hooks):
     """Removal events that end exactly at a sparsity, then training at a raised learning rate.
 
     Args:
-        settings: `sparsity`, `start`, `end`, `events`, `post_lr` and `freeze_embeddings` are read here.
+        settings: `sparsity` (None if no share is asked for), `start`, `end`, `events`, `post_lr` and
+            `freeze_embeddings` are read here.
     """
 
-    def __init__(self, settings: L1Settings | NeuroPruneSettings) -> None:
-        self.settings: Any = settings
-        self.report: dict[str, Any] = {"form": "target", "sparsity": settings.sparsity, "events": []}
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+        self.report: dict[str, Any] = {"form": "target", "sparsity": self.settings.sparsity, "events": []}
         self.zeros = KeptZeros()
         self._rate: RaisedRate | None = None
         self._frozen: list[Tensor] = []
@@ -88,7 +89,7 @@ class TargetForm(Hooks):
         """Find the steps of the events to come, and the share of the weights that each leads to."""
         self._model = run.model
         steps = event_steps(run.total_steps, self.settings.start, self.settings.end, self.settings.events)
-        shares = cubic_schedule(self.settings.sparsity, len(steps))
+        shares = cubic_schedule(self.settings.sparsity or 0.0, len(steps))
         self.events = {step: share for step, share in zip(steps, shares, strict=True) if step > run.step}
 
     def _take_event(self, run: Run, share: float) -> None:
@@ -108,7 +109,7 @@ class TargetForm(Hooks):
     def _go_on(self, run: Run) -> None:
         """Go on after the last event with a model that is cut already, and nothing else known."""
         found = measure_sparsity(run.model).weights
-        if found < self.settings.sparsity - 1e-3:
+        if found < (self.settings.sparsity or 0.0) - 1e-3:
             raise UserError(
                 f"training goes on at step {run.step} of {run.total_steps}, after the last event, with a model of "
                 f"which {found:.1%} is gone instead of {self.settings.sparsity:.1%}; load the cut model with "

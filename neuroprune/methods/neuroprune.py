@@ -9,12 +9,13 @@ Target form. Units are MLP neurons and heads. The paper's three ideas stand in i
 - *Redundant heads*: a head is redundant if the loss hardly notices it; merging is the least-squares fold into all
   heads that remain, which for two equal heads is the paper's merge.
 
-One order over all layers and both kinds of unit takes the place of the strengths alpha and beta.
+One order over all layers and both kinds of unit takes the place of the strengths alpha and beta. A number of heads can
+be asked for beside or in place of a share of weights: then the order of the heads alone says which go, and the record
+names the threshold theta at which the paper's algorithm would leave as many.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,14 +28,14 @@ from neuroprune.methods.base import Run, TwoForms
 from neuroprune.methods.calibration import Calibration
 from neuroprune.methods.folding import fold
 from neuroprune.methods.forms import PenaltyForm, TargetForm
+from neuroprune.methods.head_count import check_head_count, choose_heads_first, heads_to_go
 from neuroprune.methods.selection import choose_units
 from neuroprune.methods.states import State, nest, unnest
+from neuroprune.methods.units import fewest_units, remove_units, unit_sizes
 from neuroprune.methods.zeros import zero_smallest
 from neuroprune.settings import NeuroPruneSettings
-from neuroprune.sparsity import head_size, neuron_size, removed_weights
+from neuroprune.sparsity import cubic_schedule, event_steps, removed_weights
 from neuroprune.surgery import kept_units, remove
-
-ASSUMED_BATCH = 32  # rows of an optimizer step where a bare loop does not say
 
 
 class NeuroPruneTarget(TargetForm):
@@ -45,6 +46,8 @@ class NeuroPruneTarget(TargetForm):
     def start(self, run: Run) -> None:
         """Plan the events; watch at once if the first is near."""
         super().start(run)
+        if self.settings.heads is not None:
+            self._start_head_count(run)
         self._watch(run)
 
     def state_dict(self) -> State:
@@ -79,7 +82,7 @@ class NeuroPruneTarget(TargetForm):
 
     def _watch(self, run: Run) -> None:
         """Attach the calibration if the next step belongs to the window before an event."""
-        window = math.ceil(self.settings.calibration_rows / (run.batch_size or ASSUMED_BATCH))
+        window = run.steps_for(self.settings.calibration_rows)
         if self._calibration is None and self.events and run.step >= min(self.events) - window:
             fold = self.settings.fold
             self._calibration = Calibration(run.model, moments=fold, weigh_tokens=self.settings.token_weights)
@@ -97,20 +100,38 @@ class NeuroPruneTarget(TargetForm):
         return calibration
 
     def _remove_units(self, run: Run, calibration: Calibration, room: int) -> None:
-        blocks, kept = find_blocks(run.model), kept_units(run.model)
+        blocks = find_blocks(run.model)
         statistics = [*calibration.attentions, *calibration.mlps]
-        sizes = [*map(head_size, blocks.attentions), *map(neuron_size, blocks.mlps)]
-        fewest = [1] * len(blocks.attentions)
-        fewest += [max(1, math.ceil(self.settings.min_share * width)) for width in kept.dense_neurons]
-        chosen = choose_units([s.connectivity for s in statistics], sizes, fewest, room)
+        scores, sizes = [s.connectivity for s in statistics], unit_sizes(blocks)
+        fewest = fewest_units(blocks, kept_units(run.model), self.settings.min_share)
+        if self.settings.heads is None:
+            chosen = choose_units(scores, sizes, fewest, room)
+        else:
+            going = heads_to_go(run.model, self.settings.heads, self._progress(run))
+            chosen = choose_heads_first(scores, sizes, fewest, going, room, len(blocks.attentions))
         for found, units in zip(statistics, chosen, strict=True):
             if found.moments is not None:
                 fold(found.projection, found.moments, found.channels_of(units), self.settings.ridge)
-        heads_chosen, neurons_chosen = chosen[: len(blocks.attentions)], chosen[len(blocks.attentions) :]
-        queries = {
-            a.index: heads.query_heads(a, units) for a, units in zip(blocks.attentions, heads_chosen, strict=True)
-        }
-        remove(run.model, queries, dict(enumerate(neurons_chosen)), run.optimizer)
+        remove_units(run, chosen)
+
+    def _progress(self, run: Run) -> float:
+        """Return the share of all removals that the event taken now completes."""
+        planned = len(event_steps(run.total_steps, self.settings.start, self.settings.end, self.settings.events))
+        return cubic_schedule(1.0, planned)[planned - len(self.events) - 1]
+
+    def _start_head_count(self, run: Run) -> None:
+        """Check the number of heads that is asked for; note the paper's threshold that would leave as many."""
+        count = self.settings.heads
+        check_head_count(run.model, count, self.settings.sparsity, self.settings.min_share)
+        left = sum(map(len, kept_units(run.model).heads))
+        if not self.events and left > count:
+            raise UserError(
+                f"training goes on at step {run.step} of {run.total_steps}, after the last event, with {left} heads "
+                f"instead of {count}; load the cut model with neuroprune.from_pretrained, or train from the beginning."
+            )
+        attentions = find_blocks(run.model).attentions
+        theta, survivors = heads.theta_for([heads.distances(a) for a in attentions], count // attentions[0].groups)
+        self.report |= {"heads": count, "theta": {"value": theta, "heads": survivors * attentions[0].groups}}
 
 
 class NeuroPrunePenalty(PenaltyForm):
@@ -157,8 +178,8 @@ class NeuroPrunePenalty(PenaltyForm):
 
 
 class NeuroPrune(TwoForms):
-    """NeuroPrune: `NeuroPrune(sparsity=0.8)` meets a target; `NeuroPrune(alpha=, beta=, theta=)` is the paper's
-    penalty.
+    """NeuroPrune: `NeuroPrune(sparsity=0.8)` or `NeuroPrune(heads=50)` or both meet a target;
+    `NeuroPrune(alpha=, beta=, theta=)` is the paper's penalty.
 
     Add it to a Trainer, `Trainer(..., callbacks=[NeuroPrune(sparsity=0.8)])`, or call its hooks (see `base.Hooks`). The
     model gets smaller while it trains; afterwards `report` says what went when.

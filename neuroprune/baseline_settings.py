@@ -1,0 +1,108 @@
+"""Settings of the methods that NeuroPrune is compared with, beside l1 and dense: part of `neuroprune.settings`."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from neuroprune.setting_types import (
+    TASK_KINDS,
+    Count,
+    Fraction,
+    Positive,
+    Schedule,
+    Settings,
+    TargetSparsity,
+    ordered,
+)
+
+
+class UnitSettings(Settings):
+    """Removal of whole heads and neurons at the same events as NeuroPrune's target form."""
+
+    task_kinds: ClassVar[tuple[str, ...]] = TASK_KINDS
+    sparsity: TargetSparsity = Field(
+        description="This share of the weights of all attention (Q, K, V, O) and MLP matrices of the dense model is "
+        "gone or zero at the end."
+    )
+    start: Schedule = Field(default=1 / 3, description="Share of the steps at which the first event comes.")
+    end: Schedule = Field(default=1 / 2, description="Share of the steps at which the last event comes.")
+    events: Count = Field(default=3, description="Removal events, spread evenly from start to end.")
+    min_share: Fraction = Field(default=0.01, description="Share of its neurons that a layer keeps at least.")
+    post_lr: Positive = Field(
+        default=2.0, description="Factor of the learning rate after the last event, re-warmed over 3 % of the steps."
+    )
+    freeze_embeddings: bool = Field(default=True, description="Leave the embeddings as they are after the last event.")
+
+    @model_validator(mode="after")
+    def _schedule_is_ordered(self) -> UnitSettings:
+        return ordered(self)
+
+    @property
+    def form(self) -> Literal["target"]:
+        """There is one form: the target."""
+        return "target"
+
+
+class TaylorSettings(UnitSettings):
+    """First-order structured pruning: heads and neurons go by the sum of |w dL/dw| over their weights.
+
+    The same events, budget and learning rates as NeuroPrune's target form, without its fold: what the topology adds
+    shows in the difference.
+    """
+
+    name: Literal["taylor"] = Field(default="taylor", description="The method.")
+    version: Literal[1] = Field(default=1, description="Rises when the method's results change; not to be set.")
+    calibration_rows: Count = Field(
+        default=256,
+        description="Training rows before each event whose steps' gradients are summed up to scores, in whole steps.",
+    )
+
+
+class RandomUnitsSettings(UnitSettings):
+    """Random structured removal: which heads and neurons go is drawn, all with the same chance.
+
+    The same events, budget and learning rates as NeuroPrune's target form: the level that a score has to beat.
+    """
+
+    name: Literal["random"] = Field(default="random", description="The method.")
+    version: Literal[1] = Field(default=1, description="Rises when the method's results change; not to be set.")
+
+
+class DSPSettings(Settings):
+    """Differentiable subset pruning (Li et al. 2021): `heads` heads stay, chosen by learned scores.
+
+    Every head has one score. In training a random mask over all heads, drawn from the scores, multiplies what heads
+    pass on; it sums to `heads`, and sharpens to zeros and ones as a temperature falls. At the end the heads with the
+    highest scores stay, the others are removed physically.
+    """
+
+    task_kinds: ClassVar[tuple[str, ...]] = TASK_KINDS
+    name: Literal["dsp"] = Field(default="dsp", description="The method.")
+    version: Literal[1] = Field(default=1, description="Rises when the method's results change; not to be set.")
+    heads: Count = Field(description="Heads that are left at the end, over all layers together.")
+    stage: Literal["joint", "pipelined"] = Field(
+        default="joint",
+        description="Train weights and scores together, or the scores alone (of a model that is fine-tuned already).",
+    )
+    estimator: Literal["gumbel", "straight_through"] = Field(
+        default="gumbel",
+        description="Mask in training: a relaxed random choice, or the heads with the highest scores, without noise, "
+        "with the gradient passed through.",
+    )
+    score_lr: Positive = Field(default=0.5, description="Learning rate of the scores; it decays linearly to 0.")
+    start_temperature: Positive = Field(
+        default=1000.0, description="Temperature of the relaxation in the beginning (paper: 1000 for BERT)."
+    )
+    end_temperature: Positive = Field(
+        default=1e-8, description="Temperature at the end, where the mask is zeros and ones."
+    )
+    cooldown: Schedule = Field(
+        default=0.68, description="Share of the steps over which the temperature falls, linearly in its logarithm."
+    )
+
+    @property
+    def form(self) -> Literal["target"]:
+        """There is one form: the target."""
+        return "target"

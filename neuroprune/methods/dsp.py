@@ -1,0 +1,139 @@
+"""Differentiable subset pruning of heads (Li et al. 2021, arXiv 2108.04657), as a baseline, on every architecture.
+
+The published constants and schedules are kept. What differs from the authors' code: noise is off in evaluation, all
+heads can be asked for, the end of the cooldown is a share of the steps, a step clips the gradient of the scores by
+itself, and heads that are not chosen are removed physically at the end, so that inference times compare.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuroprune.blocks import find_blocks
+from neuroprune.errors import UserError
+from neuroprune.methods.base import Method, Run
+from neuroprune.methods.forms import head_distances, reached
+from neuroprune.methods.gates import Gates, remove_closed, unit_counts
+from neuroprune.methods.states import State, nest, unnest
+from neuroprune.methods.subset import gumbel_top_k, log_linear, straight_through_top_k, top_k
+from neuroprune.settings import DSPSettings
+
+CLIP = 1.0  # largest norm of a step's gradient of the scores
+
+
+class DSP(Method):
+    """Differentiable subset pruning: `DSP(heads=50)`.
+
+    The scores are float64 and lie on the CPU with an optimizer of their own; the model's optimizer knows nothing of
+    them.
+
+    Args:
+        **fields: See `neuroprune.settings.DSPSettings`.
+    """
+
+    settings_class = DSPSettings
+    settings: DSPSettings
+
+    def start(self, run: Run) -> None:
+        """Draw the scores and attach the gates."""
+        if run.step:
+            raise UserError(f"DSP can't begin at step {run.step}: its scores are not in the model; train from step 0.")
+        self._attach(run)
+
+    def state_dict(self) -> State:
+        """Return scores, moments of their optimizer and the report."""
+        moments = nest("optimizer", self._optimizer.state[self.scores])
+        return {"scores": self.scores.detach(), "report": self.report} | moments
+
+    def resume(self, run: Run, state: Mapping[str, Any]) -> None:
+        """Go on with the same scores."""
+        self._attach(run)
+        self.report.update(state["report"])
+        self.scores.data.copy_(state["scores"])
+        self._optimizer.state[self.scores] = unnest("optimizer", state)
+
+    def before_step(self, run: Run) -> None:
+        """Take a step of the scores."""
+        if self.scores.grad is None:
+            return
+        self.scores.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        torch.nn.utils.clip_grad_norm_([self.scores], CLIP)
+        self._optimizer.param_groups[0]["lr"] = self.settings.score_lr * (1 - run.step / run.total_steps)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def after_step(self, run: Run) -> None:
+        """Lower the temperature."""
+        self._step = run.step
+
+    def finish(self, run: Run) -> None:
+        """Keep the heads with the highest scores, remove the others."""
+        self._gates.detach()
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        chosen = top_k(self.scores, self._units).split(self._counts)
+        groups, neurons = self._groups, [torch.ones(m.width) for m in find_blocks(run.model).mlps]
+        self.report["removed_heads"] = [
+            [unit * groups + query for unit in (mask == 0).nonzero().flatten().tolist() for query in range(groups)]
+            for mask in chosen
+        ]
+        self.report["silent"] = remove_closed(run, [*chosen, *neurons])
+        self.report["scores"] = [layer.tolist() for layer in self.scores.detach().split(self._counts)]
+        self.report["events"].append({"step": run.step} | reached(run.model))
+
+    @property
+    def temperature(self) -> float:
+        """Temperature of the next forward pass."""
+        asked, steps = self.settings, self.settings.cooldown * self._total_steps
+        return log_linear(self._step, steps, asked.start_temperature, asked.end_temperature)
+
+    def draw(self, training: bool) -> tuple[Tensor, ...]:
+        """Return the masks of all attentions: random in training, the best heads in evaluation."""
+        if not training:
+            mask = top_k(self.scores, self._units)
+        elif self.settings.estimator == "gumbel":
+            mask = gumbel_top_k(self.scores, self._units, self.temperature)
+        else:
+            mask = straight_through_top_k(self.scores, self._units)
+        return mask.split(self._counts)
+
+    def _attach(self, run: Run) -> None:
+        attentions = find_blocks(run.model).attentions
+        self._counts, self._groups = unit_counts(attentions), attentions[0].groups
+        self._units = _units(self.settings.heads, sum(self._counts), self._groups)
+        self._step, self._total_steps = run.step, run.total_steps
+        self.scores = nn.Parameter(xavier_scores(self._counts))
+        self._optimizer = torch.optim.AdamW([self.scores], lr=self.settings.score_lr, weight_decay=0.0)
+        self._gates = Gates(run.model, attentions, self.draw)
+        pipelined = self.settings.stage == "pipelined"
+        self._frozen = [p for p in run.model.parameters() if pipelined and p.requires_grad]
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
+        self.report.clear()
+        self.report |= {"heads": self.settings.heads, "events": [], "head_distances": head_distances(run.model)}
+
+
+def xavier_scores(counts: list[int]) -> Tensor:
+    """Draw the first scores: uniform as Xavier would for a matrix with one row a layer and one column a head.
+
+    Args:
+        counts: Heads of each layer.
+
+    Returns:
+        float64 `[heads in all]`.
+    """
+    bound = math.sqrt(6 / (len(counts) + sum(counts) / len(counts)))
+    return (torch.rand(sum(counts), dtype=torch.float64) * 2 - 1) * bound
+
+
+def _units(heads: int, units: int, groups: int) -> int:
+    """Return how many units are to stay; refuse what can't be."""
+    if heads > units * groups or heads % groups:
+        steps = f" in steps of {groups}, because so many share a key/value head" if groups > 1 else ""
+        raise UserError(f"heads={heads}: the model has {units * groups} heads; ask for {groups} to all of them{steps}.")
+    return heads // groups

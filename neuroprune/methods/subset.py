@@ -1,0 +1,66 @@
+"""A random subset of a fixed size that has a gradient: Gumbel top-K, its temperature, and straight-through."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def gumbel_top_k(scores: Tensor, count: int, temperature: float) -> Tensor:
+    """Draw a relaxed random subset: the sum of `count` softmaxes, each without what the ones before have taken.
+
+    Args:
+        scores: float64 `[units]`; a unit with a higher score is chosen more often.
+        count: Size of the subset, 1 to the number of units.
+        temperature: > 0; the nearer to 0, the nearer the mask is to zeros and ones.
+
+    Returns:
+        `[units]`, in [0, 1] near temperature 0, summing to `count` always, differentiable by `scores`.
+    """
+    if count == len(scores):
+        return torch.ones_like(scores)
+    tiny = torch.finfo(scores.dtype).tiny
+    uniform = torch.rand_like(scores).clamp_min(tiny)
+    keys = scores - (-uniform.log()).clamp_min(tiny).log()
+    mask, chosen = torch.zeros_like(scores), torch.zeros_like(scores)
+    for _ in range(count):
+        keys = keys + (1 - chosen).clamp_min(tiny).log()
+        chosen = (keys / temperature).softmax(dim=0)
+        mask = mask + chosen
+    return mask
+
+
+def top_k(scores: Tensor, count: int) -> Tensor:
+    """Mark the `count` highest scores with 1, the others with 0.
+
+    Args:
+        scores: `[units]`.
+        count: 1 to the number of units.
+
+    Returns:
+        `[units]` of the same type, without gradient.
+    """
+    return torch.zeros_like(scores).detach().index_fill(0, scores.detach().topk(count).indices, 1.0)
+
+
+def straight_through_top_k(scores: Tensor, count: int) -> Tensor:
+    """Mark the highest scores as `top_k` does; the gradient passes to the scores as if the mask were the scores."""
+    return top_k(scores, count) + (scores - scores.detach())
+
+
+def log_linear(step: int, steps: float, first: float, last: float) -> float:
+    """Return a temperature that falls linearly in its logarithm.
+
+    Args:
+        step: Completed steps.
+        steps: Steps after which `last` is reached; 0: at once.
+        first: Temperature at step 0.
+        last: Temperature from `steps` on.
+
+    Returns:
+        The temperature.
+    """
+    share = min(1.0, step / steps) if steps else 1.0
+    return math.exp(math.log(first) - share * (math.log(first) - math.log(last)))

@@ -1,0 +1,99 @@
+"""First-order structured pruning, a baseline: units go by |w dL/dw|, what the loss changes by without w."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuroprune.blocks import Projection, find_blocks
+from neuroprune.errors import UserError
+from neuroprune.methods.base import Run, TwoForms
+from neuroprune.methods.states import State, unnest
+from neuroprune.methods.units import UnitTarget
+from neuroprune.settings import TaylorSettings
+
+
+class TaylorTarget(UnitTarget):
+    """At each event remove the units with the smallest sum of |w dL/dw| for each weight.
+
+    The gradients are those of the optimizer's steps before the event, clipped as they are.
+    """
+
+    _sums: list[Tensor] | None = None
+
+    def before_step(self, run: Run) -> None:
+        """Add this step's |w dL/dw| to the scores if an event is near."""
+        if self.events and run.step >= min(self.events) - run.steps_for(self.settings.calibration_rows):
+            now = taylor_scores(run)
+            self._sums = now if self._sums is None else [a + b for a, b in zip(self._sums, now, strict=True)]
+
+    def state_dict(self) -> State:
+        """Return the state of the form, and the sums so far if an event is near."""
+        sums = {f"sums.{i}": values for i, values in enumerate(self._sums or [])}
+        return super().state_dict() | sums
+
+    def resume(self, run: Run, state: Mapping[str, Any]) -> None:
+        """Go on with the same sums."""
+        super().resume(run, state)
+        sums = unnest("sums", state)
+        device = next(run.model.parameters()).device
+        self._sums = [sums[str(i)].to(device) for i in range(len(sums))] or None
+
+    def scores(self, run: Run) -> list[Tensor]:
+        """Return the sums since the last event, and begin anew."""
+        sums, self._sums = self._sums, None
+        assert sums is not None, "before_step has run at least once before an event"
+        return sums
+
+
+@torch.no_grad()
+def taylor_scores(run: Run) -> list[Tensor]:
+    """Sum |w dL/dw| over the weights of each unit, for the gradients that are there now.
+
+    Args:
+        run: A run whose gradients of a step are complete.
+
+    Returns:
+        float32 `[heads]` (with grouped queries: key/value heads with their queries) for each attention, then
+        `[neurons]` for each MLP.
+
+    Raises:
+        UserError: If no gradient has reached some matrix.
+    """
+    blocks = find_blocks(run.model)
+    scores = []
+    for a in blocks.attentions:
+        scores.append(_sum([a.q, a.k, a.v], a.o, units=a.heads // a.groups))
+    for mlp in blocks.mlps:
+        scores.append(_sum(mlp.ins, mlp.out, units=mlp.width))
+    return scores
+
+
+def _sum(rows: Sequence[Projection], columns: Projection, units: int) -> Tensor:
+    """Sum over a unit's rows of some matrices and its columns of another."""
+    found = [_products(projection).sum(dim=1) for projection in rows] + [_products(columns).sum(dim=0)]
+    return torch.stack([channels.view(units, -1).sum(dim=1) for channels in found]).sum(dim=0)
+
+
+def _products(projection: Projection) -> Tensor:
+    grad = projection.grad
+    if grad is None:
+        raise UserError(
+            "no gradient reached some attention or MLP matrix; Taylor needs the loss to depend on all of them and "
+            "their weights to be trained (requires_grad)."
+        )
+    return (projection.weight.float() * grad.float()).abs()
+
+
+class Taylor(TwoForms):
+    """First-order structured pruning to a target: `Taylor(sparsity=0.8)`.
+
+    Args:
+        **fields: See `neuroprune.settings.TaylorSettings`.
+    """
+
+    settings_class = TaylorSettings
+    forms = {"target": TaylorTarget}  # noqa: RUF012

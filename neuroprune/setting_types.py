@@ -1,0 +1,42 @@
+"""What the settings are made of: types with ranges, and a base class that refuses unknown keys."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+TargetSparsity = Annotated[float, Field(gt=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+NAME, FOLDER_NAME, SHA256 = r"^[a-zA-Z0-9][a-zA-Z0-9_.]*$", r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", r"^[0-9a-f]{64}$"
+PATTERNS = {
+    NAME: "a name of letters, digits, '_' and '.' that begins with a letter or digit",
+    FOLDER_NAME: "a name of letters, digits, '_', '.' and '-' that begins with a letter or digit",
+    SHA256: "a SHA-256 of 64 hexadecimal digits",
+}
+Name = Annotated[str, Field(pattern=NAME)]
+FolderName = Annotated[str, Field(pattern=FOLDER_NAME)]
+Schedule = Annotated[float, Field(ge=0.0, le=1.0)]
+
+KIND_METRICS: dict[str, tuple[str, ...]] = {
+    "classification": ("accuracy", "f1", "matthews_correlation"),
+    "summarization": ("rouge1", "rouge2", "rougeL", "rougeLsum"),
+    "translation": ("bleu",),
+}
+TASK_KINDS = tuple(KIND_METRICS)
+
+
+class Settings(BaseModel):
+    """Frozen settings that refuse unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def ordered(settings: Any) -> Any:
+    """Refuse a schedule that ends before it starts."""
+    if settings.start > settings.end:
+        raise ValueError(f"start ({settings.start:g}) must not be after end ({settings.end:g})")
+    return settings
