@@ -13,7 +13,7 @@ from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding, Seq2Se
 
 from neuroprune.settings import TaskSettings
 from neuroprune.tasks.sources import mapped
-from neuroprune.tasks.text_pairs import Judge
+from neuroprune.tasks.text import Judge
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+
+Judge = Callable[[Sequence[str], Sequence[str]], dict[str, float]]  # written texts and references to values by metric
 
 
 def words(text: str) -> list[str]:

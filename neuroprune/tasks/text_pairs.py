@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +14,10 @@ from datasets import Dataset
 from neuroprune.errors import UserError
 from neuroprune.settings import TaskSettings
 from neuroprune.tasks import sources
-from neuroprune.tasks.text import rows_sha256
+from neuroprune.tasks.text import Judge, rows_sha256
 
 if TYPE_CHECKING:
     from neuroprune.tasks.generation import Generation
-
-Judge = Callable[[Sequence[str], Sequence[str]], dict[str, float]]
 
 
 @dataclass(frozen=True)
