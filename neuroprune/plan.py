@@ -193,8 +193,8 @@ def _only_used_rows(study: StudySettings) -> StudySettings:
 
 
 def _plain(kind: type[Any], row: BaseModel) -> Any:
-    """Take a row's training settings off it."""
-    return kind(**row.model_dump(exclude={"training"}))
+    """Take a row's training settings and what its jobs ask for off it."""
+    return kind(**row.model_dump(exclude={"training", "job"}))
 
 
 # ---- names of runs

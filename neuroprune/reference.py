@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from neuroprune.settings import METHOD_SETTINGS, ModelSettings, TaskSettings, TimingSettings, TrainingSettings
-from neuroprune.study import ExperimentSettings, StudySettings
+from neuroprune.study import ExperimentSettings, JobSettings, StudySettings
 
 SOURCES = "neuroprune/settings.py, neuroprune/baseline_settings.py and neuroprune/study.py"
 
@@ -68,6 +68,7 @@ def readme() -> str:
         "study": _table(StudySettings),
         "experiment": _table(ExperimentSettings),
         "training": _table(TrainingSettings),
+        "job": _table(JobSettings),
         "timing": _table(TimingSettings),
         "model": _table(ModelSettings, leave_out=("name",)),
         "task": _table(TaskSettings, leave_out=("name",)),
@@ -173,6 +174,10 @@ Editors that know `schema.json` complete keys and show what they mean.
 `training` may stand there too. Packages are fetched by pip and checked against their hash.
 
 {model}
+
+`job` says what a training or timing job of the model asks a cluster for. It decides no result: a change redoes nothing.
+
+{job}
 
 ## `tasks.<name>`: files of `tasks/`
 

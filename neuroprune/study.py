@@ -27,10 +27,22 @@ from neuroprune.settings import (
 )
 
 
+class JobSettings(Settings):
+    """What a training or timing job asks a cluster for; it decides no result, so a change redoes nothing."""
+
+    memory_mb: Annotated[int, Field(ge=1)] = Field(
+        default=8000, description="Main memory in MiB; each retry asks for as much again."
+    )
+    minutes: Annotated[int, Field(ge=1)] = Field(
+        default=240, description="Time limit; each retry asks for as much again and goes on from the last checkpoint."
+    )
+
+
 class ModelRow(ModelSettings):
     """Where a model comes from, and training settings that go with it."""
 
     training: TrainingSettings = Field(default_factory=TrainingSettings, description="For all runs of this model.")
+    job: JobSettings = Field(default_factory=JobSettings, description="What a job asks a cluster for.")
 
     @model_validator(mode="after")
     def _type_is_known(self) -> ModelRow:

@@ -15,6 +15,8 @@ rule measure:
     threads: lambda wildcards: workflow.cores
     resources:
         gpu=GPU,
+        mem_mb=memory,
+        runtime=minutes,
     params:
         settings=lambda wildcards: canonical(PLAN.study.timing, exclude={"seeds"}),
         data_root=DATA_ROOT,

@@ -15,7 +15,13 @@ rule plan:
         "../../environment.yml"
     params:
         study=lambda wildcards: canonical(
-            PLAN.study, exclude_unset=True, exclude={"keep_models", "from_results"}
+            PLAN.study,
+            exclude_unset=True,
+            exclude={
+                "keep_models": True,
+                "from_results": True,
+                "models": {"__all__": {"job"}},
+            },
         ),
     message:
         "Write the plan"
@@ -51,7 +57,7 @@ rule prepare_model:
         "../../environment.yml"
     params:
         settings=lambda wildcards: canonical(
-            PLAN.study.models[wildcards.model], exclude={"training"}
+            PLAN.study.models[wildcards.model], exclude={"training", "job"}
         ),
     message:
         "Prepare the model {wildcards.model}"

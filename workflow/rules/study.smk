@@ -24,6 +24,14 @@ def checked(function, *arguments, **options):
         sys.exit(str(error))
 
 
+# `--profile` only adds to the default profile, whose limit of one GPU is meant for one machine.
+if "gpu" in workflow.resource_settings.resources and "slurm_partition" in (
+    workflow.resource_settings.default_resources or ()
+):
+    sys.exit(
+        "A profile for a cluster takes the place of the default one: type --workflow-profile instead of --profile."
+    )
+
 # Finds what Snakemake lets pass, such as a key that stands twice.
 checked(read_study, STUDY_FILES)
 
@@ -67,6 +75,21 @@ TABLE_FILES = [f"{FOLDER}/tables/{name}.html" for name in wanted(TABLES)]
 
 # Jobs that use an accelerator take turns on it (`resources: gpu=1` in the default profile).
 GPU = int(any(map(shutil.which, ("nvidia-smi", "rocm-smi"))))
+
+
+def job_of(wildcards):
+    """What a run's jobs ask a cluster for."""
+    return PLAN.study.models[PLAN.runs[wildcards.run].model.name].job
+
+
+def memory(wildcards, attempt):
+    """Memory of a job in MiB; a retry asks for more."""
+    return job_of(wildcards).memory_mb * attempt
+
+
+def minutes(wildcards, attempt):
+    """Time limit of a job in minutes; a retry asks for more."""
+    return job_of(wildcards).minutes * attempt
 
 
 def manifests(wildcards):

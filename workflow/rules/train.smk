@@ -19,6 +19,8 @@ rule train:
     threads: lambda wildcards: PLAN.runs[wildcards.run].training.threads
     resources:
         gpu=GPU,
+        mem_mb=memory,
+        runtime=minutes,
         checkpoint_minutes=10,
     params:
         settings=lambda wildcards: canonical(PLAN.runs[wildcards.run]),
