@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run report figures test lint format bench docs lock clean
+.PHONY: help demo run report figures publish test lint format bench docs lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ report: $(BIN)/.ready
 
 figures: $(BIN)/.ready ## Draw all tables and figures anew from the records alone; RESULTS=published for the committed ones
 	@$(BIN)/neuroprune redraw --study $(or $(RESULTS),results)/$(STUDY)
+
+publish: $(BIN)/.ready ## Copy a study's records, tables and figures to published/, to be committed
+	rm -rf published/$(STUDY) && mkdir -p published && cp -r results/$(STUDY) published/
+	cd published/$(STUDY) && rm -rf logs report.html runs/*/model runs/*/*.log runs/*/.lock runs/*/checkpoint* figures/*.png
 
 test: $(BIN)/.ready ## Run the tests
 	$(BIN)/pytest
