@@ -13,7 +13,6 @@ from pydantic import BaseModel, TypeAdapter
 
 from neuroprune.errors import ConfigError
 from neuroprune.settings import (
-    METHOD_SETTINGS,
     MethodSettings,
     ModelSettings,
     RunSettings,
@@ -150,7 +149,7 @@ def _not_applicable(study: StudySettings, points: list[_Point]) -> list[str]:
     """Say which methods cannot be used for which tasks, each once."""
     found: dict[str, None] = {}
     for point in points:
-        kinds, kind = METHOD_SETTINGS[point.method.name].task_kinds, study.tasks[point.task].kind
+        kinds, kind = point.method.task_kinds, study.tasks[point.task].kind
         if kind not in kinds:
             text = f"{point.method.name} cannot be used for the task {point.task!r} ({kind})"
             found[f"experiments.{point.experiment}: {text}; it can for {', '.join(kinds)}"] = None
