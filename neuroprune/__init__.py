@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import neuroprune.topology as topology
     from neuroprune.blocks import find_blocks
     from neuroprune.checkpoints import from_pretrained, save_pretrained
-    from neuroprune.methods import DSP, L1, Dense, NeuroPrune, RandomUnits, Taylor
+    from neuroprune.methods import DSP, L1, CoFi, Dense, NeuroPrune, RandomUnits, Taylor
     from neuroprune.methods.base import Run
     from neuroprune.sparsity import measure_sparsity
     from neuroprune.surgery import remove
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DSP",
     "L1",
+    "CoFi",
     "Dense",
     "NeuroPrune",
     "RandomUnits",
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CoFi": "methods",
     "DSP": "methods",
     "L1": "methods",
     "Dense": "methods",

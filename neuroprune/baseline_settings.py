@@ -106,3 +106,70 @@ class DSPSettings(Settings):
     def form(self) -> Literal["target"]:
         """There is one form: the target."""
         return "target"
+
+
+MaskKind = Literal["hidden", "head", "head_layer", "intermediate", "mlp"]
+
+
+class CoFiSettings(Settings):
+    """CoFi (Xia et al. 2022): learned masks on hidden dimensions, heads, neurons and whole layers.
+
+    Each mask is a random gate (hard concrete) whose chance to be open is trained. The loss gains two multipliers times
+    the difference between the expected sparsity and its target, and its square; the multipliers rise for as long as the
+    target is missed. First comes plain fine-tuning (until `start`), then the target rises from 0 (over `warmup`), and
+    from `end` on the masks are fixed, what they close is removed physically, and the smaller model is fine-tuned.
+    """
+
+    task_kinds: ClassVar[tuple[str, ...]] = TASK_KINDS
+    name: Literal["cofi"] = Field(default="cofi", description="The method.")
+    version: Literal[1] = Field(default=1, description="Rises when the method's results change; not to be set.")
+    sparsity: TargetSparsity = Field(
+        description="Share of the weights of all attention (Q, K, V, O) and MLP matrices that is gone at the end."
+    )
+    schedule: Literal["fair", "published"] = Field(
+        default="fair",
+        description="`published`: the original's masks and multipliers, which wind up in runs of few steps and miss "
+        "the target. `fair`: their learning rate grows as steps get fewer, the multipliers can't wind up, and the "
+        "masks that are taken in the end meet the target, topped up with the smallest single weights.",
+    )
+    masks: tuple[MaskKind, ...] = Field(
+        default=("hidden", "head", "head_layer", "intermediate", "mlp"),
+        min_length=1,
+        description="Kinds of masks: hidden dimensions, heads, whole attentions, neurons, whole MLPs. A kind that an "
+        "architecture does not have is left out, and the record says so.",
+    )
+    start: Schedule = Field(
+        default=0.042,
+        description="Share of the steps at which pruning starts (published: 1 of 20 epochs, and 4 of 100, before 4 and "
+        "20 final ones).",
+    )
+    warmup: Schedule = Field(
+        default=0.083, description="Share of the steps, from `start` on, over which the target rises linearly from 0."
+    )
+    end: Schedule = Field(
+        default=0.83, description="Share of the steps at which the masks are fixed; then the smaller model trains on."
+    )
+    reg_lr: Positive = Field(
+        default=0.01, description="Learning rate of masks and multipliers; the fair schedule scales it, see there."
+    )
+    mask_lr_steps: Count = Field(
+        default=2000,
+        description="Fair schedule: steps of pruning for which `reg_lr` is meant; with fewer it grows in proportion.",
+    )
+    final_lr: Positive = Field(
+        default=1.0,
+        description="Factor of the learning rate after the masks are fixed, re-warmed over 3 % of the steps.",
+    )
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> CoFiSettings:
+        if self.start + self.warmup > self.end:
+            raise ValueError(f"start + warmup ({self.start + self.warmup:g}) must not be after end ({self.end:g})")
+        if len(set(self.masks)) < len(self.masks):
+            raise ValueError(f"masks names a kind twice: {', '.join(self.masks)}")
+        return self
+
+    @property
+    def form(self) -> Literal["target"]:
+        """There is one form: the target."""
+        return "target"

@@ -2,7 +2,9 @@
 
 The record has the form of a quantization config, because that is the hook by which transformers lets a package shape a
 model before its weights are loaded (see `checkpoints.py`). For each layer that was cut it holds the number of units of
-the dense model and a bit mask of those that are left.
+the dense model and a bit mask of those that are left. If the hidden dimension
+was cut too (see `hidden.py`), `hidden` holds the same for it, and how many parameters beside the weights of attentions
+and MLPs went with it (`others`).
 """
 
 from __future__ import annotations
@@ -99,7 +101,10 @@ def write_record(model: nn.Module, blocks: Blocks, kept: Kept) -> None:
         "heads": _entries(model, blocks.attentions, kept.heads, kept.dense_heads),
         "neurons": _entries(model, blocks.mlps, neurons, kept.dense_neurons),
     }
-    if record["heads"] or record["neurons"]:
+    hidden = read_record(model).get("hidden")
+    if hidden:
+        record["hidden"] = hidden
+    if record["heads"] or record["neurons"] or hidden:
         model.config.quantization_config = record  # type: ignore[union-attr]
 
 

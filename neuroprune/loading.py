@@ -18,7 +18,8 @@ from transformers.quantizers import HfQuantizer, register_quantization_config, r
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from neuroprune.blocks import find_blocks
-from neuroprune.kept import RECORD, kept_units, unkept
+from neuroprune.hidden import remove_hidden
+from neuroprune.kept import RECORD, kept_units, unkept, unpack_positions
 from neuroprune.surgery import remove, settle
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class KeptConfig(QuantizationConfigMixin):
         heads: Attention -> `of` (heads of the dense model) and `kept` (bit mask of those that are left).
         neurons: MLP -> likewise.
         quant_method: Always `neuroprune`.
+        hidden: The same for the hidden dimension, and `others` (see `kept.py`); None if it is whole.
     """
 
     def __init__(
@@ -40,10 +42,13 @@ class KeptConfig(QuantizationConfigMixin):
         heads: dict[str, dict[str, Any]] | None = None,
         neurons: dict[str, dict[str, Any]] | None = None,
         quant_method: str = RECORD,
+        hidden: dict[str, Any] | None = None,
     ) -> None:
         self.quant_method = quant_method  # type: ignore[assignment]
         self.heads = heads or {}
         self.neurons = neurons or {}
+        if hidden:
+            self.hidden = hidden
 
 
 @register_quantizer(RECORD)
@@ -56,6 +61,8 @@ class KeptUnits(HfQuantizer):
         del model.config.quantization_config  # the model is dense until it is cut
         with torch.device("cpu"):
             remove(model, heads, neurons)
+            if hidden := getattr(self.quantization_config, "hidden", None):
+                remove_hidden(model, torch.tensor(unpack_positions(hidden["kept"])))
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:

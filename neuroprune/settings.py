@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from neuroprune.baseline_settings import DSPSettings, RandomUnitsSettings, TaylorSettings
+from neuroprune.baseline_settings import CoFiSettings, DSPSettings, RandomUnitsSettings, TaylorSettings
 from neuroprune.setting_types import (
     KIND_METRICS,
     PATTERNS,
@@ -30,7 +30,7 @@ from neuroprune.setting_types import (
     ordered,
 )
 
-__all__ = ["PATTERNS", "TASK_KINDS", "DSPSettings", "RandomUnitsSettings", "Settings", "TaylorSettings"]
+__all__ = ["PATTERNS", "TASK_KINDS", "CoFiSettings", "DSPSettings", "RandomUnitsSettings", "Settings", "TaylorSettings"]
 
 
 def _yaml_numbers(values: Any) -> Any:
@@ -328,12 +328,13 @@ METHOD_SETTINGS: dict[str, type[Settings]] = {
     "dense": DenseSettings,
     "l1": L1Settings,
     "neuroprune": NeuroPruneSettings,
+    "cofi": CoFiSettings,
     "dsp": DSPSettings,
     "taylor": TaylorSettings,
     "random": RandomUnitsSettings,
 }
 MethodSettings = Annotated[
-    DenseSettings | L1Settings | NeuroPruneSettings | DSPSettings | TaylorSettings | RandomUnitsSettings,
+    DenseSettings | L1Settings | NeuroPruneSettings | CoFiSettings | DSPSettings | TaylorSettings | RandomUnitsSettings,
     Field(discriminator="name"),
 ]
 

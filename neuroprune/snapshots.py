@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from neuroprune import heads
 from neuroprune.blocks import Attention, Mlp, find_blocks
+from neuroprune.hidden import kept_hidden
 from neuroprune.records import shrink
 from neuroprune.surgery import Kept, kept_units
 from neuroprune.topology import fractional_degree
@@ -33,12 +34,15 @@ def degrees(model: nn.Module, eps: float = 1e-4) -> dict[str, np.ndarray]:
         `out.<i>`: float16 [model width], the rows of its contracting matrix; both are shares of the dense row.
     """
     kept = kept_units(model)
+    columns, model_width = _columns(model)
     found = {}
     for mlp in find_blocks(model).mlps:
         width = kept.dense_neurons[mlp.index]
         rows = torch.zeros(width)
-        rows[kept.neurons[mlp.index]] = fractional_degree(mlp.ins[0].weight.detach(), eps).float().cpu()
-        out = fractional_degree(mlp.out.weight.detach(), eps).float().cpu() * (mlp.width / width)
+        share = len(columns) / model_width
+        rows[kept.neurons[mlp.index]] = fractional_degree(mlp.ins[0].weight.detach(), eps).float().cpu() * share
+        out = torch.zeros(model_width)
+        out[columns] = fractional_degree(mlp.out.weight.detach(), eps).float().cpu() * (mlp.width / width)
         found[f"in.{mlp.index}"] = rows.numpy().astype(np.float16)
         found[f"out.{mlp.index}"] = out.numpy().astype(np.float16)
     return found
@@ -62,7 +66,8 @@ def patterns(model: nn.Module, eps: float = 1e-4) -> dict[str, np.ndarray]:
     """
     blocks, kept = find_blocks(model), kept_units(model)
     attention, mlp = blocks.attentions[len(blocks.attentions) // 2], blocks.mlps[len(blocks.mlps) // 2]
-    return _attention_patterns(attention, kept, eps) | _mlp_patterns(mlp, kept, eps)
+    wide = _columns(model)
+    return _attention_patterns(attention, kept, wide, eps) | _mlp_patterns(mlp, kept, wide, eps)
 
 
 def cells(model: nn.Module, eps: float = 1e-4) -> dict[str, np.ndarray]:
@@ -76,12 +81,12 @@ def cells(model: nn.Module, eps: float = 1e-4) -> dict[str, np.ndarray]:
         The first, the middle and the last layer's matrices, named as by `patterns`: uint8 with at most 64 rows and
         columns, the percentage of entries of a block that are there. 61 kB for BERT-base.
     """
-    blocks, kept = find_blocks(model), kept_units(model)
+    blocks, kept, wide = find_blocks(model), kept_units(model), _columns(model)
     found: dict[str, np.ndarray] = {}
     for attention in _ends_and_middle(blocks.attentions):
-        found |= _attention_patterns(attention, kept, eps)
+        found |= _attention_patterns(attention, kept, wide, eps)
     for mlp in _ends_and_middle(blocks.mlps):
-        found |= _mlp_patterns(mlp, kept, eps)
+        found |= _mlp_patterns(mlp, kept, wide, eps)
     return {name: np.rint(100 * shrink(mask, CELLS)).astype(np.uint8) for name, mask in found.items()}
 
 
@@ -111,22 +116,33 @@ def head_arrays(model: nn.Module) -> dict[str, np.ndarray]:
     return found
 
 
-def _attention_patterns(attention: Attention, kept: Kept, eps: float) -> dict[str, np.ndarray]:
+def _columns(model: nn.Module) -> tuple[Tensor, int]:
+    """Return the hidden dimensions that are left, int64, and how many the dense model has."""
+    width = find_blocks(model).mlps[0].out.weight.shape[0]
+    left, dense = kept_hidden(model) or (list(range(width)), width)
+    return torch.tensor(left), dense
+
+
+def _attention_patterns(
+    attention: Attention, kept: Kept, wide: tuple[Tensor, int], eps: float
+) -> dict[str, np.ndarray]:
     found = {}
     for name, groups in (("q", 1), ("k", attention.groups), ("v", attention.groups)):
         left = torch.as_tensor(kept.heads[attention.index])[::groups] // groups
         rows = (left[:, None] * attention.head_dim + torch.arange(attention.head_dim)).flatten()
         present = _present(getattr(attention, name).weight, eps)
+        own = present.shape[1]  # a cross-attention may read a stream of another width
+        columns = wide if own == len(wide[0]) else (torch.arange(own), own)
         dense_rows = kept.dense_heads[attention.index] // groups * attention.head_dim
-        found[f"{name}.{attention.index}"] = _spread(present, rows, dense_rows)
+        found[f"{name}.{attention.index}"] = _spread(present, (rows, dense_rows), columns)
     return found
 
 
-def _mlp_patterns(mlp: Mlp, kept: Kept, eps: float) -> dict[str, np.ndarray]:
+def _mlp_patterns(mlp: Mlp, kept: Kept, wide: tuple[Tensor, int], eps: float) -> dict[str, np.ndarray]:
     rows, width = kept.neurons[mlp.index], kept.dense_neurons[mlp.index]
     return {
-        f"in.{mlp.index}": _spread(_present(mlp.ins[0].weight, eps), rows, width),
-        f"out.{mlp.index}": _spread(_present(mlp.out.weight, eps).T, rows, width).T,
+        f"in.{mlp.index}": _spread(_present(mlp.ins[0].weight, eps), (rows, width), wide),
+        f"out.{mlp.index}": _spread(_present(mlp.out.weight, eps), wide, (rows, width)),
     }
 
 
@@ -134,8 +150,8 @@ def _present(weight: Tensor, eps: float) -> Tensor:
     return (weight.detach().abs() >= eps).cpu()
 
 
-def _spread(present: Tensor, rows: Tensor, dense_rows: int) -> np.ndarray:
-    """Put the rows that are left back to their places in the dense matrix; the others are empty."""
-    dense = torch.zeros(dense_rows, present.shape[1], dtype=torch.bool)
-    dense[rows] = present
+def _spread(present: Tensor, rows: tuple[Tensor, int], columns: tuple[Tensor, int]) -> np.ndarray:
+    """Put what is left back to its place in the dense matrix: positions and dense size of rows and columns."""
+    dense = torch.zeros(rows[1], columns[1], dtype=torch.bool)
+    dense[rows[0][:, None], columns[0]] = present
     return dense.numpy()

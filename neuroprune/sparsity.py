@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune.blocks import Attention, Blocks, Mlp, Projection, find_blocks
-from neuroprune.surgery import Kept, kept_units
+from neuroprune.hidden import kept_hidden
+from neuroprune.kept import read_record
+from neuroprune.surgery import kept_units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,7 @@ def prunable_weights(model: nn.Module) -> int:
 
 
 def removed_weights(model: nn.Module) -> int:
-    """Return how many of the dense model's prunable weights went with removed heads and neurons."""
+    """Return how many of the dense model's prunable weights went with removed units and hidden dimensions."""
     return _removed(model, biases=False)
 
 
@@ -237,27 +239,42 @@ def _weights(block: Attention | Mlp) -> list[Tensor]:
 
 
 def _removed(model: nn.Module, biases: bool) -> int:
-    """Count the weights, and if asked the biases, that went with removed heads and neurons."""
+    """Count the weights, and if asked all else, that went with removed heads, neurons and hidden dimensions."""
     blocks, kept = find_blocks(model), kept_units(model)
-    heads = sum(_gone_heads(a, kept) * (head_size(a) + biases * _head_biases(a)) for a in blocks.attentions)
-    neurons = sum(_gone_neurons(m, kept) * (neuron_size(m) + biases * _neuron_biases(m)) for m in blocks.mlps)
-    return heads + neurons
+    left, of = _widths(model, blocks)
+    gone = biases * read_record(model).get("hidden", {}).get("others", 0)
+    for a, heads in zip(blocks.attentions, kept.dense_heads, strict=True):
+        groups = _dense_groups(model, a)
+        gone += _head_weights(a, heads, groups) * of // left - _head_weights(a, a.heads, a.groups)
+        gone += biases * (_head_biases(a, heads, groups) - _head_biases(a, a.heads, a.groups))
+    for m, neurons in zip(blocks.mlps, kept.dense_neurons, strict=True):
+        gone += neurons * neuron_size(m) * of // left - m.width * neuron_size(m)
+        gone += biases * (neurons - m.width) * sum(projection.bias is not None for projection in m.ins)
+    return gone
 
 
-def _gone_heads(attention: Attention, kept: Kept) -> int:
-    index = attention.index
-    return (kept.dense_heads[index] - len(kept.heads[index])) // attention.groups
+def _widths(model: nn.Module, blocks: Blocks) -> tuple[int, int]:
+    """Return the width of the residual stream now and in the dense model; weights of a unit are in proportion to it."""
+    hidden, width = kept_hidden(model), blocks.mlps[0].out.weight.shape[0]
+    return (width, width) if hidden is None else (width, hidden[1])
 
 
-def _gone_neurons(mlp: Mlp, kept: Kept) -> int:
-    return kept.dense_neurons[mlp.index] - len(kept.neurons[mlp.index])
+def _dense_groups(model: nn.Module, attention: Attention) -> int:
+    """Return how many query heads read a key/value head in the dense model; single queries may have been removed."""
+    config: Any = model.config
+    shared = getattr(config, "num_key_value_heads", None)
+    return config.num_attention_heads // shared if shared else attention.groups
 
 
-def _head_biases(attention: Attention) -> int:
-    """Count the biases of what is removed together."""
+def _head_weights(attention: Attention, heads: int, groups: int) -> int:
+    """Count the weights of so many query heads and the key/value heads that they read."""
+    queries = attention.q.weight.shape[1] + attention.o.weight.shape[0]
+    return attention.head_dim * (
+        heads * queries + heads // groups * (attention.k.weight.shape[1] + attention.v.weight.shape[1])
+    )
+
+
+def _head_biases(attention: Attention, heads: int, groups: int) -> int:
+    """Count the biases of so many query heads and the key/value heads that they read."""
     q, k, v = (projection.bias is not None for projection in (attention.q, attention.k, attention.v))
-    return attention.head_dim * (attention.groups * q + k + v)
-
-
-def _neuron_biases(mlp: Mlp) -> int:
-    return sum(projection.bias is not None for projection in mlp.ins)
+    return attention.head_dim * (heads * q + heads // groups * (k + v))

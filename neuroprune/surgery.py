@@ -197,8 +197,14 @@ def _channels(units: Tensor, size: int) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class _Cut:
-    """What stays of a linear layer's output or input features: `index`, int64."""
+class Cut:
+    """What stays of a linear layer's, embedding's or norm's output or input features.
+
+    Args:
+        module: The layer.
+        side: Which features; the features of a norm are output, those of an embedding input (its second dimension).
+        index: Positions that stay, int64.
+    """
 
     module: nn.Module
     side: Literal["out", "in"]
@@ -208,36 +214,52 @@ class _Cut:
         """Return name, parameter and dimension of what is cut."""
         module: Any = self.module
         weight = ("weight", module.weight, int((self.side == "in") != Projection(module).transposed))
-        if self.side == "in" or module.bias is None:
+        if self.side == "in" or getattr(module, "bias", None) is None:
             return [weight]
         return [weight, ("bias", module.bias, 0)]
 
 
-def _attention_cuts(attention: Attention, keep: Tensor) -> list[_Cut]:
+def _attention_cuts(attention: Attention, keep: Tensor) -> list[Cut]:
     """List the cuts that keep these query heads and the key/value heads that they need."""
     q = _channels(keep, attention.head_dim)
     kv = _channels(_kept_key_heads(attention, keep), attention.head_dim)
     rows: dict[nn.Module, list[Tensor]] = {}
     for projection, index in ((attention.q, q), (attention.k, kv), (attention.v, kv)):
         rows.setdefault(projection.module, []).append(index + projection.part * len(projection.weight))
-    return [_Cut(module, "out", torch.cat(indices)) for module, indices in rows.items()] + [
-        _Cut(attention.o.module, "in", q)
+    return [Cut(module, "out", torch.cat(indices)) for module, indices in rows.items()] + [
+        Cut(attention.o.module, "in", q)
     ]
 
 
-def _mlp_cuts(mlp: Mlp, keep: Tensor) -> list[_Cut]:
+def _mlp_cuts(mlp: Mlp, keep: Tensor) -> list[Cut]:
     """List the cuts that keep these neurons."""
-    return [_Cut(projection.module, "out", keep) for projection in mlp.ins] + [_Cut(mlp.out.module, "in", keep)]
+    return [Cut(projection.module, "out", keep) for projection in mlp.ins] + [Cut(mlp.out.module, "in", keep)]
+
+
+def cut_parameters(cuts: list[Cut], optimizer: Any = None) -> None:
+    """Replace the parameters of all cuts by smaller ones, in the modules and in the optimizer.
+
+    Args:
+        cuts: What stays; each side of a module once.
+        optimizer: As in `remove`.
+
+    Raises:
+        UserError: If the optimizer's state can't be cut.
+    """
+    optimizer = _unwrap(optimizer)
+    _check_state(optimizer, cuts)
+    _apply(cuts, optimizer)
 
 
 @torch.no_grad()
-def _apply(cuts: list[_Cut], optimizer: Optimizer | None) -> None:
+def _apply(cuts: list[Cut], optimizer: Optimizer | None) -> None:
     """Replace the parameters of all cuts, in the modules and in the optimizer."""
     new: dict[nn.Parameter, nn.Parameter] = {}
     for cut in cuts:
         for name, old, dim in cut.parameters():
             index = cut.index.to(old.device)
-            new[old] = _smaller(old, dim, index)
+            if old not in new:  # weights may be shared
+                new[old] = _smaller(old, dim, index)
             setattr(cut.module, name, new[old])
             if optimizer is not None and old in optimizer.state:
                 optimizer.state[new[old]] = _smaller_state(optimizer.state.pop(old), old, dim, index)
@@ -266,7 +288,7 @@ def _has_shape(value: object, parameter: nn.Parameter) -> bool:
     return isinstance(value, Tensor) and value.shape == parameter.shape
 
 
-def _check_state(optimizer: Optimizer | None, cuts: list[_Cut]) -> None:
+def _check_state(optimizer: Optimizer | None, cuts: list[Cut]) -> None:
     """Refuse an optimizer whose state has tensors of other shapes (Adafactor's factors, say)."""
     if optimizer is None:
         return
@@ -287,7 +309,13 @@ def _unwrap(optimizer: Any) -> Optimizer | None:
 
 
 def _set_sizes(module: nn.Module) -> None:
-    """Make a linear layer's size attributes agree with its weight."""
-    names = ("nx", "nf") if Projection(module).transposed else ("out_features", "in_features")
-    for name, size in zip(names, module.weight.shape, strict=True):  # type: ignore[arg-type]
-        setattr(module, name, size)
+    """Make a layer's size attributes agree with its weight."""
+    shape: torch.Size = module.weight.shape  # type: ignore[assignment]
+    if isinstance(module, nn.LayerNorm):
+        module.normalized_shape = tuple(shape)
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim = shape[1]
+    elif len(shape) == 2:
+        names = ("nx", "nf") if Projection(module).transposed else ("out_features", "in_features")
+        for name, size in zip(names, shape, strict=True):
+            setattr(module, name, size)

@@ -21,6 +21,7 @@ FLOORS = [
     {"config", "plan", "study", "problems", "architectures", "records", "estimate"},
     {"blocks"},
     {"dominating", "topology", "kept", "idle", "position_bias", "surgery"},
+    {"hidden"},
     {"penalties", "heads", "sparsity", "loading", "cards", "checkpoints"},
     {"methods", "snapshots", "figures", "tables", "merging", "export"},
     {"tasks", "models"},

@@ -131,3 +131,12 @@ def test_a_transposed_view_is_marked_like_its_copy():
 def test_counts_out_of_range_are_refused(count):
     with pytest.raises(ValueError, match="not between 1"):
         sparsity.magnitude_threshold([torch.ones(3)], count)
+
+
+def test_single_queries_that_went_from_a_group_are_counted():
+    """Eight query heads read four key/value heads of 4 x 16 weights each way; one query of each group goes."""
+    model = make_model("llama")
+    total = sparsity.prunable_weights(model)
+    remove(model, heads={0: [0, 2, 4, 6]})
+    assert sparsity.prunable_weights(model) == total
+    assert sparsity.removed_weights(model) == 4 * 4 * (16 + 16)

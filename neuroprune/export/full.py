@@ -12,7 +12,9 @@ from torch import Tensor
 from neuroprune import cards
 from neuroprune.blocks import find_blocks
 from neuroprune.checkpoints import from_pretrained, save_pretrained
+from neuroprune.errors import UserError
 from neuroprune.export.tokenizers import copy_tokenizer
+from neuroprune.hidden import kept_hidden
 from neuroprune.kept import kept_units
 from neuroprune.surgery import kept_slices
 
@@ -46,7 +48,15 @@ def full_size(model: Any) -> Any:
 
     Returns:
         A new model in eval mode without a record in its configuration; what was not cut is shared with `model`.
+
+    Raises:
+        UserError: If the hidden dimension was cut: layer norms can't be told to leave dimensions out.
     """
+    if kept_hidden(model):
+        raise UserError(
+            "this model can't be written at full size: its hidden dimension was cut, and layer norms over the dense "
+            "one would compute something else; save it as it is, or write it as ONNX."
+        )
     config = copy.deepcopy(model.config)
     config.__dict__.pop("quantization_config", None)
     with torch.random.fork_rng(devices=[]):

@@ -18,6 +18,7 @@ METHODS: dict[str, str] = {
     "dense": "neuroprune.methods.dense:Dense",
     "l1": "neuroprune.methods.l1:L1",
     "neuroprune": "neuroprune.methods.neuroprune:NeuroPrune",
+    "cofi": "neuroprune.methods.cofi:CoFi",
     "dsp": "neuroprune.methods.dsp:DSP",
     "taylor": "neuroprune.methods.taylor:Taylor",
     "random": "neuroprune.methods.random_units:RandomUnits",

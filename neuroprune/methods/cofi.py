@@ -1,0 +1,230 @@
+"""CoFi (Xia et al. 2022, arXiv 2204.00408) as a baseline, on every architecture, without distillation.
+
+In one run: fine-tuning, pruning under a target that rises, then fine-tuning of the compacted model. The published
+constants are kept. What differs from the authors' code: there is one optimizer and one learning rate schedule for the
+whole run; the stages are shares of its steps; the fold of hidden masks is exact (see `cofi_gates`); and the sparsity is
+that of matrices without biases, so that it means the same as for other methods.
+
+The fair schedule exists because the published one takes thousands of steps: masks and multipliers move about .01 a
+step, so in a short run the expected sparsity lags behind its target, the multiplier winds up, and whole layers vanish
+past it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuroprune.errors import UserError
+from neuroprune.hidden import Stream, StreamError, find_stream
+from neuroprune.methods.base import Method, Run
+from neuroprune.methods.cofi_gates import MaskedModel, compact
+from neuroprune.methods.cofi_masks import MaskParameters, MaskValues, Sizes, meet, opened, sparsity_of
+from neuroprune.methods.forms import RaisedRate, freeze_embeddings, head_distances, reached, removed_heads
+from neuroprune.methods.states import State, nest, unnest
+from neuroprune.methods.zeros import KeptZeros, zero_smallest
+from neuroprune.settings import CoFiSettings
+from neuroprune.sparsity import prunable_weights
+
+FASTEST = 1.0  # the fair schedule's learning rate of masks and multipliers is never larger
+ENTRIES = 50  # of the history in the report
+
+
+class CoFi(Method):
+    """CoFi: `CoFi(sparsity=0.8)`.
+
+    Masks and multipliers lie outside the model and have optimizers of their own.
+
+    Args:
+        **fields: See `neuroprune.settings.CoFiSettings`.
+    """
+
+    settings_class = CoFiSettings
+    settings: CoFiSettings
+    _masked: MaskedModel | None = None
+    _rate: RaisedRate | None = None
+
+    def start(self, run: Run) -> None:
+        """Plan the stages; find out which masks the model can have."""
+        if run.step:
+            raise UserError(f"CoFi can't begin at step {run.step}: its masks are not in the model; train from step 0.")
+        asked = self.settings
+        self._plan(run)
+        self._stream, left_out = _stream(run.model, asked.masks)
+        kinds = [kind for kind in asked.masks if kind not in left_out]
+        self.masks = MaskParameters(Sizes.of(run.model), kinds, self._device)
+        self.report.clear()
+        self.report |= {"form": "target", "sparsity": asked.sparsity, "schedule": asked.schedule, "masks": kinds}
+        self.report |= {"left_out": left_out, "events": [], "history": [], "head_distances": head_distances(run.model)}
+        if self.begin == 0:
+            self._begin_pruning(run)
+
+    def state_dict(self) -> State:
+        """Return the report, log alpha, multipliers and their moments while there are masks, and what is held after."""
+        state: State = {"report": self.report} | nest("zeros", self._zeros.state_dict(self._model))
+        if self._rate is not None:
+            state |= nest("rate", self._rate.state_dict())
+        if not self.report["events"]:
+            state |= nest("log_alpha", {kind: p.detach() for kind, p in self.masks.log_alpha.items()})
+        if self._masked is not None:
+            state["multipliers"] = self.multipliers.detach()
+            for name, parameter, optimizer in self._learned():
+                state |= nest(f"moments.{name}", optimizer.state[parameter])
+        return state
+
+    def resume(self, run: Run, state: Mapping[str, Any]) -> None:
+        """Go on in the same stage."""
+        self._plan(run)
+        self.report.clear()
+        self.report.update(state["report"])
+        self._zeros = KeptZeros.from_state(run.model, unnest("zeros", state))
+        if rate := unnest("rate", state):
+            self._rate = RaisedRate(self.settings.final_lr, run)
+            self._rate.load_state(rate)
+        if log_alpha := unnest("log_alpha", state):
+            self._stream, _ = _stream(run.model, self.settings.masks)
+            self.masks = MaskParameters(Sizes.of(run.model), self.report["masks"], self._device)
+            for kind, parameter in self.masks.log_alpha.items():
+                parameter.data.copy_(log_alpha[kind])
+        if "multipliers" in state:
+            self._begin_pruning(run)
+            self.multipliers.data.copy_(state["multipliers"])
+            for name, parameter, optimizer in self._learned():
+                moments = unnest(f"moments.{name}", state)
+                optimizer.state[parameter] = {
+                    key: value if key == "step" else value.to(parameter) for key, value in moments.items()
+                }
+
+    def before_step(self, run: Run) -> None:
+        """Pruning: a step of the masks down and of the multipliers up the Lagrangian."""
+        if self._masked is None:
+            return
+        expected = sparsity_of(self.masks.open_probability(), self.masks.sizes, self._total)
+        target = self.settings.sparsity * min(1.0, (run.step - self.begin) / self.warmup)
+        lagrangian(expected, target, self.multipliers).backward()
+        for optimizer in self._optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        self.masks.clamp()
+        if self.settings.schedule == "fair":
+            unwind(self.multipliers, expected.item() - target)
+        self._note(run, expected.item(), target)
+
+    def after_step(self, run: Run) -> None:
+        """Go from stage to stage; hold zeros after the last."""
+        self._zeros.apply()
+        if run.step == self.begin:
+            self._begin_pruning(run)
+        if run.step == self.end and self._masked is not None:
+            self._end_pruning(run)
+        if self._rate is not None:
+            self._rate.follow(run)
+
+    def finish(self, run: Run) -> None:
+        """Complete the report; a run that ends early is compacted now."""
+        if self._masked is not None:
+            self._end_pruning(run)
+        self._zeros.apply()
+        for name in self._frozen:  # the parameters themselves may have been replaced by narrower ones
+            run.model.get_parameter(name).requires_grad_(True)
+        self.report["removed_heads"] = removed_heads(run.model)
+
+    def final_masks(self) -> MaskValues:
+        """Return the masks that would be taken now."""
+        if self.settings.schedule == "fair":
+            return meet(self.masks, self.settings.sparsity, self._total)
+        return self.masks.for_evaluation()
+
+    def _plan(self, run: Run) -> None:
+        """Find the steps of the stages; freeze the embeddings."""
+        asked, last = self.settings, run.total_steps - 1
+        self.begin, self.end = (min(last, round(share * run.total_steps)) for share in (asked.start, asked.end))
+        self.end = max(self.end, self.begin + 1)
+        self.warmup = max(1, round(asked.warmup * run.total_steps))
+        self._model, self._device = run.model, next(run.model.parameters()).device
+        self._total = prunable_weights(run.model)
+        self._masked = None
+        self._rate = None
+        self._zeros = KeptZeros()
+        frozen = {id(parameter) for parameter in freeze_embeddings(run.model)}
+        self._frozen = [name for name, parameter in run.model.named_parameters() if id(parameter) in frozen]
+
+    def _learned(self) -> Iterator[tuple[str, nn.Parameter, torch.optim.Optimizer]]:
+        """Yield name, parameter and optimizer of everything that is learned beside the model."""
+        for kind, parameter in self.masks.log_alpha.items():
+            yield kind, parameter, self._optimizers[0]
+        yield "multipliers", self.multipliers, self._optimizers[1]
+
+    def _begin_pruning(self, run: Run) -> None:
+        self.masks.clamp()
+        self.multipliers = nn.Parameter(torch.zeros(2, device=self._device))
+        rate = self.settings.reg_lr
+        if self.settings.schedule == "fair":
+            rate = min(FASTEST, rate * max(1.0, self.settings.mask_lr_steps / (self.end - self.begin)))
+        self._optimizers = [
+            torch.optim.AdamW(list(self.masks.log_alpha.values()), lr=rate, weight_decay=0.0),
+            torch.optim.AdamW([self.multipliers], lr=rate, weight_decay=0.0, maximize=True),
+        ]
+        self._masked = MaskedModel(run.model, self._stream, self._draw)
+
+    def _draw(self, training: bool) -> MaskValues:
+        return self.masks.draw() if training else self.masks.for_evaluation()
+
+    def _end_pruning(self, run: Run) -> None:
+        assert self._masked is not None
+        self._masked.detach()
+        self._masked = None
+        masks = self.final_masks()
+        if not bool(masks.hidden.any()):
+            masks.hidden[self.masks.log_alpha["hidden"].argmax()] = 1.0
+        self.report["masks_sparsity"] = float(sparsity_of(opened(masks), self.masks.sizes, self._total))
+        self.report["hidden_left"] = int((masks.hidden != 0).sum())
+        self.report["silent"] = compact(run, self._stream, masks)
+        if self.settings.schedule == "fair":
+            zero_smallest(run, round(self.settings.sparsity * self._total))
+        self._zeros = KeptZeros.of(run.model)
+        self.report["events"].append({"step": run.step, "asked": self.settings.sparsity} | reached(run.model))
+        if self.settings.final_lr != 1:
+            self._rate = RaisedRate(self.settings.final_lr, run)
+
+    def _note(self, run: Run, expected: float, target: float) -> None:
+        every = max(1, (self.end - self.begin) // ENTRIES)
+        if (run.step - self.begin) % every == 0 or run.step == self.end - 1:
+            first, second = self.multipliers.tolist()
+            entry = {"step": run.step, "expected": expected, "target": target, "lambda1": first, "lambda2": second}
+            self.report["history"].append(entry)
+
+
+def lagrangian(expected: Tensor, target: float, multipliers: Tensor) -> Tensor:
+    """Return lambda1 (s - t) + lambda2 (s - t)^2: minimised over the masks, maximised over the multipliers.
+
+    Args:
+        expected: Expected sparsity s, a scalar.
+        target: Its target t now.
+        multipliers: `[2]`, lambda1 and lambda2.
+
+    Returns:
+        A scalar.
+    """
+    gap = expected - target
+    return multipliers[0] * gap + multipliers[1] * gap.square()
+
+
+@torch.no_grad()
+def unwind(multipliers: Tensor, gap: float) -> None:
+    """Halve lambda1, in place, if it still pushes on where the target is passed already."""
+    if gap * float(multipliers[0]) < 0 and gap > 0:
+        multipliers[0] *= 0.5
+
+
+def _stream(model: nn.Module, kinds: tuple[str, ...]) -> tuple[Stream | None, dict[str, str]]:
+    """Find the residual stream if a hidden mask is wanted; say why if the model can't have one."""
+    if "hidden" not in kinds:
+        return None, {}
+    try:
+        return find_stream(model), {}
+    except StreamError as error:
+        return None, {"hidden": str(error)}
