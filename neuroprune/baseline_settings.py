@@ -144,7 +144,9 @@ class CoFiSettings(Settings):
         "20 final ones).",
     )
     warmup: Schedule = Field(
-        default=0.083, description="Share of the steps, from `start` on, over which the target rises linearly from 0."
+        default=0.083,
+        description="Share of the steps, from `start` on, over which the target rises linearly from 0; in the fair "
+        "schedule at least 60 % of the pruning stage.",
     )
     end: Schedule = Field(
         default=0.83, description="Share of the steps at which the masks are fixed; then the smaller model trains on."
@@ -153,7 +155,7 @@ class CoFiSettings(Settings):
         default=0.01, description="Learning rate of masks and multipliers; the fair schedule scales it, see there."
     )
     mask_lr_steps: Count = Field(
-        default=2000,
+        default=1000,
         description="Fair schedule: steps of pruning for which `reg_lr` is meant; with fewer it grows in proportion.",
     )
     final_lr: Positive = Field(

@@ -117,7 +117,7 @@ def test_the_lagrangian_by_hand_and_its_ascent():
 
 
 def test_a_multiplier_that_pushes_on_is_unwound():
-    for first, gap, expected in ((-2.0, 0.1, -1.0), (-2.0, -0.1, -2.0), (2.0, 0.1, 2.0)):
+    for first, gap, expected in ((-2.0, 0.1, -1.0), (-2.0, -0.1, -2.0), (2.0, 0.1, 2.0), (2.0, -0.1, 1.0)):
         multipliers = torch.tensor([first, 1.0])
         unwind(multipliers, gap)
         assert multipliers.tolist() == [expected, 1.0]
@@ -285,9 +285,41 @@ def test_the_stages():
     method.finish(run)
     assert stages == "ffff" + "p" * 12 + "ffff"
     targets = [entry["target"] for entry in method.report["history"]]
-    assert targets[:6] == pytest.approx([0, 0.125, 0.25, 0.375, 0.5, 0.5])
+    assert targets == pytest.approx([*(0.5 * k / 7 for k in range(7)), *[0.5] * 5])  # 60 % of 12 steps are 7
     assert embedding.shape[1] >= model.bert.embeddings.word_embeddings.weight.shape[1]
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_the_published_stages():
+    model, method = make_model("bert").train(), CoFi(sparsity=0.5, start=0.2, warmup=0.2, end=0.8, schedule="published")
+    train_bare(method, model, steps=20)
+    targets = [entry["target"] for entry in method.report["history"]]
+    assert targets[:6] == pytest.approx([0, 0.125, 0.25, 0.375, 0.5, 0.5])
+    assert [group["betas"] for group in method._optimizers[0].param_groups] == [(0.9, 0.999)]
+
+
+@pytest.mark.parametrize("steps", [80, 400])
+def test_the_fair_schedule_follows_its_target_without_passing_it(steps):
+    """On the masks of a six-layer model alone, with a task's pull of random strength on each gate."""
+    torch.manual_seed(0)
+    sizes = Sizes(384, [12] * 6, [1536] * 6, [4 * 32 * 384] * 6, [2 * 384] * 6)
+    total = 6 * (4 * 384 * 384 + 2 * 384 * 1536)
+    run = make_run(make_model("bert"), steps=steps)
+    method = CoFi(sparsity=0.8, start=0.0, end=1.0)
+    method.start(run)
+    method.masks, method._total = MaskParameters(sizes, ALL), total
+    method._masked.detach()
+    method._begin_pruning(run)
+    pull = {kind: torch.randn_like(p).exp() * 0.1 / len(p) for kind, p in method.masks.log_alpha.items()}
+    gaps = []
+    while run.step < steps - 1:
+        sum(-(pull[kind] * p.sigmoid()).sum() for kind, p in method.masks.log_alpha.items()).backward()
+        method.before_step(run)
+        run.step += 1
+        expected = sparsity_of(method.masks.open_probability(), sizes, total).item()
+        gaps.append(expected - 0.8 * min(1, run.step / method.warmup))
+    assert max(gaps[steps // 4 :]) < 0.1 and abs(gaps[-1]) < 0.02
+    assert method.masks.open_probability().mlps.max() > 0.5
 
 
 def test_what_is_gone_stays_gone_in_the_final_fine_tuning():
