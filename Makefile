@@ -44,7 +44,7 @@ publish: $(BIN)/.ready ## Copy a study's records, tables and figures to publishe
 	cd published/$(STUDY) && rm -rf logs report.html runs/*/model runs/*/*.log runs/*/.lock runs/*/checkpoint* figures/*.png
 
 test: $(BIN)/.ready ## Run the tests
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest
 
 lint: $(BIN)/.ready ## Style, types, docstrings, import directions, workflow
 	$(BIN)/ruff check .
