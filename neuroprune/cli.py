@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from neuroprune import warm
 from neuroprune.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -38,12 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command.
 
     Args:
-        arguments: Words of the command line; default: those of this process.
+        arguments: Words of the command line; default: those of this process, which a warm process may do for it.
 
     Returns:
         0, or 1 after a mistake that was printed on the standard error.
     """
     args = parser().parse_args(arguments)
+    if arguments is None and (code := warm.hand_over(sys.argv[1:])) is not None:
+        return code
     try:
         args.run(args)
         sys.stdout.flush()

@@ -26,7 +26,7 @@ FLOORS = [
     {"methods", "snapshots", "figures", "tables", "merging", "export"},
     {"tasks", "models"},
     {"timing", "training", "redraw", "resume"},
-    {"cli", "reference", "prune"},
+    {"cli", "reference", "prune", "warm"},
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 # These must do without torch.

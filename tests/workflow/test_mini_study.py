@@ -2,20 +2,25 @@
 
 import csv
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from datasets import ClassLabel, Dataset, Features, Value
 
+from neuroprune import warm
 from neuroprune.figures import FIGURES
 from neuroprune.records import read_record, read_timing
 from neuroprune.resources import file_sha256
 from neuroprune.tables import TABLES
 
 MINI = Path(__file__).with_name("mini.yaml")
+ROOT = MINI.parents[2]
 DENSE, NEUROPRUNE, L1 = "tiny-weather-dense-s0", "tiny-weather-neuroprune-50-s0", "tiny-weather-l1-50-s0"
 WORDS = (["rain", "storm", "snow", "hail"], ["sun", "warm", "clear", "bright"])
 FILLERS = ["the", "day", "was", "with", "and", "again", "over", "town"]
@@ -104,6 +109,20 @@ def test_what_lies_beside_a_record_is_what_the_record_names(finished):
     for path in (finished / "results" / "mini" / "runs").glob("*/run.json"):
         files = read_record(path).result.files
         assert files and all(file_sha256(path.with_name(name)) == digest for name, digest in files.items())
+
+
+def test_a_run_of_the_study_is_the_run_of_a_command_alone(finished, tmp_path, monkeypatch):
+    monkeypatch.setenv(warm.ADDRESS, "")
+    study = finished / "results" / "mini"
+    settings = json.loads((study / "plan.json").read_text())["runs"][NEUROPRUNE]
+    words = ["train", "--settings", json.dumps(settings), "--data-root", str(finished / "data")]
+    command = [sys.executable, "-m", "neuroprune.cli", *words, "--output", str(tmp_path / "run" / "run.json")]
+    subprocess.run(command, check=True, cwd=finished, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    alone, planned = (
+        read_record(path).result for path in (tmp_path / "run" / "run.json", study / "runs" / NEUROPRUNE / "run.json")
+    )
+    assert alone.files == planned.files  # hashes of arrays of the trained weights
+    assert alone.metrics == planned.metrics
 
 
 def test_all_figures_and_tables_are_there_in_all_formats(finished):
