@@ -96,6 +96,11 @@ class Architecture:
     mlps: tuple[MlpRow, ...]
     text_to_text: bool = False
 
+    @property
+    def encoder_decoder(self) -> bool:
+        """Whether models of the type have layers of both kinds, and so can write an answer to what they have read."""
+        return {"encoder", "decoder"} <= {path.partition(".")[0] for path in self.layers}
+
 
 def find_architecture(model_type: str) -> Architecture:
     """Look a model type up in the table.

@@ -181,6 +181,8 @@ def _study_option(command: argparse.ArgumentParser) -> None:
 def plan(args: argparse.Namespace) -> None:
     """Check a study; print its runs, or write them whole."""
     made = _plan(args)
+    for sentence in made.skipped:
+        print(sentence, file=sys.stderr)
     if args.output:
         from neuroprune.records import write_json
 

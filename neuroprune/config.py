@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from neuroprune.errors import ConfigError, did_you_mean
 from neuroprune.plan import Plan, expand
+from neuroprune.presence import without_absent_data
 from neuroprune.problems import Location, sentences, shown
 from neuroprune.study import ModelRow, StudySettings, TaskRow
 
@@ -66,7 +67,7 @@ def make_plan(
     known = _known_names(full, artefacts)
     plan = None
     try:
-        plan = expand(StudySettings.model_validate(full, context=known))
+        plan = _at_hand(expand(StudySettings.model_validate(full, context=known)))
     except ValidationError as error:
         problems += sentences(error, StudySettings)
         problems += _problems_of_the_rest(full, error, artefacts)
@@ -75,6 +76,14 @@ def make_plan(
     if plan is None or problems:
         raise ConfigError(f"{source}: {problem}" for problem in problems)
     return plan
+
+
+def _at_hand(plan: Plan) -> Plan:
+    """Leave out what has no data here, if the study says so; results that are there need no data."""
+    if plan.study.from_results or not plan.study.skip_absent_data:
+        return plan
+    study, skipped = without_absent_data(plan.study)
+    return replace(expand(study), skipped=skipped) if skipped else plan
 
 
 def read_study(files: Iterable[str | Path]) -> dict[str, Any]:

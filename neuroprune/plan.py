@@ -1,4 +1,7 @@
-"""From a study to its runs: every model, task, method, point and seed with every setting resolved; all of it pure."""
+"""From a study to its runs: every model, task, method, point and seed with every setting resolved.
+
+All of it is pure, but for a look at the type of models that lie in a folder.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from neuroprune.errors import ConfigError
+from neuroprune.presence import cannot_write
 from neuroprune.settings import (
     MethodSettings,
     ModelSettings,
@@ -36,12 +40,14 @@ class Plan:
         runs: Settings by the run's name, in the study's order.
         experiments: Names of runs by experiment.
         timed: Names of the runs whose inference is timed.
+        skipped: One sentence for each task that was left out because its data are absent.
     """
 
     study: StudySettings
     runs: dict[str, RunSettings]
     experiments: dict[str, tuple[str, ...]]
     timed: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-able data: what ``plan.json`` holds."""
@@ -97,10 +103,10 @@ def expand(study: StudySettings) -> Plan:
         The plan, with runs in the order of experiments, models, tasks, methods, points and seeds.
 
     Raises:
-        ConfigError: A run is listed twice, or a method cannot be used for a task.
+        ConfigError: A run is listed twice, or a model or method cannot be used for a task.
     """
     points = list(_points(study))
-    if problems := [*_not_applicable(study, points), *_listed_twice(points)]:
+    if problems := [*cannot_write(study), *_not_applicable(study, points), *_listed_twice(points)]:
         raise ConfigError(problems)
     names = _names(points)
     models = {name: _plain(ModelSettings, row) for name, row in study.models.items()}

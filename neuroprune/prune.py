@@ -120,6 +120,7 @@ def _in_words_of_options(problem: str, model: str, task: str) -> str:
         (grid + r"methods\[0\]\.sparsity", "--sparsity"),
         (grid + r"seeds\[0\]", "--seed"),
         (grid + r"training\.(\w+)", r"--\1"),
+        (r"prune: experiments\.prune", "--model"),
         (rf"prune: models\.{re.escape(model)}\.source", "--model"),
         (rf"prune: models\.{re.escape(model)}", "--model"),
         (rf"prune: tasks\.{re.escape(task)}", "--task"),

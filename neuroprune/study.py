@@ -5,8 +5,10 @@ A study is written as YAML; ``config`` reads it, ``plan`` expands it to runs. Ea
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from itertools import product
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
@@ -46,12 +48,30 @@ class ModelRow(ModelSettings):
 
     @model_validator(mode="after")
     def _type_is_known(self) -> ModelRow:
-        if self.source.startswith("random:"):
+        if kind := model_type(self.source):
             try:
-                find_architecture(self.source.removeprefix("random:"))
+                find_architecture(kind)
             except UserError as error:
                 raise ValueError(f"source {self.source!r}: {error}") from error
         return self
+
+
+def model_type(source: str) -> str | None:
+    """Return the type of a model as far as it can be told without fetching anything.
+
+    Args:
+        source: As in `ModelSettings`.
+
+    Returns:
+        Of `random:TYPE` the type, of a folder what its `config.json` says; None of all else.
+    """
+    if source.startswith("random:"):
+        return source.removeprefix("random:")
+    try:
+        found = json.loads(Path(source, "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 class TaskRow(TaskSettings):
@@ -161,6 +181,11 @@ class StudySettings(Settings):
     )
     data_root: str = Field(default="resources/data", min_length=1, description="Where datasets are kept.")
     results: str = Field(default="results", min_length=1, description="Where the results of all studies are kept.")
+    skip_absent_data: bool = Field(
+        default=False,
+        description="Leave out tasks whose dataset is neither below `data_root` nor a folder, instead of asking the "
+        "hub; a sentence says which.",
+    )
     from_results: bool = Field(
         default=False, description="Only draw figures and tables anew from the records that are there."
     )

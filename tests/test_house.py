@@ -18,7 +18,7 @@ FLOORS = [
     {"setting_types"},
     {"baseline_settings"},
     {"settings", "environment", "resources", "problems"},
-    {"config", "plan", "study", "problems", "architectures", "records", "estimate"},
+    {"config", "plan", "presence", "study", "problems", "architectures", "records", "estimate"},
     {"blocks"},
     {"dominating", "topology", "kept", "idle", "position_bias", "surgery"},
     {"hidden"},
@@ -31,7 +31,7 @@ FLOORS = [
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 # These must do without torch.
 TABLE_READERS = {"hook", "records", "figures", "tables", "config", "plan", "study", "problems", "settings", "errors"}
-TABLE_READERS |= {"merging", "redraw", "dominating", "estimate"}
+TABLE_READERS |= {"merging", "redraw", "dominating", "estimate", "presence"}
 TABLE_READERS |= {"setting_types", "baseline_settings"}
 
 

@@ -14,6 +14,7 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.utils.info_utils import ExpectedMoreSplitsError, NonMatchingSplitsSizesError, UnexpectedSplitsError
 
 from neuroprune.errors import UserError, did_you_mean
+from neuroprune.presence import dataset_folder
 from neuroprune.resources import cause
 from neuroprune.settings import TaskSettings
 from neuroprune.tasks import demo_data
@@ -53,8 +54,7 @@ def locate(task: TaskSettings, data_root: Path, resources: Path) -> tuple[Path, 
     """Return the folder of a task's dataset and the configuration to read there; arguments as in `read`."""
     if task.source == "demo":
         return demo_data.prepare(task.config or task.name, resources), None
-    places = [data_root / task.source, Path(task.source)]
-    folder = next((place for place in places if place.is_dir()), None) or _from_hub(task, data_root)
+    folder = dataset_folder(task, data_root) or _from_hub(task, data_root)
     if task.config and not (folder / "README.md").exists() and (folder / task.config).is_dir():
         return folder / task.config, None  # without a card the configuration is only a folder's name
     return folder, task.config

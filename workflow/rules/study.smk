@@ -50,6 +50,8 @@ PLAN = checked(
     catalogue=Path(workflow.basedir) / "config",
     artefacts=[*FIGURES, *TABLES],
 )
+for sentence in PLAN.skipped:
+    print(sentence, file=sys.stderr)
 FOLDER = PLAN.study.folder
 DATA_ROOT = PLAN.study.data_root
 
