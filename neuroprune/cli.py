@@ -95,6 +95,9 @@ def parser() -> argparse.ArgumentParser:
     text = "full: the dense model's size, zeros where units are gone, for plain transformers; onnx: for onnxruntime"
     command.add_argument("--format", required=True, metavar="FORMAT", help=text)
     command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    text = "keep the libraries loaded for the commands of this machine; the workflow starts it"
+    command = _command(commands, "warm", lambda args: warm.serve(args.address, main), text)
+    command.add_argument("address", metavar="SOCKET", help="path of a socket to make")
     command = _command(commands, "schema", schema, "write config/schema.json and config/README.md anew")
     command.add_argument("--check", action="store_true", help="write nothing; fail if a file is out of date")
     return root

@@ -50,8 +50,8 @@ def start() -> None:
         return
     folder = tempfile.TemporaryDirectory(prefix="neuroprune-")
     os.environ[ADDRESS] = str(Path(folder.name, "warm"))
-    command = [sys.executable, "-m", "neuroprune.warm", os.environ[ADDRESS]]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    command = [sys.executable, "-m", "neuroprune.cli", "warm", os.environ[ADDRESS]]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1", ADDRESS: ""})
     atexit.register(folder.cleanup)
     atexit.register(server.communicate)  # done first
 
@@ -153,9 +153,3 @@ def _end_with(connection: socket.socket) -> None:
     """Kill this job, with what it has started, when its caller is gone."""
     if not _byte(connection):
         os.killpg(0, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    from neuroprune.cli import main
-
-    serve(sys.argv[1], main)

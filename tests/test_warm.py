@@ -15,8 +15,8 @@ NEUROPRUNE = [sys.executable, "-m", "neuroprune.cli"]
 
 
 def start_server(folder):
-    command = [sys.executable, "-m", "neuroprune.warm", str(folder / "warm")]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    command = [*NEUROPRUNE, "warm", str(folder / "warm")]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1", warm.ADDRESS: ""})
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_a_mistake_is_told_in_the_same_words_and_the_server_lives_on(tmp_path, a
 
 def jobs(address):
     """Processes that are forks of the server: those that hold its address as their argument, but for the first."""
-    listed = subprocess.run(["pgrep", "-f", f"neuroprune.warm {address}"], capture_output=True, text=True).stdout
+    listed = subprocess.run(["pgrep", "-f", f"neuroprune.cli warm {address}"], capture_output=True, text=True).stdout
     return [int(number) for number in listed.split()][1:]
 
 
