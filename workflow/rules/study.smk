@@ -94,6 +94,12 @@ def minutes(wildcards, attempt):
     return job_of(wildcards).minutes * attempt
 
 
+def longest_first(wildcards):
+    """Priority of a training job: above every measurement, and the more rows it reads, the higher, lest it ends alone."""
+    run = PLAN.runs[wildcards.run]
+    return 1 + run.training.epochs * (run.task.train_rows or 1_000_000)
+
+
 def manifests(wildcards):
     """The manifests of a run's data and model."""
     run = PLAN.runs[wildcards.run]

@@ -13,7 +13,7 @@ rule train:
         model=MODEL if PLAN.study.keep_models else temp(MODEL),
     log:
         "<study>/runs/{run}/train.log",
-    priority: 1
+    priority: longest_first
     conda:
         "../../environment.yml"
     threads: lambda wildcards: PLAN.runs[wildcards.run].training.threads
