@@ -124,7 +124,9 @@ def _add_results(commands: Any) -> None:
     command = _command(commands, "merge", merge, "join the records of several studies or machines in one folder")
     command.add_argument("sources", nargs="+", type=Path, metavar="STUDY", help="folders of studies, RESULTS/STUDY")
     _study_option(command)
-    command = _command(commands, "redraw", redraw, "make all tables and figures anew from the records alone")
+    command = _command(commands, "redraw", redraw, "make tables and figures anew from the records alone")
+    text = "figures and tables; default: those that the study asks for"
+    command.add_argument("names", nargs="*", metavar="NAME", help=text)
     _study_option(command)
     command = _command(commands, "figure", figure, "draw a figure from the table of runs")
     command.add_argument("name", metavar="NAME", help="the figure, such as figure4")
@@ -251,10 +253,10 @@ def merge(args: argparse.Namespace) -> None:
 
 
 def redraw(args: argparse.Namespace) -> None:
-    """Make all tables and figures anew, and say what a reader of them has to know."""
+    """Make tables and figures anew, and say what a reader of them has to know."""
     from neuroprune import redraw
 
-    for note in redraw.redraw(args.study):
+    for note in redraw.redraw(args.study, args.names):
         print(note)
 
 

@@ -209,6 +209,11 @@ class L1Settings(Settings):
         "follows the optimizer's.",
     )
     eps: Positive = Field(default=1e-4, description="Penalty form: an entry below this counts as absent at the end.")
+    penalty_start: Schedule = Field(
+        default=0.0,
+        description="Penalty form: share of the steps before the penalty begins; the paper's translation models train "
+        "half of their epochs without it.",
+    )
     start: Schedule = Field(default=1 / 3, description="Target form: share of the steps at which pruning starts.")
     end: Schedule = Field(default=1 / 2, description="Target form: share of the steps at which the target is reached.")
     events: Count = Field(default=3, description="Target form: pruning events, spread evenly from start to end.")
@@ -294,6 +299,11 @@ class NeuroPruneSettings(Settings):
         "follows the optimizer's, as AdamW does for decay; short runs need the second.",
     )
     eps: Positive = Field(default=1e-4, description="Penalty form: an entry below this counts as absent (paper: 1e-4).")
+    penalty_start: Schedule = Field(
+        default=0.0,
+        description="Penalty form: share of the steps before the penalty begins; no head is merged "
+        "earlier either (paper: half of the epochs in translation, else 0).",
+    )
     degree_weight: Literal["inverse", "missing"] = Field(
         default="inverse",
         description="Penalty form: weight of a neuron's penalty, 1 / connectivity or 1 - connectivity (two readings).",

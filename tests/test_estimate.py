@@ -4,7 +4,7 @@ import pytest
 
 from neuroprune import estimate
 from neuroprune.config import make_plan, read_study
-from neuroprune.settings import RunSettings
+from neuroprune.settings import METHOD_SETTINGS, RunSettings
 
 T5 = {"name": "t5_base", "source": "google-t5/t5-base"}
 CNN = {
@@ -46,3 +46,20 @@ def test_the_papers_study_is_known_in_full():
     assert set(plan.study.models) >= {"bert_base", "t5_base", "opt_125m", "t5_large", "opt_1.3b"}
     sparsities = {r.method.sparsity for r in plan.runs.values() if getattr(r.method, "sparsity", None)}
     assert sparsities == {0.25, 0.5, 0.7, 0.8, 0.9, 0.95}
+    heads = {run.method.heads for run in plan.runs.values() if getattr(run.method, "heads", None)}
+    assert {12, 25, 50, 75, 100, 125, 144} <= heads
+    families = ("bert_base", "t5_base", "opt_125m")
+    compared = {(run.model.name, run.method.name) for run in plan.runs.values() if run.task.name == "rte"}
+    assert {(model, method) for model in families for method in METHOD_SETTINGS} <= compared
+    epochs = {run.training.epochs for run in plan.runs.values() if run.method.name == "cofi"}
+    assert epochs == {20, 100}
+    grid = {(m.alpha, m.beta, m.theta) for m in _penalties(plan, "bert_base", "sst2")}
+    tens = [10.0**power for power in range(-7, 0)]
+    assert grid == {(a, b, theta) for a in tens for b in tens for theta in (0.15, 0.2, 0.25)}
+    assert {m.penalty_start for m in _penalties(plan, "transformer_18", "iwslt14_de_en")} == {0.5}
+
+
+def _penalties(plan, model, task):
+    """Settings of NeuroPrune's penalty form on one model and task."""
+    runs = [run for run in plan.runs.values() if (run.model.name, run.task.name) == (model, task)]
+    return [run.method for run in runs if run.method.name == "neuroprune" and run.method.form == "penalty"]

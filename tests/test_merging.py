@@ -10,7 +10,7 @@ from neuroprune import cli, figures, tables
 from neuroprune.errors import UserError
 from neuroprune.merging import merge
 from neuroprune.redraw import redraw
-from neuroprune.tables.runs import read_runs
+from neuroprune.tables.runs import collect, read_runs
 
 DENSE, PRUNED = results.settings(), results.settings(method={"name": "neuroprune", "sparsity": 0.8})
 
@@ -69,3 +69,27 @@ def test_a_study_whose_runs_all_diverged_is_drawn_and_says_what_is_missing(tmp_p
     notes = redraw(study(tmp_path / "odd", DENSE, status="diverged", with_timing=False))
     assert any("diverged, without a metric" in note for note in notes)
     assert any("Table 1 has no rows" in note for note in notes)
+    assert "no run is finished" in (tmp_path / "odd" / "tables" / "table1.html").read_text()
+
+
+def test_what_the_study_asks_for_is_drawn_or_what_is_named(tmp_path):
+    folder = study(tmp_path / "demo", DENSE, PRUNED)
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(plan | {"settings": {"artefacts": ["frontier", "summary"]}}))
+    redraw(folder)
+    assert {path.stem for path in folder.glob("*/*.csv")} == {"frontier", "summary"}
+    assert cli.main(["redraw", "table1", "--study", str(folder)]) == 0
+    assert {path.stem for path in folder.glob("*/*.csv")} == {"frontier", "summary", "table1"}
+    with pytest.raises(UserError, match="'figre4' is no figure or table .did you mean 'figure4'"):
+        redraw(folder, ["figre4"])
+
+
+def test_a_method_that_has_gained_a_setting_makes_no_record_old(tmp_path):
+    folder = study(tmp_path / "demo", DENSE, PRUNED)
+    plan = json.loads((folder / "plan.json").read_text())
+    del plan["runs"][PRUNED.run]["method"]["penalty_start"]
+    (folder / "plan.json").write_text(json.dumps(plan))
+    assert collect(folder) == []
+    plan["runs"][PRUNED.run]["method"]["ridge"] = 0.5
+    (folder / "plan.json").write_text(json.dumps(plan))
+    assert collect(folder) == [f"1 of 2 runs made with other settings than the plan's: {PRUNED.run}."]

@@ -126,3 +126,32 @@ def test_the_penalty_forms_work_in_the_trainer(mode, tmp_path):
         make_trainer(method, model, tmp_path, max_grad_norm=0.5).train()
         assert method.report["events"][-1]["step"] == 24
         assert measure_sparsity(model).weights > 0
+
+
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+def test_penalties_and_merging_can_begin_after_dense_epochs(mode):
+    model = make_model("bert")
+    with torch.no_grad():
+        for attention in find_blocks(model).attentions:
+            for projection in (attention.q, attention.k, attention.v):
+                for tensor in (projection.weight, projection.bias):
+                    tensor[:4] = tensor[8:12]
+    run = Run(model, torch.optim.SGD(model.parameters(), lr=0.1), total_steps=4, steps_per_epoch=2)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    method = NeuroPrune(alpha=0.1, beta=0.1, theta=1e-4, mode=mode, penalty_start=0.5)
+    method.start(run)
+    changed, heads = [], []
+    for step in range(4):
+        before = [weight.clone() for weight in weights(model)]
+        run.optimizer.zero_grad(set_to_none=False)
+        method.before_step(run)
+        run.optimizer.step()
+        run.step += 1
+        method.after_step(run)
+        changed.append(any(not old.equal(new) for old, new in zip(before, weights(model), strict=True)))
+        if step % 2:
+            method.epoch_end(run)
+            heads.append(min(map(len, kept_units(model).heads)))
+    assert changed == [False, False, True, True]
+    assert heads == [4, 3]

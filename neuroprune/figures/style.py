@@ -94,7 +94,7 @@ def save(figure: Figure, shown: pd.DataFrame, stem: Path) -> list[Path]:
         The four files.
     """
     figure.draw_without_rendering()  # lays it out, once for all formats
-    figure.set_layout_engine("none")
+    figure.set_layout_engine(None)  # else every format would draw it once more to lay it out
     paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("csv", "pdf", "png", "svg")]
     write_text(paths[0], shown.to_csv(index=False, float_format="%.6g"))
     no_date: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}

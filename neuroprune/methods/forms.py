@@ -124,7 +124,7 @@ class PenaltyForm(Hooks):
     """A penalty in every step, coupled or decoupled, and the removal of what has become zero.
 
     Args:
-        settings: `mode` and `eps` are read here.
+        settings: `mode`, `eps` and `penalty_start` are read here.
     """
 
     def __init__(self, settings: L1Settings | NeuroPruneSettings) -> None:
@@ -153,14 +153,18 @@ class PenaltyForm(Hooks):
         self.blocks = find_blocks(run.model)
         self.report.update(state["report"])
 
+    def begun(self, run: Run, step: int) -> bool:
+        """Tell whether a step, counted from 0, is one with a penalty."""
+        return max(0, step) >= round(self.settings.penalty_start * run.total_steps)
+
     def before_step(self, run: Run) -> None:
         """Coupled: let the penalty's gradient pass through the optimizer."""
-        if self.settings.mode == "coupled":
+        if self.settings.mode == "coupled" and self.begun(run, run.step):
             self.add_gradients(run)
 
     def after_step(self, run: Run) -> None:
         """Decoupled: shrink the weights after the optimizer's step."""
-        if self.settings.mode == "decoupled":
+        if self.settings.mode == "decoupled" and self.begun(run, run.step - 1):
             self.shrink(run, run.learning_rates())
 
     def epoch_end(self, run: Run) -> None:

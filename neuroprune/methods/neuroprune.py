@@ -158,7 +158,7 @@ class NeuroPrunePenalty(PenaltyForm):
 
     def epoch_end(self, run: Run) -> None:
         """Merge each redundant head into its dominating head and remove it (Algorithm 2)."""
-        if self.settings.theta is not None:
+        if self.settings.theta is not None and self.begun(run, run.step - 1):
             gone = {attention.index: self._merge(run, attention) for attention in self.blocks.attentions}
             remove(run.model, gone, optimizer=run.optimizer)
         super().epoch_end(run)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
 from neuroprune.environment import PACKAGES, Environment
 from neuroprune.errors import UserError
@@ -24,6 +25,7 @@ from neuroprune.records import (
     write_json,
     write_text,
 )
+from neuroprune.settings import RunSettings
 
 STRENGTHS = ("alpha", "beta", "theta", "strength", "mode")
 ABLATED = {"penalty": ("degree_weight", "merge", "eps"), "target": ("fold", "token_weights")}  # settings by form
@@ -63,7 +65,7 @@ def collect(study_dir: Path, output: Path | None = None) -> list[str]:
         UserError: If there is no readable record at all.
     """
     study_dir = Path(study_dir)
-    plan = _read_plan(study_dir)
+    plan = read_plan(study_dir)
     found, problems = _read_all(study_dir, plan)
     if not found:
         raise UserError(" ".join([f"{study_dir / 'runs'}: no run has a record; run the study first.", *problems[:1]]))
@@ -138,8 +140,15 @@ def provenance(runs: list[RunRecord], notes: Iterable[str] = ()) -> dict[str, An
     }
 
 
-def _read_plan(study_dir: Path) -> dict[str, Any]:
-    """Return the study's plan: ``runs``, settings by name, and ``timed``, names; empty if there is no plan."""
+def read_plan(study_dir: Path) -> dict[str, Any]:
+    """Read a study's plan, ``plan.json``.
+
+    Args:
+        study_dir: The study's folder.
+
+    Returns:
+        At least ``runs``, settings by name, and ``timed``, names; both empty if there is no plan.
+    """
     path = study_dir / "plan.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"runs": {}, "timed": []}
 
@@ -182,8 +191,13 @@ def _left_out(study_dir: Path, plan: dict[str, Any]) -> list[str]:
 
 
 def _outdated(run: RunRecord, planned: dict[str, Any]) -> bool:
-    """Tell whether the plan asks for other settings than those of the record."""
-    return run.run in planned and planned[run.run] != run.settings.model_dump(mode="json")
+    """Tell whether the plan asks for other settings than those of the record; fields that neither had are alike."""
+    if run.run not in planned:
+        return False
+    try:
+        return RunSettings.model_validate(planned[run.run]) != run.settings
+    except ValidationError:  # a plan of another version
+        return True
 
 
 def _some(names: list[str], most: int = 5) -> str:
