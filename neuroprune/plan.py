@@ -106,7 +106,12 @@ def expand(study: StudySettings) -> Plan:
         ConfigError: A run is listed twice, or a model or method cannot be used for a task.
     """
     points = list(_points(study))
-    if problems := [*cannot_write(study), *_not_applicable(study, points), *_listed_twice(points)]:
+    if problems := [
+        *cannot_write(study),
+        *_not_applicable(study, points),
+        *_not_divisible(points),
+        *_listed_twice(points),
+    ]:
         raise ConfigError(problems)
     names = _names(points)
     models = {name: _plain(ModelSettings, row) for name, row in study.models.items()}
@@ -135,7 +140,7 @@ def training_of(study: StudySettings, experiment: ExperimentSettings, model: str
     layers = (study.training, study.models[model].training, study.tasks[task].training, experiment.training)
     given: dict[str, Any] = {}
     for layer in layers:
-        given |= layer.model_dump(exclude_unset=True)
+        given |= {name: getattr(layer, name) for name in layer.model_fields_set}
     return TrainingSettings(**given)
 
 
@@ -159,6 +164,18 @@ def _not_applicable(study: StudySettings, points: list[_Point]) -> list[str]:
         if kind not in kinds:
             text = f"{point.method.name} cannot be used for the task {point.task!r} ({kind})"
             found[f"experiments.{point.experiment}: {text}; it can for {', '.join(kinds)}"] = None
+    return list(found)
+
+
+def _not_divisible(points: list[_Point]) -> list[str]:
+    """Say which steps can't be split over their processes and passes, each once."""
+    found: dict[str, None] = {}
+    for point in points:
+        rows, parts = point.training.batch_size, point.training.parts
+        if rows % parts:
+            split = f"processes: {point.training.processes} and accumulation: {point.training.accumulation}"
+            text = f"batch_size: {rows} can't be split evenly for {point.model} on {point.task} by {split}"
+            found[f"experiments.{point.experiment}: {text}; take a multiple of {parts}"] = None
     return list(found)
 
 
@@ -199,7 +216,7 @@ def _only_used_rows(study: StudySettings) -> StudySettings:
 
 def _plain(kind: type[Any], row: BaseModel) -> Any:
     """Take a row's training settings and what its jobs ask for off it."""
-    return kind(**row.model_dump(exclude={"training", "job"}))
+    return kind(**row.model_dump(exclude={"training", "job", "parameters"}))
 
 
 # ---- names of runs

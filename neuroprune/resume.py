@@ -8,6 +8,7 @@ as whole; only then the one before is deleted.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from neuroprune import parallel
 from neuroprune.records import write_json
 
 FOLDER, MARK = "checkpoints", "progress.json"
@@ -103,16 +105,24 @@ class Checkpoints(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark the checkpoint as whole and delete the one before."""
         self.stop()
-        new = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        write_json(new / MARK, {key: value for key, value in asdict(self.progress).items() if key != "checkpoint"})
-        for old in Path(args.output_dir).glob("checkpoint-*"):
-            if old != new:
-                shutil.rmtree(old)
+        parallel.wait()  # each process has a file in it
+        if parallel.is_main():
+            self._mark(Path(args.output_dir), state)
         self._saved = time.perf_counter()
 
+    def _mark(self, folder: Path, state: Any) -> None:
+        new = folder / f"checkpoint-{state.global_step}"
+        write_json(new / MARK, {key: value for key, value in asdict(self.progress).items() if key != "checkpoint"})
+        for old in folder.glob("checkpoint-*"):
+            if old != new:
+                shutil.rmtree(old)
+
     def _ask(self, state: Any, control: Any) -> None:
-        due = time.perf_counter() - self._saved >= self._interval
+        due = math.isfinite(self._interval) and parallel.from_main(self._is_due)
         control.should_save = control.should_save or (due and state.global_step < state.max_steps)
+
+    def _is_due(self) -> bool:
+        return time.perf_counter() - self._saved >= self._interval
 
 
 def _step(checkpoint: Path) -> int:

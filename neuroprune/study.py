@@ -22,6 +22,7 @@ from neuroprune.settings import (
     FolderName,
     ModelSettings,
     Name,
+    Positive,
     Settings,
     TaskSettings,
     TimingSettings,
@@ -41,8 +42,12 @@ class JobSettings(Settings):
 
 
 class ModelRow(ModelSettings):
-    """Where a model comes from, and training settings that go with it."""
+    """Where a model comes from, training settings that go with it, and how large it is."""
 
+    parameters: Positive | None = Field(
+        default=None,
+        description="Parameters of the model, for the estimates of `neuroprune plan` if they don't know it.",
+    )
     training: TrainingSettings = Field(default_factory=TrainingSettings, description="For all runs of this model.")
     job: JobSettings = Field(default_factory=JobSettings, description="What a job asks a cluster for.")
 

@@ -277,24 +277,34 @@ def _smaller(old: nn.Parameter, dim: int, index: Tensor) -> nn.Parameter:
 
 
 def _smaller_state(state: dict[str, Any], old: nn.Parameter, dim: int, index: Tensor) -> dict[str, Any]:
-    """Select the same slices from the tensors of an optimizer's state that have the parameter's shape."""
+    """Select the same slices from the tensors of an optimizer's state.
+
+    Adafactor's factors are means over rows or columns: those over what is cut stay as they are, and fade.
+    """
+    dims = {key: _dimensions(key, value, old) for key, value in state.items()}
     return {
-        key: value.index_select(dim, index.to(value.device)) if _has_shape(value, old) else value
-        for key, value in state.items()
+        key: value.index_select(found.index(dim), index.to(value.device)) if found and dim in found else value
+        for (key, value), found in zip(state.items(), dims.values(), strict=True)
     }
 
 
-def _has_shape(value: object, parameter: nn.Parameter) -> bool:
-    return isinstance(value, Tensor) and value.shape == parameter.shape
+def _dimensions(key: str, value: object, parameter: nn.Parameter) -> tuple[int, ...] | None:
+    """Return which dimensions of its parameter a state tensor has, () if it is a number, None if that is not known."""
+    if not isinstance(value, Tensor) or not value.dim():
+        return ()
+    whole = tuple(range(parameter.dim()))
+    factors = {"_row": whole[:-1], "_col": (*whole[:-2], *whole[-1:])}  # of transformers' Adafactor
+    found = next((dims for suffix, dims in factors.items() if key.endswith(suffix)), whole)
+    return found if value.shape == tuple(parameter.shape[dim] for dim in found) else None
 
 
 def _check_state(optimizer: Optimizer | None, cuts: list[Cut]) -> None:
-    """Refuse an optimizer whose state has tensors of other shapes (Adafactor's factors, say)."""
+    """Refuse an optimizer whose state has tensors of shapes that are not understood."""
     if optimizer is None:
         return
     for name, parameter, _ in [entry for cut in cuts for entry in cut.parameters()]:
         for key, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor) and value.dim() and not _has_shape(value, parameter):
+            if _dimensions(key, value, parameter) is None:
                 raise UserError(
                     f"can't cut the state of {type(optimizer).__name__}: {key!r} of a {name} has shape "
                     f"{tuple(value.shape)}, the {name} itself {tuple(parameter.shape)}; use AdamW, for example."

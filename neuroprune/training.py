@@ -6,18 +6,17 @@ import fcntl
 import math
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.numpy import save_file
-from torch.utils.data import Sampler
 from transformers import Seq2SeqTrainingArguments, Trainer, TrainerCallback, set_seed
-from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from neuroprune import checkpoints, methods, models, records, resume, snapshots, tasks
+from neuroprune import batches, checkpoints, methods, models, parallel, records, resume, snapshots, tasks
 from neuroprune.errors import UserError
 from neuroprune.settings import RunSettings, TrainingSettings
 from neuroprune.sparsity import measure_sparsity
@@ -40,28 +39,37 @@ def train(settings: RunSettings, output: Path, data_root: Path, checkpoint_minut
     Raises:
         UserError: If another process writes the same folder, or data or model can't be had.
     """
-    folder = output.parent
+    processes, folder = settings.training.processes, output.parent
+    if parallel.must_start(processes):
+        parallel.launch(train, processes, settings, output, data_root, checkpoint_minutes)
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    with _only_writer(folder):
-        output.unlink(missing_ok=True)
-        records.write_json(output, _run(settings, folder, data_root, checkpoint_minutes))
-        resume.delete_checkpoints(folder)
+    with parallel.joined(processes), _only_writer(folder) if parallel.is_main() else nullcontext():
+        parallel.from_main(partial(output.unlink, missing_ok=True))
+        record = _run(settings, folder, data_root, checkpoint_minutes)
+        if record is not None:
+            records.write_json(output, record)
+            resume.delete_checkpoints(folder)
 
 
-def _run(settings: RunSettings, folder: Path, data_root: Path, checkpoint_minutes: float) -> records.RunRecord:
-    """Train, judge and save; return the record."""
+def _run(settings: RunSettings, folder: Path, data_root: Path, checkpoint_minutes: float) -> records.RunRecord | None:
+    """Train, judge and save; return the record, in the main process."""
     environment = records.environment(threads=settings.training.threads)
     _set_up(settings)
-    data = tasks.load(settings.task, data_root)
+    with parallel.main_first():
+        data = tasks.load(settings.task, data_root)
     identity = {"settings_sha256": records.settings_hash(settings), "data_sha256": data.sha256}
-    progress = resume.find_progress(folder, identity | {key: environment[key] for key in CODE})
-    model, tokenizer = models.load(settings.model, data, seed=settings.seed)
+    progress = parallel.from_main(resume.find_progress, folder, identity | {key: environment[key] for key in CODE})
+    with parallel.main_first():
+        model, tokenizer = models.load(settings.model, data, seed=settings.seed)
     if progress.checkpoint is not None:
         model = checkpoints.from_pretrained(progress.checkpoint)  # with the shapes that it had
     checkpoints.align(model)
     method = methods.build(settings.method)
     trainer = _trainer(settings, folder, data, model, tokenizer, method)
     fit = _fit(trainer, resume.Checkpoints(progress, checkpoint_minutes))
+    if not parallel.is_main():
+        return None
     with _whole(folder / "model") as temporary:
         checkpoints.save_pretrained(model, temporary, tokenizer, **_card(settings, data, fit["metrics"]))
     result = {
@@ -150,8 +158,7 @@ def _trainer(settings: RunSettings, folder: Path, data: Any, model: Any, tokeniz
     if settings.training.freeze_embeddings:
         model.get_input_embeddings().requires_grad_(False)
     objective = data.objective(model, tokenizer)
-    trainer_class = type("LengthGroupedTrainer", (_LengthGroups, objective.trainer_class), {})
-    return trainer_class(
+    return batches.trainer_class(objective.trainer_class, settings.training.parts)(
         model=model,
         args=_arguments(settings.training, settings.seed, folder, objective.arguments),
         train_dataset=objective.encode(data.train),
@@ -165,11 +172,17 @@ def _trainer(settings: RunSettings, folder: Path, data: Any, model: Any, tokeniz
 
 def _arguments(training: TrainingSettings, seed: int, folder: Path, more: dict[str, Any]) -> Seq2SeqTrainingArguments:
     """Translate our settings to the Trainer's; `more` is what the task's objective adds."""
+    if training.optimizer != "adamw":  # the Trainer's own
+        more = more | {"optim": training.optimizer}
     return Seq2SeqTrainingArguments(
         output_dir=str(folder / resume.FOLDER),
         num_train_epochs=training.epochs,
-        per_device_train_batch_size=training.batch_size,
-        per_device_eval_batch_size=training.batch_size,
+        per_device_train_batch_size=training.batch_size // training.parts,
+        per_device_eval_batch_size=max(1, training.batch_size // training.parts),
+        gradient_accumulation_steps=training.accumulation,
+        gradient_checkpointing=training.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},  # the hooks of methods count on it
+        use_cpu=training.processes > 1 and not torch.cuda.is_available(),  # else each thinks it is alone
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         warmup_steps=training.warmup,  # below 1 it is a share of the steps
@@ -190,45 +203,6 @@ def _bf16(precision: str) -> bool:
     """Tell whether to compute in bf16; on CPUs without bf16 units it is many times slower than fp32."""
     supported = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return precision == "bf16" or (precision == "auto" and supported)
-
-
-class _LengthGroups:
-    """Makes a Trainer's batches of rows of similar length, in random order: little is padded, no stretch is long."""
-
-    train_dataset: Any
-    args: Any
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        rows: Any = self.train_dataset if train_dataset is None else train_dataset
-        return _ShuffledLengthGroups(
-            [len(ids) for ids in rows["input_ids"]], self.args.train_batch_size, self.args.seed
-        )
-
-
-class _ShuffledLengthGroups(Sampler[int]):
-    """Yields row numbers so that each batch has rows of similar length and batches come in random order.
-
-    The order follows from the seed and the epoch alone, so a run can go on in any epoch.
-    """
-
-    def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next; the data loader does."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        seed = int(np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)[0])
-        generator = torch.Generator().manual_seed(seed)
-        order = get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
-        full = len(order) // self.batch_size
-        for batch in torch.randperm(full, generator=generator).tolist():
-            yield from order[batch * self.batch_size : (batch + 1) * self.batch_size]
-        yield from order[full * self.batch_size :]  # the incomplete batch has to come last
 
 
 def _save_arrays(model: torch.nn.Module, folder: Path, eps: float) -> dict[str, Any]:

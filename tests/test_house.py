@@ -17,21 +17,21 @@ FLOORS = [
     {"errors", "hook", "warm"},
     {"setting_types"},
     {"baseline_settings"},
-    {"settings", "environment", "resources", "problems"},
-    {"config", "plan", "presence", "study", "problems", "architectures", "records", "estimate"},
+    {"settings", "environment", "resources", "problems", "parallel"},
+    {"config", "plan", "presence", "study", "problems", "architectures", "records", "estimate", "memory"},
     {"blocks"},
     {"dominating", "topology", "kept", "idle", "position_bias", "surgery"},
     {"hidden"},
     {"penalties", "heads", "sparsity", "loading", "cards", "checkpoints"},
     {"methods", "snapshots", "figures", "tables", "merging", "export"},
     {"tasks", "models"},
-    {"timing", "training", "redraw", "resume"},
+    {"timing", "training", "redraw", "resume", "batches"},
     {"cli", "reference", "prune"},
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 # These must do without torch.
 TABLE_READERS = {"hook", "records", "figures", "tables", "config", "plan", "study", "problems", "settings", "errors"}
-TABLE_READERS |= {"merging", "redraw", "dominating", "estimate", "presence"}
+TABLE_READERS |= {"merging", "redraw", "dominating", "estimate", "presence", "memory"}
 TABLE_READERS |= {"setting_types", "baseline_settings"}
 
 

@@ -238,11 +238,24 @@ def test_trainer_goes_on_after_a_cut(tmp_path):
     assert kept_units(model).heads == [[2, 3], [0, 1, 2, 3]]
 
 
-def test_state_of_another_shape_is_refused_before_anything_is_cut():
+def test_adafactors_factors_are_cut_with_their_weights():
     model = make_model("t5")
     optimizer = transformers.Adafactor(model.parameters(), lr=1e-3, relative_step=False, scale_parameter=False)
     train(model, optimizer, make_batch("t5"), steps=1)
-    with pytest.raises(UserError, match=r"Adafactor: 'exp_avg_sq_row'.*use AdamW"):
+    before = dict(optimizer.state[find_blocks(model).attentions[0].o.module.weight])
+    remove(model, {0: [0]}, {0: [1, 2]}, optimizer=optimizer)
+    after = optimizer.state[find_blocks(model).attentions[0].o.module.weight]
+    assert torch.equal(after["exp_avg_sq_col"], before["exp_avg_sq_col"][HEAD_DIM:])
+    assert torch.equal(after["exp_avg_sq_row"], before["exp_avg_sq_row"])
+    train(model, optimizer, make_batch("t5"), steps=1)
+
+
+def test_state_of_another_shape_is_refused_before_anything_is_cut():
+    model = make_model("t5")
+    optimizer = torch.optim.AdamW(model.parameters())
+    train(model, optimizer, make_batch("t5"), steps=1)
+    optimizer.state[find_blocks(model).attentions[0].o.module.weight]["blocks"] = torch.ones(3)
+    with pytest.raises(UserError, match=r"AdamW: 'blocks'.*use AdamW"):
         remove(model, {0: [0]}, optimizer=optimizer)
     assert find_blocks(model).attentions[0].heads == 4
 

@@ -13,6 +13,7 @@ from transformers import AutoModel, BertConfig
 
 import neuroprune
 from neuroprune import snapshots, tasks, training
+from neuroprune.batches import ShuffledLengthGroups
 from neuroprune.errors import UserError
 from neuroprune.records import pack_patterns, read_arrays, read_patterns, read_record
 from neuroprune.settings import RunSettings
@@ -143,7 +144,7 @@ def test_frozen_embeddings_stay_as_they_are(data_root, tmp_path):
 
 def test_batches_hold_rows_of_similar_length_and_come_in_random_order():
     lengths = [int(n) for n in np.random.default_rng(0).integers(1, 100, 256)]
-    order = list(training._ShuffledLengthGroups(lengths, 8, seed=0))
+    order = list(ShuffledLengthGroups(lengths, 8, seed=0))
     assert sorted(order) == list(range(256))
     batches = np.array([[lengths[row] for row in order[i : i + 8]] for i in range(0, 256, 8)])
     assert np.ptp(batches, axis=1).mean() < 25  # of random rows: about 78

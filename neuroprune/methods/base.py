@@ -34,6 +34,7 @@ class Run:
         batch_size: Rows of an optimizer step, if known.
         step: Completed optimizer steps; a bare loop counts it up between `optimizer.step()` and `after_step`.
         accumulation: Forward and backward passes of one optimizer step.
+        loss_rows: Rows over which the loss of a pass is a mean, where those are not the rows that the pass reads.
     """
 
     model: nn.Module
@@ -44,6 +45,7 @@ class Run:
     batch_size: int | None = None
     step: int = 0
     accumulation: int = 1
+    loss_rows: float | None = None
 
     def __post_init__(self) -> None:
         self.optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
@@ -140,6 +142,7 @@ class Method(TrainerCallback, Hooks):
 
     settings_class: ClassVar[type[Settings]]
     cuts: ClassVar[bool] = True  # whether the shapes of the model's weights change
+    split_steps: bool = False  # whether who calls averages gradients over processes; see `batches.SplitSteps`
     report: dict[str, Any]
 
     def __init__(self, **fields: Any) -> None:
@@ -170,14 +173,14 @@ class Method(TrainerCallback, Hooks):
     ) -> None:
         """Begin: build the run from what the Trainer knows."""
         if self.cuts:
-            _check_trainer(args)
+            _check_trainer(args, self.split_steps)
         self.run = Run(
             model=model,
             optimizer=optimizer,
             scheduler=lr_scheduler,
             total_steps=state.max_steps,
             steps_per_epoch=-(-state.max_steps // max(1, state.num_train_epochs)),
-            batch_size=args.train_batch_size * args.gradient_accumulation_steps,
+            batch_size=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
             step=state.global_step,
             accumulation=args.gradient_accumulation_steps,
         )
@@ -189,9 +192,9 @@ class Method(TrainerCallback, Hooks):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Write the method's state beside the Trainer's checkpoint."""
-        folder = _checkpoint(args, state)
+        folder, values = _checkpoint(args, state), self.state_dict()  # to which all processes contribute
         if args.should_save and folder.is_dir():  # a search over hyperparameters has them elsewhere
-            save_state(folder, self.state_dict())
+            save_state(folder, values)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Pass on: the gradients are complete."""
@@ -256,12 +259,13 @@ def _checkpoint(args: Any, state: Any) -> Path:
     return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
 
 
-def _check_trainer(args: Any) -> None:
+def _check_trainer(args: Any, split_steps: bool) -> None:
     """Refuse what does not go together with weights that change their shapes."""
-    if args.world_size > 1 or args.n_gpu > 1:
+    if args.n_gpu > 1 or (args.world_size > 1 and not split_steps):
         raise UserError(
-            f"{max(args.world_size, args.n_gpu)} devices are in use, but a model that is cut while it trains has to "
-            "stay on one: start one process and set CUDA_VISIBLE_DEVICES to one device."
+            f"{max(args.world_size, args.n_gpu)} devices are in use, but DataParallel and DistributedDataParallel "
+            "can't follow a model that is cut while it trains: start one process and set CUDA_VISIBLE_DEVICES to one "
+            "device, or let a study train with `processes`."
         )
     if args.load_best_model_at_end:
         raise UserError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from neuroprune import parallel
 from neuroprune.blocks import Attention, Mlp, Projection, find_blocks
 from neuroprune.methods.states import State
 
@@ -50,6 +51,15 @@ class UnitStatistics:
         matrix = torch.zeros(width + 1, width + 1, device=weight.device) if moments else None
         return cls(projection, channels, squares, 0, matrix)
 
+    def over_processes(self) -> tuple[Tensor, int, Tensor | None]:
+        """Return squares, samples and moments, added up over all processes."""
+        if parallel.count() == 1:
+            return self.squares, self.samples, self.moments
+        squares, samples = self.squares.clone(), torch.tensor(self.samples, device=self.squares.device)
+        moments = [] if self.moments is None else [self.moments.clone()]
+        parallel.add_up([squares, samples, *moments])
+        return squares, int(samples), moments[0] if moments else None
+
     @property
     def connectivity(self) -> Tensor:
         """Functional connectivity C `[units]`: mean over samples of q², the Fisher information of the gate."""
@@ -61,17 +71,25 @@ class UnitStatistics:
         marks[list(units)] = True
         return marks.repeat_interleave(self.channels)
 
-    def add(self, x: Tensor, gradient: Tensor, output_gradient: Tensor | None, real: Tensor | None) -> None:
+    def add(
+        self,
+        x: Tensor,
+        gradient: Tensor,
+        output_gradient: Tensor | None,
+        real: Tensor | None,
+        loss_rows: float | None = None,
+    ) -> None:
         """Add one backward pass.
 
         Args:
             x: Input of the projection, `[samples, tokens, channels]`.
-            gradient: Gradient of the loss, a mean over the samples, by `x`.
+            gradient: Gradient of the loss by `x`.
             output_gradient: The same by the projection's output `[samples, tokens, out]`; None: all tokens weigh the
                 same.
             real: bool `[samples, tokens]`, false for padding; None: no padding.
+            loss_rows: Samples over which the loss is a mean; None: these.
         """
-        gates = gate_gradients(x, gradient, self.channels) * len(x)
+        gates = gate_gradients(x, gradient, self.channels) * (len(x) if loss_rows is None else loss_rows)
         self.squares += gates.square().sum(dim=0)
         self.samples += len(x)
         if self.moments is not None:
@@ -101,6 +119,8 @@ def gate_gradients(x: Tensor, gradient: Tensor, channels: int) -> Tensor:
 def token_weights(output_gradient: Tensor) -> Tensor:
     """Weight of each token in the fold: squared norm of dL/d(output at the token) over its mean, plus a floor of .01.
 
+    The mean is over the tokens of all processes.
+
     Args:
         output_gradient: Gradient of the loss by the projection's output, `[tokens, out]`.
 
@@ -108,7 +128,11 @@ def token_weights(output_gradient: Tensor) -> Tensor:
         float32 `[tokens]`.
     """
     squares = output_gradient.float().square().sum(dim=-1)
-    squares = torch.nan_to_num(squares / squares.mean().clamp_min(torch.finfo(torch.float32).tiny), posinf=0.0)
+    mean = squares.mean()
+    if parallel.count() > 1:
+        parallel.average([total := torch.stack([squares.sum(), squares.new_tensor(len(squares))])])
+        mean = total[0] / total[1]
+    squares = torch.nan_to_num(squares / mean.clamp_min(torch.finfo(torch.float32).tiny), posinf=0.0)
     return squares + WEIGHT_FLOOR
 
 
@@ -132,13 +156,20 @@ class Calibration:
         model: A model of a known architecture; its weights keep their shapes while the hooks are on.
         moments: Whether the second moments for the fold are gathered too.
         weigh_tokens: Whether tokens count by how much the loss depends on them in these moments.
+        loss_rows: Tells, before a pass, over how many samples its loss is a mean; None: those that it reads.
     """
 
-    def __init__(self, model: nn.Module, moments: bool = True, weigh_tokens: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        moments: bool = True,
+        weigh_tokens: bool = True,
+        loss_rows: Callable[[], float | None] = lambda: None,
+    ) -> None:
         blocks = find_blocks(model)
         self.attentions = [UnitStatistics.empty(a.o, a.head_dim * a.groups, moments) for a in blocks.attentions]
         self.mlps = [UnitStatistics.empty(m.out, 1, moments) for m in blocks.mlps]
-        self._weigh_tokens = moments and weigh_tokens
+        self._weigh_tokens, self._loss_rows = moments and weigh_tokens, loss_rows
         self._batch = Batch()
         self._handles: list[RemovableHandle] = [model.register_forward_pre_hook(self._see_batch, with_kwargs=True)]
         seq2seq = bool(getattr(model.config, "is_encoder_decoder", False))
@@ -149,16 +180,17 @@ class Calibration:
             self._handles.append(statistics.projection.module.register_forward_hook(hook))
 
     def state_dict(self) -> State:
-        """Return what has been seen: for the n-th block `n.squares`, `n.samples` and, if there are any, `n.moments`."""
+        """Return what all processes have seen: for the n-th block `n.squares`, `n.samples` and, if any, `n.moments`."""
         state: State = {}
         for i, statistics in enumerate([*self.attentions, *self.mlps]):
-            found = {"squares": statistics.squares, "samples": statistics.samples, "moments": statistics.moments}
-            state |= {f"{i}.{name}": value for name, value in found.items() if value is not None}
+            squares, samples, moments = statistics.over_processes()
+            state |= {f"{i}.squares": squares, f"{i}.samples": samples}
+            state |= {} if moments is None else {f"{i}.moments": moments}
         return state
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over what another calibration of the same model has seen."""
-        for i, statistics in enumerate([*self.attentions, *self.mlps]):
+        """Take over what another calibration of the same model has seen; the main process keeps it for all."""
+        for i, statistics in enumerate([*self.attentions, *self.mlps] if parallel.is_main() else []):
             statistics.squares.copy_(state[f"{i}.squares"])
             statistics.samples = state[f"{i}.samples"]
             if statistics.moments is not None:
@@ -169,9 +201,15 @@ class Calibration:
         while self._handles:
             self._handles.pop().remove()
 
+    def gather(self) -> None:
+        """Replace the statistics by those of all processes."""
+        for statistics in (*self.attentions, *self.mlps):
+            statistics.squares, statistics.samples, statistics.moments = statistics.over_processes()
+
     def _see_batch(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note the batch's size and padding before a forward pass."""
         self._batch = Batch.from_call(type(model).forward, model, args, kwargs)
+        self._batch = replace(self._batch, loss_rows=self._loss_rows())
 
     def _see_projection(
         self, statistics: UnitStatistics, decodes: bool, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
@@ -194,11 +232,13 @@ class Batch:
         size: Number of samples, None if unknown.
         mask: bool `[samples, tokens]` of the input, None if nothing is padded.
         decoder_mask: The same for the decoder of an encoder-decoder.
+        loss_rows: Number of samples over which the loss is a mean, None if these.
     """
 
     size: int | None = None
     mask: Tensor | None = None
     decoder_mask: Tensor | None = None
+    loss_rows: float | None = None
 
     @classmethod
     def from_call(cls, forward: Callable[..., Any], model: nn.Module, args: Any, kwargs: Any) -> Batch:
@@ -230,4 +270,5 @@ def _gather(
     with torch.autocast(x.device.type, enabled=False):
         x = batch.split(x)
         output_gradient = batch.split(seen.pop()) if seen else None
-        statistics.add(x, batch.split(gradient), output_gradient, batch.real(decodes, x.shape))
+        real = batch.real(decodes, x.shape)
+        statistics.add(x, batch.split(gradient), output_gradient, real, batch.loss_rows)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuroprune import parallel
 from neuroprune.blocks import find_blocks
 from neuroprune.errors import UserError
 from neuroprune.hidden import Stream, StreamError, find_stream
@@ -62,6 +63,7 @@ class CoFi(Method):
         self._stream, left_out = _stream(run.model, asked.masks)
         kinds = [kind for kind in asked.masks if kind not in left_out]
         self.masks = MaskParameters(Sizes.of(run.model), kinds, self._device)
+        parallel.copy_main(self.masks.log_alpha.values())
         self.report.clear()
         self.report |= {"form": "target", "sparsity": asked.sparsity, "schedule": asked.schedule, "masks": kinds}
         self.report |= {"left_out": left_out, "events": [], "history": [], "head_distances": head_distances(run.model)}
@@ -111,6 +113,7 @@ class CoFi(Method):
         expected = sparsity_of(self.masks.open_probability(), self.masks.sizes, self._total)
         target = self.settings.sparsity * min(1.0, (run.step - self.begin) / self.warmup)
         lagrangian(expected, target, self.multipliers).backward()
+        parallel.average(p.grad for p in self.masks.log_alpha.values() if p.grad is not None)
         for optimizer in self._optimizers:
             optimizer.step()
             optimizer.zero_grad()

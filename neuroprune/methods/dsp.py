@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuroprune import parallel
 from neuroprune.blocks import find_blocks
 from neuroprune.errors import UserError
 from neuroprune.methods.base import Method, Run
@@ -61,6 +62,7 @@ class DSP(Method):
         """Take a step of the scores."""
         if self.scores.grad is None:
             return
+        parallel.average([self.scores.grad])
         self.scores.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         torch.nn.utils.clip_grad_norm_([self.scores], CLIP)
         self._optimizer.param_groups[0]["lr"] = self.settings.score_lr * (1 - run.step / run.total_steps)
@@ -108,6 +110,7 @@ class DSP(Method):
         self._units = _units(self.settings.heads, sum(self._counts), self._groups)
         self._step, self._total_steps = run.step, run.total_steps
         self.scores = nn.Parameter(xavier_scores(self._counts))
+        parallel.copy_main([self.scores])
         self._optimizer = torch.optim.AdamW([self.scores], lr=self.settings.score_lr, weight_decay=0.0)
         self._gates = Gates(run.model, attentions, self.draw)
         pipelined = self.settings.stage == "pipelined"

@@ -85,13 +85,15 @@ class NeuroPruneTarget(TargetForm):
         window = run.steps_for(self.settings.calibration_rows)
         if self._calibration is None and self.events and run.step >= min(self.events) - window:
             fold = self.settings.fold
-            self._calibration = Calibration(run.model, moments=fold, weigh_tokens=self.settings.token_weights)
+            weigh = self.settings.token_weights
+            self._calibration = Calibration(run.model, fold, weigh, loss_rows=lambda: run.loss_rows)
 
     def _take_calibration(self, run: Run) -> Calibration:
         """End the window and return what it has seen."""
         calibration, self._calibration = self._calibration, None
         assert calibration is not None, "the window of an event begins at the latest in the step before it"
         calibration.detach()
+        calibration.gather()
         if not all(statistics.samples for statistics in (*calibration.attentions, *calibration.mlps)):
             raise UserError(
                 f"no gradient reached some attention or MLP in the steps before the event at step {run.step}; "

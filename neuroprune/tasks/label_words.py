@@ -30,6 +30,10 @@ class LabelWordsTrainer(Trainer):
         names = model.config.id2label
         return label_tokens([names[number] for number in sorted(names)], self.processing_class).to(self.args.device)
 
+    def count_targets(self, inputs: dict[str, Any]) -> Tensor:
+        """Return the tokens of the names of a batch's classes; for `batches.SplitSteps`."""
+        return (self._names[inputs["labels"].to(self.args.device)] != NO_TOKEN).sum()
+
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Return the cross-entropy of the names' tokens."""
         return super().compute_loss(model, {**inputs, "labels": self._names[inputs["labels"]]}, *args, **kwargs)

@@ -20,7 +20,7 @@ rule plan:
             exclude={
                 "keep_models": True,
                 "from_results": True,
-                "models": {"__all__": {"job"}},
+                "models": {"__all__": {"job", "parameters"}},
             },
         ),
     message:
@@ -57,7 +57,7 @@ rule prepare_model:
         "../../environment.yml"
     params:
         settings=lambda wildcards: canonical(
-            PLAN.study.models[wildcards.model], exclude={"training", "job"}
+            PLAN.study.models[wildcards.model], exclude={"training", "job", "parameters"}
         ),
     message:
         "Prepare the model {wildcards.model}"

@@ -84,6 +84,11 @@ def job_of(wildcards):
     return PLAN.study.models[PLAN.runs[wildcards.run].model.name].job
 
 
+def training(wildcards):
+    """A run's training settings."""
+    return PLAN.runs[wildcards.run].training
+
+
 def memory(wildcards, attempt):
     """Memory of a job in MiB; a retry asks for more."""
     return job_of(wildcards).memory_mb * attempt

@@ -16,9 +16,9 @@ rule train:
     priority: longest_first
     conda:
         "../../environment.yml"
-    threads: lambda wildcards: PLAN.runs[wildcards.run].training.threads
+    threads: lambda wildcards: training(wildcards).threads * training(wildcards).processes
     resources:
-        gpu=GPU,
+        gpu=lambda wildcards: GPU * training(wildcards).processes,
         mem_mb=memory,
         runtime=minutes,
         checkpoint_minutes=10,

@@ -1,0 +1,191 @@
+"""Several processes that train one model together: how they start, and what they tell each other.
+
+Every process holds the whole model and goes through the same steps with other rows. Where there is only one, the
+functions here return what they are given and cost nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from neuroprune.errors import UserError
+
+BUCKET = 2**24  # numbers that are sent at once
+T = TypeVar("T")
+
+
+def count() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Tell whether this is the process that writes files."""
+    return count() == 1 or dist.get_rank() == 0
+
+
+def must_start(processes: int) -> bool:
+    """Tell whether the processes are still to be started by `launch`.
+
+    Args:
+        processes: How many are asked for.
+
+    Returns:
+        False in a process that belongs to such a group, and if one process is enough.
+
+    Raises:
+        UserError: If the group that another launcher made has another size.
+    """
+    found = int(os.environ.get("WORLD_SIZE", 1))
+    if found not in (1, processes):
+        raise UserError(
+            f"{found} processes were launched, but the run's settings say processes: {processes}; launch one, and it "
+            "starts the others itself."
+        )
+    return processes > found
+
+
+def launch(function: Callable[..., None], processes: int, *arguments: Any) -> None:
+    """Call a function in several new processes of this machine, which find each other; wait for their end.
+
+    If one fails, the others are ended. They end with this process, too.
+
+    Args:
+        function: A module's function.
+        processes: How many.
+        *arguments: For the function; they are sent to the processes.
+
+    Raises:
+        UserError: If a process raised one, or there are fewer GPUs than processes.
+        RuntimeError: If a process failed in another way; its own words are in the log.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    if 0 < torch.cuda.device_count() < processes:
+        raise UserError(
+            f"processes: {processes}, but there are {torch.cuda.device_count()} GPUs; every process needs its own."
+        )
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+        start_method="spawn",
+    )
+    try:
+        elastic_launch(config, function)(*arguments)
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        message: Any = failure.message
+        text = str(message.get("message") if isinstance(message, dict) else message)
+        if text.startswith(prefix := f"{UserError.__name__}: "):
+            raise UserError(text.removeprefix(prefix)) from None
+        raise RuntimeError(f"one of {processes} processes failed: {text}") from error
+
+
+@contextmanager
+def joined(processes: int) -> Iterator[None]:
+    """Be one of the processes that `launch` started, until the end.
+
+    Args:
+        processes: How many there are; with 1, or where they have joined already, nothing happens.
+    """
+    if processes == 1 or count() > 1:
+        yield
+        return
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.cuda.is_available())  # nccl with GPUs, gloo without
+    yield
+    state.destroy_process_group()
+
+
+def from_main(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function in the main process alone; return its value, a plain object, in all."""
+    if count() == 1:
+        return function(*arguments)
+    found = [function(*arguments) if is_main() else None]
+    dist.broadcast_object_list(found, src=0, device=_device())
+    return found[0]  # type: ignore[return-value]
+
+
+def main_first() -> Any:
+    """Return a context that the main process passes before the others: what it fetches is there for them."""
+    if count() == 1:
+        return nullcontext()
+    from accelerate import PartialState
+
+    return PartialState().main_process_first()
+
+
+def wait() -> None:
+    """Wait until all processes have come here."""
+    if count() > 1:
+        dist.barrier()
+
+
+@torch.no_grad()
+def add_up(tensors: Iterable[Tensor]) -> None:
+    """Replace tensors by their sums over all processes, which are the same in each, bit by bit.
+
+    Args:
+        tensors: Of any shapes and types, in the same order in all processes; changed in place.
+    """
+    for bucket in _buckets(tensors) if count() > 1 else ():
+        _exchange(bucket, dist.all_reduce)
+
+
+@torch.no_grad()
+def average(tensors: Iterable[Tensor]) -> None:
+    """Replace tensors by their means over all processes; see `add_up`."""
+    if count() > 1:
+        tensors = list(tensors)
+        add_up(tensors)
+        for tensor in tensors:
+            tensor /= count()
+
+
+@torch.no_grad()
+def copy_main(tensors: Iterable[Tensor]) -> None:
+    """Replace tensors by those of the main process; see `add_up`."""
+    for bucket in _buckets(tensors) if count() > 1 else ():
+        _exchange(bucket, lambda flat: dist.broadcast(flat, src=0))
+
+
+def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield neighbours of the same type and device together, up to a size."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        size = sum(other.numel() for other in bucket) + tensor.numel()
+        if bucket and ((tensor.dtype, tensor.device) != (bucket[0].dtype, bucket[0].device) or size > BUCKET):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
+
+
+def _exchange(tensors: Sequence[Tensor], operation: Callable[[Tensor], Any]) -> None:
+    """Let all processes work on tensors of one type in one message."""
+    flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).to(_device())
+    operation(flat)
+    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+def _device() -> torch.device:
+    """Return where tensors must lie to be sent."""
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
