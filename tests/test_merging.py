@@ -80,7 +80,7 @@ def test_what_the_study_asks_for_is_drawn_or_what_is_named(tmp_path):
     assert {path.stem for path in folder.glob("*/*.csv")} == {"frontier", "summary"}
     assert cli.main(["redraw", "table1", "--study", str(folder)]) == 0
     assert {path.stem for path in folder.glob("*/*.csv")} == {"frontier", "summary", "table1"}
-    with pytest.raises(UserError, match="'figre4' is no figure or table .did you mean 'figure4'"):
+    with pytest.raises(UserError, match=r"'figre4' is no figure or table .did you mean 'figure4'"):
         redraw(folder, ["figre4"])
 
 
