@@ -162,9 +162,26 @@ class CoFiSettings(Settings):
         default=1.0,
         description="Factor of the learning rate after the masks are fixed, re-warmed over 3 % of the steps.",
     )
+    teacher: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Distillation: `run`, the model as it is at `start`; or a folder with a dense model of the same "
+        "kind, fine-tuned on the task, which teaches from the first step. Its answers then take the labels' place. "
+        "Default: none, as the paper compares.",
+    )
+    layer_share: Fraction = Field(
+        default=0.9,
+        description="Distillation: share of the layers' loss, the rest is that of the predictions (published: 0.9, 0.7 "
+        "or 0.5).",
+    )
+    teacher_temperature: Positive = Field(
+        default=2.0, description="Distillation: predictions are softened by it (published: 2)."
+    )
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> CoFiSettings:
+        if self.teacher == "run" and self.start == 0:
+            raise ValueError("teacher: run needs fine-tuning before pruning: let start be above 0")
         if self.start + self.warmup > self.end:
             raise ValueError(f"start + warmup ({self.start + self.warmup:g}) must not be after end ({self.end:g})")
         if len(set(self.masks)) < len(self.masks):

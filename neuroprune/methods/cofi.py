@@ -1,4 +1,4 @@
-"""CoFi (Xia et al. 2022, arXiv 2204.00408) as a baseline, on every architecture, without distillation.
+"""CoFi (Xia et al. 2022, arXiv 2204.00408) as a baseline, on every architecture.
 
 In one run: fine-tuning, pruning under a target that rises, then fine-tuning of the compacted model. The published
 constants are kept. What differs from the authors' code: there is one optimizer and one learning rate schedule for the
@@ -8,6 +8,8 @@ that of matrices without biases, so that it means the same as for other methods.
 The fair schedule exists because the published one takes thousands of steps: masks and multipliers move about .01 a
 step, so in a short run the expected sparsity lags behind its target, the multiplier winds up, and whole layers vanish
 past it. The fair one has the same loss; masks and multipliers move faster, forget faster, and the target rises longer.
+
+Without a `teacher` the loss is the task's, as NeuroPrune's paper compares; see `distillation` for the loss with one.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from neuroprune.hidden import Stream, StreamError, find_stream
 from neuroprune.methods.base import Method, Run
 from neuroprune.methods.cofi_gates import MaskedModel, compact
 from neuroprune.methods.cofi_masks import MaskParameters, MaskValues, Sizes, meet, opened, sparsity_of
+from neuroprune.methods.distillation import Distillation, copy_of, load_teacher, weights_of
 from neuroprune.methods.forms import RaisedRate, freeze_embeddings, head_distances, reached, removed_heads
 from neuroprune.methods.states import State, nest, unnest
 from neuroprune.methods.zeros import KeptZeros
@@ -53,6 +56,7 @@ class CoFi(Method):
     settings: CoFiSettings
     _masked: MaskedModel | None = None
     _rate: RaisedRate | None = None
+    _distillation: Distillation | None = None
 
     def start(self, run: Run) -> None:
         """Plan the stages; find out which masks the model can have."""
@@ -67,6 +71,8 @@ class CoFi(Method):
         self.report.clear()
         self.report |= {"form": "target", "sparsity": asked.sparsity, "schedule": asked.schedule, "masks": kinds}
         self.report |= {"left_out": left_out, "events": [], "history": [], "head_distances": head_distances(run.model)}
+        if asked.teacher is not None and asked.teacher != "run":
+            self._learn_from(load_teacher(asked.teacher, run.model))
         if self.begin == 0:
             self._begin_pruning(run)
 
@@ -75,6 +81,10 @@ class CoFi(Method):
         state: State = {"report": self.report} | nest("zeros", self._zeros.state_dict(self._model))
         if self._rate is not None:
             state |= nest("rate", self._rate.state_dict())
+        if self._distillation is not None:
+            state |= nest("distillation", self._distillation.state_dict())
+            own = self.settings.teacher == "run"
+            state |= nest("teacher", weights_of(self._distillation.teacher) if own else {})
         if not self.report["events"]:
             state |= nest("log_alpha", {kind: p.detach() for kind, p in self.masks.log_alpha.items()})
         if self._masked is not None:
@@ -92,6 +102,10 @@ class CoFi(Method):
         if rate := unnest("rate", state):
             self._rate = RaisedRate(self.settings.final_lr, run)
             self._rate.load_state(rate)
+        if distillation := unnest("distillation", state):
+            own = unnest("teacher", state)
+            teacher = copy_of(run.model, own) if own else load_teacher(str(self.settings.teacher), run.model)
+            self._learn_from(teacher).load_state(distillation)
         if log_alpha := unnest("log_alpha", state):
             self._stream, _ = _stream(run.model, self.settings.masks)
             self.masks = MaskParameters(Sizes.of(run.model), self.report["masks"], self._device)
@@ -108,6 +122,8 @@ class CoFi(Method):
 
     def before_step(self, run: Run) -> None:
         """Pruning: a step of the masks down and of the multipliers up the Lagrangian."""
+        if self._distillation is not None:
+            self._distillation.step(run.optimizer.param_groups[0]["lr"])
         if self._masked is None:
             return
         expected = sparsity_of(self.masks.open_probability(), self.masks.sizes, self._total)
@@ -126,6 +142,8 @@ class CoFi(Method):
         """Go from stage to stage; hold zeros after the last."""
         self._zeros.apply()
         if run.step == self.begin:
+            if self.settings.teacher == "run":
+                self._learn_from(copy_of(run.model, weights_of(run.model)))
             self._begin_pruning(run)
         if run.step == self.end and self._masked is not None:
             self._end_pruning(run)
@@ -136,6 +154,8 @@ class CoFi(Method):
         """Complete the report; a run that ends early is compacted now."""
         if self._masked is not None:
             self._end_pruning(run)
+        if self._distillation is not None:
+            self._distillation.detach()
         self._zeros.apply()
         for name in self._frozen:  # the parameters themselves may have been replaced by narrower ones
             run.model.get_parameter(name).requires_grad_(True)
@@ -159,6 +179,7 @@ class CoFi(Method):
         self._total = prunable_weights(run.model)
         self._masked = None
         self._rate = None
+        self._distillation = None
         self._zeros = KeptZeros()
         frozen = {id(parameter) for parameter in freeze_embeddings(run.model)}
         self._frozen = [name for name, parameter in run.model.named_parameters() if id(parameter) in frozen]
@@ -182,6 +203,18 @@ class CoFi(Method):
         ]
         self._masked = MaskedModel(run.model, self._stream, self._draw)
 
+    def _learn_from(self, teacher: nn.Module) -> Distillation:
+        share, temperature = self.settings.layer_share, self.settings.teacher_temperature
+        self._distillation = Distillation(self._model, teacher, share, temperature, self._alive)
+        return self._distillation
+
+    def _alive(self) -> Tensor:
+        """Return which MLPs pass something on now."""
+        if self._masked is not None:
+            return self._masked.masks.mlps != 0
+        silent = self.report.get("silent", ())
+        return torch.tensor([mlp.name not in silent for mlp in find_blocks(self._model).mlps])
+
     def _draw(self, training: bool) -> MaskValues:
         return self.masks.draw() if training else self.masks.for_evaluation()
 
@@ -195,6 +228,8 @@ class CoFi(Method):
         self.report["masks_sparsity"] = float(sparsity_of(opened(masks), self.masks.sizes, self._total))
         self.report["hidden_left"] = int((masks.hidden != 0).sum())
         self.report["silent"] = compact(run, self._stream, masks)
+        if self._distillation is not None and self._stream is not None:
+            self._distillation.cut(masks.hidden.nonzero().flatten())
         if self.settings.schedule == "fair":
             top_up(run.model, round(self.settings.sparsity * self._total))
         self._zeros = KeptZeros.of(run.model)

@@ -28,7 +28,12 @@ class MaskedModel:
         model: A model of a known architecture.
         stream: Its residual stream, None if there is no hidden mask.
         draw: Makes the masks; its argument says whether the model trains.
+
+    Attributes:
+        masks: Those of the last forward pass.
     """
+
+    masks: MaskValues
 
     def __init__(self, model: nn.Module, stream: Stream | None, draw: Callable[[bool], MaskValues]) -> None:
         self._draw, self._norms = draw, [] if stream is None else stream.norms
@@ -51,7 +56,7 @@ class MaskedModel:
             norm.__dict__.pop("forward", None)
 
     def _draw_masks(self, model: nn.Module, args: Any) -> None:
-        self._masks = masks = self._draw(model.training)
+        self.masks = masks = self._draw(model.training)
         self._units = [*masks.heads, *masks.neurons]
         self._layers = torch.cat([masks.attentions, masks.mlps])
 
@@ -61,13 +66,13 @@ class MaskedModel:
 
     def _multiply_output(self, i: int, hidden: bool, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         output = output * self._layers[i].to(output)
-        return output * self._masks.hidden.to(output) if hidden else output
+        return output * self.masks.hidden.to(output) if hidden else output
 
     def _multiply_hidden(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        return output * self._masks.hidden.to(output)
+        return output * self.masks.hidden.to(output)
 
     def _normalise(self, norm: nn.Module, x: Tensor) -> Tensor:
-        mask = self._masks.hidden
+        mask = self.masks.hidden
         return (masked_norm(norm, x, mask) * mask.to(norm.weight)).to(norm.weight.dtype)  # type: ignore[arg-type]
 
 
