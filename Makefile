@@ -66,11 +66,16 @@ bench: $(BIN)/.ready ## Time a step of every method, the events and the start of
 docs: $(BIN)/.ready ## Generate config/schema.json and the key tables of config/README.md
 	$(BIN)/neuroprune schema
 
+# Not pinned: what belongs to one kind of GPU.
+FREEZE = .venv-lock/bin/pip freeze --exclude-editable | grep -v -i -E '^(nvidia-|triton|cuda-|neuroprune)' | sed -E 's/\+[a-z0-9]+$$//'
+
 lock: ## Resolve the newest versions that pyproject.toml allows and pin them
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet --disable-pip-version-check -e '.[dev,onnx]'
-	{ echo "# Exact versions of everything, tests and linters included. Made by 'make lock'."; \
-	  .venv-lock/bin/pip freeze --exclude-editable | grep -v -i -E '^(nvidia-|triton|cuda-|neuroprune)' | sed -E 's/\+[a-z0-9]+$$//'; } > requirements.lock
+	{ echo "# Exact versions of everything, tests and linters included. Made by 'make lock'."; $(FREEZE); } > requirements.lock
+	.venv-lock/bin/pip install --quiet --disable-pip-version-check -e '.[slurm]'
+	{ echo "# Snakemake's plugin for SLURM, on top of requirements.lock. Made by 'make lock'."; \
+	  $(FREEZE) | grep -v -x -F -f requirements.lock; } > requirements-slurm.lock
 	rm -rf .venv-lock
 	$(MAKE) environment.yml
 

@@ -210,7 +210,7 @@ case "$cmd" in
         # cancel jobs first, so that no job step outlives the daemons
         if alive slurmctld; then scancel --user=root 2>/dev/null || true; sleep 1; fi
         stop_one slurmd; stop_one slurmctld; stop_one munged; unlink_etc ;;
-    clean) "$0" stop; rm -rf "$BASE" ;;
+    clean) bash "$0" stop; rm -rf "$BASE" ;;
     env) echo "export SLURM_CONF=$BASE/slurm.conf PATH=$BASE/bin:\$PATH" ;;
     status)
         for d in munged slurmctld slurmd; do alive $d && echo "$d: pid $(tr -dc 0-9 <"$BASE/$d.pid")" || echo "$d: not running"; done

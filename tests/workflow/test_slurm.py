@@ -1,28 +1,44 @@
-"""The mini study through a real SLURM: jobs fail, are cancelled and run out of time, and the controller is away."""
+"""The mini study through a real SLURM: jobs fail, are cancelled, run out of time; controller and Snakemake go away."""
 
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT
-from test_mini_study import DENSE, L1, MINI, NEUROPRUNE, rows_of, write_weather
+from test_mini_study import MINI, rows_of, write_weather
 
 from neuroprune.records import read_record
+from neuroprune.resources import file_sha256
 
 SLURM = Path(__file__).with_name("slurm_localhost.sh")
 PROFILE = ROOT / "workflow" / "profiles" / "slurm"
 MISSING = [name for name in ("slurmctld", "slurmd", "sbatch", "munged") if not shutil.which(name)]
+FAILS, CANCELLED, TOO_LONG = (f"tiny-weather-neuroprune-50-s{seed}" for seed in range(3))
+
+
+def own_address():
+    """The address of this machine's name; SLURM on one machine listens there."""
+    try:
+        return socket.gethostbyname(socket.gethostname())
+    except OSError:
+        return "nothing"
+
 
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"slurm-wlm and munge are not installed: no {', '.join(MISSING)}"),
     pytest.mark.skipif(os.getuid() != 0, reason="SLURM on one machine is started as root"),
+    pytest.mark.skipif(
+        not own_address().startswith("127."), reason=f"this machine's name means {own_address()}, not the loopback"
+    ),
     pytest.mark.skipif(
         find_spec("snakemake_executor_plugin_slurm") is None, reason="the extra neuroprune[slurm] is not installed"
     ),
@@ -47,37 +63,71 @@ def slurm(tmp_path_factory):
     call("stop")
 
 
-def profile(folder):
-    """The project's profile with this machine's names, as a reader would edit it."""
-    text = yaml.safe_load((PROFILE / "config.yaml").read_text())
-    text |= {"cores": 4, "slurm-init-seconds-before-status-checks": 2, "latency-wait": 20}
-    text |= {"slurm-status-command": "squeue", "slurm-no-account": True}  # there is no accounting database
-    text["default-resources"].pop("slurm_account")
-    (folder / "slurm").mkdir()
-    (folder / "slurm" / "config.yaml").write_text(yaml.safe_dump(text))
-    return folder / "slurm"
+@pytest.fixture(scope="module")
+def prepared(snakemake, tmp_path_factory):
+    """A folder with the mini study and the project's profile, in which data and model are there; not to be changed."""
+    folder = tmp_path_factory.mktemp("prepared")
+    write_weather(folder / "data")
+    write_study(folder / "study.yaml")
+    write_profile(folder / "slurm")
+    targets = [f"results/mini/{name}.json" for name in ("plan", "data/weather", "models/tiny")]
+    done = snakemake(folder, *targets, "--cores", "2", "--configfile", "study.yaml")
+    assert done.code == 0, done.out + done.err
+    return folder
 
 
-def study(folder):
-    """The mini study; its jobs have twenty minutes, then forty."""
+@pytest.fixture
+def folder(prepared, tmp_path):
+    """A copy of that folder, times of files and all."""
+    return Path(shutil.copytree(prepared, tmp_path / "mini"))
+
+
+def write_study(path):
+    """The mini study with one method and three seeds, one of them timed; jobs have twenty minutes, then forty."""
     text = yaml.safe_load(MINI.read_text())
     text["models"]["tiny"]["job"] = {"memory_mb": 1000, "minutes": 20}
-    text["artefacts"] = ["summary"]
-    (folder / "study.yaml").write_text(yaml.safe_dump(text))
-    return folder / "study.yaml"
+    text["experiments"]["sweep"]["methods"] = [{"name": "neuroprune", "sparsity": 0.5, "calibration_rows": 16}]
+    text |= {"artefacts": ["summary"], "seeds": [0, 1, 2]}
+    text["timing"]["seeds"] = 1
+    path.write_text(yaml.safe_dump(text))
+
+
+def write_profile(folder):
+    """The project's profile with this machine's names, as a reader would edit it."""
+    text = yaml.safe_load((PROFILE / "config.yaml").read_text())
+    text |= {"cores": 4, "slurm-init-seconds-before-status-checks": 1, "latency-wait": 20}
+    text |= {"slurm-status-command": "squeue", "slurm-no-account": True}  # there is no accounting database
+    text["default-resources"].pop("slurm_account")
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(text))
+
+
+@contextmanager
+def study_at_work(folder, environment, *words):
+    """Snakemake, working on a folder's study with the profile; gone at the end."""
+    command = ["snakemake", *words, "--snakefile", ROOT / "Snakefile", "--configfile", "study.yaml"]
+    command += ["--workflow-profile", "slurm"]
+    with (folder / "snakemake.log").open("a") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 class Queue:
-    """What SLURM knows of the jobs: all, because it forgets none in this set-up."""
+    """What SLURM knows of the jobs of a folder: all, because it forgets none in this set-up."""
 
-    def __init__(self, environment):
-        self.environment = environment
+    def __init__(self, environment, folder):
+        self.environment, self.folder = environment, folder
 
     def jobs(self):
         """Number, state, comment, time limit and memory of each job, in the order of their numbers."""
-        words = ["squeue", "--noheader", "--states=all", "--format=%i|%T|%k|%l|%m"]
+        words = ["squeue", "--noheader", "--states=all", "--format=%i|%T|%k|%l|%m|%Z"]
         done = subprocess.run(words, env=self.environment, capture_output=True, text=True, check=False)
-        return sorted((line.split("|") for line in done.stdout.splitlines()), key=lambda job: int(job[0]))
+        jobs = [line.split("|") for line in done.stdout.splitlines()]
+        return sorted((job[:5] for job in jobs if job[5] == str(self.folder)), key=lambda job: int(job[0]))
 
     def asked(self, job):
         """Everything that SLURM says of a job."""
@@ -88,8 +138,9 @@ class Queue:
         return [job for job in self.jobs() if job[2] == f"rule_{rule}_wildcards_{run}"]
 
 
-def training_process(folder, run):
-    """Number of the process that trains a run in this folder, None if there is none yet."""
+def training_processes(folder, run):
+    """Numbers of the processes that train a run in this folder."""
+    found = []
     for proc in Path("/proc").glob("[0-9]*"):
         try:
             words = (proc / "cmdline").read_bytes().decode(errors="replace").split("\0")
@@ -97,63 +148,102 @@ def training_process(folder, run):
         except OSError:
             continue
         if here and words[2:3] == ["train"] and any(f"/{run}/" in word for word in words):
-            return int(proc.name)
-    return None
+            found.append(int(proc.name))
+    return found
 
 
-def disturb(queue, process, folder):
+def wait_until(condition, snakemake, what):
+    """Wait until a condition gives something, and return it; Snakemake, if given, has to be at work all the time."""
+    deadline = time.monotonic() + 400
+    while not (found := condition()):
+        assert snakemake is None or snakemake.poll() is None, what
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+    return found
+
+
+def disturb(queue, snakemake):
     """Let one training run out of time, one fail, and have one cancelled, in the order in which they start."""
 
     def out_of_time(pid):
         os.kill(pid, signal.SIGSTOP)
-        number = queue.of("train", L1)[0][0]
-        words = ["scontrol", "update", f"JobId={number}", "TimeLimit=1"]
+        words = ["scontrol", "update", f"JobId={queue.of('train', TOO_LONG)[0][0]}", "EndTime=now+1"]
         subprocess.run(words, env=queue.environment, check=True)
 
     def cancel(pid):
-        subprocess.run(["scancel", queue.of("train", NEUROPRUNE)[0][0]], env=queue.environment, check=True)
+        subprocess.run(["scancel", queue.of("train", CANCELLED)[0][0]], env=queue.environment, check=True)
 
-    acts = {L1: out_of_time, DENSE: lambda pid: os.kill(pid, signal.SIGKILL), NEUROPRUNE: cancel}
-    deadline = time.monotonic() + 600
+    acts = {TOO_LONG: out_of_time, FAILS: lambda pid: os.kill(pid, signal.SIGKILL), CANCELLED: cancel}
     while acts:
-        assert process.poll() is None and time.monotonic() < deadline, f"{list(acts)} did not start"
-        for run in list(acts):
-            if pid := training_process(folder, run):
-                acts.pop(run)(pid)
-        time.sleep(0.1)
+        started = wait_until(
+            lambda: [(run, pids[0]) for run in acts if (pids := training_processes(queue.folder, run))],
+            snakemake,
+            f"{list(acts)} did not start",
+        )
+        for run, pid in started:
+            acts.pop(run)(pid)
 
 
-def test_the_mini_study_comes_through(slurm, tmp_path):
+def test_the_mini_study_comes_through(slurm, folder):
     environment, call = slurm
-    write_weather(tmp_path / "data")
-    words = ["snakemake", "--snakefile", ROOT / "Snakefile", "--configfile", study(tmp_path)]
-    words += ["--workflow-profile", profile(tmp_path)]
-    queue, log = Queue(environment), tmp_path / "snakemake.log"
-    with log.open("w") as file:
-        snakemake = subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=file, stderr=subprocess.STDOUT)
-    try:
-        disturb(queue, snakemake, tmp_path)
-        call("stop-ctld")
+    queue = Queue(environment, folder)
+    with study_at_work(folder, environment) as snakemake:
+        disturb(queue, snakemake)
+        again = lambda: len(queue.of("train", FAILS)) > 1 and training_processes(folder, FAILS)  # noqa: E731
+        wait_until(again, snakemake, f"{FAILS} was not tried again")
+        call("stop-ctld")  # while that job is at work
         time.sleep(12)
         call("start-ctld")
-        assert snakemake.wait(timeout=1200) == 0, log.read_text()
-    finally:
-        snakemake.kill()
+        assert snakemake.wait(timeout=600) == 0, (folder / "snakemake.log").read_text()
 
-    results = tmp_path / "results" / "mini"
-    assert [row["run"] for row in rows_of(results / "runs.csv")] == [DENSE, NEUROPRUNE, L1]
-    for run in (DENSE, NEUROPRUNE, L1):
+    results = folder / "results" / "mini"
+    assert [row["run"] for row in rows_of(results / "runs.csv")] == [FAILS, CANCELLED, TOO_LONG]
+    (timed,) = [job for job in queue.jobs() if job[2].startswith("rule_measure")]
+    assert timed[1] == "COMPLETED"
+    assert "OverSubscribe=NO" in queue.asked(timed)  # the node for itself
+    for run, state in ((FAILS, "FAILED"), (CANCELLED, "CANCELLED"), (TOO_LONG, "TIMEOUT")):
         assert read_record(results / "runs" / run / "run.json").status == "done"
-        (timed,) = queue.of("measure", run)
-        assert timed[1] == "COMPLETED"
-        assert "OverSubscribe=NO" in queue.asked(timed)  # the node for itself
-    for run, state in ((DENSE, "FAILED"), (NEUROPRUNE, "CANCELLED"), (L1, "TIMEOUT")):
         first, second, *_ = queue.of("train", run)
         assert first[1] == state
-        assert first[3:5] == ["1:00" if run == L1 else "20:00", "1000M"]
+        assert first[3:5] == ["1:00" if run == TOO_LONG else "20:00", "1000M"]
         assert second[3:5] == ["40:00", "2000M"]  # more time and memory
         assert "TresPerJob=gres:gpu:1" in queue.asked(first)
         assert queue.of("train", run)[-1][1] == "COMPLETED"
+
+
+def test_after_a_kill_of_snakemake_no_run_is_written_by_two_jobs(slurm, folder):
+    environment, _ = slurm
+    queue, run = Queue(environment, folder), folder / "results" / "mini" / "runs" / FAILS
+    target, log = f"results/mini/runs/{FAILS}/run.json", folder / "snakemake.log"
+    with study_at_work(folder, environment, target) as snakemake:
+        (first,) = wait_until(lambda: training_processes(folder, FAILS), snakemake, f"{FAILS} did not start")
+        wait_until((run / ".lock").exists, snakemake, f"{FAILS} took no lock")
+        time.sleep(1)
+        os.kill(first, signal.SIGSTOP)  # it still has long to train
+        snakemake.kill()
+    before = what_lies_in(run)
+
+    words = ["snakemake", "--snakefile", ROOT / "Snakefile", "--configfile", "study.yaml", "--unlock", "--cores", "1"]
+    subprocess.run(words, cwd=folder, env=environment, capture_output=True, check=True)
+    with study_at_work(folder, environment, target, "--retries", "0") as snakemake:
+        assert snakemake.wait(timeout=400) == 1
+    assert f"{run.relative_to(folder)}: another process is writing this run" in log.read_text()
+    assert [job[1] for job in queue.of("train", FAILS)] == ["RUNNING", "FAILED"]
+    assert what_lies_in(run) == before
+
+    os.kill(first, signal.SIGCONT)
+    wait_until(lambda: queue.of("train", FAILS)[0][1] == "COMPLETED", None, "the first job did not end")
+    with study_at_work(folder, environment, target) as snakemake:
+        assert snakemake.wait(timeout=400) == 0, log.read_text()
+    assert len(queue.of("train", FAILS)) == 2  # what the first job found counts
+    record = read_record(run / "run.json")
+    assert record.status == "done"
+    assert all(file_sha256(run / name) == digest for name, digest in record.result.files.items())
+
+
+def what_lies_in(run):
+    """Names and times of a run's files, but for the log and the lock that a second job opens before it fails."""
+    return {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name not in ("train.log", ".lock")}
 
 
 def test_adding_the_profile_to_the_default_one_is_refused(slurm, tmp_path):
