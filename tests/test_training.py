@@ -8,13 +8,12 @@ import pytest
 import torch
 from data import write_glue
 from models import make_model
-from safetensors.numpy import save
 from transformers import AutoModel, BertConfig
 
 import neuroprune
 from neuroprune import snapshots, tasks, training
 from neuroprune.errors import UserError
-from neuroprune.records import pack_patterns, read_arrays, read_patterns, read_record
+from neuroprune.records import read_arrays, read_patterns, read_record
 from neuroprune.settings import RunSettings
 from neuroprune.surgery import remove
 
@@ -195,11 +194,11 @@ def test_cells_show_ends_and_middle_in_blocks():
         assert found[name].mean() == pytest.approx(100 * present.mean(), abs=1)
 
 
-def test_what_bert_base_leaves_behind_is_below_a_megabyte():
+def test_what_bert_base_leaves_behind_is_below_a_megabyte(tmp_path):
     bert = AutoModel.from_config(BertConfig(vocab_size=8, max_position_embeddings=8))
-    arrays = [snapshots.degrees(bert), pack_patterns(snapshots.patterns(bert))]
-    arrays += [snapshots.cells(bert), snapshots.head_arrays(bert)]
-    assert sum(len(save(tensors)) for tensors in arrays) < 1e6 - 15_000  # the rest is for run.json and timing.json
+    training._save_arrays(bert, tmp_path, eps=1e-4)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 980_000  # the rest is for records and logs
+    assert read_arrays(tmp_path / "patterns.safetensors")["every"] == [1]  # nothing is thinned
 
 
 def test_arrays_beside_a_record_are_read_back(data_root, tmp_path):

@@ -12,6 +12,7 @@ rule measure:
         "<study>/runs/{run}/measure.log",
     conda:
         "../../environment.yml"
+    priority: measured_soon
     threads: lambda wildcards: workflow.cores
     resources:
         gpu=GPU,
