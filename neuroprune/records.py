@@ -222,7 +222,7 @@ def _pack(present: np.ndarray, every: int) -> np.ndarray:
 
 
 def _unpack(packed: np.ndarray, shape: Iterable[int], every: int) -> np.ndarray:
-    """Undo ``_pack``: bool ``[rows, columns]`` of this shape; what was taken stands for its neighbours that were not."""
+    """Undo ``_pack``: bool ``[rows, columns]`` of this shape; what was taken stands for its neighbours."""
     rows, columns = (np.arange(int(size)) // every for size in shape)
     present = np.unpackbits(np.asarray(packed, dtype=np.uint8), axis=-1, count=columns[-1] + 1).astype(bool)
     return present[rows[:, None], columns]

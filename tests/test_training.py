@@ -2,12 +2,14 @@
 
 import fcntl
 import json
+import resource
 
 import numpy as np
 import pytest
 import torch
 from data import write_glue
 from models import make_model
+from safetensors import SafetensorError
 from transformers import AutoModel, BertConfig
 
 import neuroprune
@@ -127,6 +129,21 @@ def test_a_run_that_fails_leaves_no_record_of_an_earlier_one(data_root, tmp_path
     with pytest.raises(UserError):
         training.train(settings(task=TASK | {"inputs": ["missing"]}), tmp_path / "tiny" / "run.json", data_root)
     assert not (tmp_path / "tiny" / "run.json").exists()
+
+
+def test_a_file_that_does_not_fit_on_the_disk_leaves_no_half_of_a_run(data_root, tmp_path):
+    folder = tmp_path / "tiny"
+    tasks.load(settings().task, data_root)  # its cache is written before
+    most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))  # the model is larger
+    try:
+        with pytest.raises(SafetensorError, match="File too large"):
+            run(settings(), data_root, folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    assert not (folder / "run.json").exists() and not (folder / "model").exists()
+    assert run(settings(), data_root, folder).status == "done"  # there is room again
+    assert (folder / "model" / "model.safetensors").exists() and not (folder / "model.tmp").exists()
 
 
 def test_frozen_embeddings_stay_as_they_are(data_root, tmp_path):
