@@ -10,9 +10,9 @@ rule measure:
         "<study>/runs/{run}/timing.json",
     log:
         "<study>/runs/{run}/measure.log",
+    priority: measured_soon
     conda:
         "../../environment.yml"
-    priority: measured_soon
     threads: lambda wildcards: workflow.cores
     resources:
         gpu=GPU,
