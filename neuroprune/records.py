@@ -208,36 +208,50 @@ def file_hash(path: Path) -> str:
 # ---- which weights are there, as bits
 
 
-def _pack(present: np.ndarray) -> np.ndarray:
+def _pack(present: np.ndarray, every: int) -> np.ndarray:
     """Pack a mask of present weights to bits.
 
     Args:
         present: Which entries have an absolute value of at least eps, bool ``[rows, columns]``.
+        every: Take each so-many-th row and column alone.
 
     Returns:
-        Bits along the last axis, uint8 ``[rows, ceil(columns / 8)]``.
+        Bits along the last axis, uint8 ``[ceil(rows / every), ceil(ceil(columns / every) / 8)]``.
     """
-    return np.packbits(np.asarray(present, dtype=bool), axis=-1)
+    return np.packbits(np.asarray(present, dtype=bool)[::every, ::every], axis=-1)
 
 
-def _unpack(packed: np.ndarray, shape: Iterable[int]) -> np.ndarray:
-    """Undo ``_pack``: uint8 ``[rows, ceil(columns / 8)]`` and the shape give bool ``[rows, columns]``."""
-    rows, columns = (int(size) for size in shape)
-    return np.unpackbits(np.asarray(packed, dtype=np.uint8), axis=-1, count=columns)[:rows].astype(bool)
+def _unpack(packed: np.ndarray, shape: Iterable[int], every: int) -> np.ndarray:
+    """Undo ``_pack``: bool ``[rows, columns]`` of this shape; what was taken stands for its neighbours."""
+    rows, columns = (np.arange(int(size)) // every for size in shape)
+    present = np.unpackbits(np.asarray(packed, dtype=np.uint8), axis=-1, count=columns[-1] + 1).astype(bool)
+    return present[rows[:, None], columns]
 
 
-def pack_patterns(patterns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the tensors of ``patterns.safetensors``: each mask as bits, its shape as ``<name>.shape``, int64 [2]."""
-    packed = {name: _pack(present) for name, present in patterns.items()}
+def pack_patterns(patterns: Mapping[str, np.ndarray], room: float = np.inf) -> dict[str, np.ndarray]:
+    """Return the tensors of ``patterns.safetensors``: each mask as bits, its shape as ``<name>.shape``, int64 [2].
+
+    Args:
+        patterns: Masks by name, bool ``[rows, columns]``.
+        room: Bytes that the bits may take: of masks that take more, every second, third … row and column is kept.
+
+    Returns:
+        The tensors, and which rows and columns were kept as ``every``, int64 [1].
+    """
+    every = 1
+    while sum(-(-mask.shape[0] // every) * -(-mask.shape[1] // (8 * every)) for mask in patterns.values()) > room:
+        every += 1
+    packed = {name: _pack(present, every) for name, present in patterns.items()}
     shapes = {f"{name}.shape": np.array(present.shape, dtype=np.int64) for name, present in patterns.items()}
-    return packed | shapes
+    return packed | shapes | {"every": np.array([every], dtype=np.int64)}
 
 
 def read_patterns(path: Path) -> dict[str, np.ndarray]:
     """Read a run's ``patterns.safetensors``: name (``q.3``) to bool ``[rows, columns]`` in the dense coordinates."""
     tensors = read_arrays(path)
+    every = int(tensors.pop("every", [1])[0])
     names = [name for name in tensors if not name.endswith(".shape")]
-    return {name: _unpack(tensors[name], tensors[f"{name}.shape"]) for name in names}
+    return {name: _unpack(tensors[name], tensors[f"{name}.shape"], every) for name in names}
 
 
 def shrink(mask: np.ndarray, cells: int) -> np.ndarray:

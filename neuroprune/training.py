@@ -21,6 +21,7 @@ from neuroprune.errors import UserError
 from neuroprune.settings import RunSettings, TrainingSettings
 from neuroprune.sparsity import measure_sparsity
 
+ARRAY_BYTES = 975_000  # of a run's arrays: with record, times and logs it keeps less than a megabyte
 CODE = ("versions", "commit", "dirty")  # of the environment: a checkpoint of other code is not gone on from
 
 
@@ -210,10 +211,11 @@ def _save_arrays(model: torch.nn.Module, folder: Path, eps: float) -> dict[str, 
     degrees = snapshots.degrees(model, eps)
     arrays = {
         "degrees.safetensors": degrees,
-        "patterns.safetensors": records.pack_patterns(snapshots.patterns(model, eps)),
         "cells.safetensors": snapshots.cells(model, eps),
         "heads.safetensors": snapshots.head_arrays(model),
     }
+    room = ARRAY_BYTES - sum(array.nbytes for tensors in arrays.values() for array in tensors.values())
+    arrays["patterns.safetensors"] = records.pack_patterns(snapshots.patterns(model, eps), room)
     files = {}
     for name, tensors in arrays.items():
         _write_arrays(folder / name, tensors)

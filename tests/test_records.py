@@ -105,6 +105,20 @@ def test_patterns_survive_packing(tmp_path_factory, rows, columns, seed):
     np.testing.assert_array_equal(records.read_patterns(path)["q.3"], present)
 
 
+def test_patterns_of_a_large_model_are_thinned_to_the_room_they_have(tmp_path):
+    draw = np.random.default_rng(0)
+    patterns = {"q.12": draw.random((2048, 2048)) < 0.2, "in.12": np.ones((8192, 2048), dtype=bool)}
+    patterns["in.12"][:4096] = False
+    packed = records.pack_patterns(patterns, room=300_000)
+    assert sum(array.nbytes for array in packed.values()) < 300_100 and packed["every"] == [3]
+    save_file(packed, tmp_path / "patterns.safetensors")
+    found = records.read_patterns(tmp_path / "patterns.safetensors")
+    assert {name: mask.shape for name, mask in found.items()} == {name: mask.shape for name, mask in patterns.items()}
+    assert found["q.12"].mean() == pytest.approx(0.2, abs=0.01)
+    np.testing.assert_array_equal(found["q.12"][::3, ::3], patterns["q.12"][::3, ::3])
+    assert not found["in.12"][:4095].any() and found["in.12"][4098:].all()
+
+
 def test_a_damaged_array_file_is_named(tmp_path):
     (tmp_path / "degrees.safetensors").write_bytes(b"no")
     with pytest.raises(UserError, match=r"degrees.safetensors: cannot be read"):

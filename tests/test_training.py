@@ -2,20 +2,21 @@
 
 import fcntl
 import json
+import resource
 
 import numpy as np
 import pytest
 import torch
 from data import write_glue
 from models import make_model
-from safetensors.numpy import save
+from safetensors import SafetensorError
 from transformers import AutoModel, BertConfig
 
 import neuroprune
 from neuroprune import snapshots, tasks, training
 from neuroprune.batches import ShuffledLengthGroups
 from neuroprune.errors import UserError
-from neuroprune.records import pack_patterns, read_arrays, read_patterns, read_record
+from neuroprune.records import read_arrays, read_patterns, read_record
 from neuroprune.settings import RunSettings
 from neuroprune.surgery import remove
 
@@ -131,6 +132,21 @@ def test_a_run_that_fails_leaves_no_record_of_an_earlier_one(data_root, tmp_path
     assert not (tmp_path / "tiny" / "run.json").exists()
 
 
+def test_a_file_that_does_not_fit_on_the_disk_leaves_no_half_of_a_run(data_root, tmp_path):
+    folder = tmp_path / "tiny"
+    tasks.load(settings().task, data_root)  # its cache is written before
+    most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))  # the model is larger
+    try:
+        with pytest.raises(SafetensorError, match="File too large"):
+            run(settings(), data_root, folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    assert not (folder / "run.json").exists() and not (folder / "model").exists()
+    assert run(settings(), data_root, folder).status == "done"  # there is room again
+    assert (folder / "model" / "model.safetensors").exists() and not (folder / "model.tmp").exists()
+
+
 def test_frozen_embeddings_stay_as_they_are(data_root, tmp_path):
     chosen = settings(method={"name": "dense"}, training={"epochs": 1, "freeze_embeddings": True})
     run(chosen, data_root, tmp_path / "tiny")
@@ -196,11 +212,11 @@ def test_cells_show_ends_and_middle_in_blocks():
         assert found[name].mean() == pytest.approx(100 * present.mean(), abs=1)
 
 
-def test_what_bert_base_leaves_behind_is_below_a_megabyte():
+def test_what_bert_base_leaves_behind_is_below_a_megabyte(tmp_path):
     bert = AutoModel.from_config(BertConfig(vocab_size=8, max_position_embeddings=8))
-    arrays = [snapshots.degrees(bert), pack_patterns(snapshots.patterns(bert))]
-    arrays += [snapshots.cells(bert), snapshots.head_arrays(bert)]
-    assert sum(len(save(tensors)) for tensors in arrays) < 1e6 - 15_000  # the rest is for run.json and timing.json
+    training._save_arrays(bert, tmp_path, eps=1e-4)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 980_000  # the rest is for records and logs
+    assert read_arrays(tmp_path / "patterns.safetensors")["every"] == [1]  # nothing is thinned
 
 
 def test_arrays_beside_a_record_are_read_back(data_root, tmp_path):

@@ -14,6 +14,7 @@ import yaml
 from datasets import ClassLabel, Dataset, Features, Value
 
 from neuroprune import warm
+from neuroprune.cli import main
 from neuroprune.figures import FIGURES
 from neuroprune.records import read_record, read_timing
 from neuroprune.resources import file_sha256
@@ -102,7 +103,8 @@ def test_every_model_is_timed_beside_the_dense_one_and_then_deleted(finished):
         timing = read_timing(folder / "timing.json")
         assert [(batch.batch_size, batch.examples) for batch in timing.batches] == [(1, 16), (8, 16)]
         assert all(batch.ms_per_example.median > 0 < batch.dense_ms_per_example.median for batch in timing.batches)
-        assert not (folder / "model").exists()
+        assert not (folder / "model").exists() and not (folder / "checkpoints").exists()
+        assert sum(path.stat().st_size for path in folder.iterdir()) < 1e6  # all that stays
 
 
 def test_what_lies_beside_a_record_is_what_the_record_names(finished):
@@ -175,6 +177,20 @@ def test_one_changed_value_trains_only_the_run_that_it_concerns(snakemake, own_c
     assert changed == {NEUROPRUNE}
     assert read_record(runs / NEUROPRUNE / "run.json").settings.method.ridge == 0.02
     assert len(rows_of(own_copy / "results" / "mini" / "runs.csv")) == 3
+
+
+def test_a_study_under_way_has_its_table_too(own_copy, capsys):
+    study = own_copy / "results" / "mini"
+    shutil.rmtree(study / "runs" / L1)
+    (study / "runs" / NEUROPRUNE / "timing.json").unlink()
+    (study / "runs.csv").unlink()
+    assert main(["collect", "--study", str(study)]) == 0
+    assert [row["run"] for row in rows_of(study / "runs.csv")] == [DENSE, NEUROPRUNE]
+    said = capsys.readouterr().out.splitlines()
+    assert f"1 of 3 runs without a readable record: {L1}." in said
+    assert f"1 of 3 runs not timed: {NEUROPRUNE}." in said
+    assert main(["table", "summary", "--study", str(study)]) == 0
+    assert len(rows_of(study / "tables" / "summary.csv")) == 2
 
 
 def test_figures_and_tables_come_from_records_alone(snakemake, finished, tmp_path):

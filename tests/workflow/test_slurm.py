@@ -1,5 +1,6 @@
 """The mini study through a real SLURM: jobs fail, are cancelled, run out of time; controller and Snakemake go away."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -217,10 +218,11 @@ def test_after_a_kill_of_snakemake_no_run_is_written_by_two_jobs(slurm, folder):
     target, log = f"results/mini/runs/{FAILS}/run.json", folder / "snakemake.log"
     with study_at_work(folder, environment, target) as snakemake:
         (first,) = wait_until(lambda: training_processes(folder, FAILS), snakemake, f"{FAILS} did not start")
-        wait_until((run / ".lock").exists, snakemake, f"{FAILS} took no lock")
-        time.sleep(1)
+        wait_until((run / "train.log").read_text, snakemake, f"{FAILS} did not train")
         os.kill(first, signal.SIGSTOP)  # it still has long to train
         snakemake.kill()
+    with (run / ".lock").open() as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     before = what_lies_in(run)
 
     words = ["snakemake", "--snakefile", ROOT / "Snakefile", "--configfile", "study.yaml", "--unlock", "--cores", "1"]

@@ -82,3 +82,10 @@ onsuccess:
             f"All runs: {FOLDER}/runs.csv   Figures: {FOLDER}/figures   Tables: {FOLDER}/tables"
         )
         print(f"One page with all of it: snakemake --report {FOLDER}/report.html")
+
+
+onerror:
+    if not PLAN.study.from_results:
+        print(
+            f"What is there, and what is missing: neuroprune collect --study {FOLDER}"
+        )

@@ -10,6 +10,7 @@ rule measure:
         "<study>/runs/{run}/timing.json",
     log:
         "<study>/runs/{run}/measure.log",
+    priority: measured_soon
     conda:
         "../../environment.yml"
     threads: lambda wildcards: workflow.cores

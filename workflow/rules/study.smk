@@ -75,6 +75,9 @@ def wanted(known):
 FIGURE_FILES = [f"{FOLDER}/figures/{name}.svg" for name in wanted(FIGURES)]
 TABLE_FILES = [f"{FOLDER}/tables/{name}.html" for name in wanted(TABLES)]
 
+# A progress bar goes to the job's log: a state of it every 20 seconds, half a megabyte for a day of training.
+os.environ.setdefault("TQDM_MININTERVAL", "20")
+
 # Jobs that use an accelerator take turns on it (`resources: gpu=1` in the default profile).
 GPU = int(any(map(shutil.which, ("nvidia-smi", "rocm-smi"))))
 
@@ -99,8 +102,18 @@ def minutes(wildcards, attempt):
     return job_of(wildcards).minutes * attempt
 
 
+def on_this_machine():
+    """Tell whether jobs run here and not on a cluster's nodes. Snakemake knows it when it makes jobs, not before."""
+    return workflow.local_exec and not workflow.remote_exec
+
+
+def measured_soon(wildcards):
+    """Priority of a measurement: first of all on a cluster, where the model goes then, and last on one machine."""
+    return 0 if on_this_machine() else 10**12
+
+
 def longest_first(wildcards):
-    """Priority of a training job: above every measurement, and the more rows it reads, the higher, lest it ends alone."""
+    """Priority of a training job: above a machine's measurements; the more rows it reads, the higher, lest it ends alone."""
     run = PLAN.runs[wildcards.run]
     return 1 + run.training.epochs * (run.task.train_rows or 1_000_000)
 

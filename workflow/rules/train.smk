@@ -1,5 +1,6 @@
-# One job a run. Its settings are its parameters, so exactly the runs that a change concerns are trained again. All training comes before the
-# measurements, which need the machine for themselves.
+# One job a run. Its settings are its parameters, so exactly the runs that a change concerns are trained again. On one
+# machine all training comes before the measurements, which need the machine for themselves; on a cluster a model is
+# measured, and deleted, soon after its training.
 
 
 MODEL = directory("<study>/runs/{run}/model")

@@ -2,9 +2,7 @@
 # jobs, each in a fork of its own. NEUROPRUNE_WARM= (empty) in the environment leaves it out.
 from neuroprune import warm
 
-ALONE = workflow.local_exec and not workflow.remote_exec
-
 
 onstart:
-    if ALONE:
+    if on_this_machine():
         warm.start()
