@@ -10,6 +10,7 @@ from data import ROOT, sentence
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForMaskedLM, BertModel
 
+import neuroprune
 from neuroprune import models
 from neuroprune.errors import UserError
 from neuroprune.resources import file_sha256
@@ -160,6 +161,57 @@ def test_loading_is_quiet(bert, capfd, caplog):
     load(bert)
     assert capfd.readouterr() == ("", "")
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+# ------------------------------------------------------------------ cut models
+
+
+def cut_folder(kind, data, folder):
+    """A small model of which heads and neurons are gone, saved with its tokenizer."""
+    config = {"bert": SMALL, **OTHERS, **WRITERS}[kind] | {"vocab_size": 300}
+    model, tokenizer = models.load(settings(f"random:{kind}", layers=2, config=config), data, seed=0)
+    neuroprune.remove(model, heads={0: [1]}, neurons={1: [0, 3, 4]})
+    neuroprune.save_pretrained(model, folder, tokenizer)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"), [*((kind, Words()) for kind in ("bert", *OTHERS)), *((kind, Answers()) for kind in WRITERS)]
+)
+def test_a_cut_model_s_folder_is_loaded_as_it_is_and_can_be_cut_further(kind, data, tmp_path):
+    saved = cut_folder(kind, data, tmp_path)
+    model, tokenizer = models.load(settings(tmp_path), data, seed=1)
+    assert type(model) is type(saved)
+    assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), model.parameters(), strict=True))
+    before = neuroprune.measure_sparsity(model)
+    assert (before.heads_per_layer[0], before.neurons_per_layer[1]) == (1, 29) and before.weights > 0
+    batch = tokenizer(["a warm film", "dull"], padding=True, return_tensors="pt")
+    labels = {} if data.labels else {"labels": batch["input_ids"]}
+    model.train()(**batch, **labels).logits.sum().backward()
+    neuroprune.remove(model, heads={1: [0]}, neurons={1: [0]})
+    after = neuroprune.measure_sparsity(model)
+    assert (after.heads_per_layer[:2], after.neurons_per_layer[1]) == ((1, 1), 28)
+    assert after.weights > before.weights and after.dense_parameters == before.dense_parameters
+
+
+def test_a_cut_model_may_get_other_classes_and_fewer_layers(tmp_path):
+    class Two(Words):
+        labels = ("no", "yes")
+
+    saved = cut_folder("bert", Words(), tmp_path)
+    model, _ = models.load(settings(tmp_path, layers=1), Two(), seed=1)
+    assert model.classifier.weight.shape == (2, 16)
+    assert neuroprune.measure_sparsity(model).heads_per_layer == (1,)
+    query = "encoder.layer.0.attention.self.query.weight"
+    assert torch.equal(model.bert.get_parameter(query), saved.bert.get_parameter(query))
+
+
+def test_weights_that_do_not_fit_a_cut_model_s_record_are_refused(tmp_path):
+    cut_folder("bert", Words(), tmp_path)
+    record = json.loads((tmp_path / "config.json").read_text())
+    record["quantization_config"]["neurons"] = {}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    assert "has another shape for bert.encoder.layer.1.intermediate.dense.bias and 2 more" in error_of(tmp_path)
 
 
 # ------------------------------------------------------------------ places
