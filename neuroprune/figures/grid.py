@@ -155,7 +155,8 @@ def _panel(axes: Axes, rows: pd.DataFrame, tasks: dict[str, str]) -> None:
     if rows["panel"].iloc[0] != "metric":
         axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    counted = bool((rows["x"] % 1 == 0).all())  # heads
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=counted))
     _mark_majority(axes, rows, tasks)
 
 
