@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run report figures publish test lint format bench docs lock clean
+.PHONY: help demo run report figures publish test large lint format bench docs lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ publish: $(BIN)/.ready ## Copy a study's records, tables and figures to publishe
 
 test: $(BIN)/.ready ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest
+
+large: $(BIN)/.ready ## Train two steps of a model of 300 M parameters within 12 GiB
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 -s -m large tests/test_large.py
 
 lint: $(BIN)/.ready ## Style, types, docstrings, import directions, workflow
 	$(BIN)/ruff check .

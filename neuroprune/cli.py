@@ -333,7 +333,7 @@ def overview(made: Plan) -> str:
     """Return a plan as text to read: what is compared, how many jobs that makes, and all runs."""
     from tabulate import tabulate
 
-    from neuroprune import estimate
+    from neuroprune import estimate, memory
 
     study, timed = made.study, set(made.timed)
     right = {"tablefmt": "simple", "disable_numparse": True, "colalign": ("left", *["right"] * 5)}
@@ -351,6 +351,8 @@ def overview(made: Plan) -> str:
             "Jobs: " + ", ".join(f"{count} {rule}" for rule, count in jobs.items()),
             tabulate(estimate.table(made), estimate.COLUMNS, **right),
             textwrap.fill(estimate.BASIS, 120),
+            tabulate(memory.table(made), memory.COLUMNS, tablefmt="simple", disable_numparse=True),
+            textwrap.fill(memory.BASIS, 120),
             tabulate(runs, ["run", "epochs", "learning rate", "train rows", "timed"], tablefmt="simple"),
         ]
     )

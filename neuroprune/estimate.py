@@ -31,6 +31,7 @@ PARAMETERS = {
     "google-t5/t5-large": 738e6,
     "facebook/opt-125m": 125e6,
     "facebook/opt-1.3b": 1316e6,
+    "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T": 1100e6,
     "random:marian": 42e6,
 }
 # The paper's dense T5-base takes 24603 s for an epoch of CNN/DailyMail on an A100 (Table 1); 6 operations a parameter

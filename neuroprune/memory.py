@@ -10,14 +10,15 @@ from neuroprune.estimate import PARAMETERS
 from neuroprune.plan import Plan
 from neuroprune.settings import RunSettings
 
-# Layers (of encoder and decoder together), width, neurons of a layer, vocabulary.
+# Layers (of encoder and decoder together), width, neurons of a layer, vocabulary, layers of the decoder if it has an
+# encoder before it.
 SHAPES = {
     "google-bert/bert-base-uncased": (12, 768, 3072, 30522),
     "FacebookAI/roberta-base": (12, 768, 3072, 50265),
     "distilbert/distilbert-base-uncased": (6, 768, 3072, 30522),
-    "google-t5/t5-small": (12, 512, 2048, 32128),
-    "google-t5/t5-base": (24, 768, 3072, 32128),
-    "google-t5/t5-large": (48, 1024, 4096, 32128),
+    "google-t5/t5-small": (12, 512, 2048, 32128, 6),
+    "google-t5/t5-base": (24, 768, 3072, 32128, 12),
+    "google-t5/t5-large": (48, 1024, 4096, 32128, 24),
     "facebook/opt-125m": (12, 768, 3072, 50272),
     "facebook/opt-1.3b": (24, 2048, 8192, 50272),
     "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T": (22, 2048, 5632, 32000),
@@ -29,16 +30,19 @@ WIDTH = ("hidden_size", "d_model", "n_embd", "dim")
 NEURONS = ("intermediate_size", "d_ff", "ffn_dim", "encoder_ffn_dim", "n_inner", "hidden_dim")
 GATED = {"llama", "mistral", "qwen2", "qwen3", "gemma"}
 
-# Numbers that a layer keeps for the backward pass: for each token, as multiples of its width and of its neurons.
-PER_WIDTH, PER_NEURON = 20, 4
+# Numbers that a layer keeps for the backward pass, counted on BERT, T5, OPT and Llama: for each token as multiples of
+# its width and of its neurons, and for each pair of tokens and head of 64 channels.
+PER_WIDTH, PER_NEURON, PER_PAIR, HEAD = 12, 3, 3, 64
+NAME_TOKENS = 5  # of a class's name, where a text-to-text model writes it
 STATES = {"adamw": 8, "adafactor": 0, "sgd": 0}  # bytes a parameter
 PROGRAM = 0.6e9
 BASIS = (
     "Memory of a training process: weights and gradients of 4 bytes, AdamW's state of 8, none for Adafactor and SGD; "
-    f"activations of a step's longest rows, {PER_WIDTH} numbers for each token, layer and unit of width and "
-    f"{PER_NEURON} for each neuron, and for written answers 3 for each word of the vocabulary (2 bytes with precision "
-    "bf16, else 4; with gradient_checkpointing one layer's, and 1 number a layer); the second moments of NeuroPrune's "
-    "fold; 0.6 GB for the program. It is the dense model's: a cut one takes less. Expect a third either way."
+    f"activations of a pass's longest rows, {PER_WIDTH} numbers for each token, layer and unit of width, {PER_NEURON} "
+    f"for each neuron, {PER_PAIR} for each pair of tokens and head (none with fused attention), for written answers "
+    "3 for each word of the vocabulary (2 bytes with precision bf16, else 4; with gradient_checkpointing one layer's, "
+    "and a number for each layer and unit of width); the second moments of NeuroPrune's fold; 0.6 GB for the program. "
+    "It is the dense model's: a cut one takes less. Expect a third either way."
 )
 COLUMNS = ("model", "method", "parameters", "weights", "gradients", "optimizer", "activations", "fold", "memory")
 
@@ -53,6 +57,7 @@ class Shape:
         width: Size of a token's representation.
         neurons: Neurons of a layer.
         vocabulary: Number of tokens.
+        decoder: Layers of a decoder that has an encoder before it.
     """
 
     parameters: float | None
@@ -60,6 +65,7 @@ class Shape:
     width: int = 0
     neurons: int = 0
     vocabulary: int = 0
+    decoder: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ def shape_of(source: str, config: Mapping[str, Any], parameters: float | None = 
         return Shape(parameters)
     matrices = 3 if source.removeprefix("random:") in GATED or "gated" in str(config.get("feed_forward_proj")) else 2
     found = (layers + decoder) * (4 * width**2 + matrices * width * neurons) + decoder * 4 * width**2
-    return Shape(parameters or found + vocabulary * width, layers + decoder, width, neurons, vocabulary)
+    return Shape(parameters or found + vocabulary * width, layers + decoder, width, neurons, vocabulary, decoder)
 
 
 def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> int:
@@ -144,10 +150,20 @@ def _activations(run: RunSettings, shape: Shape) -> float:
     """Return the bytes that the backward pass of one process needs."""
     rows = run.training.batch_size // run.training.parts
     size = 2 if run.training.precision == "bf16" else 4
-    layer = PER_WIDTH * shape.width + PER_NEURON * shape.neurons
-    kept = layer + shape.layers * shape.width if run.training.gradient_checkpointing else shape.layers * layer
-    words = 3 * shape.vocabulary * run.task.answer_length if run.task.written else 0
-    return float(size * rows * (kept * run.task.max_length + words))
+    read, written = run.task.max_length, run.task.answer_length if run.task.written else NAME_TOKENS
+    parts = [(shape.layers - shape.decoder, read), (shape.decoder, written)]
+    layers = [_layer(shape, tokens) for count, tokens in parts for _ in range(count)]
+    kept = float(sum(layers))
+    if run.training.gradient_checkpointing:
+        kept = max(layers) + sum(count * tokens * shape.width for count, tokens in parts)
+    words = 3 * shape.vocabulary * written if shape.decoder else 0
+    return float(size * rows * (kept + words))
+
+
+def _layer(shape: Shape, tokens: int) -> float:
+    """Return the numbers that one layer keeps of one row."""
+    pairs = PER_PAIR * max(1, shape.width // HEAD) * tokens
+    return tokens * (PER_WIDTH * shape.width + PER_NEURON * shape.neurons + pairs)
 
 
 def table(plan: Plan) -> list[list[str]]:

@@ -7,6 +7,7 @@ functions here return what they are given and cost nothing.
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -86,7 +87,8 @@ def launch(function: Callable[..., None], processes: int, *arguments: Any) -> No
         start_method="spawn",
     )
     try:
-        elastic_launch(config, function)(*arguments)
+        with _own_signals():
+            elastic_launch(config, function)(*arguments)
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         message: Any = failure.message
@@ -94,6 +96,18 @@ def launch(function: Callable[..., None], processes: int, *arguments: Any) -> No
         if text.startswith(prefix := f"{UserError.__name__}: "):
             raise UserError(text.removeprefix(prefix)) from None
         raise RuntimeError(f"one of {processes} processes failed: {text}") from error
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Undo what torch's launcher does to the handling of signals, and leaves so."""
+    before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            if handler not in (None, signal.getsignal(name)):
+                signal.signal(name, handler)
 
 
 @contextmanager

@@ -158,6 +158,8 @@ def _trainer(settings: RunSettings, folder: Path, data: Any, model: Any, tokeniz
     """Build the Trainer that is the same for every method but for its callback."""
     if settings.training.freeze_embeddings:
         model.get_input_embeddings().requires_grad_(False)
+    if settings.training.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # the hooks of methods count on it
     objective = data.objective(model, tokenizer)
     return batches.trainer_class(objective.trainer_class, settings.training.parts)(
         model=model,
@@ -181,8 +183,6 @@ def _arguments(training: TrainingSettings, seed: int, folder: Path, more: dict[s
         per_device_train_batch_size=training.batch_size // training.parts,
         per_device_eval_batch_size=max(1, training.batch_size // training.parts),
         gradient_accumulation_steps=training.accumulation,
-        gradient_checkpointing=training.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},  # the hooks of methods count on it
         use_cpu=training.processes > 1 and not torch.cuda.is_available(),  # else each thinks it is alone
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
