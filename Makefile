@@ -8,10 +8,10 @@ export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run report figures publish test large lint format bench docs lock clean
+.PHONY: help demo run report figures publish test large lint format bench gpu-timing docs lock clean
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # One set-up for all targets, done again only when the pins change. Whole or absent: the mark is written last.
 $(BIN)/.ready: requirements.lock
@@ -65,6 +65,10 @@ format: $(BIN)/.ready ## Let ruff and snakefmt rewrite the files
 
 bench: $(BIN)/.ready ## Time a step of every method, the events and the start of the command line
 	$(BIN)/python -m benchmarks.bench
+
+gpu-timing: $(BIN)/.ready ## Time steps and inference of base-size models on a GPU, to results/gpu-timing; CPU=1 allows a CPU
+	@$(BIN)/python -m benchmarks.gpu $(if $(CPU),--cpu)
+	@$(MAKE) --no-print-directory run CONFIG=config/gpu_timing.yaml $(if $(CPU),CORES=1) && cat results/gpu-timing/tables/timing.md
 
 docs: $(BIN)/.ready ## Generate config/schema.json and the key tables of config/README.md
 	$(BIN)/neuroprune schema

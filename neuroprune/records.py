@@ -37,6 +37,22 @@ class SparsityRecord(Part):
     neurons_per_layer: list[int] = Field(description="Neurons left in each MLP.")
 
 
+class Quartiles(Part):
+    """Median and quartiles over counted passes."""
+
+    median: float
+    q1: float
+    q3: float
+
+
+class StepTimes(Part):
+    """Training steps between two changes of the model's size, in milliseconds each."""
+
+    parameters: int = Field(description="Size of the model that was trained in this stretch.")
+    steps: int
+    ms: Quartiles = Field(description="From the forward pass to the end of the method's work, on the device's clock.")
+
+
 class Result(Part):
     """What a run found; values that are not finite are stored as null."""
 
@@ -54,6 +70,9 @@ class Result(Part):
     seconds_per_step: float | None
     resumed_at: list[int] = Field(
         default_factory=list, description="Steps at which a job went on where another was killed."
+    )
+    step_times: list[StepTimes] = Field(
+        default_factory=list, description="Steps before the first cut, between cuts, after the last one."
     )
     sparsity: SparsityRecord
     degree_sd_percent: float | None = Field(description="Standard deviation of the MLP neurons' degrees, times 100.")
@@ -79,14 +98,6 @@ class RunRecord(Part):
         if self.run != self.settings.run:
             raise ValueError(f"run {self.run!r} and settings.run {self.settings.run!r} must be the same")
         return self
-
-
-class Quartiles(Part):
-    """Median and quartiles over counted passes."""
-
-    median: float
-    q1: float
-    q3: float
 
 
 class BatchTiming(Part):

@@ -390,9 +390,17 @@ class TimingSettings(Settings):
     repeats: Count = Field(default=7, description="Counted passes; the median is reported with its quartiles.")
     warmup: Annotated[int, Field(ge=0)] = Field(default=1, description="Passes that are not counted.")
     threads: Count = Field(default=1, description="CPU threads.")
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        default="fp32",
+        description="Numbers in which both models compute; `auto` is bf16 on GPUs that have it, else fp32.",
+    )
     seeds: Count | None = Field(
         default=None, description="Time only the runs of the first so many seeds of an experiment; default: all."
     )
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in serialize(self).items() if (key, value) != ("precision", "fp32")}
 
 
 class RunSettings(Settings):

@@ -29,8 +29,8 @@ def measure(timing: TimingSettings, run: Path, output: Path, data_root: Path) ->
     """Time the inference of a run's model and of the dense model it was made from, and write ``timing.json``.
 
     Both read the same batches of the judged split in the same order: rows sorted by length, so that little is padded,
-    and padded once, before any clock runs. Both are in the arithmetic that they are stored in (float32). A run that is
-    not done has no model worth timing; its file says so by having no batches.
+    and padded once, before any clock runs. Both are in float32 unless the settings say otherwise. A run that is not
+    done has no model worth timing; its file says so by having no batches.
 
     Args:
         timing: Batch sizes, rows a pass, passes, threads.
@@ -63,7 +63,8 @@ def _time_both(timing: TimingSettings, record: RunRecord, folder: Path, data_roo
     data = tasks.load(record.settings.task, data_root)
     dense, tokenizer = models.load(record.settings.model, data, seed=record.settings.seed)
     pair = {"cut": checkpoints.from_pretrained(folder / "model"), "dense": dense}
-    pair = {name: model.to(device).eval() for name, model in pair.items()}
+    dtype = torch.bfloat16 if use_bf16(timing.precision) else torch.float32
+    pair = {name: model.to(device, dtype).eval() for name, model in pair.items()}
     objective = data.objective(dense, tokenizer)
     answers = {name: partial(objective.answer, model) for name, model in pair.items()}
     rows = objective.encode(data.eval.select(range(min(timing.examples, len(data.eval)))))
@@ -147,6 +148,12 @@ def interleave(
             if turn >= warmup:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def use_bf16(precision: str) -> bool:
+    """Tell whether to compute in bf16; on CPUs without bf16 units it is many times slower than fp32."""
+    supported = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return precision == "bf16" or (precision == "auto" and supported)
 
 
 def quartiles(values: np.ndarray) -> Quartiles:

@@ -20,6 +20,8 @@ from neuroprune import batches, checkpoints, methods, models, parallel, records,
 from neuroprune.errors import UserError
 from neuroprune.settings import RunSettings, TrainingSettings
 from neuroprune.sparsity import measure_sparsity
+from neuroprune.step_times import StepClock
+from neuroprune.timing import use_bf16
 
 ARRAY_BYTES = 975_000  # of a run's arrays: with record, times and logs it keeps less than a megabyte
 CODE = ("versions", "commit", "dirty")  # of the environment: a checkpoint of other code is not gone on from
@@ -122,7 +124,9 @@ class _Watch(TrainerCallback):
 
 def _fit(trainer: Trainer, kept: resume.Checkpoints) -> dict[str, Any]:
     """Train and judge; return status, metrics, steps, times in seconds and the history of losses and metrics."""
+    clock = StepClock()
     trainer.add_callback(_Watch())
+    trainer.add_callback(clock)
     trainer.add_callback(kept)
     status, metrics, progress = "done", {}, kept.progress
     checkpoint = None if progress.checkpoint is None else str(progress.checkpoint)
@@ -141,6 +145,7 @@ def _fit(trainer: Trainer, kept: resume.Checkpoints) -> dict[str, Any]:
         "train_seconds": progress.train_seconds,
         "eval_seconds": progress.eval_seconds,
         "seconds_per_step": (progress.train_seconds - progress.eval_seconds) / max(1, steps),
+        "step_times": clock.stretches(),
         "resumed_at": progress.resumed_at,
         "history": [{k: v for k, v in entry.items() if _is_history(k, v)} for entry in trainer.state.log_history],
     }
@@ -188,7 +193,7 @@ def _arguments(training: TrainingSettings, seed: int, folder: Path, more: dict[s
         weight_decay=training.weight_decay,
         warmup_steps=training.warmup,  # below 1 it is a share of the steps
         max_grad_norm=training.max_grad_norm,
-        bf16=_bf16(training.precision),
+        bf16=use_bf16(training.precision),
         eval_strategy="epoch" if training.evaluate == "epoch" else "no",
         save_strategy="no",
         logging_steps=0.05,
@@ -198,12 +203,6 @@ def _arguments(training: TrainingSettings, seed: int, folder: Path, more: dict[s
         report_to="none",
         **more,
     )
-
-
-def _bf16(precision: str) -> bool:
-    """Tell whether to compute in bf16; on CPUs without bf16 units it is many times slower than fp32."""
-    supported = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return precision == "bf16" or (precision == "auto" and supported)
 
 
 def _save_arrays(model: torch.nn.Module, folder: Path, eps: float) -> dict[str, Any]:

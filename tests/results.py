@@ -65,6 +65,7 @@ def record(run, sparsity=None, status="done", value=None, metrics=(), parameters
     found = None if status == "diverged" else formula if value is None else value
     heads = [max(1, round(HEADS * (1 - gone)))] * LAYERS if name in CUTS else [HEADS] * LAYERS
     left = round(parameters - PRUNABLE * gone) if name in CUTS else parameters
+    stretches = [(parameters, 40, 20.0)] + [(left, 60, 20.0 * (1 - gone / 2))] * (left < parameters)
     result = {
         "metric": run.task.metric,
         "value": found,
@@ -80,6 +81,10 @@ def record(run, sparsity=None, status="done", value=None, metrics=(), parameters
         + run.seed,
         "eval_seconds": 2.0,
         "seconds_per_step": 0.5,
+        "step_times": [
+            {"parameters": size, "steps": steps, "ms": {"median": ms, "q1": ms - 1, "q3": ms + 1}}
+            for size, steps, ms in stretches
+        ],
         "sparsity": {
             "weights": gone,
             "heads": 1 - sum(heads) / (HEADS * LAYERS),

@@ -25,7 +25,7 @@ FLOORS = [
     {"penalties", "heads", "sparsity", "loading", "cards", "checkpoints"},
     {"methods", "snapshots", "figures", "tables", "merging", "export"},
     {"tasks", "models"},
-    {"timing", "training", "redraw", "resume", "batches"},
+    {"timing", "training", "redraw", "resume", "batches", "step_times"},
     {"cli", "reference", "prune"},
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}

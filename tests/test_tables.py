@@ -225,6 +225,31 @@ def test_cells_are_escaped():
     assert r"a\_b \\" in formats.to_latex(table)
 
 
+def test_times_say_what_the_cuts_are_worth(study):
+    csv, markdown, *_ = tables.write("timing", study)
+    found = row(pd.read_csv(csv), task="movie_snippets", method="neuroprune", point=0.8)
+    assert (found["step_ms_first"], found["step_ms_last"]) == pytest.approx((20, 12))
+    assert found["step_ratio"] == pytest.approx(0.6)
+    assert found["speedup_b32"] == pytest.approx(2.5)
+    line = next(
+        line for line in markdown.read_text().splitlines() if line.startswith("| NeuroPrune ") and "80.0" in line
+    )
+    assert "20.0 | 12.0 (×0.60) | 3.200 (×2.50) | 1.600 (×2.50)" in " ".join(line.split())
+
+
+def test_records_without_step_times_have_a_table_of_times_too(empty):
+    run = results.settings()
+    record = results.record(run)
+    results.write_run(empty, run, with_arrays=False)
+    path = empty / "runs" / run.run / "run.json"
+    old = json.loads(path.read_text())
+    del old["result"]["step_times"]
+    path.write_text(json.dumps(old))
+    collect(empty)
+    assert "Step" not in tables.write("timing", empty)[1].read_text().split("\n\n")[2]
+    assert record.result.step_times
+
+
 def test_the_origins_name_code_and_machine(study):
     text = tables.write("provenance", study)[1].read_text()
     for part in ("46 done", "0123456789abcdef", "Test CPU", "2.13.0"):

@@ -69,6 +69,13 @@ def test_the_device_is_waited_for_before_each_look_at_the_clock(clock):
     assert found == {"a": [5.0] * 3}
 
 
+def test_the_usual_precision_changes_no_older_settings():
+    assert "precision" not in TimingSettings().model_dump() | TimingSettings(precision="fp32").model_dump()
+    assert TimingSettings(precision="bf16").model_dump()["precision"] == "bf16"
+    assert timing.use_bf16("bf16") and not timing.use_bf16("fp32")
+    assert timing.use_bf16("auto") == (torch.cuda.is_available() and torch.cuda.is_bf16_supported())
+
+
 def test_quartiles():
     found = timing.quartiles(np.array([4.0, 1.0, 3.0, 2.0, 5.0]))
     assert (found.q1, found.median, found.q3) == (2.0, 3.0, 4.0)

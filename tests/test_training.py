@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import resource
 
 import numpy as np
@@ -18,6 +19,7 @@ from neuroprune.batches import ShuffledLengthGroups
 from neuroprune.errors import UserError
 from neuroprune.records import read_arrays, read_patterns, read_record
 from neuroprune.settings import RunSettings
+from neuroprune.step_times import StepClock
 from neuroprune.surgery import remove
 
 BERT = {
@@ -73,6 +75,44 @@ def test_a_run_folder_tells_everything(data_root, tmp_path):
     card = (folder / "model" / "README.md").read_text()
     assert f"| accuracy | {record.result.value:.4g} |" in card
     assert "made from `random:bert`, fine-tuned on sst2 (nyu-mll/glue)" in card
+
+
+def test_steps_are_timed_before_between_and_after_the_cuts(data_root, tmp_path):
+    record = run(settings(), data_root, tmp_path / "tiny")
+    stretches = record.result.step_times
+    assert sum(stretch.steps for stretch in stretches) == record.result.steps
+    sizes = [stretch.parameters for stretch in stretches]
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == len(sizes) > 1
+    assert sizes[0] == record.result.sparsity.dense_parameters and sizes[-1] == record.result.sparsity.parameters
+    assert all(0 < stretch.ms.q1 <= stretch.ms.median <= stretch.ms.q3 for stretch in stretches)
+    seconds = sum(stretch.steps * stretch.ms.median / 1000 for stretch in stretches)
+    assert seconds < record.result.train_seconds
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_steps_are_timed_by_events_on_a_gpu():
+    clock, model = StepClock(), torch.nn.Linear(512, 512).cuda()
+    rows = torch.randn(4096, 512, device="cuda")
+    for _ in range(5):
+        clock.on_step_begin(None, None, None, model=model)
+        for _ in range(200):
+            model(rows)
+        clock.on_step_end(None, None, None)
+    (stretch,) = clock.stretches()
+    assert stretch.steps == 5 and stretch.ms.median > 0.1  # the work, not the time that it takes to queue it
+
+
+def test_deterministic_training_refuses_what_has_no_repeatable_result(data_root, tmp_path):
+    try:
+        training.train(
+            settings(training={"epochs": 0.5, "batch_size": 8, "deterministic": True}), tmp_path / "run.json", data_root
+        )
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] in (":16:8", ":4096:8")  # else cuBLAS may choose anew each time
+        with pytest.raises(RuntimeError, match="deterministic"):
+            torch.zeros(4).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_the_saved_model_gives_the_recorded_metric(data_root, tmp_path):

@@ -11,6 +11,7 @@ from neuroprune.errors import UserError, did_you_mean
 TABLES = {
     "table1": "2 Sparsity against metric and times",
     "summary": "6 All results",
+    "timing": "6 All results",
     "provenance": "7 Where the numbers come from",
 }
 

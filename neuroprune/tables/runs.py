@@ -19,6 +19,7 @@ from neuroprune.records import (
     SCHEMA_VERSION,
     Result,
     RunRecord,
+    StepTimes,
     TimingRecord,
     read_record,
     read_timing,
@@ -263,10 +264,17 @@ def _outcome(result: Result) -> dict[str, Any]:
         "train_seconds": result.train_seconds,
         "train_seconds_without_eval": result.train_seconds - result.eval_seconds,
         "seconds_per_step": result.seconds_per_step,
+        **_step_times(result.step_times),
         "epochs": result.epochs,
         "steps": result.steps,
         "degree_sd_percent": result.degree_sd_percent,
     }
+
+
+def _step_times(stretches: list[StepTimes]) -> dict[str, float]:
+    """Give the median milliseconds of a training step before the first cut and after the last one."""
+    ends = {"first": stretches[0], "last": stretches[-1]} if stretches else {}
+    return {f"step_ms_{name}": stretch.ms.median for name, stretch in ends.items()}
 
 
 def _listed(layers: Iterable[Iterable[int]]) -> str:

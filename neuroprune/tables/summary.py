@@ -89,7 +89,7 @@ def summary(study_dir: Path) -> Table:
     table = summarize(runs)
     sizes = batch_sizes(table)
     sections = {
-        _heading(rows.iloc[0]): _without_empty(pd.DataFrame([_cells(row, sizes) for row in rows.to_dict("records")]))
+        _heading(rows.iloc[0]): without_empty(pd.DataFrame([_cells(row, sizes) for row in rows.to_dict("records")]))
         for _, rows in table.groupby(["model", "task"], sort=False)
     }
     return Table(f"Summary of the study “{study_dir.name}”", table, sections, _notes(runs, table))
@@ -112,7 +112,7 @@ def _cells(row: Row, sizes: list[int]) -> dict[str, str]:
     """Write one row for people; an empty text says that there is nothing to say."""
     cells = {
         "Method": method_label(row["method"], row["form"]),
-        "Asked for": _asked(row),
+        "Asked for": asked(row),
         "Sparsity %": number(100 * row["sparsity"], 1),
         "Metric %": _spread(100 * row["value"], 100 * row["value_sd"], 1),
         "Runs": f"{row['runs']}" + (f" (−{row['diverged']}‡)" if row["diverged"] else ""),
@@ -130,7 +130,7 @@ def _cells(row: Row, sizes: list[int]) -> dict[str, str]:
     }
 
 
-def _asked(row: Row) -> str:
+def asked(row: Row) -> str:
     """Say which point was asked for: a sparsity or the strengths of a penalty, and what is unusual."""
     target = [f"{100 * row['point']:g} %"] if math.isfinite(row["point"]) else []
     target += [f"{row['heads_asked']:.0f} heads"] if math.isfinite(row["heads_asked"]) else []
@@ -153,28 +153,33 @@ def _spread(mean: float, sd: float, digits: int) -> str:
     return (number(mean, digits) or "–") + (f" ± {number(sd, digits)}" if math.isfinite(sd) else "")
 
 
-def _without_empty(cells: pd.DataFrame) -> pd.DataFrame:
+def without_empty(cells: pd.DataFrame) -> pd.DataFrame:
     """Leave columns out in which nothing is said."""
     return cells[[name for name in cells if (cells[name] != "").any()]]
 
 
 def _notes(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     """Say how the numbers are meant, and what to beware of."""
-    places = runs["device"].where(runs["device"] != "cpu", "CPU " + runs["cpu"])
     notes = [
         "Metric: mean ± sample standard deviation over seeds; Runs: how many seeds were averaged.",
         "Sparsity: share of the dense model's attention (Q, K, V, O) and MLP weights that is gone or zero.",
         "Inference: milliseconds an example, median over passes on the physically cut model; in brackets the dense "
         "model's time over it, both timed in turn in one job. Means over the seeds that were timed.",
         "Training: wall time without evaluation, in brackets with it; a step: without it.",
-        f"Times belong to the machine: {'; '.join(sorted(places.unique()))}.",
     ]
+    diverged = "‡ So many runs diverged (their loss was not finite) and are not in the means."
+    return notes + notes_on(runs, table) + [diverged] * bool(table["diverged"].any())
+
+
+def notes_on(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """Say on which machine times were taken, and what to beware of in any table of these runs."""
+    places = runs["device"].where(runs["device"] != "cpu", "CPU " + runs["cpu"])
     marks = {
         "† Weights were initialised at random: the values show that the code runs, not how good the method is.": table[
             "model_random"
         ].any(),
-        "‡ So many runs diverged (their loss was not finite) and are not in the means.": table["diverged"].any(),
         "Some runs were stopped before their end and are not in the means.": (runs["status"] == "stopped").any(),
         "Some runs were made by code with uncommitted changes.": runs["dirty"].eq(True).any(),
     }
-    return notes + [text for text, holds in marks.items() if holds]
+    machine = f"Times belong to the machine: {'; '.join(sorted(places.unique()))}."
+    return [machine, *(text for text, holds in marks.items() if holds)]
