@@ -1,9 +1,10 @@
 """What a step of each method costs beside a plain one, what an event costs, and how quickly the command line starts.
 
 Everything is timed in turns on a random model of MiniLM's size, in one process and on one thread: ratios carry over to
-other machines, seconds don't. Run it with `make bench` (a minute and a half of one core); `python -m benchmarks.bench
---steps N` for a longer one. A line is `  target 80 %, after the last event   0.424    0.28`: seconds, and their ratio to a
-plain step.
+other machines, seconds don't. Run it with `make bench` (a minute and a half of one core); for more steps,
+`python -m benchmarks.bench --steps N`. A line is seconds and their ratio to a plain step:
+
+    target 80 %, after the last event          0.424    0.28
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ BASIS = (
     "GPU hours: 6 operations a parameter and token, at the speed of the paper's dense T5-base on CNN/DailyMail (24603 "
     "s an epoch on one A100 40 GB), and a minute a run for loading, judging and timing; smaller models and short rows "
     "use a GPU worse, bf16 better, so expect a factor of two either way. Disk: 1 MB a run stays, and with keep_models "
-    "its model; models wait to be timed until all training is done, 4 bytes a parameter if nothing were removed."
+    "its model; on one machine models wait to be timed until all training is done (on a cluster they are timed at "
+    "once), 4 bytes a parameter if nothing were removed."
 )
 
 

@@ -15,7 +15,9 @@ from neuroprune.blocks import find_blocks
 from neuroprune.cli import parser
 from neuroprune.sparsity import measure_sparsity
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+DOCS = [*ROOT.glob("*.md"), *ROOT.glob("config/*.md"), *ROOT.glob("docs/**/*.md")]
 SECTION = README.split("## Use it on your model")[1].split("\n## ")[0]
 BLOCKS = re.findall(r"```python\n(.*?)```", SECTION, flags=re.DOTALL)
 COMMON = {"output_dir": "out", "num_train_epochs": 2, "per_device_train_batch_size": 4, "use_cpu": True}
@@ -77,8 +79,15 @@ def test_the_plain_loop(monkeypatch, tmp_path):
     assert measure_sparsity(model).weights == pytest.approx(0.8, abs=1e-3)
 
 
+@pytest.mark.parametrize("page", sorted(DOCS), ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)", page.read_text())
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
 def test_its_commands_exist():
     lines = re.findall(r"^neuroprune .*$", README, flags=re.MULTILINE)
+    lines += re.findall(r"`(neuroprune [a-z][^`…<]*)`", (ROOT / "docs" / "cluster.md").read_text())
     assert len(lines) >= 3
     for line in lines:
         assert callable(parser().parse_args(shlex.split(line, comments=True)[1:]).run)
