@@ -43,11 +43,11 @@ def summarize(runs: pd.DataFrame) -> pd.DataFrame:
         raise UserError("There is no run to sum up; run the study first.")
     measured = [name for name in map(str, runs) if name not in NOT_MEASURED]
     table = _sorted(_averages(runs, measured))
-    times = table["train_seconds_without_eval"]
+    name = "train_seconds_without_eval"
     return table.assign(
         percent_of_dense=100 * table["value"] / _dense_of_each(table, "value"),
-        training_to_dense=times / _dense_of_each(table, times.name),
-        training_to_neuroprune=times / _neuroprune_of_each(table, times.name),
+        training_to_dense=table[name] / _dense_of_each(table, name),
+        training_to_neuroprune=table[name] / _neuroprune_of_each(table, name),
     )
 
 
@@ -89,7 +89,7 @@ def _neuroprune_of_each(table: pd.DataFrame, name: str) -> pd.Series:
 
 
 def _partners(table: pd.DataFrame, chosen: pd.Series, name: str, same: list[str]) -> pd.Series:
-    """Return for each row a column's value in the first chosen row that is the same in some columns; NaN without one."""
+    """Return for each row a column's value in the first chosen row that is the same in some columns, or NaN."""
     keys = [tuple(row) for row in table[same].fillna(-1).itertuples(index=False)]
     values: dict[tuple[Any, ...], float] = {}
     for key, value, wanted in zip(keys, table[name], chosen, strict=True):
@@ -190,8 +190,8 @@ def _notes(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         "Sparsity: share of the dense model's attention (Q, K, V, O) and MLP weights that is gone or zero.",
         "Inference: milliseconds an example, median over passes on the physically cut model; in brackets the dense "
         "model's time over it, both timed in turn in one job. Means over the seeds that were timed.",
-        "Training: wall time without evaluation, in brackets with it; a step: without it. × dense, × NeuroPrune: that time "
-        "over the dense model's, and over NeuroPrune's where it was asked for the same sparsity or number of heads.",
+        "Training: wall time without evaluation, in brackets with it; a step: without it. × dense, × NeuroPrune: that "
+        "time over the dense model's, and over NeuroPrune's where it was asked for the same sparsity or heads.",
         f"Times belong to the machine: {'; '.join(sorted(places.unique()))}.",
     ]
     marks = {
