@@ -337,9 +337,10 @@ class NeuroPruneSettings(Settings):
         description="Penalty form: share of the steps before the penalty begins; no head is merged "
         "earlier either (paper: half of the epochs in translation, else 0).",
     )
-    degree_weight: Literal["inverse", "missing"] = Field(
+    degree_weight: Literal["inverse", "missing", "none"] = Field(
         default="inverse",
-        description="Penalty form: weight of a neuron's penalty, 1 / connectivity or 1 - connectivity (two readings).",
+        description="Penalty form: weight of a neuron's penalty, 1 / connectivity or 1 - connectivity (two readings); "
+        "or 1 for all, which is l1 without preferential attachment.",
     )
     merge: Literal["output", "mlp_in", "none"] = Field(
         default="output",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from neuroprune.settings import NeuroPruneSettings
 
-DegreeWeight = Literal["inverse", "missing"]
+DegreeWeight = Literal["inverse", "missing", "none"]
 EPS: float = NeuroPruneSettings.model_fields["eps"].default
 
 
@@ -40,7 +40,7 @@ def degree_weights(
 
     The paper says "inversely proportional to the fractional connectivity". Reading 1, `inverse`: w_i = 1 / c_i, with
     c_i no smaller than one connection. Reading 2, `missing`: w_i = n_i / row length = 1 - c_i, so a fully connected
-    neuron is not penalised at all.
+    neuron is not penalised at all. `none`: w_i = 1, plain l1 without preferential attachment, for comparison.
 
     Args:
         weight: `[rows, columns]`.
@@ -54,4 +54,6 @@ def degree_weights(
     degree = fractional_degree(weight, eps, length)
     if degree_weight == "missing":
         return 1 - degree
+    if degree_weight == "none":
+        return torch.ones_like(degree)
     return 1 / degree.clamp_min(1 / (weight.shape[1] if length is None else length))

@@ -21,7 +21,9 @@ def absent(row: list[float], eps: float) -> int:
 
 
 def degree_weight(row: list[float], eps: float, reading: str) -> float:
-    """w_i of a neuron: inversely proportional to its fractional connectivity, or the missing share."""
+    """w_i of a neuron: inversely proportional to its fractional connectivity, or the missing share, or 1."""
+    if reading == "none":
+        return 1.0
     missing = absent(row, eps) / len(row)
     if reading == "missing":
         return missing

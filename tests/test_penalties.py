@@ -11,7 +11,7 @@ from torch import nn
 from neuroprune import penalties
 from neuroprune.blocks import Projection, find_blocks
 
-READINGS = pytest.mark.parametrize("reading", ["inverse", "missing"])
+READINGS = pytest.mark.parametrize("reading", ["inverse", "missing", "none"])
 
 
 def linear(rows: list[list[float]]) -> Projection:

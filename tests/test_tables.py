@@ -207,7 +207,7 @@ def test_the_markdown_reads_as_meant(study):
     ]
     assert cells[1] == [
         "NeuroPrune", "80 %", "80.0", "82.8 ± 1.0", "3", "96.3", "3", "0.04",
-        "3.20 (×2.50)", "1.60 (×2.50)", "33.0 (35.0)", "0.500",
+        "3.20 (×2.50)", "1.60 (×2.50)", "33.0 (35.0)", "0.500", "0.67", "1.00",
     ]  # fmt: skip
 
 
@@ -289,3 +289,27 @@ def test_the_papers_form_is_preferred(study):
     runs = read_runs(study)
     assert set(neuroprune_runs(runs)["form"]) == {"penalty"}
     assert set(neuroprune_runs(runs[runs["form"] != "penalty"])["form"]) == {"target"}
+
+
+def test_training_times_stand_beside_the_dense_models_and_neuroprunes(empty):
+    methods = {"dense": 10.0, "neuroprune": 12.0, "cofi": 240.0}
+    runs = [
+        (results.settings(method={"name": name} | ({"sparsity": 0.8} if name != "dense" else {})), time)
+        for name, time in methods.items()
+    ]
+    runs.append((results.settings(method={"name": "cofi", "sparsity": 0.5}), 220.0))
+    runs.append((results.settings(method={"name": "dsp", "heads": 6}, label="dsp-h6"), 30.0))
+    runs.append((results.settings(method={"name": "neuroprune", "heads": 6}, label="neuroprune-h6"), 15.0))
+    write(empty, *((settings, {}) for settings, _ in runs))
+    rows = read_runs(empty)
+    rows["train_seconds_without_eval"] = rows["run"].map({settings.run: time for settings, time in runs})
+    table = summarize(rows).set_index("group")
+    ratios = table[["training_to_dense", "training_to_neuroprune"]].T.to_dict("list")
+    name = "minilm-movie_snippets-"
+    assert ratios[name + "neuroprune-80"] == [1.2, 1.0]
+    assert ratios[name + "cofi-80"] == [24.0, 20.0]
+    assert ratios[name + "dsp-h6"] == [3.0, 2.0]
+    assert ratios[name + "cofi-50"][0] == 22.0 and math.isnan(ratios[name + "cofi-50"][1])
+    assert ratios[name + "dense"][0] == 1.0 and math.isnan(ratios[name + "dense"][1])
+    page = tables.write("summary", empty)[1].read_text()
+    assert "Training × NeuroPrune" in page and "Heads left" in page

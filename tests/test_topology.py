@@ -42,6 +42,6 @@ def test_no_gradient_flows_through_a_degree():
     st.lists(st.lists(st.sampled_from([0.0, 1e-5, -1e-5, 0.3, -2.0]), min_size=3, max_size=3), min_size=1, max_size=5)
 )
 def test_weights_agree_with_the_reference(rows):
-    for reading in ("inverse", "missing"):
+    for reading in ("inverse", "missing", "none"):
         expected = [reference.degree_weight(row, 1e-4, reading) for row in rows]
         assert degree_weights(torch.tensor(rows), 1e-4, reading).tolist() == pytest.approx(expected)

@@ -31,8 +31,10 @@ def summarize(runs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         ``IDENTITY``; ``runs``, how many were averaged, and ``diverged``, how many were left out as their loss was not
         finite; the mean of each measured column under its own name and the sample standard deviation over seeds as
-        ``<name>_sd`` (NaN for one run); ``percent_of_dense``, of the dense mean of the same model and task. Models and
-        tasks stand in the order of the runs, in each dense comes first, then the methods, points ascending.
+        ``<name>_sd`` (NaN for one run); ``percent_of_dense``, of the dense mean of the same model and task;
+        ``training_to_dense`` and ``training_to_neuroprune``, training time without evaluation over that of the dense
+        model and over that of NeuroPrune's target form at the same sparsity or number of heads. Models and tasks stand
+        in the order of the runs, in each dense comes first, then the methods, points ascending.
 
     Raises:
         UserError: If there is no run.
@@ -41,7 +43,12 @@ def summarize(runs: pd.DataFrame) -> pd.DataFrame:
         raise UserError("There is no run to sum up; run the study first.")
     measured = [name for name in map(str, runs) if name not in NOT_MEASURED]
     table = _sorted(_averages(runs, measured))
-    return table.assign(percent_of_dense=100 * table["value"] / _dense_of_each(table))
+    name = "train_seconds_without_eval"
+    return table.assign(
+        percent_of_dense=100 * table["value"] / _dense_of_each(table, "value"),
+        training_to_dense=table[name] / _dense_of_each(table, name),
+        training_to_neuroprune=table[name] / _neuroprune_of_each(table, name),
+    )
 
 
 def _averages(runs: pd.DataFrame, measured: list[str]) -> pd.DataFrame:
@@ -69,11 +76,26 @@ def _sorted(table: pd.DataFrame) -> pd.DataFrame:
     return table.loc[order].reset_index(drop=True)
 
 
-def _dense_of_each(table: pd.DataFrame) -> pd.Series:
-    """Return for each row the dense model's mean metric on the same model and task; NaN without one."""
-    dense = table[table["method"] == "dense"].groupby(["model", "task"])["value"].first()
-    means = dict(dense.items())
-    return pd.Series([means.get(key, math.nan) for key in zip(table["model"], table["task"], strict=True)])
+def _dense_of_each(table: pd.DataFrame, name: str) -> pd.Series:
+    """Return for each row the dense model's mean of a column on the same model and task; NaN without one."""
+    return _partners(table, table["method"] == "dense", name, ["model", "task"])
+
+
+def _neuroprune_of_each(table: pd.DataFrame, name: str) -> pd.Series:
+    """Return for each row with a target NeuroPrune's mean of a column where it was asked for the same; else NaN."""
+    asked = table["point"].notna() | table["heads_asked"].notna()
+    usual = asked & (table["method"] == "neuroprune") & (table["variant"] == "")
+    return _partners(table, usual, name, ["model", "task", "point", "heads_asked"]).where(asked)
+
+
+def _partners(table: pd.DataFrame, chosen: pd.Series, name: str, same: list[str]) -> pd.Series:
+    """Return for each row a column's value in the first chosen row that is the same in some columns, or NaN."""
+    keys = [tuple(row) for row in table[same].fillna(-1).itertuples(index=False)]
+    values: dict[tuple[Any, ...], float] = {}
+    for key, value, wanted in zip(keys, table[name], chosen, strict=True):
+        if wanted:
+            values.setdefault(key, value)
+    return pd.Series([values.get(key, math.nan) for key in keys], index=table.index, dtype=float)
 
 
 def summary(study_dir: Path) -> Table:
@@ -127,6 +149,8 @@ def _cells(row: Row, sizes: list[int]) -> dict[str, str]:
     return cells | {
         "Training (s)": f"{training} ({with_it})" if training else "",
         "A step (s)": number(row["seconds_per_step"], 3),
+        "Training × dense": number(row["training_to_dense"], 2),
+        "Training × NeuroPrune": number(row["training_to_neuroprune"], 2),
     }
 
 
@@ -165,7 +189,8 @@ def _notes(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         "Sparsity: share of the dense model's attention (Q, K, V, O) and MLP weights that is gone or zero.",
         "Inference: milliseconds an example, median over passes on the physically cut model; in brackets the dense "
         "model's time over it, both timed in turn in one job. Means over the seeds that were timed.",
-        "Training: wall time without evaluation, in brackets with it; a step: without it.",
+        "Training: wall time without evaluation, in brackets with it; a step: without it. × dense, × NeuroPrune: that "
+        "time over the dense model's, and over NeuroPrune's where it was asked for the same sparsity or heads.",
     ]
     diverged = "‡ So many runs diverged (their loss was not finite) and are not in the means."
     return notes + notes_on(runs, table) + [diverged] * bool(table["diverged"].any())
