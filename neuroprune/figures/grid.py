@@ -112,12 +112,12 @@ def plot(shown: pd.DataFrame, note: str, x: str = "sparsity_percent", label: str
     """
     headings = list(shown.assign(x=shown[x]).groupby("heading", sort=False))
     tasks = colours(shown["task"].unique())
-    figure = Figure(figsize=(PAGE_WIDTH, 0.85 + 1.75 * len(headings)), layout="constrained")
+    figure = Figure(figsize=(PAGE_WIDTH, 0.85 + 1.9 * len(headings)), layout="constrained")
     grid = figure.subplots(len(headings), len(PANELS), squeeze=False, sharex="row")
     for axes_row, (title, rows) in zip(grid, headings, strict=True):
         for axes, panel in zip(axes_row, PANELS, strict=True):
             _panel(axes, rows[rows["panel"] == panel], tasks)
-        axes_row[0].set_title(str(title), loc="left", fontweight="bold")
+        axes_row[0].set_title(f"{title}\n", loc="left", fontweight="bold")  # above its neighbours' titles
     for axes in grid[-1]:
         axes.set_xlabel(label)
     handles = _legend(shown, tasks)
@@ -153,7 +153,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, tasks: dict[str, str]) -> None:
     axes.set_ylabel(quantity)
     axes.set_title(circumstances, loc="left")
     if rows["panel"].iloc[0] != "metric":
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.04 * axes.get_ylim()[1])  # of a single mark too all is seen
     axes.yaxis.set_major_locator(MaxNLocator(5))
     counted = bool((rows["x"] % 1 == 0).all())  # heads
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=counted))
