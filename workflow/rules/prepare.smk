@@ -34,6 +34,7 @@ rule prepare_data:
         "<study>/data/{task}.json",
     log:
         "<study>/logs/data-{task}.log",
+    priority: FIRST
     conda:
         "../../environment.yml"
     params:
@@ -53,11 +54,13 @@ rule prepare_model:
         "<study>/models/{model}.json",
     log:
         "<study>/logs/model-{model}.log",
+    priority: FIRST
     conda:
         "../../environment.yml"
     params:
         settings=lambda wildcards: canonical(
-            PLAN.study.models[wildcards.model], exclude={"training", "job", "parameters"}
+            PLAN.study.models[wildcards.model],
+            exclude={"training", "job", "parameters"},
         ),
     message:
         "Prepare the model {wildcards.model}"

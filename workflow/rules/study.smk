@@ -112,6 +112,9 @@ def measured_soon(wildcards):
     return 0 if on_this_machine() else 10**12
 
 
+FIRST = 10**12  # priority of what training waits for
+
+
 def longest_first(wildcards):
     """Priority of a training job: above a machine's measurements; the more rows it reads, the higher, lest it ends alone."""
     run = PLAN.runs[wildcards.run]
