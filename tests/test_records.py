@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import results
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
@@ -95,6 +96,7 @@ def test_the_hash_of_a_file_is_sha256(tmp_path):
     assert records.file_hash(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
+@hypothesis_settings(deadline=None)  # it writes files
 @given(st.integers(1, 9), st.integers(1, 20), st.integers(0, 2**32 - 1))
 def test_patterns_survive_packing(tmp_path_factory, rows, columns, seed):
     present = np.random.default_rng(seed).random((rows, columns)) < 0.5
