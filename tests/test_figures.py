@@ -90,7 +90,7 @@ def test_figure4_shows_penalties_alone(tmp_path):
 def test_figure4_marks_random_weights(tmp_path):
     run = results.settings(method={"name": "neuroprune", "sparsity": 0.5}, source="random:bert")
     figure, _ = figure4(write(tmp_path, (run, {})))
-    assert figure.axes[0].get_title(loc="left") == "minilm (random weights), target form"
+    assert figure.axes[0].get_title(loc="left").strip() == "minilm (random weights), target form"
 
 
 def test_figure4_uses_quartiles_of_passes_for_one_seed(tmp_path):

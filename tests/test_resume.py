@@ -159,7 +159,7 @@ def comparable(record):
     """A record without what depends on the clock; the mean loss of the stretch with the kill has lost some steps."""
     plain = json.loads(record.model_dump_json())["result"]
     history = [{key: value for key, value in entry.items() if key != "loss"} for entry in plain.pop("history")]
-    times = ("train_seconds", "eval_seconds", "seconds_per_step", "resumed_at", "metrics")
+    times = ("train_seconds", "eval_seconds", "seconds_per_step", "step_times", "resumed_at", "metrics")
     return {key: value for key, value in plain.items() if key not in times} | {"history": history}
 
 
