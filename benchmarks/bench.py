@@ -109,6 +109,8 @@ def commands(rounds: int) -> None:
     }
 
     def timed(line: list[str]) -> Callable[[], float]:
+        """Return a function that runs a command line and returns its seconds."""
+
         def run() -> float:
             started = time.perf_counter()
             subprocess.run(line, check=True, stdout=subprocess.DEVNULL)

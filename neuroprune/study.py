@@ -122,6 +122,7 @@ def _known(kind: str) -> AfterValidator:
     """Refuse names that are not among those of the validation's context."""
 
     def check(name: str, info: ValidationInfo) -> str:
+        """Return a known name; refuse another one with the nearest known."""
         known = (info.context or {}).get(kind)
         if known is None or name in known:
             return name

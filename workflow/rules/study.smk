@@ -107,12 +107,12 @@ def on_this_machine():
     return workflow.local_exec and not workflow.remote_exec
 
 
+FIRST = 10**12  # priority above every training job
+
+
 def measured_soon(wildcards):
     """Priority of a measurement: first of all on a cluster, where the model goes then, and last on one machine."""
-    return 0 if on_this_machine() else 10**12
-
-
-FIRST = 10**12  # priority of what training waits for
+    return 0 if on_this_machine() else FIRST
 
 
 def longest_first(wildcards):
