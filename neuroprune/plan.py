@@ -131,7 +131,7 @@ def expand(study: StudySettings) -> Plan:
         study=_only_used_rows(study),
         runs=runs,
         experiments=_by_experiment(names, points),
-        timed=tuple(name for name, point in zip(names, points, strict=True) if point.timed),
+        timed=_timed(names, points),
     )
 
 
@@ -200,6 +200,16 @@ def _by_experiment(names: list[str], points: list[_Point]) -> dict[str, tuple[st
     for name, point in zip(names, points, strict=True):
         found[point.experiment].append(name)
     return {experiment: tuple(runs) for experiment, runs in found.items()}
+
+
+def _timed(names: list[str], points: list[_Point]) -> tuple[str, ...]:
+    """Name the runs to be timed; not dense ones, which every timing of their model and task measures beside its own."""
+    pairs = {(point.model, point.task) for point in points if point.timed and point.method.name != "dense"}
+    return tuple(
+        name
+        for name, point in zip(names, points, strict=True)
+        if point.timed and not (point.method.name == "dense" and (point.model, point.task) in pairs)
+    )
 
 
 def _only_used_rows(study: StudySettings) -> StudySettings:

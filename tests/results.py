@@ -195,8 +195,9 @@ def write_study(study, tasks=tuple(DENSE), points=(0.5, 0.8, 0.9), seeds=3, pena
     return write_plan(study, [run for run, _ in runs])
 
 
-def write_plan(study, runs):
-    """Write the plan of a study and return the names of its runs."""
+def write_plan(study, runs, timed=None):
+    """Write the plan of a study, all runs timed if not said otherwise, and return the names of its runs."""
     planned = {run.run: run.model_dump(mode="json") for run in runs}
-    write_json(Path(study) / "plan.json", {"schema_version": 1, "runs": planned, "timed": list(planned)})
+    names = [run.run for run in (runs if timed is None else timed)]
+    write_json(Path(study) / "plan.json", {"schema_version": 1, "runs": planned, "timed": names})
     return list(planned)

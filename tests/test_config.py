@@ -77,7 +77,7 @@ def test_a_plan_has_every_run_in_order_with_every_setting():
     assert (run.task.source, run.task.config, run.task.inputs) == ("nyu-mll/glue", "mrpc", ("sentence1", "sentence2"))
     assert run.training.epochs == 3 and run.training.batch_size == 32
     assert plan.experiments == {"sweep": tuple(plan.runs)}
-    assert plan.timed == tuple(plan.runs)
+    assert plan.timed == tuple(name for name in plan.runs if "dense" not in name)
 
 
 def test_the_most_special_training_setting_counts():
@@ -111,7 +111,13 @@ def test_a_study_changes_keys_of_rows_and_leaves_the_others():
 
 def test_only_the_first_seeds_are_timed():
     plan = plan_of(changed(timing={"seeds": 1}))
-    assert plan.timed == tuple(name for name in plan.runs if name.endswith("-s0"))
+    assert plan.timed == tuple(name for name in plan.runs if name.endswith("-s0") and "dense" not in name)
+
+
+def test_a_dense_run_is_timed_where_nothing_else_is_beside_it():
+    dense = {"models": ["tiny"], "tasks": ["mrpc"], "methods": [{"name": "dense"}], "seeds": [0]}
+    timed = plan_of(changed(experiments__sweep__tasks=["sst2"], experiments__alone=dense)).timed
+    assert "tiny-mrpc-dense-s0" in timed and not any(name.startswith("tiny-sst2-dense") for name in timed)
 
 
 def test_an_experiment_may_have_its_own_seeds():

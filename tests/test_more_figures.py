@@ -261,10 +261,31 @@ def test_table1_of_another_study_has_its_own_metric(study):
     assert "accuracy" in numbers and set(numbers["source"]) == {"ours"}
 
 
-def test_large_models_are_in_figure11(study, tmp_path):
-    assert "note" in figure11(study)[1]
-    run = results.settings(method={"name": "neuroprune", "sparsity": 0.5}, model="t5_large")
-    assert set(figure11(written(tmp_path, (run, {"parameters": 738_000_000})))[1]["model"]) == {"t5_large"}
+def test_large_models_are_in_figure11(tmp_path):
+    large, small = (
+        results.settings(method={"name": "neuroprune", "sparsity": 0.5}, model=name) for name in ("t5_large", "minilm")
+    )
+    folder = written(tmp_path, (large, {"parameters": 738_000_000}), (small, {}))
+    assert set(figure11(folder)[1]["model"]) == {"t5_large"}
+
+
+def test_without_large_models_figure11_has_the_largest_and_says_so(tmp_path):
+    sizes = {"minilm": 22_000_000, "tiny": 400_000}
+    method = {"name": "neuroprune", "sparsity": 0.5}
+    runs = [(results.settings(method=method, model=name), {"parameters": size}) for name, size in sizes.items()]
+    figure, shown = figure11(written(tmp_path, *runs))
+    assert set(shown["model"]) == {"minilm"}
+    assert "no model here has more than 300 M parameters: the largest, of 22 M" in figure.get_supxlabel()
+
+
+def test_the_frontier_is_of_the_tasks_on_which_methods_are_compared(tmp_path):
+    methods = [{"name": name, "sparsity": 0.5} for name in ("neuroprune", "l1")]
+    runs = [results.settings("movie_snippets", method) for method in methods]
+    runs += [results.settings("verse_pairs", methods[0])]
+    figure, shown = frontier(written(tmp_path / "both", *((run, {}) for run in runs)))
+    assert set(shown["task"]) == {"movie_snippets"} and "Figure 4" in figure.get_supxlabel()
+    figure, shown = frontier(written(tmp_path / "alone", (runs[2], {})))
+    assert set(shown["task"]) == {"verse_pairs"} and "Figure 4" not in figure.get_supxlabel()
 
 
 def test_of_a_grid_the_runs_nearest_to_the_papers_sparsities_are_shown(tmp_path):

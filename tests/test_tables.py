@@ -27,11 +27,11 @@ def empty(tmp_path):
     return tmp_path / "odd"
 
 
-def write(folder, *runs):
+def write(folder, *runs, timed=None):
     """Write runs given as (settings, changes) and their plan; return what collect says."""
     for settings, changes in runs:
         results.write_run(folder, settings, with_arrays=False, **changes)
-    results.write_plan(folder, [settings for settings, _ in runs])
+    results.write_plan(folder, [settings for settings, _ in runs], timed)
     return collect(folder)
 
 
@@ -63,6 +63,16 @@ def test_a_run_is_one_row_of_what_its_record_says(study):
     measured = {"value": 0.86 - 0.05 * 0.64 + 0.01, "inference_ms_b1": 3.2, "inference_ms_b32": 1.6, "speedup_b32": 2.5}
     assert {name: found[name] for name in measured} == pytest.approx(measured)
     assert found[["alpha", "beta", "theta", "strength"]].isna().all()
+
+
+def test_a_dense_run_has_the_times_that_it_had_beside_the_others(empty):
+    dense, other = (results.settings("movie_snippets"), results.settings("verse_pairs"))
+    cut = [results.settings("movie_snippets", {"name": "neuroprune", "sparsity": s}) for s in (0.5, 0.8)]
+    assert write(empty, *((run, {"with_timing": run in cut}) for run in (dense, other, *cut)), timed=cut) == []
+    found = row(read_runs(empty), method="dense", task="movie_snippets")
+    assert (found["inference_ms_b1"], found["inference_ms_b1_q1"], found["speedup_b32"]) == (8.0, 7.6, 1.0)
+    assert found["dense_inference_ms_b32"] == found["inference_ms_b32"] == 4.0
+    assert math.isnan(row(read_runs(empty), task="verse_pairs")["inference_ms_b1"])  # nothing was timed there
 
 
 def test_the_penalty_form_has_strengths_and_no_point(study):

@@ -34,15 +34,24 @@ def figure4(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
 
 
 def sparsity_grid(study_dir: Path, large: bool) -> tuple[Figure, pd.DataFrame]:
-    """Draw Figure 4 (``large`` false) or Figure 11 of a study."""
+    """Draw Figure 4 (``large`` false) or Figure 11 of a study; without a large model the largest takes its place."""
     runs = read_runs(study_dir)
     table = summarize(runs)
-    drawn = like_with_like(table[(table["dense_parameters"] > LARGE) == large])
+    pruned = like_with_like(table)
+    drawn = pruned[(pruned["dense_parameters"] > LARGE) == large]
+    notes = []
+    if large and drawn.empty and len(pruned):
+        drawn = pruned[pruned["dense_parameters"] == pruned["dense_parameters"].max()]
+        notes = [f"no model here has more than 300 M parameters: the largest, of {_millions(drawn)} M, in its place"]
     shown = grid.marks(table, drawn.assign(heading=grid.heading(drawn)))
     if shown.empty:
-        which = "of more than" if large else "of at most"
-        return nothing_to_show(f"Nothing to show: no pruned run of a model {which} 300 M parameters is finished.")
-    return grid.plot(shown, grid.note(runs, shown)), shown
+        which = "model" if large else "model of at most 300 M parameters"
+        return nothing_to_show(f"Nothing to show: no pruned run of a {which} is finished.")
+    return grid.plot(shown, "; ".join([grid.note(runs, shown), *notes])), shown
+
+
+def _millions(rows: pd.DataFrame) -> str:
+    return f"{rows['dense_parameters'].max() / 1e6:.3g}"
 
 
 def like_with_like(table: pd.DataFrame) -> pd.DataFrame:

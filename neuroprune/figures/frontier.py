@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,7 +16,16 @@ from matplotlib.ticker import MaxNLocator
 from neuroprune.figures.efficient import efficient
 from neuroprune.figures.figure4 import like_with_like
 from neuroprune.figures.grid import column, interval
-from neuroprune.figures.style import GREY, INK, PAGE_WIDTH, method_look, nothing_to_show, say_empty
+from neuroprune.figures.style import (
+    GREY,
+    INK,
+    METRIC_SPAN,
+    PAGE_WIDTH,
+    at_least,
+    method_look,
+    nothing_to_show,
+    say_empty,
+)
 from neuroprune.tables.runs import read_runs
 from neuroprune.tables.summary import batch_sizes, summarize
 
@@ -30,7 +40,8 @@ def frontier(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The figure, and what it shows: one row a mark. A note in place of both if no pruned run is finished.
+        The figure, and what it shows: one row a mark of the models and tasks on which methods are `compared`. A note in
+        place of both if no pruned run is finished.
 
     Raises:
         UserError: If there is no table of runs.
@@ -39,7 +50,23 @@ def frontier(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     shown = frontier_data(summarize(runs))
     if shown.empty:
         return nothing_to_show("Nothing to show: no pruned run with a metric is finished.")
-    return _plot(shown), shown
+    return _plot(compared(shown), left_out=len(compared(shown)) < len(shown)), compared(shown)
+
+
+def compared(shown: pd.DataFrame) -> pd.DataFrame:
+    """Select the models and tasks on which several methods are compared; all, if there is none.
+
+    Args:
+        shown: What ``frontier_data`` has listed.
+
+    Returns:
+        Its rows of models and tasks with at least two methods beside dense.
+    """
+    pruned = shown[shown["method"] != "dense"]
+    count = pruned.groupby(["model", "task"])["method"].nunique()
+    several = {pair for pair, methods in count.items() if methods > 1}
+    chosen = [pair in several for pair in zip(shown["model"], shown["task"], strict=True)]
+    return shown[np.array(chosen)] if several else shown
 
 
 def frontier_data(table: pd.DataFrame) -> pd.DataFrame:
@@ -91,8 +118,8 @@ def _mark(row: dict[Any, Any], panel: str, sizes: list[int]) -> dict[str, Any] |
     }
 
 
-def _plot(shown: pd.DataFrame) -> Figure:
-    """Draw two panels for each model and task, with one legend above."""
+def _plot(shown: pd.DataFrame, left_out: bool) -> Figure:
+    """Draw two panels for each model and task, with one legend above; say if some are left out."""
     pairs = list(shown.groupby(["model", "task"], sort=False))[:MOST_ROWS]
     figure = Figure(figsize=(PAGE_WIDTH, 0.75 + 2.3 * len(pairs)), layout="constrained")
     grid = figure.subplots(len(pairs), len(PANELS), squeeze=False, sharey="row")
@@ -107,7 +134,8 @@ def _plot(shown: pd.DataFrame) -> Figure:
     handles.append(Line2D([], [], color=INK, lw=1, label="efficient frontier"))
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     bars = "bars: ± 1 sd over seeds" if shown["seeds"].max() > 1 else "one seed a point"
-    figure.supxlabel(f"numbers: sparsity in %; {bars}; up and to the left is better", fontsize=7, color=GREY)
+    rest = "; with one method alone: Figure 4" if left_out else ""
+    figure.supxlabel(f"numbers: sparsity in %; {bars}; up and to the left is better{rest}", fontsize=7, color=GREY)
     return figure
 
 
@@ -131,10 +159,11 @@ def _panel(axes: Axes, rows: pd.DataFrame) -> None:
             "color": method_look(row["method"])["color"],
         }
         axes.annotate(f"{row['sparsity_percent']:.0f}", (row["time"], row["value"]), **text)
+    at_least(axes, METRIC_SPAN)
     quantity, _, how = rows["unit"].iloc[0].partition(", ")
     axes.set_xlabel(f"{quantity}, {how}")
+    axes.margins(0.1)
     axes.set_xlim(left=0)
-    axes.margins(x=0.08)
     axes.xaxis.set_major_locator(MaxNLocator(6))
 
 

@@ -11,7 +11,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from neuroprune.figures.style import FILLED, GREY, INK, PAGE_WIDTH, colours, method_line, say_empty
+from neuroprune.figures.style import (
+    FILLED,
+    GREY,
+    INK,
+    METRIC_SPAN,
+    PAGE_WIDTH,
+    at_least,
+    colours,
+    method_line,
+    say_empty,
+)
 from neuroprune.tables.runs import LABELS
 from neuroprune.tables.summary import batch_sizes
 
@@ -113,7 +123,7 @@ def plot(shown: pd.DataFrame, note: str, x: str = "sparsity_percent", label: str
     headings = list(shown.assign(x=shown[x]).groupby("heading", sort=False))
     tasks = colours(shown["task"].unique())
     figure = Figure(figsize=(PAGE_WIDTH, 0.85 + 1.9 * len(headings)), layout="constrained")
-    grid = figure.subplots(len(headings), len(PANELS), squeeze=False, sharex="row")
+    grid = figure.subplots(len(headings), len(PANELS), squeeze=False, sharex=True)
     for axes_row, (title, rows) in zip(grid, headings, strict=True):
         for axes, panel in zip(axes_row, PANELS, strict=True):
             _panel(axes, rows[rows["panel"] == panel], tasks)
@@ -154,6 +164,8 @@ def _panel(axes: Axes, rows: pd.DataFrame, tasks: dict[str, str]) -> None:
     axes.set_title(circumstances, loc="left")
     if rows["panel"].iloc[0] != "metric":
         axes.set_ylim(0, 1.04 * axes.get_ylim()[1])  # of a single mark too all is seen
+    else:
+        at_least(axes, METRIC_SPAN)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     counted = bool((rows["x"] % 1 == 0).all())  # heads
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=counted))

@@ -44,6 +44,7 @@ METHOD_COLOURS = {
     "random": "#8A8A8A",
     "dense": "#000000",
 }
+METRIC_SPAN = 5.0  # percent: what an axis of metrics covers at least
 TASK_MARKERS = "osD^vPX*"
 
 SETTINGS: Any = {
@@ -121,6 +122,13 @@ def method_look(method: str) -> dict[str, Any]:
     colour = METHOD_COLOURS.get(method, "#56B4E9")
     face = colour if method in FILLED else "white"
     return {"color": colour, "markerfacecolor": face, "label": LABELS.get(method, method), **method_line(method)}
+
+
+def at_least(axes: Axes, span: float) -> None:
+    """Widen a panel's y axis around its middle to so much, lest noise looks like a difference."""
+    bottom, top = axes.get_ylim()
+    missing = max(0.0, span - (top - bottom)) / 2
+    axes.set_ylim(bottom - missing, top + missing)
 
 
 def presence_shades() -> LinearSegmentedColormap:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def collect(study_dir: Path, output: Path | None = None) -> list[str]:
     found, problems = _read_all(study_dir, plan)
     if not found:
         raise UserError(" ".join([f"{study_dir / 'runs'}: no run has a record; run the study first.", *problems[:1]]))
-    rows = [_row(study_dir.name, *records) for records in found]
+    rows = with_dense_times([_row(study_dir.name, *records) for records in found])
     notes = _notes(found, plan) + _left_out(study_dir, plan) + problems
     write_text(Path(output or study_dir / "runs.csv"), pd.DataFrame(rows).to_csv(index=False))
     write_json(study_dir / "provenance.json", provenance([run for run, _ in found], notes))
@@ -295,6 +295,41 @@ def _times(timing: TimingRecord | None) -> dict[str, Any]:
         for kind, value in {**kinds, "speedup": batch.speedup}.items():
             name = f"{kind}_b{batch.batch_size}"
             row |= {name: value.median, f"{name}_q1": value.q1, f"{name}_q3": value.q3}
+    return row
+
+
+def with_dense_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give dense runs that were not timed themselves the times that the dense model had beside other runs.
+
+    Args:
+        rows: Rows of the tidy table.
+
+    Returns:
+        The same rows; a finished dense run without times has the medians of the ``dense_inference_ms_*`` of the timed
+        runs of its model and task on its machine, and a speed-up of 1.
+    """
+    beside: dict[tuple[Any, ...], list[dict[str, float]]] = defaultdict(list)
+    for row in rows:
+        if times := {name: value for name, value in row.items() if name.startswith("dense_inference_ms_")}:
+            beside[_place(row)].append(times)
+    return [row | _dense_times(beside[_place(row)]) if _lacks_times(row) else row for row in rows]
+
+
+def _place(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("model", "task", "device", "cpu"))
+
+
+def _lacks_times(row: dict[str, Any]) -> bool:
+    timed = any(name.startswith("inference_ms_") for name in row)
+    return row["method"] == "dense" and row["status"] == "done" and not timed
+
+
+def _dense_times(found: list[dict[str, float]]) -> dict[str, float]:
+    """Return the columns of a dense run's times, made of what was measured beside other runs."""
+    row: dict[str, float] = {}
+    for name, value in pd.DataFrame(found).median().items():
+        row |= {str(name).removeprefix("dense_"): value, str(name): value}
+        row[str(name).replace("dense_inference_ms", "speedup")] = 1.0
     return row
 
 

@@ -188,7 +188,8 @@ def _notes(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         "Metric: mean ± sample standard deviation over seeds; Runs: how many seeds were averaged.",
         "Sparsity: share of the dense model's attention (Q, K, V, O) and MLP weights that is gone or zero.",
         "Inference: milliseconds an example, median over passes on the physically cut model; in brackets the dense "
-        "model's time over it, both timed in turn in one job. Means over the seeds that were timed.",
+        "model's time over it, both timed in turn in one job. Means over the seeds that were timed; of the dense model "
+        "the median of what it took beside the others.",
         "Training: wall time without evaluation, in brackets with it; a step: without it. × dense, × NeuroPrune: that "
         "time over the dense model's, and over NeuroPrune's where it was asked for the same sparsity or heads.",
     ]

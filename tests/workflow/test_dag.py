@@ -46,7 +46,7 @@ def test_a_figure_is_a_target_by_its_name(snakemake, tmp_path):
         "prepare_data": 1,
         "prepare_model": 1,
         "train": 3,
-        "measure": 3,
+        "measure": 2,
         "collect": 1,
         "figure4": 1,
     }
@@ -56,7 +56,7 @@ def test_a_study_asks_for_the_figures_and_times_that_it_wants(snakemake, tmp_pat
     study = study_file(tmp_path, artefacts=["summary"], seeds=[0, 1], timing={"seeds": 1})
     jobs = snakemake(tmp_path, "--dry-run", "--configfile", study).jobs
     assert jobs.keys() & {*FIGURES, *TABLES} == {"summary"}
-    assert (jobs["train"], jobs["measure"]) == (6, 3)
+    assert (jobs["train"], jobs["measure"]) == (6, 2)
 
 
 def test_the_demo_does_not_shine_through_a_study_that_is_named(snakemake, tmp_path):
