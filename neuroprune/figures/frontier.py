@@ -159,11 +159,11 @@ def _panel(axes: Axes, rows: pd.DataFrame) -> None:
             "color": method_look(row["method"])["color"],
         }
         axes.annotate(f"{row['sparsity_percent']:.0f}", (row["time"], row["value"]), **text)
-    at_least(axes, METRIC_SPAN)
     quantity, _, how = rows["unit"].iloc[0].partition(", ")
     axes.set_xlabel(f"{quantity}, {how}")
-    axes.margins(0.1)
+    axes.margins(0.12)  # room for the numbers
     axes.set_xlim(left=0)
+    at_least(axes, METRIC_SPAN)
     axes.xaxis.set_major_locator(MaxNLocator(6))
 
 

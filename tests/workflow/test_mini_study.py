@@ -143,7 +143,8 @@ def test_all_figures_and_tables_are_there_in_all_formats(finished):
     assert [row["run"] for row in rows] == [DENSE, NEUROPRUNE, L1]
     assert [row["model_random"] for row in rows] == ["True"] * 3
     plan = json.loads((study / "plan.json").read_text())
-    assert list(plan["runs"]) == plan["timed"] == [DENSE, NEUROPRUNE, L1]
+    assert list(plan["runs"]) == [DENSE, NEUROPRUNE, L1]
+    assert plan["timed"] == [NEUROPRUNE, L1]
 
 
 def test_a_second_call_has_nothing_to_do(snakemake, finished):
@@ -159,11 +160,11 @@ def test_how_often_checkpoints_are_written_redoes_nothing(snakemake, own_copy):
     assert "Nothing to be done" in done.out + done.err
 
 
-def test_a_study_written_in_another_order_has_nothing_to_do(snakemake, own_copy):
+def test_a_study_written_in_another_order_trains_nothing(snakemake, own_copy):
     study = study_file(own_copy, lambda study: None)  # keys sorted
     assert study.read_text() != MINI.read_text()
     done = snakemake(own_copy, "--dry-run", "--configfile", study)
-    assert "Nothing to be done" in done.out + done.err
+    assert done.code == 0 and not {"train", "measure", "prepare_data", "prepare_model"} & set(done.jobs)
 
 
 def test_a_new_seed_means_new_runs_and_no_old_ones(snakemake, own_copy):

@@ -14,8 +14,8 @@ rule plan:
     conda:
         "../../environment.yml"
     params:
-        study=lambda wildcards: canonical(
-            PLAN.study,
+        # Not sorted: tables follow the order in which the study was written.
+        study=lambda wildcards: PLAN.study.model_dump_json(
             exclude_unset=True,
             exclude={
                 "keep_models": True,
