@@ -9,8 +9,13 @@ from pydantic import Field, model_validator
 from neuroprune.setting_types import (
     TASK_KINDS,
     Count,
+    Events,
+    FirstEvent,
     Fraction,
+    FrozenEmbeddings,
+    LastEvent,
     Positive,
+    RaisedRate,
     Schedule,
     Settings,
     TargetSparsity,
@@ -26,14 +31,12 @@ class UnitSettings(Settings):
         description="This share of the weights of all attention (Q, K, V, O) and MLP matrices of the dense model is "
         "gone or zero at the end."
     )
-    start: Schedule = Field(default=1 / 3, description="Share of the steps at which the first event comes.")
-    end: Schedule = Field(default=1 / 2, description="Share of the steps at which the last event comes.")
-    events: Count = Field(default=3, description="Removal events, spread evenly from start to end.")
+    start: FirstEvent = 1 / 3
+    end: LastEvent = 1 / 2
+    events: Events = 3
     min_share: Fraction = Field(default=0.01, description="Share of its neurons that a layer keeps at least.")
-    post_lr: Positive = Field(
-        default=2.0, description="Factor of the learning rate after the last event, re-warmed over 3 % of the steps."
-    )
-    freeze_embeddings: bool = Field(default=True, description="Leave the embeddings as they are after the last event.")
+    post_lr: RaisedRate = 2.0
+    freeze_embeddings: FrozenEmbeddings = True
 
     @model_validator(mode="after")
     def _schedule_is_ordered(self) -> UnitSettings:

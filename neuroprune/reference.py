@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 from neuroprune.settings import METHOD_SETTINGS, ModelSettings, TaskSettings, TimingSettings, TrainingSettings
 from neuroprune.study import ExperimentSettings, JobSettings, StudySettings
 
-SOURCES = "neuroprune/settings.py, neuroprune/baseline_settings.py and neuroprune/study.py"
+SOURCES = "neuroprune/settings.py, the *_settings.py beside it, neuroprune/setting_types.py and neuroprune/study.py"
 
 
 def files() -> dict[str, str]:

@@ -21,6 +21,27 @@ Name = Annotated[str, Field(pattern=NAME)]
 FolderName = Annotated[str, Field(pattern=FOLDER_NAME)]
 Schedule = Annotated[float, Field(ge=0.0, le=1.0)]
 
+# The events of the target form, the same in every method that has one.
+FirstEvent = Annotated[
+    Schedule,
+    Field(description="Share of the steps at which the first event comes; earlier, scores know little of the task."),
+]
+LastEvent = Annotated[
+    Schedule, Field(description="Share of the steps at which the last event comes and the target is reached.")
+]
+Events = Annotated[
+    Count,
+    Field(
+        description="Events at which the target form prunes, spread evenly from start to end; a single large one can "
+        "fail."
+    ),
+]
+RaisedRate = Annotated[
+    Positive,
+    Field(description="Factor of the learning rate after the last event, re-warmed over 3 % of the steps."),
+]
+FrozenEmbeddings = Annotated[bool, Field(description="Leave the embeddings as they are after the last event.")]
+
 KIND_METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "f1", "matthews_correlation"),
     "summarization": ("rouge1", "rouge2", "rougeL", "rougeLsum"),

@@ -1,8 +1,8 @@
 """Every setting of a run: its type, default, range and explanation.
 
-This is the only place where defaults live. ``config/schema.json`` and the key tables of ``config/README.md`` are
-generated from these classes, the methods take them as keyword arguments, and a run's record repeats them. Nothing heavy
-is imported here, so that ``--help`` and the graph of jobs stay quick.
+This file and what it gathers from its neighbours are the only place where defaults live. ``config/schema.json`` and the
+key tables of ``config/README.md`` are generated from these classes, the methods take them as keyword arguments, and a
+run's record repeats them. Nothing heavy is imported here, so that ``--help`` and the graph of jobs stay quick.
 """
 
 from __future__ import annotations
@@ -19,18 +19,33 @@ from neuroprune.setting_types import (
     SHA256,
     TASK_KINDS,
     Count,
+    Events,
+    FirstEvent,
     FolderName,
     Fraction,
+    FrozenEmbeddings,
+    LastEvent,
     Name,
     NotNegative,
     Positive,
+    RaisedRate,
     Schedule,
     Settings,
     TargetSparsity,
     ordered,
 )
+from neuroprune.training_settings import TrainingSettings
 
-__all__ = ["PATTERNS", "TASK_KINDS", "CoFiSettings", "DSPSettings", "RandomUnitsSettings", "Settings", "TaylorSettings"]
+__all__ = [
+    "PATTERNS",
+    "TASK_KINDS",
+    "CoFiSettings",
+    "DSPSettings",
+    "RandomUnitsSettings",
+    "Settings",
+    "TaylorSettings",
+    "TrainingSettings",
+]
 
 
 def _yaml_numbers(values: Any) -> Any:
@@ -157,66 +172,6 @@ class TaskSettings(Settings):
         return self.kind != "classification"
 
 
-class TrainingSettings(Settings):
-    """How a model is fine-tuned; the same for every method that is compared."""
-
-    LATER: ClassVar[tuple[str, ...]] = ("processes", "accumulation", "gradient_checkpointing", "optimizer")
-
-    epochs: Positive = Field(
-        default=3.0, description="Passes over the training rows; the paper's values lie in 1 to 5."
-    )
-    batch_size: Count = Field(default=32, description="Rows a step.")
-    learning_rate: Positive = Field(default=1e-4, description="Peak of the learning rate; it decays linearly to 0.")
-    weight_decay: NotNegative = Field(default=0.0, description="Weight decay; AdamW's is decoupled.")
-    warmup: Fraction = Field(default=0.06, description="Share of the steps in which the learning rate rises from 0.")
-    max_grad_norm: Positive = Field(default=1.0, description="Gradients are clipped to this l2 norm.")
-    freeze_embeddings: bool = Field(
-        default=False, description="Leave the embeddings as they are in every method, the dense one included."
-    )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto",
-        description="Arithmetic of the forward and backward pass; `auto` is bf16 on GPUs that have it, else fp32.",
-    )
-    threads: Count = Field(default=1, description="CPU threads of a process; the same for all, so times compare.")
-    processes: Count = Field(
-        default=1,
-        description="Processes that train a model together, each with its share of a step's rows: one a GPU, or "
-        "`threads` CPU threads each. The result is that of one process but for rounding and dropout.",
-    )
-    accumulation: Count = Field(
-        default=1,
-        description="Forward and backward passes in which a process reads its rows of a step, for less memory. The "
-        "gradient is that of one pass but for rounding and dropout.",
-    )
-    gradient_checkpointing: bool = Field(
-        default=False,
-        description="Compute activations again in the backward pass instead of keeping them: far less memory for about "
-        "a third more time.",
-    )
-    optimizer: Literal["adamw", "adafactor", "sgd"] = Field(
-        default="adamw",
-        description="AdamW keeps two numbers a weight, Adafactor (without momentum, at a fixed learning rate) hardly "
-        "any, SGD none; each wants a learning rate of its own.",
-    )
-    evaluate: Literal["epoch", "end"] = Field(
-        default="end", description="Judge after every epoch or once at the end; its time is recorded apart."
-    )
-    deterministic: bool = Field(
-        default=False, description="Refuse operations without a repeatable result; slower on GPUs."
-    )
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what came later while it has no effect: what ran before such settings were there stays as it is."""
-        plain = {name: type(self).model_fields[name].default for name in self.LATER}
-        return {key: value for key, value in serialize(self).items() if key not in plain or value != plain[key]}
-
-    @property
-    def parts(self) -> int:
-        """In how many parts a step's rows are read."""
-        return self.processes * self.accumulation
-
-
 class DenseSettings(Settings):
     """Plain fine-tuning: what the other methods are compared with."""
 
@@ -247,13 +202,11 @@ class L1Settings(Settings):
         description="Penalty form: share of the steps before the penalty begins; the paper's translation models train "
         "half of their epochs without it.",
     )
-    start: Schedule = Field(default=1 / 3, description="Target form: share of the steps at which pruning starts.")
-    end: Schedule = Field(default=1 / 2, description="Target form: share of the steps at which the target is reached.")
-    events: Count = Field(default=3, description="Target form: pruning events, spread evenly from start to end.")
-    post_lr: Positive = Field(default=2.0, description="Target form: factor of the learning rate after the last event.")
-    freeze_embeddings: bool = Field(
-        default=True, description="Target form: leave the embeddings as they are after the last event."
-    )
+    start: FirstEvent = 1 / 3
+    end: LastEvent = 1 / 2
+    events: Events = 3
+    post_lr: RaisedRate = 2.0
+    freeze_embeddings: FrozenEmbeddings = True
 
     @model_validator(mode="after")
     def _one_form(self) -> L1Settings:
@@ -284,16 +237,9 @@ class NeuroPruneSettings(Settings):
         description="Target form: exactly so many heads are left at the end, over all layers together (at least one in "
         "each); alone, or beside `sparsity`, which the MLPs then complete.",
     )
-    start: Schedule = Field(
-        default=1 / 3,
-        description="Target form: share of the steps at which the first event comes; earlier, the "
-        "scores know little of the task.",
-    )
-    end: Schedule = Field(default=1 / 2, description="Target form: share of the steps at which the last event comes.")
-    events: Count = Field(
-        default=3,
-        description="Target form: removal events, spread evenly from start to end; a single large one can fail.",
-    )
+    start: FirstEvent = 1 / 3
+    end: LastEvent = 1 / 2
+    events: Events = 3
     calibration_rows: Count = Field(
         default=256,
         description="Target form: training rows before each event that measure what flows through a unit; few give "
@@ -303,13 +249,8 @@ class NeuroPruneSettings(Settings):
     min_share: Fraction = Field(
         default=0.01, description="Target form: share of its neurons that a layer keeps at least."
     )
-    post_lr: Positive = Field(
-        default=2.0,
-        description="Target form: factor of the learning rate after the last event, re-warmed over 3 % of the steps.",
-    )
-    freeze_embeddings: bool = Field(
-        default=True, description="Target form: leave the embeddings as they are after the last event."
-    )
+    post_lr: RaisedRate = 2.0
+    freeze_embeddings: FrozenEmbeddings = True
     fold: bool = Field(default=True, description="Target form: fold what removed units did into those that remain.")
     token_weights: bool = Field(
         default=True, description="Target form: weigh tokens in the fold by how much the loss depends on them."

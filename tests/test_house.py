@@ -16,7 +16,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"errors", "hook", "warm"},
     {"setting_types"},
-    {"baseline_settings"},
+    {"baseline_settings", "training_settings"},
     {"settings", "environment", "resources", "problems", "parallel"},
     {"config", "plan", "presence", "study", "problems", "architectures", "records", "estimate", "memory"},
     {"blocks"},
@@ -32,7 +32,7 @@ FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 # These must do without torch.
 TABLE_READERS = {"hook", "records", "figures", "tables", "config", "plan", "study", "problems", "settings", "errors"}
 TABLE_READERS |= {"merging", "redraw", "dominating", "estimate", "presence", "memory"}
-TABLE_READERS |= {"setting_types", "baseline_settings"}
+TABLE_READERS |= {"setting_types", "baseline_settings", "training_settings"}
 
 
 def module_of(path: Path) -> str:
