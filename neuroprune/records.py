@@ -60,6 +60,11 @@ class Result(Part):
     value: float | None
     metrics: dict[str, float | None]
     majority: float | None = Field(description="The metric's value if the most frequent class is always answered.")
+    copied: float | None = Field(
+        default=None,
+        description="Its value if the source is copied: whole in translation; in summarization its first words, as "
+        "many as the training rows' summaries have on average.",
+    )
     labels: list[str]
     train_rows: int
     eval_rows: int

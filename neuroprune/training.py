@@ -79,6 +79,7 @@ def _run(settings: RunSettings, folder: Path, data_root: Path, checkpoint_minute
         "metric": settings.task.metric,
         "value": fit["metrics"].get(settings.task.metric),
         "majority": data.majority,
+        "copied": data.copied,
         "labels": list(data.labels),
         "train_rows": len(data.train),
         "eval_rows": len(data.eval),

@@ -57,7 +57,7 @@ def removed_heads(left, seed):
     return [sorted((head + seed) % HEADS for head in range(HEADS - count)) for count in left]
 
 
-def record(run, sparsity=None, status="done", value=None, metrics=(), parameters=PARAMETERS, **changes):
+def record(run, sparsity=None, status="done", value=None, metrics=(), parameters=PARAMETERS, guesses=None, **changes):
     """Return the record of a run with the given settings; the metric follows the formula unless a value is given."""
     gone = (getattr(run.method, "sparsity", None) or 0.0) if sparsity is None else sparsity
     name, task = run.method.name, run.task.name
@@ -70,7 +70,7 @@ def record(run, sparsity=None, status="done", value=None, metrics=(), parameters
         "metric": run.task.metric,
         "value": found,
         "metrics": {run.task.metric: found, **dict(metrics)},
-        "majority": MAJORITY.get(task, 0.5),
+        **(guesses or {"majority": MAJORITY.get(task, 0.5)}),
         "labels": ["no", "yes"],
         "train_rows": 1000,
         "eval_rows": 200,

@@ -122,6 +122,18 @@ def test_figure4_points_at_the_most_frequent_class_where_a_method_falls_to_it(tm
     assert "most frequent class" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
+def test_figure4_points_at_what_copying_reaches(tmp_path):
+    runs = [results.settings(task="docstrings", method={"name": "l1", "sparsity": s}) for s in (0.5, 0.9)]
+    copies = {"guesses": {"majority": None, "copied": 0.28}}
+    figure, shown = figure4(write(tmp_path, (runs[0], copies | {"value": 0.3}), (runs[1], copies | {"value": 0.2})))
+    legend = {handle.get_label(): handle for handle in figure.legends[0].legend_handles}
+    assert "most frequent class" not in legend
+    assert legend["source's own words"].get_markerfacecolor() == "white"
+    (mark,) = (line for line in figure.axes[0].get_lines() if line.get_label() == "source's own words")
+    assert list(mark.get_ydata()) == pytest.approx([28.0])
+    assert list(shown[shown["panel"] == "metric"]["copied"]) == pytest.approx([28.0, 28.0])
+
+
 # ---- figure 1
 
 

@@ -221,6 +221,18 @@ def test_the_markdown_reads_as_meant(study):
     ]  # fmt: skip
 
 
+def test_a_heading_says_what_copying_reaches_and_old_tables_without_it_are_read(empty):
+    write(empty, (results.settings(task="docstrings"), {"guesses": {"majority": None, "copied": 0.204}}))
+    assert (
+        "docstrings (accuracy in %; always the source's own words: 20.4)"
+        in tables.write("summary", empty)[1].read_text()
+    )
+    runs = pd.read_csv(empty / "runs.csv")
+    assert list(runs["copied"]) == [0.204]
+    runs.drop(columns="copied").to_csv(empty / "runs.csv", index=False)
+    assert "docstrings (accuracy in %)" in tables.write("summary", empty)[1].read_text()
+
+
 def test_the_html_page_needs_nothing_else(study):
     page = tables.write("summary", study)[3].read_text()
     assert page.startswith("<!doctype html>")

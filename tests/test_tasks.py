@@ -212,6 +212,7 @@ def test_the_manifest_says_which_rows_a_task_gives(tmp_path):
         "splits": {"train": 20, "validation_matched": 9},
         "labels": ["entailment", "neutral", "contradiction"],
         "majority": 1 / 3,
+        "copied": None,
     }
 
 

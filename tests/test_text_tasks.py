@@ -105,6 +105,7 @@ def test_the_manifest_names_rows_and_no_classes(tmp_path):
         Dataset.from_list(pairs(4)).to_json(tmp_path / f"{split}.json")
     manifest = tasks.prepare(own(tmp_path), tmp_path)
     assert (manifest["labels"], manifest["majority"]) == ([], None)
+    assert 0 < manifest["copied"] < 0.1
     assert manifest["splits"] == {"train": 4, "validation": 4}
     assert manifest["sha256"] == tasks.load(own(tmp_path), tmp_path).sha256
     assert manifest["sha256"] != tasks.load(own(tmp_path, train_rows=3), tmp_path).sha256
@@ -123,6 +124,27 @@ def test_rouge_is_rouge_score_s_mean_f1():
     rows = [scorer.score(truth, written) for truth, written in zip(TRUTH, WRITTEN, strict=True)]
     for kind in ("rouge1", "rouge2", "rougeL"):
         assert found[kind] == pytest.approx(np.mean([row[kind].fmeasure for row in rows]))
+
+
+def test_someone_who_copies_the_source_has_its_bleu(tmp_path):
+    rows = [{"de": "a b c d x", "en": "a b c d e"}, {"de": "v w x y q", "en": "v w x y z"}]
+    for split in ("train", "validation"):
+        Dataset.from_list(rows).to_json(tmp_path / f"{split}.json")
+    copied = tasks.load(own(tmp_path, prefix="translate: "), tmp_path).copied
+    assert copied == pytest.approx((4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** (1 / 4))
+
+
+def test_someone_who_copies_a_text_s_beginning_writes_as_much_as_summaries_have_on_average(tmp_path):
+    assert summarization.lead(["a b\nc d", "e"], ["x", "x y z", "x y z"]) == ["a b", "e"]
+    train = [{"text": "x", "short": "one two"}, {"text": "y", "short": "one two three four"}]
+    judged = [
+        {"text": "the cat sat quietly", "short": "The cat sat."},
+        {"text": "dogs run very fast", "short": "dogs bark"},
+    ]
+    for split, rows in (("train", train), ("validation", judged)):
+        Dataset.from_list(rows).to_json(tmp_path / f"{split}.json")
+    data = tasks.load(own(tmp_path, kind="summarization", inputs=["text"], label="short", metric="rouge1"), tmp_path)
+    assert data.copied == pytest.approx((1 + 2 * (1 / 3 * 1 / 2) / (1 / 3 + 1 / 2)) / 2)  # dogs run very | dogs bark
 
 
 def test_rouge_by_hand():

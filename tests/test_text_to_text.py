@@ -150,10 +150,11 @@ def test_a_run_of_every_kind(tmp_path, kind, task, method):
     assert record.status == "done" and result.value == result.metrics[record.settings.task.metric]
     assert result.sparsity.weights == pytest.approx(0.5 if method == "neuroprune" else 0.0, abs=1e-3)
     if task == "classification":
-        assert (result.labels, result.majority) == (["bad", "good"], 0.5)
+        assert (result.labels, result.majority, result.copied) == (["bad", "good"], 0.5, None)
     else:
         assert (result.labels, result.majority) == ([], None)
     data = tasks.load(record.settings.task, tmp_path)
+    assert result.copied == data.copied
     model = neuroprune.from_pretrained(tmp_path / "run" / "model")
     objective = data.objective(model, AutoTokenizer.from_pretrained(tmp_path / "run" / "model"))
     with torch.inference_mode():

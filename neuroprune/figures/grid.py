@@ -22,11 +22,11 @@ from neuroprune.figures.style import (
     method_line,
     say_empty,
 )
-from neuroprune.tables.runs import LABELS
+from neuroprune.tables.runs import GUESSES, LABELS
 from neuroprune.tables.summary import batch_sizes
 
 LEGEND_LETTERS, KEY_LETTERS = 108, 7  # what fits on a line of the page, and what a key takes beside its name
-MAJORITY = "most frequent class"
+FACES = {"majority": INK, "copied": "white"}  # of the triangles at the right edge
 PANELS = ("metric", "inference", "training")
 
 
@@ -41,7 +41,7 @@ def marks(table: pd.DataFrame, drawn: pd.DataFrame) -> pd.DataFrame:
         One row a mark: ``heading``, ``model``, ``form``, ``task``, ``method``, ``panel``, ``unit``,
         ``sparsity_percent``, ``heads_left``; ``value`` with ``low`` and ``high`` (mean ± standard deviation over seeds;
         for inference of one seed the quartiles of its passes; NaN if there is no spread); ``seeds``, ``dense`` (the
-        dense model's value), ``majority`` (metric only).
+        dense model's value), ``majority`` and ``copied`` (metric only).
     """
     sizes = batch_sizes(table)
     rows = [_mark(row, panel, sizes, _dense(table, row)) for row in drawn.to_dict("records") for panel in PANELS]
@@ -80,7 +80,7 @@ def _mark(row: dict[Any, Any], panel: str, sizes: list[int], dense: dict[str, An
         "high": factor * high,
         "seeds": row["runs"],
         "dense": factor * reference,
-        "majority": factor * row["majority"] if panel == "metric" else math.nan,
+        **{name: factor * row[name] if panel == "metric" else math.nan for name in GUESSES},
     }
 
 
@@ -131,8 +131,12 @@ def plot(shown: pd.DataFrame, note: str, x: str = "sparsity_percent", label: str
     for axes in grid[-1]:
         axes.set_xlabel(label)
     handles = _legend(shown, tasks)
-    if any(MAJORITY in axes.get_legend_handles_labels()[1] for axes in grid.flat):
-        handles.append(Line2D([], [], color=INK, marker="<", linestyle="", label=MAJORITY))
+    marked = {label for axes in grid.flat for label in axes.get_legend_handles_labels()[1]}
+    for name, label in GUESSES.items():
+        if label in marked:
+            handles.append(
+                Line2D([], [], color=INK, marker="<", markerfacecolor=FACES[name], linestyle="", label=label)
+            )
     figure.legend(handles=handles, loc="outside upper center", ncols=_columns(handles), columnspacing=1.4)
     figure.supxlabel(note, fontsize=7, color=GREY)
     return figure
@@ -169,18 +173,19 @@ def _panel(axes: Axes, rows: pd.DataFrame, tasks: dict[str, str]) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(5))
     counted = bool((rows["x"] % 1 == 0).all())  # heads
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=counted))
-    _mark_majority(axes, rows, tasks)
+    for name in GUESSES:
+        _mark_guess(axes, rows, tasks, name)
 
 
-def _mark_majority(axes: Axes, rows: pd.DataFrame, tasks: dict[str, str]) -> None:
-    """Point at what the most frequent class alone would reach, if the panel reaches down to it."""
+def _mark_guess(axes: Axes, rows: pd.DataFrame, tasks: dict[str, str], name: str) -> None:
+    """Point at what the most frequent class, or a copy, would reach alone, if the panel reaches so far."""
     bottom, top = axes.get_ylim()
-    for task, value in rows.groupby("task", sort=False)["majority"].first().dropna().items():
+    style: dict[str, Any] = {"marker": "<", "label": GUESSES[name], "clip_on": False}
+    for task, value in rows.groupby("task", sort=False)[name].first().dropna().items():
         if bottom <= value <= top:
-            place = axes.get_yaxis_transform()
-            axes.plot(
-                [1.0], [value], marker="<", color=tasks[str(task)], transform=place, clip_on=False, label=MAJORITY
-            )
+            colour = tasks[str(task)]
+            face = colour if FACES[name] == INK else FACES[name]
+            axes.plot([1.0], [value], color=colour, markerfacecolor=face, transform=axes.get_yaxis_transform(), **style)
     axes.set_ylim(bottom, top)
 
 

@@ -34,6 +34,7 @@ OPTIONS = (*ABLATED["penalty"], *ABLATED["target"])
 LAYERS = ("heads_per_layer", "removed_heads")  # one number or list of numbers a layer: `12;10`, `;0 3`
 NAMES = ("study", "run", "group", "status", "model", "task", "method", "form", "metric")
 TEXTS = (*NAMES, "variant", "commit", "mode", *OPTIONS, *LAYERS, "device", "cpu")
+GUESSES = {"majority": "most frequent class", "copied": "source's own words"}  # what needs no model
 LABELS = {
     "dense": "dense",
     "neuroprune": "NeuroPrune",
@@ -99,7 +100,8 @@ def read_runs(study_dir: Path) -> pd.DataFrame:
         raise UserError(
             f"{path}: has no {missing[0] if missing else 'rows'}; run `neuroprune collect --study {study_dir}`."
         )
-    return runs.fillna(dict.fromkeys(TEXTS, ""))
+    absent = dict.fromkeys(set(GUESSES) - set(runs), np.nan)  # tables of earlier versions
+    return runs.assign(**absent).fillna(dict.fromkeys(TEXTS, ""))
 
 
 def with_file(study_dir: Path, runs: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -252,7 +254,7 @@ def _outcome(result: Result) -> dict[str, Any]:
         "metric": result.metric,
         "value": result.value,
         **{f"metric_{name}": value for name, value in result.metrics.items()},
-        "majority": result.majority,
+        **{name: getattr(result, name) for name in GUESSES},
         "sparsity": sparsity.weights,
         "heads_gone": sparsity.heads,
         "neurons_gone": sparsity.neurons,

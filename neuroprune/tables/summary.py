@@ -12,12 +12,12 @@ import pandas as pd
 
 from neuroprune.errors import UserError
 from neuroprune.tables.formats import NBSP, Table
-from neuroprune.tables.runs import LAYERS, OPTIONS, STRENGTHS, method_label, read_runs
+from neuroprune.tables.runs import GUESSES, LAYERS, OPTIONS, STRENGTHS, method_label, read_runs
 
 IDENTITY = ["group", "variant", "model", "model_random", "task", "method", "form", "point", "heads_asked"]
 IDENTITY += [*STRENGTHS, *OPTIONS, "metric"]
 NOT_MEASURED = {*IDENTITY, *LAYERS, "study", "run", "status", "dirty", "commit", "seed", "device", "cpu"}
-FIXED = {"majority", "dense_parameters", "epochs", "steps"}  # the same for all seeds
+FIXED = {*GUESSES, "dense_parameters", "epochs", "steps"}  # the same for all seeds
 SYMBOLS = {"alpha": "α", "beta": "β", "theta": "θ", "strength": "λ"}
 Row = Mapping[Any, Any]
 
@@ -120,8 +120,10 @@ def summary(study_dir: Path) -> Table:
 def _heading(row: pd.Series) -> str:
     """Name model, task, metric and what the simplest guess reaches."""
     mark = "†" if row["model_random"] else ""
-    guess = f"; always the most frequent class: {number(100 * row['majority'], 1)}" if row["majority"] > 0 else ""
-    return f"{row['model']}{mark} on {row['task']} ({row['metric'].replace('_', ' ')} in %{guess})"
+    guesses = [
+        f"; always the {label}: {number(100 * row[name], 1)}" for name, label in GUESSES.items() if row[name] > 0
+    ]
+    return f"{row['model']}{mark} on {row['task']} ({row['metric'].replace('_', ' ')} in %{''.join(guesses)})"
 
 
 def batch_sizes(table: pd.DataFrame) -> list[int]:

@@ -39,6 +39,10 @@ class Data(Protocol):
         """What the task's metric gives for always answering the most frequent class."""
 
     @property
+    def copied(self) -> float | None:
+        """What the task's metric gives for copying: the source, or its first words as a summary; None for classes."""
+
+    @property
     def sha256(self) -> str:
         """Hash of the used rows."""
 
@@ -86,7 +90,7 @@ def prepare(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) ->
 
     Returns:
         `name`, `source`, `config`, `splits` (split name to the number of its rows that are used), `labels` (the
-        classes' names in order), `majority` and `sha256`, which depends on the used rows alone.
+        classes' names in order), `majority`, `copied` and `sha256`, which depends on the used rows alone.
 
     Raises:
         UserError: If the dataset can't be had or does not fit the task.
@@ -99,6 +103,7 @@ def prepare(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) ->
         "splits": {task.train_split: len(data.train), task.eval_split: len(data.eval)},
         "labels": list(data.labels),
         "majority": data.majority,
+        "copied": data.copied,
         "sha256": data.sha256,
     }
 

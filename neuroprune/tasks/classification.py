@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Value
@@ -40,6 +40,7 @@ class TaskData:
     train: Dataset
     eval: Dataset
     labels: tuple[str, ...]
+    copied: ClassVar[None] = None  # no text is written
 
     @cached_property
     def sha256(self) -> str:

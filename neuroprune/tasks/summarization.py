@@ -12,7 +12,7 @@ from neuroprune.tasks import text_pairs
 
 def load(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> text_pairs.TextPairs:
     """Read a task's rows; see `neuroprune.tasks.load`."""
-    return text_pairs.load(task, data_root, resources, judge)
+    return text_pairs.load(task, data_root, resources, judge, lead)
 
 
 def judge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
@@ -28,3 +28,17 @@ def judge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, fl
     from neuroprune.tasks.text_metrics import Rouge
 
     return Rouge().compute(predictions=list(predictions), references=list(references)) or {}
+
+
+def lead(sources: Sequence[str], summaries: Sequence[str]) -> list[str]:
+    """Return each source's first words, as many as summaries have on average: the usual lead baseline.
+
+    Args:
+        sources: Texts to summarize.
+        summaries: The training rows' summaries, at least one.
+
+    Returns:
+        The beginning of each source, its words apart by one space.
+    """
+    words = round(sum(len(summary.split()) for summary in summaries) / len(summaries))
+    return [" ".join(source.split()[:words]) for source in sources]

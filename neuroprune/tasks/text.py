@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 Judge = Callable[[Sequence[str], Sequence[str]], dict[str, float]]  # written texts and references to values by metric
+Copy = Callable[[Sequence[str], Sequence[str]], list[str]]  # sources and the training rows' answers to copies
 
 
 def words(text: str) -> list[str]:

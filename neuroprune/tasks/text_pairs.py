@@ -14,7 +14,7 @@ from datasets import Dataset
 from neuroprune.errors import UserError
 from neuroprune.settings import TaskSettings
 from neuroprune.tasks import sources
-from neuroprune.tasks.text import Judge, rows_sha256
+from neuroprune.tasks.text import Copy, Judge, rows_sha256
 
 if TYPE_CHECKING:
     from neuroprune.tasks.generation import Generation
@@ -29,14 +29,22 @@ class TextPairs:
         train: Rows to train on, with the task's input column and its label column, both text.
         eval: Rows to judge on, with the same columns.
         judge: Written texts and references, row by row, to values by metric.
+        copy: Source texts and the training rows' answers to what someone would write who only copies.
     """
 
     task: TaskSettings
     train: Dataset
     eval: Dataset
     judge: Judge
+    copy: Copy
     labels: ClassVar[tuple[str, ...]] = ()  # there are no classes,
     majority: ClassVar[None] = None  # and so no most frequent one
+
+    @cached_property
+    def copied(self) -> float:
+        """What the task's metric gives for copying from the source."""
+        written = self.copy(self.eval[self.task.inputs[0]][:], self.train[self.task.label][:])
+        return self.judge(written, self.eval[self.task.label][:])[self.task.metric]
 
     @cached_property
     def sha256(self) -> str:
@@ -56,10 +64,11 @@ class TextPairs:
         return Generation(self.task, self.eval[self.task.label][:], self.judge, model, tokenizer)
 
 
-def load(task: TaskSettings, data_root: Path, resources: Path, judge: Judge) -> TextPairs:
-    """Read, check and cut a task's rows; see `neuroprune.tasks.load`, and `TextPairs` for `judge`."""
+def load(task: TaskSettings, data_root: Path, resources: Path, judge: Judge, copy: Copy) -> TextPairs:
+    """Read, check and cut a task's rows; see `neuroprune.tasks.load`, and `TextPairs` for `judge` and `copy`."""
     train, held_out = (_checked(rows, task) for rows in sources.read(task, data_root, resources))
-    return TextPairs(task, sources.first(train, task.train_rows), sources.first(held_out, task.eval_rows), judge)
+    used = sources.first(train, task.train_rows), sources.first(held_out, task.eval_rows)
+    return TextPairs(task, *used, judge, copy)
 
 
 def _checked(rows: Dataset, task: TaskSettings) -> Dataset:
