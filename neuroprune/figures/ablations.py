@@ -11,7 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from neuroprune.figures.grid import interval
-from neuroprune.figures.style import GREY, PAGE_WIDTH, TASK_MARKERS, colours, nothing_to_show
+from neuroprune.figures.style import (
+    GREY,
+    METRIC_SPAN,
+    PAGE_WIDTH,
+    TASK_MARKERS,
+    at_least,
+    colours,
+    nothing_to_show,
+)
 from neuroprune.tables.runs import OPTIONS, read_runs
 from neuroprune.tables.summary import summarize
 
@@ -136,4 +144,8 @@ def _panel(axes: Axes, rows: pd.DataFrame, choices: list[str], tasks: dict[str, 
         )
     axes.set_xticks(range(len(choices)), [WORDS.get(choice, choice) for choice in choices])
     axes.set_xlim(-0.5, len(choices) - 0.5)
+    if rows["panel"].iloc[0] == "train_seconds_without_eval":
+        axes.set_ylim(0, 1.04 * axes.get_ylim()[1])
+    else:
+        at_least(axes, METRIC_SPAN)
     axes.grid(visible=False, axis="x")

@@ -9,10 +9,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from neuroprune.figures.style import GREY, PAGE_WIDTH, TASK_MARKERS, colours, nothing_to_show, say_empty
+from neuroprune.figures.style import (
+    GREY,
+    METRIC_SPAN,
+    PAGE_WIDTH,
+    TASK_MARKERS,
+    at_least,
+    colours,
+    nothing_to_show,
+    say_empty,
+)
 from neuroprune.tables.runs import read_runs
 from neuroprune.tables.summary import summarize
 
+MOST_TICKS = 5  # strengths that are written below the axis one by one
 PANELS = {
     "value": ("metric (%)", 100),
     "sparsity": ("sparsity (%)", 100),
@@ -84,3 +94,8 @@ def _panel(axes: Axes, rows: pd.DataFrame, looks: dict[str, tuple[str, str]]) ->
         line, (colour, marker) = some.sort_values("alpha"), looks[str(name)]
         axes.errorbar(line["alpha"], line["value"], yerr=line["sd"].fillna(0), color=colour, marker=marker, capsize=1.8)
     axes.set_xscale("log")
+    if rows["alpha"].nunique() <= MOST_TICKS:
+        axes.set_xticks(sorted(rows["alpha"].unique()), [f"{alpha:g}" for alpha in sorted(rows["alpha"].unique())])
+        axes.minorticks_off()
+    if rows["panel"].iloc[0] == "value":
+        at_least(axes, METRIC_SPAN)

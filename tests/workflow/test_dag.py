@@ -39,6 +39,21 @@ def test_the_demo_makes_every_run_and_all_that_it_asks_for(snakemake, tmp_path):
     assert "profiles/default" in done.err  # else a plain `snakemake` would not know how to go on after a kill
 
 
+def test_the_plan_that_is_written_names_runs_as_the_jobs_do(snakemake, tmp_path):
+    method = {"name": "neuroprune", "mode": "decoupled", "alpha": 2}
+    grids = {"z": [method], "a": [method | {"degree_weight": "none"}]}  # the first run of a short name keeps it
+    grid = yaml.safe_load(MINI.read_text())["experiments"]["sweep"]
+    study = tmp_path / "study.yaml"
+    text = yaml.safe_load(MINI.read_text())
+    text["experiments"] = {name: grid | {"methods": methods} for name, methods in grids.items()}
+    study.write_text(yaml.safe_dump(text, sort_keys=False))
+    done = snakemake(tmp_path, "results/mini/plan.json", "--cores", "1", "--configfile", study)
+    assert done.code == 0, done.err
+    written = json.loads((tmp_path / "results" / "mini" / "plan.json").read_text())
+    assert list(written["runs"]) == list(make_plan(read_study([study]), "study.yaml", ROOT / "config").runs)
+    assert list(written["runs"])[0] == "tiny-weather-neuroprune-a2-s0"
+
+
 def test_a_figure_is_a_target_by_its_name(snakemake, tmp_path):
     done = snakemake(tmp_path, "figure4", "--dry-run", "--configfile", MINI)
     assert done.jobs == {
