@@ -51,7 +51,7 @@ def test_the_plan_that_is_written_names_runs_as_the_jobs_do(snakemake, tmp_path)
     assert done.code == 0, done.err
     written = json.loads((tmp_path / "results" / "mini" / "plan.json").read_text())
     assert list(written["runs"]) == list(make_plan(read_study([study]), "study.yaml", ROOT / "config").runs)
-    assert list(written["runs"])[0] == "tiny-weather-neuroprune-a2-s0"
+    assert next(iter(written["runs"])) == "tiny-weather-neuroprune-a2-s0"
 
 
 def test_a_figure_is_a_target_by_its_name(snakemake, tmp_path):
