@@ -77,7 +77,7 @@ class Result(Part):
         default_factory=list, description="Steps at which a job went on where another was killed."
     )
     step_times: list[StepTimes] = Field(
-        default_factory=list, description="Steps before the first cut, between cuts, after the last one."
+        default_factory=list, description="Steps before the first cut, between cuts, after the last one, over all jobs."
     )
     sparsity: SparsityRecord
     degree_sd_percent: float | None = Field(description="Standard deviation of the MLP neurons' degrees, times 100.")

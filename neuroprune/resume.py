@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ class Progress:
             killed job and taken again count once.
         eval_seconds: Part of it that was evaluation.
         resumed_at: Steps at which a job went on where another was killed.
+        step_seconds: Times of the steps up to the checkpoint, a pair for each size of the model: its parameters, and a
+            list with the seconds of each step.
         checkpoint: The folder to go on from; None at the beginning.
     """
 
@@ -41,6 +43,7 @@ class Progress:
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
     resumed_at: list[int] = field(default_factory=list)
+    step_seconds: list[Sequence[Any]] = field(default_factory=list)
     checkpoint: Path | None = None
 
 
@@ -73,7 +76,7 @@ def delete_checkpoints(folder: Path) -> None:
 class Checkpoints(TrainerCallback):
     """Has the Trainer write a checkpoint from time to time, keeps the last whole one, and adds up times.
 
-    It has to come after the method among the Trainer's callbacks.
+    It has to come after the method and the clock of the steps among the Trainer's callbacks.
 
     Args:
         progress: How far the run has come.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from neuroprune.records import StepTimes
 from neuroprune.timing import quartiles
 
 Mark = Any  # of a moment: seconds on the CPU, an event in the queue of a GPU
+Stretch = Sequence[Any]  # steps at one size of the model: parameters, and a list of seconds, one a step
 
 
 class StepClock(TrainerCallback):
@@ -22,45 +24,54 @@ class StepClock(TrainerCallback):
     On a GPU an event is queued at both ends and read later, so that the clock makes nobody wait; elsewhere it is wall
     time. Reading data, evaluation and checkpoints are left out. It has to come after the method among the Trainer's
     callbacks.
+
+    Args:
+        stretches: The run's earlier steps, in order; this run's are added to it, those up to a checkpoint before other
+            callbacks see to it.
     """
 
-    def __init__(self) -> None:
-        self._sizes: list[int] = []  # one an entry of _seconds
-        self._seconds: list[list[float]] = []
+    def __init__(self, stretches: list[Stretch]) -> None:
+        self._stretches = stretches
         self._open: deque[tuple[list[float], Mark, Mark]] = deque()
         self._begun: Mark = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Start the clock; a model of another size than before opens a new stretch."""
         size = sum(parameter.numel() for parameter in model.parameters())
-        if not self._sizes or size != self._sizes[-1]:
-            self._sizes.append(size)
-            self._seconds.append([])
+        if not self._stretches or size != self._stretches[-1][0]:
+            self._stretches.append((size, []))
         self._begun = _mark()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop it."""
-        self._open.append((self._seconds[-1], self._begun, _mark()))
+        self._open.append((self._stretches[-1][1], self._begun, _mark()))
         while self._open and _is_over(self._open[0][2]):
             self._read()
 
-    def stretches(self) -> list[StepTimes]:
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Read all clocks."""
+        self._finish()
+
+    def times(self) -> list[StepTimes]:
         """Return the stretches in which the model kept its size, in order; waits for the device."""
+        self._finish()
+        return [
+            StepTimes(parameters=size, steps=len(seconds), ms=quartiles(1000 * np.array(seconds)))
+            for size, seconds in self._stretches
+            if seconds
+        ]
+
+    def _finish(self) -> None:
+        """Wait for the device and read what is open."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         while self._open:
             self._read()
-        timed = zip(self._sizes, self._seconds, strict=True)
-        return [
-            StepTimes(parameters=size, steps=len(seconds), ms=quartiles(1000 * np.array(seconds)))
-            for size, seconds in timed
-            if seconds
-        ]
 
     def _read(self) -> None:
         """Read the oldest pair of marks."""
         seconds, begun, ended = self._open.popleft()
-        seconds.append(ended - begun if isinstance(ended, float) else begun.elapsed_time(ended) / 1000)
+        seconds.append(round(ended - begun if isinstance(ended, float) else begun.elapsed_time(ended) / 1000, 6))
 
 
 def _mark() -> Mark:

@@ -125,11 +125,11 @@ class _Watch(TrainerCallback):
 
 def _fit(trainer: Trainer, kept: resume.Checkpoints) -> dict[str, Any]:
     """Train and judge; return status, metrics, steps, times in seconds and the history of losses and metrics."""
-    clock = StepClock()
+    status, metrics, progress = "done", {}, kept.progress
+    clock = StepClock(progress.step_seconds)
     trainer.add_callback(_Watch())
     trainer.add_callback(clock)
     trainer.add_callback(kept)
-    status, metrics, progress = "done", {}, kept.progress
     checkpoint = None if progress.checkpoint is None else str(progress.checkpoint)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -146,7 +146,7 @@ def _fit(trainer: Trainer, kept: resume.Checkpoints) -> dict[str, Any]:
         "train_seconds": progress.train_seconds,
         "eval_seconds": progress.eval_seconds,
         "seconds_per_step": (progress.train_seconds - progress.eval_seconds) / max(1, steps),
-        "step_times": clock.stretches(),
+        "step_times": clock.times(),
         "resumed_at": progress.resumed_at,
         "history": [{k: v for k, v in entry.items() if _is_history(k, v)} for entry in trainer.state.log_history],
     }

@@ -159,8 +159,9 @@ def comparable(record):
     """A record without what depends on the clock; the mean loss of the stretch with the kill has lost some steps."""
     plain = json.loads(record.model_dump_json())["result"]
     history = [{key: value for key, value in entry.items() if key != "loss"} for entry in plain.pop("history")]
-    times = ("train_seconds", "eval_seconds", "seconds_per_step", "step_times", "resumed_at", "metrics")
-    return {key: value for key, value in plain.items() if key not in times} | {"history": history}
+    timed = [(stretch["parameters"], stretch["steps"]) for stretch in plain.pop("step_times")]  # all jobs' steps, once
+    times = ("train_seconds", "eval_seconds", "seconds_per_step", "resumed_at", "metrics")
+    return {key: value for key, value in plain.items() if key not in times} | {"history": history, "timed": timed}
 
 
 @pytest.mark.parametrize("kind", KILLS)
@@ -189,7 +190,9 @@ def test_a_run_may_be_killed_again_and_again(processes, data_root, tmp_path):
         kill_at(step, processes, run, data_root, folder)
         # A kill between the last checkpoint's writing and its predecessor's removal leaves two whole ones.
         left = [json.loads(mark.read_text()) for mark in folder.glob("checkpoints/*/progress.json")]
-        parts.append(max(mark["train_seconds"] for mark in left))
+        last = max(left, key=lambda mark: mark["train_seconds"])
+        parts.append(last["train_seconds"])
+        assert sum(sum(seconds) for _, seconds in last["step_seconds"]) < last["train_seconds"] - last["eval_seconds"]
     training.train(run, folder / "run.json", data_root)
     result = read_record(folder / "run.json").result
     assert comparable(read_record(folder / "run.json")) == comparable(read_record(tmp_path / "whole" / "run.json"))
