@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from neuroprune import parallel
 from neuroprune.records import write_json
 
 FOLDER, MARK = "checkpoints", "progress.json"
+STDOUT = 1
 
 
 @dataclass
@@ -71,6 +75,29 @@ def find_progress(folder: Path, identity: Mapping[str, Any]) -> Progress:
 def delete_checkpoints(folder: Path) -> None:
     """Delete all checkpoints of a run."""
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
+
+
+@contextmanager
+def kept_log(folder: Path) -> Iterator[None]:
+    """Keep the words of a job that is killed: give its log a second name, `train.1.log` or the next number.
+
+    Snakemake deletes a job's log before it starts the job again. A job that ends well has no use for the second name.
+    Nothing happens where the standard output is not the run's log, or the disk knows no second names.
+
+    Args:
+        folder: The run's folder, in which the log is `train.log`.
+    """
+    log, earlier = folder / "train.log", sorted(path.name for path in folder.glob("train.*.log"))
+    if not (log.exists() and os.path.samestat(os.fstat(STDOUT), log.stat())):
+        yield
+        return
+    words = f"; of jobs that were killed: {', '.join(earlier)}" if earlier else ""
+    print(f"A job begins at {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC{words}", flush=True)
+    second = folder / f"train.{len(earlier) + 1}.log"
+    with suppress(OSError):
+        second.hardlink_to(log)
+    yield
+    second.unlink(missing_ok=True)
 
 
 class Checkpoints(TrainerCallback):

@@ -49,7 +49,8 @@ def train(settings: RunSettings, output: Path, data_root: Path, checkpoint_minut
     folder.mkdir(parents=True, exist_ok=True)
     with parallel.joined(processes), _only_writer(folder) if parallel.is_main() else nullcontext():
         parallel.from_main(partial(output.unlink, missing_ok=True))
-        record = _run(settings, folder, data_root, checkpoint_minutes)
+        with resume.kept_log(folder) if parallel.is_main() else nullcontext():
+            record = _run(settings, folder, data_root, checkpoint_minutes)
         if record is not None:
             records.write_json(output, record)
             resume.delete_checkpoints(folder)

@@ -142,9 +142,9 @@ def chosen(method):
     return settings(method=method, training={"epochs": 4, "batch_size": 8, "learning_rate": 1e-3, "evaluate": "epoch"})
 
 
-def kill_at(step, processes, chosen, data_root, folder):
+def kill_at(step, processes, chosen, data_root, folder, train=training.train):
     """Train in another process and kill it as soon as its checkpoint of this step, or a later one, is whole."""
-    process = processes.Process(target=training.train, args=(chosen, folder / "run.json", data_root, 0.0))
+    process = processes.Process(target=train, args=(chosen, folder / "run.json", data_root, 0.0))
     process.start()
     deadline = time.monotonic() + 120
     while not any(resume._step(mark.parent) >= step for mark in folder.glob("checkpoints/*/progress.json")):
@@ -198,6 +198,34 @@ def test_a_run_may_be_killed_again_and_again(processes, data_root, tmp_path):
     assert comparable(read_record(folder / "run.json")) == comparable(read_record(tmp_path / "whole" / "run.json"))
     assert len(result.resumed_at) == 3 and result.resumed_at == sorted(result.resumed_at)
     assert parts == sorted(parts) and result.train_seconds > parts[-1]  # all parts count
+
+
+def train_as_a_job(chosen, output, data_root, minutes):
+    """Train with all words going to the run's log, which Snakemake has deleted."""
+    log = output.with_name("train.log")
+    log.parent.mkdir(exist_ok=True)
+    log.unlink(missing_ok=True)
+    with log.open("wb") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    training.train(chosen, output, data_root, minutes)
+
+
+def test_the_words_of_killed_jobs_are_kept(processes, data_root, tmp_path):
+    run, folder = chosen({"name": "dense"}), tmp_path / "run"
+    for step in (2, 10):
+        kill_at(step, processes, run, data_root, folder, train_as_a_job)
+    first = (folder / "train.1.log").read_text()
+    assert first.startswith("A job begins at ") and first.splitlines()[0].endswith("UTC")
+    assert (folder / "train.2.log").samefile(folder / "train.log")
+    process = processes.Process(target=train_as_a_job, args=(run, folder / "run.json", data_root, math.inf))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert sorted(path.name for path in folder.glob("*.log")) == ["train.1.log", "train.2.log", "train.log"]
+    assert (folder / "train.1.log").read_text() == first
+    last = (folder / "train.log").read_text()
+    assert "; of jobs that were killed: train.1.log, train.2.log\n" in last and "eval_accuracy" in last
 
 
 def test_only_the_last_whole_checkpoint_is_kept_and_none_of_other_settings_used(data_root, tmp_path, monkeypatch):
