@@ -2,6 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+import torch
+from loops import train_bare
+from models import make_model
+
+from neuroprune import Taylor
+from neuroprune.surgery import kept_units
+
 
 def test_every_benchmark_prints_its_line(monkeypatch, capsys):
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
@@ -14,3 +22,34 @@ def test_every_benchmark_prints_its_line(monkeypatch, capsys):
     assert len(lines) == 10  # nine kinds of steps, and an event
     assert lines[0][0] == "plain" and lines[0][-1] == "1.00"
     assert all(float(line[-2]) > 0 for line in lines[:-1])
+
+
+@pytest.fixture
+def research(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    from benchmarks import research
+
+    return research
+
+
+def test_runs_share_their_training_until_a_method_begins_to_watch(research):
+    first = {
+        name: research.first_watched(research.build(name, 0.8), total=1000, batch=16) for name in research.VARIANTS
+    }
+    assert first["dense"] == 1000
+    assert first["usual"] == first["late"] == 333 - 16  # 256 rows are 16 steps
+    assert first["late, 64 rows"] == 333 - 4 and first["early"] == 150 - 16
+    assert first["random"] == 333  # it watches nothing
+
+
+def test_another_score_picks_what_taylor_picks(research):
+    """At the first event both have seen the same steps; the fold changes only what stays."""
+    fields = {"sparsity": 0.5, "start": 0.25, "end": 0.25, "events": 1, "calibration_rows": 8, "post_lr": 1}
+    found = []
+    for method in (research.scored("taylor", **fields), Taylor(**fields)):
+        model = make_model("bert").train()
+        torch.manual_seed(0)
+        train_bare(method, model, steps=8)
+        left = kept_units(model)
+        found.append([list(map(int, units)) for units in (*left.heads, *left.neurons)])
+    assert found[0] == found[1]

@@ -1,0 +1,272 @@
+"""Which settings of the target form pay: paired runs that share their training up to the first step that differs.
+
+Each run is a bare loop around the library's hooks. Runs of one task and seed have the same initialisation, batches and
+dropout; the process forks where a method begins to watch, so what comes before is trained once. Besides the
+task's own rows to judge on (dev), models are judged on thousands of training rows that none of them saw (pool).
+
+    python -m benchmarks.research --task movie_512 --seeds 0 1 2 --variants usual late taylor --out runs.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+from transformers import get_linear_schedule_with_warmup, set_seed
+
+from neuroprune import Dense, NeuroPrune, RandomUnits, Run, Taylor, models, tasks
+from neuroprune.config import read_catalogue
+from neuroprune.methods.base import Method
+from neuroprune.methods.calibration import Calibration
+from neuroprune.methods.neuroprune import NeuroPruneTarget
+from neuroprune.methods.taylor import taylor_scores
+from neuroprune.settings import ModelSettings, TaskSettings
+from neuroprune.sparsity import event_steps, measure_sparsity
+
+COLUMNS = (
+    *("task", "rows", "steps", "method", "setting changed", "seed", "sparsity", "metric dev", "metric pool"),
+    *("heads removed", "train seconds", "commit"),
+)
+RATE, WARMUP = 1.5e-4, 0.06
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows to train on, further training rows to judge on, rows of a step and epochs.
+
+    Args:
+        rows: Training rows.
+        pool: Rows of the training split that are only judged.
+        batch: Rows of a step.
+        epochs: Passes.
+        source: Keys of `TaskSettings`.
+    """
+
+    rows: int
+    pool: int
+    batch: int
+    epochs: int
+    source: dict[str, Any]
+
+
+SNIPPETS = {"source": "demo", "config": "movie_snippets", "inputs": ["sentence"], "max_length": 64}
+SST2 = {"source": "nyu-mll/glue", "config": "sst2", "inputs": ["sentence"]}
+PLANS = {
+    "movie_512": Plan(512, 2500, 8, 1, SNIPPETS),
+    "sst2_1000": Plan(1000, 3000, 16, 2, SST2),
+    "sst2_512": Plan(512, 3000, 8, 1, SST2),
+}
+
+
+class OtherScore(NeuroPruneTarget):
+    """The target form with its fold, but another score for the units."""
+
+    score: ClassVar[str]
+    _sums: list[Tensor] | None = None
+
+    def before_step(self, run: Run) -> None:
+        """Sum |w dL/dw| up while the calibration is at work."""
+        super().before_step(run)
+        if self._calibration is not None:
+            now, before = taylor_scores(run), self._sums
+            self._sums = now if before is None else [a + b for a, b in zip(before, now, strict=True)]
+
+    def _take_calibration(self, run: Run) -> Calibration:
+        calibration, sums, self._sums = super()._take_calibration(run), self._sums, None
+        assert sums is not None
+        for seen, taylor in zip([*calibration.attentions, *calibration.mlps], sums, strict=True):
+            root = seen.connectivity.sqrt()
+            seen.squares = {"taylor": taylor, "root": root, "both": root * taylor}[self.score] * seen.samples
+        return calibration
+
+
+def scored(score: str, **fields: Any) -> NeuroPrune:
+    """Return NeuroPrune with the score `taylor`, `root` (of the Fisher information) or `both` (their product)."""
+    form = type(f"{score.title()}Score", (OtherScore,), {"score": score})
+    return type("Scored", (NeuroPrune,), {"forms": {"target": form}})(**fields)
+
+
+LATE = {"start": 1 / 3, "end": 2 / 3, "post_lr": 3}
+VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "dense": (Dense, {}),
+    "usual": (NeuroPrune, {}),
+    "no fold": (NeuroPrune, {"fold": False}),
+    "taylor": (Taylor, {}),
+    "random": (RandomUnits, {}),
+    "score taylor": (scored, {"score": "taylor"}),
+    "score root": (scored, {"score": "root"}),
+    "score both": (scored, {"score": "both"}),
+    "post_lr 4": (NeuroPrune, {"post_lr": 4}),
+    "early": (NeuroPrune, {"start": 0.15, "end": 0.3}),
+    "one event": (NeuroPrune, {"start": 0.5, "end": 0.5, "events": 1, "post_lr": 4}),
+    "late": (NeuroPrune, LATE),
+    "late, 64 rows": (NeuroPrune, LATE | {"calibration_rows": 64}),
+    "late taylor": (Taylor, LATE),
+}
+
+
+def build(name: str, sparsity: float) -> Method:
+    """Return the method of a variant."""
+    kind, fields = VARIANTS[name]
+    return kind(**fields) if kind is Dense else kind(sparsity=sparsity, **fields)
+
+
+class Bench:
+    """A task's rows, read and encoded once."""
+
+    def __init__(self, name: str, data_root: Path) -> None:
+        self.name, self.plan = name, PLANS[name]
+        rows = self.plan.rows + self.plan.pool
+        self.data = tasks.load(TaskSettings(name=name, train_rows=rows, **self.plan.source), data_root)
+        self.objective = self.data.objective(*self.model(seed=0))
+        encoded = list(self.objective.encode(self.data.train))
+        self.train, self.pool = encoded[: self.plan.rows], encoded[self.plan.rows :]
+        self.dev = list(self.objective.encode(self.data.eval))
+
+    @cached_property
+    def source(self) -> ModelSettings:
+        """MiniLM-L6, as the catalogue has it."""
+        return ModelSettings(name="minilm", **read_catalogue(Path("config")).models["minilm"])
+
+    def model(self, seed: int) -> tuple[Any, Any]:
+        """Return the pretrained model with a new classifier, and its tokenizer."""
+        return models.load(self.source, self.data, seed=seed)
+
+    def batches(self, seed: int) -> list[list[int]]:
+        """Return the positions of the rows of every step."""
+        generator, batch = torch.Generator().manual_seed(seed), self.plan.batch
+        orders = [torch.randperm(len(self.train), generator=generator) for _ in range(self.plan.epochs)]
+        return [rows.tolist() for order in orders for rows in order.split(batch)]
+
+    @torch.no_grad()
+    def accuracy(self, model: Any, rows: list[dict[str, Any]]) -> float:
+        """Return the share of right answers; rows of like length go together."""
+        rows = sorted(rows, key=lambda row: len(row["input_ids"]))
+        model.eval()
+        right = 0
+        for first in range(0, len(rows), 64):
+            batch = self.objective.collate(rows[first : first + 64])
+            right += int((self.objective.answer(model, **batch).argmax(-1) == batch["labels"]).sum())
+        return right / len(rows)
+
+
+class Training:
+    """One run of a task and seed, that others branch off from."""
+
+    def __init__(self, bench: Bench, seed: int) -> None:
+        self.bench, self.seed, self.batches, self.seconds = bench, seed, bench.batches(seed), 0.0
+        total = len(self.batches)
+        set_seed(seed)
+        self.model = bench.model(seed)[0].train()
+        set_seed(seed)
+        optimizer = AdamW(self.model.parameters(), lr=RATE, weight_decay=0.0, fused=True)
+        self.scheduler = get_linear_schedule_with_warmup(optimizer, math.ceil(WARMUP * total), total)
+        per_epoch = total // bench.plan.epochs
+        self.run = Run(self.model, optimizer, self.scheduler, total, per_epoch, batch_size=bench.plan.batch)
+
+    def go_on(self, until: int, method: Method | None = None) -> None:
+        """Train until so many steps are done."""
+        started = time.perf_counter()
+        while self.run.step < until:
+            self._step(method)
+        self.seconds += time.perf_counter() - started
+
+    def _step(self, method: Method | None) -> None:
+        batch = self.bench.objective.collate([self.bench.train[i] for i in self.batches[self.run.step]])
+        self.model(**batch).loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        if method is not None:
+            method.before_step(self.run)
+        self.run.optimizer.step()
+        self.run.step += 1
+        if method is not None:
+            method.after_step(self.run)
+        self.scheduler.step()
+        self.run.optimizer.zero_grad()
+
+    def branch(self, name: str, method: Method, out: Path) -> None:
+        """Train to the end with a method, judge, and add a line to the table."""
+        method.start(self.run)
+        self.go_on(self.run.total_steps, method)
+        method.finish(self.run)
+        bench, asked = self.bench, cast(Any, method.settings)
+        values: list[Any] = [bench.name, len(bench.train), self.run.total_steps, asked.name, changes(VARIANTS[name][1])]
+        values += [self.seed, round(measure_sparsity(self.model).weights, 4)]
+        values += [round(bench.accuracy(self.model, rows), 4) for rows in (bench.dev, bench.pool)]
+        events = method.report.get("events", [])
+        add_line(out, [*values, events[-1]["heads_removed"] if events else "", round(self.seconds, 1), commit()])
+
+
+def changes(fields: dict[str, Any]) -> str:
+    """Write fields as `key=value`, separated by spaces."""
+    return " ".join(
+        f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in fields.items()
+    )
+
+
+def add_line(out: Path, values: Sequence[Any]) -> None:
+    """Append to the table; begin it with its heading."""
+    new = not out.exists()
+    with out.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([COLUMNS, values] if new else [values])
+
+
+def commit() -> str:
+    """Return the commit of the code, shortened."""
+    return subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def first_watched(method: Method, total: int, batch: int) -> int:
+    """Return the step from which on a run with this method is one of its own."""
+    asked: Any = method.settings
+    if isinstance(method, Dense):
+        return total
+    window = -(-getattr(asked, "calibration_rows", 0) // batch)
+    return max(0, min(event_steps(total, asked.start, asked.end, asked.events)) - window)
+
+
+def train_all(bench: Bench, seed: int, names: Sequence[str], sparsity: float, out: Path) -> None:
+    """Train all variants of a task and seed, each in a fork of the common run."""
+    built = [(name, build(name, sparsity)) for name in names]
+    common, batch = Training(bench, seed), bench.plan.batch
+    total = common.run.total_steps
+    for name, method in sorted(built, key=lambda pair: first_watched(pair[1], total, batch)):
+        common.go_on(first_watched(method, total, batch))
+        fork = get_context("fork").Process(target=common.branch, args=(name, method, out))
+        fork.start()
+        fork.join()
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=PLANS, required=True)
+    parser.add_argument("--variants", choices=VARIANTS, nargs="+", default=["usual", "taylor", "late"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--sparsity", type=float, default=0.8)
+    parser.add_argument("--data-root", type=Path, default=Path("../shared/data"), help="as in config/inhouse.yaml")
+    parser.add_argument("--out", type=Path, default=Path("runs.csv"))
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    bench = Bench(asked.task, asked.data_root)
+    for seed in asked.seeds:
+        train_all(bench, seed, asked.variants, asked.sparsity, asked.out)
+
+
+if __name__ == "__main__":
+    main()
