@@ -41,7 +41,7 @@ figures: $(BIN)/.ready ## Draw all tables and figures anew from the records alon
 
 publish: $(BIN)/.ready ## Copy a study's records, tables and figures to published/, to be committed
 	rm -rf published/$(STUDY) && mkdir -p published && cp -r results/$(STUDY) published/
-	cd published/$(STUDY) && rm -rf logs report.html runs/*/model runs/*/*.log runs/*/.lock runs/*/checkpoint* figures/*.png
+	cd published/$(STUDY) && rm -rf logs jobs report.html runs/*/model runs/*/*.log runs/*/.lock runs/*/checkpoint* figures/*.png
 
 test: $(BIN)/.ready ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest

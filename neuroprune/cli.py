@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from neuroprune.plan import Plan
-    from neuroprune.study import ExperimentSettings, StudySettings
 
     AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
@@ -76,18 +74,13 @@ def parser() -> argparse.ArgumentParser:
     _settings_option(command, "a run")
     _data_option(command)
     _output_option(command, "the run's record, RUN/run.json; the model is written beside it")
-    command.add_argument(
-        "--checkpoint-minutes",
-        type=float,
-        default=10.0,
-        metavar="MINUTES",
-        help="time between checkpoints, from the last of which a killed run goes on (10); the result stays the same",
-    )
+    _checkpoint_option(command)
     command = _command(commands, "measure", measure, "time the inference of one run's model")
     _settings_option(command, "timing", default="{}")
     _data_option(command)
     command.add_argument("--run", dest="record", type=Path, required=True, metavar="FILE", help="the run's record")
     _output_option(command, "the times")
+    _add_several(commands)
     _add_results(commands)
     _add_prune(commands)
     command = _command(commands, "export", export, "write a saved model in a form that needs no neuroprune")
@@ -115,6 +108,31 @@ def _add_plan(commands: Any) -> None:
     command.add_argument("--json", action="store_true", help="print all settings of all runs as JSON")
     command.add_argument("--study", action="store_true", help="print the study's name alone")
     command.add_argument("--output", type=Path, metavar="FILE", help="write all settings of all runs there as JSON")
+
+
+def _add_several(commands: Any) -> None:
+    text = "fine-tune the runs of a job one after another, but for those that are there"
+    command = _command(commands, "train-several", train_several, text)
+    _settings_option(command, "a job's runs")
+    for name in ("data", "model"):
+        command.add_argument(
+            f"--{name}", type=Path, required=True, metavar="FILE", help=f"manifest that prepare-{name} wrote"
+        )
+    _checkpoint_option(command)
+    _several_options(command, "the list of all records")
+    text = "time the inference of the runs of a job one after another, but for those that are timed"
+    command = _command(commands, "measure-several", measure_several, text)
+    _settings_option(command, "timing", default="{}")
+    command.add_argument("--runs", nargs="+", required=True, metavar="RUN", help="names of the runs")
+    _several_options(command, "the list of all times")
+
+
+def _several_options(command: argparse.ArgumentParser, output: str) -> None:
+    _data_option(command)
+    _study_option(command)
+    text = "keep each run's model; else it is deleted when it is timed, or need not be"
+    command.add_argument("--keep-models", action="store_true", help=text)
+    _output_option(command, output)
 
 
 def _add_results(commands: Any) -> None:
@@ -170,6 +188,11 @@ def _data_option(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data-root", type=Path, default=folder, metavar="FOLDER", help=f"datasets ({folder})")
 
 
+def _checkpoint_option(command: argparse.ArgumentParser) -> None:
+    text = "time between checkpoints, from the last of which a killed run goes on (10); the result stays the same"
+    command.add_argument("--checkpoint-minutes", type=float, default=10.0, metavar="MINUTES", help=text)
+
+
 def _output_option(command: argparse.ArgumentParser, what: str) -> None:
     command.add_argument("--output", type=Path, required=True, metavar="FILE", help=what)
 
@@ -195,6 +218,8 @@ def plan(args: argparse.Namespace) -> None:
     elif args.json:
         print(json.dumps(made.as_dict(), indent=1))
     else:
+        from neuroprune.overview import overview
+
         print(made.study.study if args.study else overview(made))
 
 
@@ -234,6 +259,25 @@ def measure(args: argparse.Namespace) -> None:
     from neuroprune import timing
 
     timing.measure(settings, args.record, args.output, args.data_root)
+
+
+def train_several(args: argparse.Namespace) -> None:
+    """Train the runs of a job that are not there."""
+    from neuroprune import several
+    from neuroprune.jobs import JobRuns
+
+    runs = _read(JobRuns, args.settings)
+    place = several.Place(args.study, args.data_root, args.keep_models)
+    several.train(runs, several.Made.read(args.data, args.model), place, args.output, args.checkpoint_minutes)
+
+
+def measure_several(args: argparse.Namespace) -> None:
+    """Time the runs of a job that are not timed so."""
+    from neuroprune import several
+    from neuroprune.settings import TimingSettings
+
+    place = several.Place(args.study, args.data_root, args.keep_models)
+    several.measure(_read(TimingSettings, args.settings), args.runs, place, args.output)
 
 
 def collect(args: argparse.Namespace) -> None:
@@ -327,42 +371,6 @@ def _plan(args: argparse.Namespace) -> Plan:
         return make_plan(json.loads(args.settings), "--settings", args.catalogue, artefacts)
     except json.JSONDecodeError as error:
         raise UserError(f"--settings: not JSON: {error}") from error
-
-
-def overview(made: Plan) -> str:
-    """Return a plan as text to read: what is compared, how many jobs that makes, and all runs."""
-    from tabulate import tabulate
-
-    from neuroprune import estimate, memory
-
-    study, timed = made.study, set(made.timed)
-    right = {"tablefmt": "simple", "disable_numparse": True, "colalign": ("left", *["right"] * 5)}
-    experiments = [[name, *_grid(grid, study), len(made.experiments[name])] for name, grid in study.experiments.items()]
-    jobs = {"prepare_data": len(study.tasks), "prepare_model": len(study.models)}
-    jobs |= {"train": len(made.runs), "measure": len(timed)}
-    runs = [
-        [name, run.training.epochs, run.training.learning_rate, run.task.train_rows or "all", name in timed or ""]
-        for name, run in made.runs.items()
-    ]
-    return "\n\n".join(
-        [
-            f"Study {study.study}: {len(made.runs)} runs, results in {study.folder}",
-            tabulate(experiments, ["experiment", "models", "tasks", "methods", "seeds", "runs"], tablefmt="simple"),
-            "Jobs: " + ", ".join(f"{count} {rule}" for rule, count in jobs.items()),
-            tabulate(estimate.table(made), estimate.COLUMNS, **right),
-            textwrap.fill(estimate.BASIS, 120),
-            tabulate(memory.table(made), memory.COLUMNS, tablefmt="simple", disable_numparse=True),
-            textwrap.fill(memory.BASIS, 120),
-            tabulate(runs, ["run", "epochs", "learning rate", "train rows", "timed"], tablefmt="simple"),
-        ]
-    )
-
-
-def _grid(grid: ExperimentSettings, study: StudySettings) -> list[str]:
-    """Return the axes of an experiment as text: models, tasks, methods, seeds."""
-    methods = (str(entry["name"]) for entry in grid.methods)
-    seeds = (str(seed) for seed in grid.seeds or study.seeds)
-    return [", ".join(axis) for axis in (grid.models, grid.tasks, methods, seeds)]
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class Environment(Part):
     started: str = Field(description="ISO 8601, UTC.")
     settings_sha256: str
     data_sha256: str | None = Field(default=None, description="Hash of the prepared data's manifest.")
+    model_sha256: str | None = Field(default=None, description="Hash of the prepared model's files, if it was told.")
 
 
 def settings_hash(settings: BaseModel) -> str:

@@ -43,8 +43,8 @@ BASIS = (
     "GPU hours: 6 operations a parameter and token, at the speed of the paper's dense T5-base on CNN/DailyMail (24603 "
     "s an epoch on one A100 40 GB), and a minute a run for loading, judging and timing; smaller models and short rows "
     "use a GPU worse, bf16 better, so expect a factor of two either way. Disk: 1 MB a run stays, and with keep_models "
-    "its model; on one machine models wait to be timed until all training is done (on a cluster they are timed at "
-    "once), 4 bytes a parameter if nothing were removed."
+    "its model; on one machine models wait to be timed until all training is done (on a cluster until their job is "
+    "done), 4 bytes a parameter if nothing were removed."
 )
 
 
@@ -104,16 +104,24 @@ def hours(run: RunSettings) -> float | None:
 COLUMNS = ("experiment", "runs", "jobs", "GPU hours", "records", "models")
 
 
-def table(plan: Plan) -> list[list[str]]:
-    """Return a row for each experiment and one for all, with the columns of ``COLUMNS``."""
+def table(plan: Plan, jobs: Mapping[str, int]) -> list[list[str]]:
+    """Say what each experiment will take, and all of them.
+
+    Args:
+        plan: All runs of a study.
+        jobs: Number of jobs of each experiment.
+
+    Returns:
+        A row for each experiment and one for all, with the columns of ``COLUMNS``.
+    """
     parts = {**plan.experiments, "all": tuple(plan.runs)}
+    jobs = {**jobs, "all": sum(jobs.values())}
     kept = set(plan.runs if plan.study.keep_models else plan.timed)
-    return [_row(name, {run: plan.runs[run] for run in runs}, kept, set(plan.timed)) for name, runs in parts.items()]
+    return [_row(name, {run: plan.runs[run] for run in runs}, kept, jobs[name]) for name, runs in parts.items()]
 
 
-def _row(name: str, runs: Mapping[str, RunSettings], kept: Container[str], timed: Container[str]) -> list[str]:
+def _row(name: str, runs: Mapping[str, RunSettings], kept: Container[str], jobs: int) -> list[str]:
     found = cost(runs, kept)
-    jobs = len(runs) + sum(run in timed for run in runs)
     unknown = f" + {found.unknown} runs not known" if found.unknown else ""
     time = f"{found.hours:,.0f}{unknown}" if found.unknown < len(runs) else "not known"
     models = f"{found.models / 1e9:,.1f} GB" if found.models else "not known"

@@ -240,8 +240,9 @@ def _names(points: list[_Point]) -> list[str]:
     first: dict[str, _Point] = {}
     names = []
     for point in points:
-        earlier = first.setdefault(_short_name(point, ""), point)
-        names.append(_short_name(point, _differences(earlier, point)))
+        name = _short_name(point, "")
+        earlier = first.setdefault(name, point)
+        names.append(name if earlier is point else _short_name(point, _differences(earlier, point)))
     return names
 
 

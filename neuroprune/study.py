@@ -140,6 +140,7 @@ def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+RunsPerJob = Annotated[int, Field(ge=1, le=50)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_once)]
 Method = Annotated[dict[str, Any], AfterValidator(_check_method)]
 
@@ -162,6 +163,9 @@ class ExperimentSettings(Settings):
     training: TrainingSettings = Field(
         default_factory=TrainingSettings, description="Training settings of this experiment, over all others."
     )
+    runs_per_job: RunsPerJob | None = Field(
+        default=None, description="Runs that share a job in this experiment; default: those of the study."
+    )
 
 
 class StudySettings(Settings):
@@ -180,6 +184,16 @@ class StudySettings(Settings):
     )
     artefacts: Annotated[tuple[Annotated[str, _known("artefact")], ...], AfterValidator(_once)] | None = Field(
         default=None, description="Figures and tables to make; default: all that there are."
+    )
+    runs_per_job: RunsPerJob = Field(
+        default=1,
+        description="Runs of one experiment, model and task that one training or timing job does one after another, "
+        "for fewer jobs. It decides no result, so a change redoes nothing.",
+    )
+    job_hours: Positive | None = Field(
+        default=None,
+        description="Hours that a job's runs may take together by the GPU estimate of `neuroprune plan`: where runs "
+        "are long, fewer share a job. Models and datasets that it does not know are not limited.",
     )
     keep_models: bool = Field(
         default=False,

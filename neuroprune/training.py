@@ -27,7 +27,13 @@ ARRAY_BYTES = 975_000  # of a run's arrays: with record, times and logs it keeps
 CODE = ("versions", "commit", "dirty")  # of the environment: a checkpoint of other code is not gone on from
 
 
-def train(settings: RunSettings, output: Path, data_root: Path, checkpoint_minutes: float = math.inf) -> None:
+def train(
+    settings: RunSettings,
+    output: Path,
+    data_root: Path,
+    checkpoint_minutes: float = math.inf,
+    model_sha256: str | None = None,
+) -> None:
     """Fine-tune one model with one method and write its run folder.
 
     The record is written last, so a folder without one holds no result. A run whose loss is no longer finite is
@@ -38,31 +44,41 @@ def train(settings: RunSettings, output: Path, data_root: Path, checkpoint_minut
         output: The record to write, `<run folder>/run.json`; the model and the arrays lie beside it.
         data_root: Where datasets are kept.
         checkpoint_minutes: Time between checkpoints, which are deleted at the end; 0: after every step.
+        model_sha256: Hash of the model's files, for the record; a checkpoint of other files is not gone on from.
 
     Raises:
         UserError: If another process writes the same folder, or data or model can't be had.
     """
     processes, folder = settings.training.processes, output.parent
     if parallel.must_start(processes):
-        parallel.launch(train, processes, settings, output, data_root, checkpoint_minutes)
+        parallel.launch(train, processes, settings, output, data_root, checkpoint_minutes, model_sha256)
         return
     folder.mkdir(parents=True, exist_ok=True)
     with parallel.joined(processes), _only_writer(folder) if parallel.is_main() else nullcontext():
-        parallel.from_main(partial(output.unlink, missing_ok=True))
+        parallel.from_main(partial(_forget, output))
         with resume.kept_log(folder) if parallel.is_main() else nullcontext():
-            record = _run(settings, folder, data_root, checkpoint_minutes)
+            record = _run(settings, folder, data_root, checkpoint_minutes, model_sha256)
         if record is not None:
             records.write_json(output, record)
             resume.delete_checkpoints(folder)
 
 
-def _run(settings: RunSettings, folder: Path, data_root: Path, checkpoint_minutes: float) -> records.RunRecord | None:
+def _forget(output: Path) -> None:
+    """Delete the record and the times of an earlier model."""
+    for path in (output, output.with_name("timing.json")):
+        path.unlink(missing_ok=True)
+
+
+def _run(
+    settings: RunSettings, folder: Path, data_root: Path, checkpoint_minutes: float, model_sha256: str | None
+) -> records.RunRecord | None:
     """Train, judge and save; return the record, in the main process."""
     environment = records.environment(threads=settings.training.threads)
     _set_up(settings)
     with parallel.main_first():
         data = tasks.load(settings.task, data_root)
     identity = {"settings_sha256": records.settings_hash(settings), "data_sha256": data.sha256}
+    identity |= {} if model_sha256 is None else {"model_sha256": model_sha256}
     progress = parallel.from_main(resume.find_progress, folder, identity | {key: environment[key] for key in CODE})
     with parallel.main_first():
         model, tokenizer = models.load(settings.model, data, seed=settings.seed)

@@ -29,16 +29,8 @@ from pathlib import Path
 ADDRESS = "NEUROPRUNE_WARM"  # environment: the path of the server's socket; absent or empty: no server
 _LENGTH = struct.Struct("!Q")
 _STREAMS = (0, 1, 2)
-LIBRARIES = (
-    "datasets",
-    "evaluate",
-    "matplotlib.pyplot",
-    "pandas",
-    "sklearn.metrics",
-    "neuroprune.timing",
-    "neuroprune.training",
-    "neuroprune.tables.runs",
-)
+FOR_RUNS = ("datasets", "evaluate", "sklearn.metrics", "neuroprune.timing", "neuroprune.training")
+LIBRARIES = (*FOR_RUNS, "matplotlib.pyplot", "pandas", "neuroprune.tables.runs")
 
 
 def start() -> None:

@@ -56,6 +56,8 @@ def test_help_names_every_command(capsys):
         "prepare-model",
         "train",
         "measure",
+        "train-several",
+        "measure-several",
         "collect",
         "figure",
         "table",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from neuroprune import estimate
+from neuroprune import estimate, jobs
 from neuroprune.config import make_plan, read_study
 from neuroprune.settings import METHOD_SETTINGS, RunSettings
 
@@ -39,7 +39,7 @@ def test_what_is_not_known_is_counted_apart():
 
 def test_the_papers_study_is_known_in_full():
     plan = make_plan(read_study(["config/paper.yaml"]), "config/paper.yaml")
-    *parts, total = estimate.table(plan)
+    *parts, total = estimate.table(plan, jobs.by_experiment(plan))
     assert [row[0] for row in parts] == list(plan.study.experiments)
     assert not any("not known" in cell for row in [*parts, total] for cell in row)
     assert int(total[1]) == len(plan.runs) == sum(int(row[1]) for row in parts)

@@ -14,25 +14,26 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground upwards: a module may import from lower floors, and from its own.
 FLOORS = [
-    {"errors", "hook", "warm"},
+    {"errors", "hook", "warm", "forks"},
     {"setting_types"},
     {"baseline_settings", "training_settings"},
     {"settings", "environment", "resources", "problems", "parallel"},
     {"config", "plan", "presence", "study", "problems", "architectures", "records", "estimate", "memory"},
+    {"jobs", "overview"},
     {"blocks"},
     {"dominating", "topology", "kept", "idle", "position_bias", "surgery"},
     {"hidden"},
     {"penalties", "heads", "sparsity", "loading", "cards", "checkpoints"},
     {"methods", "snapshots", "figures", "tables", "merging", "export"},
     {"tasks", "models"},
-    {"timing", "training", "redraw", "resume", "batches", "step_times"},
+    {"timing", "training", "redraw", "resume", "batches", "step_times", "several"},
     {"cli", "reference", "prune"},
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 # These must do without torch.
 TABLE_READERS = {"hook", "records", "figures", "tables", "config", "plan", "study", "problems", "settings", "errors"}
 TABLE_READERS |= {"merging", "redraw", "dominating", "estimate", "presence", "memory"}
-TABLE_READERS |= {"setting_types", "baseline_settings", "training_settings"}
+TABLE_READERS |= {"setting_types", "baseline_settings", "training_settings", "jobs", "overview", "several", "forks"}
 
 
 def module_of(path: Path) -> str:

@@ -20,6 +20,9 @@ rule plan:
             exclude={
                 "keep_models": True,
                 "from_results": True,
+                "runs_per_job": True,
+                "job_hours": True,
+                "experiments": {"__all__": {"runs_per_job"}},
                 "models": {"__all__": {"job", "parameters"}},
             },
         ),

@@ -7,6 +7,7 @@ from pathlib import Path
 from neuroprune.config import make_plan, read_study
 from neuroprune.errors import ConfigError
 from neuroprune.figures import FIGURES
+from neuroprune.jobs import settings_of, shared_jobs, time_limit
 from neuroprune.plan import canonical
 from neuroprune.tables import TABLES
 
@@ -54,6 +55,7 @@ for sentence in PLAN.skipped:
     print(sentence, file=sys.stderr)
 FOLDER = PLAN.study.folder
 DATA_ROOT = PLAN.study.data_root
+JOBS = shared_jobs(PLAN)
 
 
 pathvars:
@@ -62,6 +64,7 @@ pathvars:
 
 wildcard_constraints:
     run=r"[a-zA-Z0-9][a-zA-Z0-9_.-]*",
+    job=r"[a-zA-Z0-9][a-zA-Z0-9_.-]*",
     task=r"[a-zA-Z0-9][a-zA-Z0-9_.]*",
     model=r"[a-zA-Z0-9][a-zA-Z0-9_.]*",
 
@@ -82,9 +85,9 @@ os.environ.setdefault("TQDM_MININTERVAL", "20")
 GPU = int(any(map(shutil.which, ("nvidia-smi", "rocm-smi"))))
 
 
-def job_of(wildcards):
+def job_row(run):
     """What a run's jobs ask a cluster for."""
-    return PLAN.study.models[PLAN.runs[wildcards.run].model.name].job
+    return PLAN.study.models[run.model.name].job
 
 
 def training(wildcards):
@@ -94,12 +97,32 @@ def training(wildcards):
 
 def memory(wildcards, attempt):
     """Memory of a job in MiB; a retry asks for more."""
-    return job_of(wildcards).memory_mb * attempt
+    return job_row(PLAN.runs[wildcards.run]).memory_mb * attempt
 
 
 def minutes(wildcards, attempt):
     """Time limit of a job in minutes; a retry asks for more."""
-    return job_of(wildcards).minutes * attempt
+    return job_row(PLAN.runs[wildcards.run]).minutes * attempt
+
+
+def alike(wildcards):
+    """Settings of one of a job's runs; all have the same model, task and training."""
+    return PLAN.runs[JOBS[wildcards.job].runs[0]]
+
+
+def processors(wildcards):
+    """Threads of a job that trains runs one after another."""
+    return alike(wildcards).training.threads * alike(wildcards).training.processes
+
+
+def memory_of_several(wildcards, attempt):
+    """Memory of a job in MiB; a retry asks for more."""
+    return job_row(alike(wildcards)).memory_mb * attempt
+
+
+def minutes_of_several(wildcards, attempt):
+    """Time limit of a job in minutes; a retry asks for more."""
+    return time_limit(PLAN, JOBS[wildcards.job]) * attempt
 
 
 def on_this_machine():
@@ -117,13 +140,27 @@ def measured_soon(wildcards):
 
 def longest_first(wildcards):
     """Priority of a training job: above a machine's measurements; the more rows it reads, the higher, lest it ends alone."""
-    run = PLAN.runs[wildcards.run]
-    return 1 + run.training.epochs * (run.task.train_rows or 1_000_000)
+    return 1 + rows_read(PLAN.runs[wildcards.run])
+
+
+def longest_job_first(wildcards):
+    """Priority of a job that trains several runs, likewise."""
+    runs = JOBS[wildcards.job].runs
+    return 1 + len(runs) * rows_read(PLAN.runs[runs[0]])
+
+
+def rows_read(run):
+    """Rows that a run reads, or more where the study does not say how many there are."""
+    return run.training.epochs * (run.task.train_rows or 1_000_000)
 
 
 def manifests(wildcards):
     """The manifests of a run's data and model."""
-    run = PLAN.runs[wildcards.run]
+    return prepared(PLAN.runs[wildcards.run])
+
+
+def prepared(run):
+    """The same, of a run's settings."""
     return {
         "data": f"{FOLDER}/data/{run.task.name}.json",
         "model": f"{FOLDER}/models/{run.model.name}.json",
@@ -138,6 +175,9 @@ def records(wildcards):
             for kind in ("run", "timing")
             for path in Path(FOLDER).glob(f"runs/*/{kind}.json")
         )
-    runs = [f"{FOLDER}/runs/{run}/run.json" for run in PLAN.runs]
-    times = [f"{FOLDER}/runs/{run}/timing.json" for run in PLAN.timed]
-    return [f"{FOLDER}/plan.json", *runs, *times]
+    together = {run for job in JOBS.values() for run in job.runs}
+    runs = [f"runs/{run}/run.json" for run in PLAN.runs if run not in together]
+    times = [f"runs/{run}/timing.json" for run in PLAN.timed if run not in together]
+    runs += [f"jobs/{name}/runs.json" for name in JOBS]
+    times += [f"jobs/{name}/timings.json" for name, job in JOBS.items() if job.timed]
+    return [f"{FOLDER}/{name}" for name in ("plan.json", *runs, *times)]

@@ -1,0 +1,166 @@
+"""Which runs share a job: of one experiment, model and task, in the plan's order.
+
+Thousands of small jobs cost a scheduler and a cluster more than their work. Runs that share a job are trained one after
+another, then timed one after another, each on its own still: see ``several``. All of this is pure.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from pydantic import Field
+
+from neuroprune.estimate import hours
+from neuroprune.plan import Plan
+from neuroprune.setting_types import FolderName, Settings
+from neuroprune.settings import (
+    MethodSettings,
+    ModelSettings,
+    RunSettings,
+    TaskSettings,
+    TimingSettings,
+    TrainingSettings,
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Runs that share a training job and, those of them that are timed, a timing job.
+
+    Args:
+        runs: Their names, at least two.
+        timed: Names of those whose inference is timed.
+    """
+
+    runs: tuple[str, ...]
+    timed: tuple[str, ...]
+
+
+class Point(Settings):
+    """What a run has of its own among the runs of its job."""
+
+    run: FolderName
+    method: MethodSettings
+    seed: int = Field(ge=0)
+
+
+class JobRuns(Settings):
+    """Everything that decides the results of a job's runs; what they share stands once."""
+
+    model: ModelSettings
+    task: TaskSettings
+    training: TrainingSettings
+    points: tuple[Point, ...]
+    timed: tuple[str, ...] = ()
+    timing: TimingSettings | None = None
+
+    @property
+    def runs(self) -> tuple[RunSettings, ...]:
+        """The settings of each run."""
+        shared = {"model": self.model, "task": self.task, "training": self.training}
+        return tuple(RunSettings(run=own.run, method=own.method, seed=own.seed, **shared) for own in self.points)
+
+
+def shared_jobs(plan: Plan) -> dict[str, Job]:
+    """Put a plan's runs into jobs of several runs.
+
+    Args:
+        plan: All runs of a study; its settings say how many may share a job.
+
+    Returns:
+        Jobs by name, ``<experiment>-<model>-<task>-<number>``. A run that is in none has a job for itself.
+    """
+    timed = set(plan.timed)
+    jobs = {}
+    for experiment, names in plan.experiments.items():
+        for (model, task), runs in _by_model_and_task(plan, names).items():
+            parts = split(runs, _most(plan, experiment, plan.runs[runs[0]]))
+            for number, part in enumerate(parts, start=1):
+                if len(part) > 1:
+                    name = f"{experiment}-{model}-{task}-{number}"
+                    jobs[name] = Job(part, tuple(run for run in part if run in timed))
+    return jobs
+
+
+def split(runs: Sequence[str], most: int) -> list[tuple[str, ...]]:
+    """Cut a sequence into as few parts as have at most so many members, of sizes that differ by one at most."""
+    count = -(-len(runs) // most)
+    ends = [len(runs) * part // count for part in range(count + 1)]
+    return [tuple(runs[start:end]) for start, end in pairwise(ends)]
+
+
+def _by_model_and_task(plan: Plan, names: Iterable[str]) -> dict[tuple[str, str], list[str]]:
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name in names:
+        found[plan.runs[name].model.name, plan.runs[name].task.name].append(name)
+    return found
+
+
+def _most(plan: Plan, experiment: str, run: RunSettings) -> int:
+    """Return how many runs like this one a job takes: runs of one experiment, model and task take equally long."""
+    most = plan.study.experiments[experiment].runs_per_job or plan.study.runs_per_job
+    estimate = hours(run)
+    if plan.study.job_hours is None or estimate is None:
+        return most
+    return max(1, min(most, int(plan.study.job_hours / estimate)))
+
+
+def settings_of(plan: Plan, job: Job) -> JobRuns:
+    """Return what decides the results of a job's runs; how they are timed, only if any of them is."""
+    first = plan.runs[job.runs[0]]
+    runs = [plan.runs[name] for name in job.runs]
+    return JobRuns(
+        model=first.model,
+        task=first.task,
+        training=first.training,
+        points=tuple(Point(run=run.run, method=run.method, seed=run.seed) for run in runs),
+        timed=job.timed,
+        timing=plan.study.timing.model_copy(update={"seeds": None}) if job.timed else None,
+    )
+
+
+def time_limit(plan: Plan, job: Job) -> int:
+    """Return the time limit of a job in minutes.
+
+    Args:
+        plan: The plan that it belongs to.
+        job: The job.
+
+    Returns:
+        That of its model for each run but, where the study limits the hours of a job, no more than that of one run and
+        twice those hours, as estimates may be wrong by a factor of two.
+    """
+    one = plan.study.models[plan.runs[job.runs[0]].model.name].job.minutes
+    limit = one * len(job.runs)
+    return limit if plan.study.job_hours is None else min(limit, one + int(120 * plan.study.job_hours))
+
+
+def by_rule(plan: Plan) -> dict[str, int]:
+    """Count the training and timing jobs of a plan.
+
+    Args:
+        plan: All runs of a study.
+
+    Returns:
+        Numbers by the rule of the workflow that does them: ``train``, ``measure`` and, if runs share jobs,
+        ``train_several`` and ``measure_several``.
+    """
+    shared = shared_jobs(plan).values()
+    together = {run for job in shared for run in job.runs}
+    several = {"train_several": len(shared), "measure_several": sum(bool(job.timed) for job in shared)}
+    alone = {"train": len(plan.runs) - len(together), "measure": sum(run not in together for run in plan.timed)}
+    return alone | several if several["train_several"] else alone
+
+
+def by_experiment(plan: Plan) -> dict[str, int]:
+    """Count the training and timing jobs of each experiment of a plan."""
+    job_of = {run: name for name, job in shared_jobs(plan).items() for run in job.runs}
+    timed = set(plan.timed)
+    return {
+        experiment: len({job_of.get(run, run) for run in runs})
+        + len({job_of.get(run, run) for run in runs if run in timed})
+        for experiment, runs in plan.experiments.items()
+    }
