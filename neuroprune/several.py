@@ -82,9 +82,10 @@ def train(runs: JobRuns, made: Made, place: Place, output: Path, checkpoint_minu
     """
     pieces = []
     for run in runs.runs:
-        needed = place.keep_models or _is_to_be_timed(run.run, runs, place)
+        trained = is_trained(run, made, place)
+        needed = place.keep_models or (run.run in runs.timed and not (trained and _is_timed(run.run, runs, place)))
         after = _nothing if needed else partial(_delete_model, place.folder(run.run))
-        if is_trained(run, made, place) and (not needed or _model(place.folder(run.run)).is_dir()):
+        if trained and (not needed or _model(place.folder(run.run)).is_dir()):
             after()
         else:
             pieces.append(_training(run, made, place, checkpoint_minutes, after))
@@ -135,8 +136,8 @@ def is_timed(name: str, timing: TimingSettings, place: Place) -> bool:
     return found.settings == timing and found.environment.data_sha256 == record.environment.data_sha256
 
 
-def _is_to_be_timed(name: str, runs: JobRuns, place: Place) -> bool:
-    return runs.timing is not None and name in runs.timed and not is_timed(name, runs.timing, place)
+def _is_timed(name: str, runs: JobRuns, place: Place) -> bool:
+    return runs.timing is not None and is_timed(name, runs.timing, place)
 
 
 def _training(

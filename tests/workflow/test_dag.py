@@ -1,6 +1,7 @@
 """The graph of jobs: what would be run, without running it."""
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import yaml
 
 from neuroprune.config import make_plan, read_study
 from neuroprune.figures import FIGURES
+from neuroprune.jobs import by_rule
 from neuroprune.tables import TABLES
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +74,24 @@ def test_a_study_asks_for_the_figures_and_times_that_it_wants(snakemake, tmp_pat
     jobs = snakemake(tmp_path, "--dry-run", "--configfile", study).jobs
     assert jobs.keys() & {*FIGURES, *TABLES} == {"summary"}
     assert (jobs["train"], jobs["measure"]) == (6, 2)
+
+
+def test_runs_share_jobs_where_the_study_says_so(snakemake, tmp_path):
+    study = study_file(tmp_path, artefacts=["summary"], seeds=[0, 1], timing={"seeds": 1}, runs_per_job=5)
+    jobs = snakemake(tmp_path, "--dry-run", "--configfile", study).jobs
+    assert (jobs["train_several"], jobs["measure_several"]) == (2, 2)
+    assert jobs.keys().isdisjoint({"train", "measure"})
+
+
+def test_the_papers_study_is_looked_at_in_seconds_and_without_a_network(snakemake, tmp_path):
+    (tmp_path / "config").symlink_to(DEMO.parent)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    done = snakemake(tmp_path, "--dry-run", "--configfile", "config/paper.yaml")
+    seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+    assert done.code == 0, done.err
+    plan = make_plan(read_study([ROOT / "config" / "paper.yaml"]), "paper", ROOT / "config")
+    assert done.jobs.items() >= by_rule(plan).items()
+    assert seconds < 20  # of a core; half as many are usual
 
 
 def test_the_demo_does_not_shine_through_a_study_that_is_named(snakemake, tmp_path):
