@@ -82,6 +82,7 @@ def _work(piece: Piece) -> None:
     os.setpgid(0, 0)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     piece.log.parent.mkdir(parents=True, exist_ok=True)
+    piece.log.unlink(missing_ok=True)  # an earlier one may have a second name, under which it is kept
     with piece.log.open("wb") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)

@@ -102,6 +102,21 @@ def test_a_killed_job_ends_its_command_with_a_sentence(waiting, address):
     assert told == "neuroprune plan was killed.\n"
 
 
+def test_loading_the_libraries_asks_for_no_accelerator():
+    """Else no fork could use one."""
+    code = """
+import importlib, torch
+from neuroprune.warm import LIBRARIES
+def refuse(*words):
+    raise AssertionError("asked for an accelerator")
+for name in ("is_available", "device_count", "init", "current_device", "_lazy_init"):
+    setattr(torch.cuda, name, refuse)
+for library in LIBRARIES:
+    importlib.import_module(library)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(Path.cwd())})
+
+
 def test_a_command_whose_server_is_gone_works_alone(tmp_path):
     (tmp_path / "study.yaml").write_text(STUDY)
     words = ("plan", "--study", "--config", "study.yaml", "--catalogue", str(Path("config").resolve()))

@@ -212,6 +212,22 @@ def test_the_mini_study_comes_through(slurm, folder):
         assert queue.of("train", run)[-1][1] == "COMPLETED"
 
 
+def test_runs_share_a_job(slurm, folder):
+    environment, _ = slurm
+    queue, job = Queue(environment, folder), "sweep-tiny-weather-1"
+    study = yaml.safe_load((folder / "study.yaml").read_text())
+    (folder / "study.yaml").write_text(yaml.safe_dump(study | {"runs_per_job": 3}))
+    with study_at_work(folder, environment) as snakemake:
+        assert snakemake.wait(timeout=600) == 0, (folder / "snakemake.log").read_text()
+    (trained,), (timed,) = (queue.of(f"{rule}_several", job) for rule in ("train", "measure"))
+    assert trained[1] == timed[1] == "COMPLETED"
+    assert trained[3:5] == ["1:00:00", "1000M"]  # twenty minutes a run
+    assert "TresPerJob=gres:gpu:1" in queue.asked(trained)
+    assert "OverSubscribe=NO" in queue.asked(timed)
+    records = (folder / "results" / "mini" / "runs" / run / "run.json" for run in (FAILS, CANCELLED, TOO_LONG))
+    assert {read_record(record).status for record in records} == {"done"}
+
+
 def test_after_a_kill_of_snakemake_no_run_is_written_by_two_jobs(slurm, folder):
     environment, _ = slurm
     queue, run = Queue(environment, folder), folder / "results" / "mini" / "runs" / FAILS
