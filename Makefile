@@ -8,17 +8,19 @@ export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run report figures publish test large lint format bench gpu-timing docs lock clean
+.PHONY: help demo run report figures publish test test-oldest large lint format bench gpu-timing docs lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # One set-up for all targets, done again only when the pins change. Whole or absent: the mark is written last.
 $(BIN)/.ready: requirements.lock
+.venv-oldest/bin/.ready: requirements-oldest.lock
+%/bin/.ready:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %s: make PYTHON=/path/to/python3.11" % sys.version.split()[0])'
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(PYTHON) -m venv $*
+	$*/bin/pip install --quiet --no-compile --disable-pip-version-check -r $^
+	$*/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 .venv: $(BIN)/.ready ## Set up the environment (the other targets do it themselves)
@@ -45,6 +47,9 @@ publish: $(BIN)/.ready ## Copy a study's records, tables and figures to publishe
 
 test: $(BIN)/.ready ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest
+
+test-oldest: .venv-oldest/bin/.ready ## Run the tests with the lowest versions that pyproject.toml allows
+	OMP_NUM_THREADS=1 .venv-oldest/bin/pytest
 
 large: $(BIN)/.ready ## Train two steps of a model of 300 M parameters within 12 GiB
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 -s -m large tests/test_large.py
@@ -74,15 +79,20 @@ docs: $(BIN)/.ready ## Generate config/schema.json and the key tables of config/
 	$(BIN)/neuroprune schema
 
 # Not pinned: what belongs to one kind of GPU.
-FREEZE = .venv-lock/bin/pip freeze --exclude-editable | grep -v -i -E '^(nvidia-|triton|cuda-|neuroprune)' | sed -E 's/\+[a-z0-9]+$$//'
+ANY_GPU = grep -v -i -E '^(nvidia-|triton|cuda-|neuroprune)' | sed -E 's/\+[a-z0-9]+$$//'
+FREEZE = .venv-lock/bin/pip freeze --exclude-editable | $(ANY_GPU)
 
-lock: ## Resolve the newest versions that pyproject.toml allows and pin them
+lock: ## Resolve the newest versions that pyproject.toml allows, and the lowest, and pin them
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet --disable-pip-version-check -e '.[dev,onnx]'
 	{ echo "# Exact versions of everything, tests and linters included. Made by 'make lock'."; $(FREEZE); } > requirements.lock
 	.venv-lock/bin/pip install --quiet --disable-pip-version-check -e '.[slurm]'
 	{ echo "# Snakemake's plugin for SLURM, on top of requirements.lock. Made by 'make lock'."; \
 	  $(FREEZE) | grep -v -x -F -f requirements.lock; } > requirements-slurm.lock
+	.venv-lock/bin/pip install --quiet --disable-pip-version-check uv
+	{ echo "# The lowest versions that pyproject.toml allows, for 'make test-oldest'. Made by 'make lock'."; \
+	  .venv-lock/bin/uv pip compile --quiet --resolution lowest-direct --prerelease disallow --extra test --extra onnx \
+	  --no-annotate --no-header pyproject.toml | $(ANY_GPU); } > requirements-oldest.lock
 	rm -rf .venv-lock
 	$(MAKE) environment.yml
 

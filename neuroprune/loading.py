@@ -63,10 +63,12 @@ class KeptUnits(HfQuantizer):
             remove(model, heads, neurons)
             if hidden := getattr(self.quantization_config, "hidden", None):
                 remove_hidden(model, torch.tensor(unpack_positions(hidden["kept"])))
+        self._shapes = {name: weight.shape for name, weight in model.named_parameters()}
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         """Make the model a plain one, with the record in its configuration."""
+        _check_shapes(model, self._shapes)
         model.config.quantization_config = self.quantization_config.to_dict()
         for name in ("hf_quantizer", "quantization_method", "is_quantized"):
             delattr(model, name)
@@ -84,3 +86,30 @@ class KeptUnits(HfQuantizer):
     def is_trainable(self) -> bool:
         """Say that the model can be trained."""
         return True
+
+
+def _check_shapes(model: PreTrainedModel, shapes: dict[str, torch.Size]) -> None:
+    """See to weights whose stored shape is not the model's: transformers 5.17 to 5.20 let them pass at a quantizer.
+
+    Later ones leave nothing to do here: they refuse such weights or, where they are asked to, draw them anew.
+
+    Args:
+        model: The model with its weights; those of a head, made for other classes, are drawn anew.
+        shapes: Of all parameters before they were loaded.
+
+    Raises:
+        ValueError: Weights below the head have another shape.
+    """
+    other = sorted(name for name, weight in model.named_parameters() if weight.shape != shapes.get(name, weight.shape))
+    is_head = model.base_model is not model
+    body = [name for name in other if not is_head or name.startswith(f"{model.base_model_prefix}.")]
+    if body:
+        more = f" and {len(body) - 1} more" if len(body) > 1 else ""
+        raise ValueError(f"what is stored has another shape for {body[0]}{more} than the configuration says")
+    modules = {}
+    for name in other:
+        place, _, last = name.rpartition(".")
+        modules[place], old = model.get_submodule(place), model.get_parameter(name)
+        setattr(modules[place], last, torch.nn.Parameter(torch.empty(shapes[name], dtype=old.dtype, device=old.device)))
+    for module in modules.values():
+        model._init_weights(module)

@@ -4,9 +4,11 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "neuroprune"
@@ -114,3 +116,14 @@ def test_every_dependency_is_pinned_and_imported():
     wanted = re.findall(r'^(?:  |slurm = \[)"([A-Za-z0-9_-]+)[><=]', project, flags=re.MULTILINE)
     assert wanted
     assert {name.lower().replace("_", "-") for name in wanted} <= lock
+
+
+def test_the_lowest_versions_that_are_allowed_are_those_that_are_tested():
+    tables = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = tables["optional-dependencies"]
+    allowed = [Requirement(text) for text in (*tables["dependencies"], *extras["test"], *extras["onnx"])]
+    lines = (ROOT / "requirements-oldest.lock").read_text().splitlines()
+    tested = {pin.name: pin for pin in (Requirement(line) for line in lines if not line.startswith("#"))}
+    for wanted in allowed:
+        (lowest,) = (bound.version for bound in wanted.specifier if bound.operator == ">=")
+        assert tested[wanted.name].specifier.contains(lowest), f"{wanted}: run `make lock` and `make test-oldest`"

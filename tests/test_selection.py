@@ -26,8 +26,11 @@ def test_every_block_keeps_what_it_must():
     assert choose_units(scores, [10, 2], [1, 3], room=10**6) == [[0, 1, 2], [0, 1, 2, 3, 4]]
 
 
+SCORES = st.floats(0, 10, width=32, allow_subnormal=False)  # subnormal ones may count as 0
+
+
 @given(
-    st.lists(st.lists(st.floats(0, 10, width=32), min_size=1, max_size=8), min_size=1, max_size=5),
+    st.lists(st.lists(SCORES, min_size=1, max_size=8), min_size=1, max_size=5),
     st.integers(0, 200),
     st.data(),
 )

@@ -58,7 +58,7 @@ def test_a_run_folder_tells_everything(data_root, tmp_path):
     chosen = settings()
     record = run(chosen, data_root, tmp_path / "runs" / "tiny")
     assert record.status == "done" and record.settings == chosen
-    assert record.environment.versions["torch"] == torch.__version__
+    assert record.environment.versions["torch"] in (torch.__version__, torch.__version__.partition("+")[0])  # +cu130
     assert record.result.sparsity.weights == pytest.approx(0.5, abs=1e-3)
     assert record.result.steps == 16  # 60 rows in batches of 8, twice
     assert 0 < record.result.eval_seconds < record.result.train_seconds
