@@ -64,6 +64,7 @@ def write_number_and_sleep(path):
 
 
 def work_for_long(folder):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in a shell's background have it ignored
     in_turn(make_pieces(folder, lambda: write_number_and_sleep(folder / "number")))
 
 
