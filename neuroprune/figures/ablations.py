@@ -116,7 +116,8 @@ def _plot(shown: pd.DataFrame) -> Figure:
         axes_row[0].set_title(SETTINGS[setting], loc="left", fontweight="bold")
     handles = [Line2D([], [], color=colour, lw=3, label=task) for task, colour in tasks.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
-    note = "a line: runs that differ in this setting alone; bars: ± 1 sd over seeds"
+    note = "a line: runs that differ in this setting alone"
+    note += "; bars: ± 1 sd over seeds" if shown["seeds"].max() > 1 else "; one seed a point"
     figure.supxlabel(note, fontsize=7, color=GREY)
     return figure
 
