@@ -18,6 +18,7 @@ from neuroprune.figures.style import (
     TASK_MARKERS,
     at_least,
     colours,
+    from_zero,
     nothing_to_show,
 )
 from neuroprune.tables.runs import OPTIONS, read_runs
@@ -146,7 +147,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, choices: list[str], tasks: dict[str, 
     axes.set_xticks(range(len(choices)), [WORDS.get(choice, choice) for choice in choices])
     axes.set_xlim(-0.5, len(choices) - 0.5)
     if rows["panel"].iloc[0] == "train_seconds_without_eval":
-        axes.set_ylim(0, 1.04 * axes.get_ylim()[1])
+        from_zero(axes)
     else:
         at_least(axes, METRIC_SPAN)
     axes.grid(visible=False, axis="x")

@@ -50,7 +50,8 @@ def frontier(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     shown = frontier_data(summarize(runs))
     if shown.empty:
         return nothing_to_show("Nothing to show: no pruned run with a metric is finished.")
-    return _plot(compared(shown), left_out=len(compared(shown)) < len(shown)), compared(shown)
+    drawn = compared(shown)
+    return _plot(drawn, left_out=len(drawn) < len(shown)), drawn
 
 
 def compared(shown: pd.DataFrame) -> pd.DataFrame:

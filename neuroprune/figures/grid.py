@@ -19,6 +19,7 @@ from neuroprune.figures.style import (
     PAGE_WIDTH,
     at_least,
     colours,
+    from_zero,
     method_line,
     say_empty,
 )
@@ -167,7 +168,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, tasks: dict[str, str]) -> None:
     axes.set_ylabel(quantity)
     axes.set_title(circumstances, loc="left")
     if rows["panel"].iloc[0] != "metric":
-        axes.set_ylim(0, 1.04 * axes.get_ylim()[1])  # of a single mark too all is seen
+        from_zero(axes)
     else:
         at_least(axes, METRIC_SPAN)
     axes.yaxis.set_major_locator(MaxNLocator(5))

@@ -94,8 +94,9 @@ def _panel(axes: Axes, rows: pd.DataFrame, looks: dict[str, tuple[str, str]]) ->
         line, (colour, marker) = some.sort_values("alpha"), looks[str(name)]
         axes.errorbar(line["alpha"], line["value"], yerr=line["sd"].fillna(0), color=colour, marker=marker, capsize=1.8)
     axes.set_xscale("log")
-    if rows["alpha"].nunique() <= MOST_TICKS:
-        axes.set_xticks(sorted(rows["alpha"].unique()), [f"{alpha:g}" for alpha in sorted(rows["alpha"].unique())])
+    values = sorted(rows["alpha"].unique())
+    if len(values) <= MOST_TICKS:
+        axes.set_xticks(values, [f"{alpha:g}" for alpha in values])
         axes.minorticks_off()
     if rows["panel"].iloc[0] == "value":
         at_least(axes, METRIC_SPAN)

@@ -131,6 +131,11 @@ def at_least(axes: Axes, span: float) -> None:
     axes.set_ylim(bottom - missing, top + missing)
 
 
+def from_zero(axes: Axes) -> None:
+    """Let a panel's y axis begin at zero, with room above: of a single mark too all is seen."""
+    axes.set_ylim(0, 1.04 * axes.get_ylim()[1])
+
+
 def presence_shades() -> LinearSegmentedColormap:
     """Return the colours of shares of entries: white where none is there, dark where all are."""
     return LinearSegmentedColormap.from_list("present", ["white", COLOURS[0], "#00263d"])
