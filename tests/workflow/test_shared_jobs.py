@@ -124,6 +124,11 @@ def test_a_record_that_was_deleted_is_made_again_and_no_other(snakemake, own_cop
     before = contents(own_copy)
     for name in (f"runs/{L1}/run.json", "runs.csv"):
         (own_copy / "results" / "mini" / name).unlink()
+    files = sorted(own_copy.joinpath("results").rglob("*"))
+    dry = snakemake(own_copy, "collect", "--dry-run", "--configfile", "study.yaml")
+    assert dry.code == 0, dry.out + dry.err
+    assert "names records that are gone" in dry.out + dry.err
+    assert sorted(own_copy.joinpath("results").rglob("*")) == files
     done = snakemake(own_copy, "collect", "--cores", "2", "--configfile", "study.yaml")
     assert done.code == 0, done.out + done.err
     after = contents(own_copy)

@@ -4,14 +4,30 @@
 
 
 # A list is true as long as all its files are there: where a user has deleted one, the list goes too, and the job is done.
-if workflow.is_main_process:
-    for name, job in JOBS.items():
-        for kind, runs in (("run", job.runs), ("timing", job.timed)):
-            listed = Path(FOLDER, "jobs", name, f"{kind}s.json")
-            if listed.exists() and not all(
-                Path(FOLDER, "runs", run, f"{kind}.json").exists() for run in runs
-            ):
-                listed.unlink()
+def untrue_lists():
+    """Return the lists of records that name a file that is gone."""
+    named = {
+        Path(FOLDER, "jobs", name, f"{kind}s.json"): [
+            Path(FOLDER, "runs", run, f"{kind}.json") for run in runs
+        ]
+        for name, job in JOBS.items()
+        for kind, runs in (("run", job.runs), ("timing", job.timed))
+    }
+    return [
+        path
+        for path, files in named.items()
+        if path.exists() and not all(file.exists() for file in files)
+    ]
+
+
+for path in untrue_lists() if workflow.is_main_process else ():
+    if workflow.dryrun:
+        print(
+            f"{path} names records that are gone: its job will be done, though a dry run does not show it.",
+            file=sys.stderr,
+        )
+    else:
+        path.unlink()
 
 # It says that the models of a job's runs are there as far as they are still to be timed.
 MODELS = touch("<study>/jobs/{job}/models")
