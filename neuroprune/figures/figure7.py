@@ -131,8 +131,8 @@ def _bars(axes: Axes, layers: pd.DataFrame) -> None:
     for place, method in enumerate(methods):
         bars, look = layers[layers["method"] == method], method_look(method)
         x = bars["layer"] + (place - (len(methods) - 1) / 2) * width
-        below = np.minimum(bars["sd"].fillna(0), bars["removed"])
-        spread: dict[str, Any] = {"yerr": [below, bars["sd"].fillna(0)], "capsize": 1.6}
+        below = np.minimum(bars["sd"], bars["removed"])  # of a single run neither is known, and no bar is drawn
+        spread: dict[str, Any] = {"yerr": [below, bars["sd"]], "capsize": 1.6}
         axes.bar(x, bars["removed"], width, color=look["color"], label=look["label"], **spread)
     most = layers["runs"].max()
     axes.set(xlabel="attention layer (counted from 0)", ylabel="heads")
