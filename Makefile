@@ -3,11 +3,12 @@ PYTHON ?= python3
 CONFIG ?= config/config.yaml
 CORES ?= all
 BIN := .venv/bin
-STUDY = $$($(BIN)/neuroprune plan --config $(CONFIG) --study)
+FOLDER = $$($(BIN)/neuroprune plan --config $(CONFIG) --folder)
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL: # results come before their report
 .PHONY: help demo run report figures publish test test-oldest large lint format bench gpu-timing docs lock clean
 
 help: ## Show this help
@@ -27,23 +28,29 @@ $(BIN)/.ready: requirements.lock
 
 demo: run report ## Run the default study to its report; CONFIG=config/paper.yaml for another one
 
-# A lock of the kernel keeps two starts apart, so it is safe to clear the lock that a killed Snakemake left behind.
+# A lock of the kernel keeps two starts apart, so it is safe to clear the lock that a killed Snakemake left behind. Where
+# there is no `flock`, Snakemake's own lock keeps them apart, and says what to do after a kill.
 run: $(BIN)/.ready
 	@$(BIN)/neuroprune plan --config $(CONFIG) >/dev/null
-	@flock -n -E 75 .run.lock sh -c '. $(BIN)/activate && snakemake --configfile $(CONFIG) --unlock --quiet all >/dev/null 2>&1; \
+	@if ! command -v flock >/dev/null; then . $(BIN)/activate && exec snakemake --cores $(CORES) --configfile $(CONFIG); fi; \
+	  flock -n -E 75 .run.lock sh -c '. $(BIN)/activate && snakemake --configfile $(CONFIG) --unlock --quiet all >/dev/null 2>&1; \
 	  exec snakemake --cores $(CORES) --configfile $(CONFIG)' || { code=$$?; [ $$code != 75 ] || \
 	  echo "Another 'make run' or 'make demo' is at work in this folder: wait for it or stop it." >&2; exit $$code; }
 
 report: $(BIN)/.ready
-	@. $(BIN)/activate && snakemake --quiet all --configfile $(CONFIG) --report results/$(STUDY)/report.html \
-	  --report-stylesheet workflow/report/report.css && echo "The report: results/$(STUDY)/report.html"
+	@folder="$(FOLDER)" && . $(BIN)/activate && \
+	snakemake --quiet all --configfile $(CONFIG) --report "$$folder/report.html" \
+	  --report-stylesheet workflow/report/report.css && echo "The report: $$folder/report.html"
 
 figures: $(BIN)/.ready ## Draw all tables and figures anew from the records alone; RESULTS=published for the committed ones
-	@$(BIN)/neuroprune redraw --study $(or $(RESULTS),results)/$(STUDY)
+	@folder="$(FOLDER)" && $(BIN)/neuroprune redraw --study "$(if $(RESULTS),$(RESULTS)/$${folder##*/},$$folder)"
 
 publish: $(BIN)/.ready ## Copy a study's records, tables and figures to published/, to be committed
-	rm -rf published/$(STUDY) && mkdir -p published && cp -r results/$(STUDY) published/
-	cd published/$(STUDY) && rm -rf logs jobs report.html runs/*/model runs/*/*.log runs/*/.lock runs/*/checkpoint* figures/*.png
+	@folder="$(FOLDER)" && study="$${folder##*/}" && \
+	{ test -f "$$folder/runs.csv" || { echo "$$folder has no runs.csv: run the study first." >&2; exit 1; }; } && \
+	rm -rf published/.new && mkdir -p published && cp -r "$$folder" published/.new && \
+	( cd published/.new && rm -rf logs jobs report.html runs/*/model runs/*/*.log runs/*/.lock runs/*/checkpoint* figures/*.png ) && \
+	rm -rf "published/$$study" && mv published/.new "published/$$study" && echo "To be committed: published/$$study"
 
 test: $(BIN)/.ready ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest

@@ -106,7 +106,7 @@ def _add_plan(commands: Any) -> None:
     )
     command.add_argument("--settings", metavar="JSON", help="a whole study in place of files")
     command.add_argument("--json", action="store_true", help="print all settings of all runs as JSON")
-    command.add_argument("--study", action="store_true", help="print the study's name alone")
+    command.add_argument("--folder", action="store_true", help="print the study's folder alone")
     command.add_argument("--output", type=Path, metavar="FILE", help="write all settings of all runs there as JSON")
 
 
@@ -220,7 +220,7 @@ def plan(args: argparse.Namespace) -> None:
     else:
         from neuroprune.overview import overview
 
-        print(made.study.study if args.study else overview(made))
+        print(made.study.folder if args.folder else overview(made))
 
 
 def prepare_data(args: argparse.Namespace) -> None:

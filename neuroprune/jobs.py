@@ -25,6 +25,8 @@ from neuroprune.settings import (
     TrainingSettings,
 )
 
+LEAST_MINUTES = 240
+
 
 @dataclass(frozen=True)
 class Job:
@@ -122,6 +124,21 @@ def settings_of(plan: Plan, job: Job) -> JobRuns:
     )
 
 
+def run_limit(plan: Plan, name: str) -> int:
+    """Return the time limit in minutes of a job that does one run.
+
+    Args:
+        plan: The plan that it belongs to.
+        name: The run.
+
+    Returns:
+        What its model's row asks for; else twice the estimate, but at least four hours.
+    """
+    run = plan.runs[name]
+    asked = plan.study.models[run.model.name].job.minutes
+    return asked or max(LEAST_MINUTES, int(120 * (hours(run) or 0)))
+
+
 def time_limit(plan: Plan, job: Job) -> int:
     """Return the time limit of a job in minutes.
 
@@ -130,10 +147,10 @@ def time_limit(plan: Plan, job: Job) -> int:
         job: The job.
 
     Returns:
-        That of its model for each run but, where the study limits the hours of a job, no more than that of one run and
-        twice those hours, as estimates may be wrong by a factor of two.
+        That of each run but, where the study limits the hours of a job, no more than that of one run and twice those
+        hours, as estimates may be wrong by a factor of two.
     """
-    one = plan.study.models[plan.runs[job.runs[0]].model.name].job.minutes
+    one = run_limit(plan, job.runs[0])
     limit = one * len(job.runs)
     return limit if plan.study.job_hours is None else min(limit, one + int(120 * plan.study.job_hours))
 

@@ -36,8 +36,10 @@ class JobSettings(Settings):
     memory_mb: Annotated[int, Field(ge=1)] = Field(
         default=8000, description="Main memory in MiB; each retry asks for as much again."
     )
-    minutes: Annotated[int, Field(ge=1)] = Field(
-        default=240, description="Time limit; each retry asks for as much again and goes on from the last checkpoint."
+    minutes: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="Time limit of one run; each retry asks for as much again and goes on from the last checkpoint. "
+        "Default: twice the estimate of `neuroprune plan`, but at least 240.",
     )
 
 

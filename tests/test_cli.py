@@ -76,8 +76,8 @@ def test_plan_prints_what_will_be_run(capsys):
     assert f"{len(plan['runs'])} runs, results in results/demo" in text
     assert f"{len(plan['runs'])} train, {len(plan['timed'])} measure" in text
     assert all(f"\n{run} " in text for run in plan["runs"])
-    assert main(["plan", "--study"]) == 0
-    assert capsys.readouterr().out == "demo\n"
+    assert main(["plan", "--folder"]) == 0
+    assert capsys.readouterr().out == "results/demo\n"
 
 
 def test_plan_is_the_same_from_a_file_and_from_its_own_settings(tmp_path):

@@ -96,6 +96,16 @@ def test_the_time_limit_is_that_of_all_runs_but_not_far_above_the_hours_of_a_job
     assert jobs.time_limit(plan(runs_per_job=9, job_hours=2.5), job) == 100 + 2 * 150
 
 
+def test_the_time_limit_of_a_run_is_asked_for_or_twice_its_estimate_but_four_hours_at_least():
+    made = plan(training={"epochs": 20})
+    name = "bert_base-mnli-dense-s0"
+    assert jobs.run_limit(made, name) == int(120 * estimate.hours(made.runs[name])) > jobs.LEAST_MINUTES
+    assert jobs.run_limit(plan(), "bert_base-sst2-dense-s0") == jobs.LEAST_MINUTES
+    assert jobs.run_limit(made, "tiny-mnli-dense-s0") == 100  # asked for by the model's row
+    nothing_known = plan(models={"tiny": {"source": "random:bert"}})
+    assert jobs.run_limit(nothing_known, "tiny-mnli-dense-s0") == jobs.LEAST_MINUTES
+
+
 def test_a_job_tells_each_run_what_the_plan_tells_it():
     made = plan(runs_per_job=9, training={"epochs": 7})
     for job in jobs.shared_jobs(made).values():

@@ -119,7 +119,7 @@ for library in LIBRARIES:
 
 def test_a_command_whose_server_is_gone_works_alone(tmp_path):
     (tmp_path / "study.yaml").write_text(STUDY)
-    words = ("plan", "--study", "--config", "study.yaml", "--catalogue", str(Path("config").resolve()))
+    words = ("plan", "--folder", "--config", "study.yaml", "--catalogue", str(Path("config").resolve()))
     server = start_server(tmp_path)
     wait_for((tmp_path / "warm").exists)
     server.kill()  # while it loads

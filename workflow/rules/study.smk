@@ -7,7 +7,7 @@ from pathlib import Path
 from neuroprune.config import make_plan, read_study
 from neuroprune.errors import ConfigError
 from neuroprune.figures import FIGURES
-from neuroprune.jobs import settings_of, shared_jobs, time_limit
+from neuroprune.jobs import run_limit, settings_of, shared_jobs, time_limit
 from neuroprune.plan import canonical
 from neuroprune.tables import TABLES
 
@@ -102,7 +102,7 @@ def memory(wildcards, attempt):
 
 def minutes(wildcards, attempt):
     """Time limit of a job in minutes; a retry asks for more."""
-    return job_row(PLAN.runs[wildcards.run]).minutes * attempt
+    return run_limit(PLAN, wildcards.run) * attempt
 
 
 def alike(wildcards):

@@ -1,0 +1,60 @@
+"""What `make` does beyond one line of a tool: publishing a study, and finding where its results lie."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PROGRAMS = Path(sys.executable).parent
+STUDY = yaml.safe_load("""
+study: small
+models: {tiny: {source: "random:bert"}}
+experiments: {one: {models: [tiny], tasks: [sst2], methods: [{name: dense}]}}
+""")
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with a study's file and the results of another study, published before."""
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(STUDY))
+    for folder in ("published/other", "published/small"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "runs.csv").write_text("earlier\n")
+    return tmp_path
+
+
+def make(place, *words):
+    """Call make there with this environment's programs, without setting one up."""
+    given = ["make", "-f", ROOT / "Makefile", "-o", PROGRAMS / ".ready", f"BIN={PROGRAMS}", *words]
+    return subprocess.run(given, cwd=place, capture_output=True, text=True, check=False)
+
+
+def published(place):
+    return {str(file.relative_to(place)): file.read_text() for file in place.glob("published/**/*") if file.is_file()}
+
+
+@pytest.mark.parametrize("config", ["typo.yaml", "small.yaml"], ids=["no such study", "not run"])
+def test_publishing_what_is_not_there_fails_and_leaves_all_that_is_published(place, config):
+    before = published(place)
+    done = make(place, "publish", f"CONFIG={config}")
+    assert done.returncode != 0
+    assert ("run the study first" if config == "small.yaml" else "typo.yaml") in done.stderr
+    assert published(place) == before
+
+
+@pytest.mark.parametrize("results", ["results", "elsewhere"])
+def test_publishing_copies_what_is_to_be_kept_from_where_the_study_has_its_results(place, results):
+    (place / "small.yaml").write_text(yaml.safe_dump(STUDY | {"results": results}))
+    for name in ("runs.csv", "report.html", "logs/a.log", "runs/a/run.json", "runs/a/train.log", "runs/a/model/weights"):
+        file = place / results / "small" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("new\n")
+    done = make(place, "publish", "CONFIG=small.yaml")
+    assert done.returncode == 0, done.stderr
+    new = dict.fromkeys(("published/small/runs.csv", "published/small/runs/a/run.json"), "new\n")
+    assert published(place) == {"published/other/runs.csv": "earlier\n"} | new
