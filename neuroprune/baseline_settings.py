@@ -139,7 +139,8 @@ class CoFiSettings(Settings):
         default=("hidden", "head", "head_layer", "intermediate", "mlp"),
         min_length=1,
         description="Kinds of masks: hidden dimensions, heads, whole attentions, neurons, whole MLPs. A kind that an "
-        "architecture does not have is left out, and the record says so.",
+        "architecture does not have is left out, and the record says so. In a study, where a list is an axis of the "
+        "grid, a list of lists: `[[head, intermediate]]`.",
     )
     start: Schedule = Field(
         default=0.042,

@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 TargetSparsity = Annotated[float, Field(gt=0.0, lt=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-NotNegative = Annotated[float, Field(ge=0.0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 NAME, FOLDER_NAME, SHA256 = r"^[a-zA-Z0-9][a-zA-Z0-9_.]*$", r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", r"^[0-9a-f]{64}$"
 PATTERNS = {

@@ -225,6 +225,7 @@ KNOWN_TASKS = ", ".join(sorted(CATALOGUE.tasks))
         ({"experiments__sweep__methods": [{"sparsity": 0.5}]}, "experiments.sweep.methods[0].name: the method's name is missing; known: dense, l1, neuroprune"),
         ({"experiments__sweep__methods": [{"name": "l1", "sparsity": 1.2}]}, "experiments.sweep.methods[0].sparsity: 1.2 is not allowed; it must be greater than 0 and less than 1"),
         ({"experiments__sweep__methods": [{"name": "l1", "sparsity": [0.5, 0]}]}, "experiments.sweep.methods[0].sparsity[1]: 0 is not allowed; it must be greater than 0 and less than 1"),
+        ({"training__epochs": float("inf")}, "training.epochs: inf is not allowed; it must be a finite number"),
         ({"experiments__sweep__methods": [{"name": "l1", "sparsity": "half"}]}, "experiments.sweep.methods[0].sparsity: 'half' is not allowed; it must be a valid number"),
         ({"experiments__sweep__methods": [{"name": "l1", "sparsity": 0.5, "evnts": 3}]}, "experiments.sweep.methods[0].evnts: unknown key (did you mean 'events'?); known: "),
         ({"experiments__sweep__methods": [{"name": "l1"}]}, "experiments.sweep.methods[0]: give either sparsity (a target) or strength (the penalty), not both and not neither"),

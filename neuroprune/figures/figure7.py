@@ -22,7 +22,7 @@ HEADS = "heads.safetensors"
 
 
 def figure7(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
-    """Draw Figure 7 of a study, for the model and task that are compared by heads first.
+    """Draw Figure 7 of a study: of its translation task if it has one, else of the first that is compared by heads.
 
     Args:
         study_dir: The study's folder with ``runs.csv`` and the dense runs' ``heads.safetensors``.
@@ -40,7 +40,8 @@ def figure7(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     done = done[np.array([any(layers_of(text)) for text in done["removed_heads"]], dtype=bool)]
     if done.empty:
         return nothing_to_show("Nothing to show: no finished run has removed heads.")
-    model, task = done[["model", "task"]].iloc[0]
+    translated = done[done["metric"] == "bleu"]
+    model, task = (translated if len(translated) else done)[["model", "task"]].iloc[0]
     ours = done[(done["model"] == model) & (done["task"] == task)]
     ratios, layers = _ratios(ours, _importance(study_dir, runs, str(model), str(task))), _layers(ours)
     return _plot(ratios, layers, f"{model} on {task}"), pd.concat([ratios, layers], ignore_index=True)
