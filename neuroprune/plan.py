@@ -6,6 +6,7 @@ All of it is pure, but for a look at the type of models that lie in a folder.
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ _METHOD: TypeAdapter[MethodSettings] = TypeAdapter(MethodSettings)
 
 # What of a method stands in the names of its runs: field -> what is written before its value.
 POINT = {"sparsity": "", "heads": "h", "alpha": "a", "beta": "b", "theta": "t", "strength": "l"}
+_ODD = re.compile(r"[^a-z0-9_.-]")  # what a run's name may not have
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,12 @@ class _Point:
     timed: bool
 
     @property
+    def settings(self) -> tuple[Any, ...]:
+        return self.model, self.task, self.method, self.training
+
+    @property
     def key(self) -> tuple[Any, ...]:
-        return self.model, self.task, self.method, self.training, self.seed
+        return *self.settings, self.seed
 
 
 def expand(study: StudySettings) -> Plan:
@@ -186,7 +192,7 @@ def _listed_twice(points: list[_Point]) -> list[str]:
     for point in points:
         earlier = first.setdefault(point.key, point)
         if earlier is not point:
-            again[point.experiment, earlier.experiment].append(_short_name(point, ""))
+            again[point.experiment, earlier.experiment].append(f"{_short_name(point)}-s{point.seed}")
     sentences = []
     for (experiment, other), names in again.items():
         runs = f"{names[0]} and {len(names) - 1} more runs are" if names[1:] else f"the run {names[0]} is"
@@ -233,28 +239,34 @@ def _plain(kind: type[Any], row: BaseModel) -> Any:
 
 
 def _names(points: list[_Point]) -> list[str]:
-    """Name all runs: short, and with the options that differ where a short name is already taken.
+    """Name all runs: short, and with the options that differ where a short name is already taken by other settings.
 
-    The first run of a short name keeps it, so adding experiments at the end of a study renames nothing.
+    The first settings of a short name keep it for all their seeds, so that the seeds of one setting share their name,
+    and adding experiments at the end of a study renames nothing.
     """
     first: dict[str, _Point] = {}
+    taken: dict[str, tuple[Any, ...]] = {}
     names = []
     for point in points:
-        name = _short_name(point, "")
-        earlier = first.setdefault(name, point)
-        names.append(name if earlier is point else _short_name(point, _differences(earlier, point)))
+        short = _short_name(point)
+        name = short + _differences(first.setdefault(short, point), point)
+        while taken.setdefault(name, point.settings) != point.settings:  # values that names write alike
+            name += "_"
+        names.append(f"{name}-s{point.seed}")
     return names
 
 
-def _short_name(point: _Point, options: str) -> str:
-    """Return ``<model>-<task>-<method>[-<point>][-<option>_<value>…]-s<seed>``."""
+def _short_name(point: _Point) -> str:
+    """Return ``<model>-<task>-<method>[-<point>]``."""
     given = {name: getattr(point.method, name, None) for name in POINT}
     parts = [f"{POINT[name]}{_value(name, value)}" for name, value in given.items() if value is not None]
-    return "-".join([point.model, point.task, point.method.name, *parts]) + f"{options}-s{point.seed}"
+    return "-".join([point.model, point.task, point.method.name, *parts])
 
 
 def _differences(first: _Point, other: _Point) -> str:
     """Return ``-<option>_<value>`` for all settings in which a run differs from the first of its short name."""
+    if first.settings == other.settings:
+        return ""
     ours, theirs = _options(other), _options(first)
     return "".join(f"-{name}_{_value(name, value)}" for name, value in ours.items() if theirs.get(name) != value)
 
@@ -267,7 +279,9 @@ def _options(point: _Point) -> dict[str, Any]:
 
 
 def _value(name: str, value: Any) -> str:
-    """Write a value for a name: sparsities in percent, numbers as short as they are exact."""
+    """Write a value for a name: sparsities in percent, numbers as short as they are exact, ``_`` for odd characters."""
+    if isinstance(value, list | tuple):
+        return ".".join(_value(name, item) for item in value)
     if isinstance(value, float):
-        return f"{value * (100 if name == 'sparsity' else 1):.10g}".replace("e-0", "e-")
-    return str(value).lower()
+        value = f"{value * (100 if name == 'sparsity' else 1):.10g}".replace("e-0", "e-")
+    return _ODD.sub("_", str(value).lower())

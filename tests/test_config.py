@@ -166,6 +166,23 @@ def test_runs_that_differ_in_options_alone_get_names_that_say_so():
     assert list(plan_of(changed(experiments={"first": first})).runs.items()) == list(runs.items())[:3]
 
 
+def test_all_seeds_of_one_setting_share_their_name():
+    first = {"models": ["tiny"], "tasks": ["sst2"], "methods": [{"name": "l1", "sparsity": 0.8}]}
+    short, long = ({"seeds": s, "training": {"epochs": e}} for s, e in (([0], 2), ([0, 1, 2], 10)))
+    runs = plan_of(changed(experiments={"a": first | short, "b": first | long})).runs
+    assert list(runs) == ["tiny-sst2-l1-80-s0", *(f"tiny-sst2-l1-80-epochs_10-s{seed}" for seed in range(3))]
+    epochs = {name.rpartition("-s")[0]: run.training.epochs for name, run in runs.items()}
+    assert all(run.training.epochs == epochs[name.rpartition("-s")[0]] for name, run in runs.items())
+
+
+def test_lists_and_paths_are_written_with_what_a_name_may_have():
+    cofi = {"name": "cofi", "sparsity": 0.8}
+    methods = [cofi, cofi | {"masks": [["head", "intermediate"]]}, cofi | {"teacher": ["runs/a b", "runs/a_b", "run"]}]
+    sweep = {"models": ["tiny"], "tasks": ["sst2"], "methods": methods, "seeds": [0]}
+    options = ["", "-masks_head.intermediate", "-teacher_runs_a_b", "-teacher_runs_a_b_", "-teacher_run"]
+    assert list(plan_of(changed(experiments={"sweep": sweep})).runs) == [f"tiny-sst2-cofi-80{o}-s0" for o in options]
+
+
 def test_exactly_the_settings_of_the_runs_concerned_change():
     before = plan_of(STUDY).runs
     after = plan_of(changed(tasks__mrpc={"max_length": 64})).runs
