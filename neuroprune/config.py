@@ -24,6 +24,7 @@ from neuroprune.study import ModelRow, StudySettings, TaskRow
 
 CATALOGUE = Path("config")
 _MODELS, _TASKS = "models.yaml", "tasks"
+_SECTIONS = ("seeds", "training", "timing", "models", "tasks")  # that a study may lack or leave empty
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def make_plan(
     rows = read_catalogue(catalogue)
     if rows.problems:
         raise ConfigError(rows.problems)
-    raw = _mapping(raw, source)
+    raw = _without_empty(_mapping(raw, source))
     problems = _unknown_rows(raw, rows)
     full = with_rows(raw, rows)
     known = _known_names(full, artefacts)
@@ -179,6 +180,11 @@ def _mapping(content: Any, source: str) -> dict[str, Any]:
     return dict(content)
 
 
+def _without_empty(raw: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the sections in which nothing is written, or no more than comments."""
+    return {key: value for key, value in raw.items() if value is not None or key not in _SECTIONS}
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML that refuses a key that stands twice in one mapping; the second would silently win."""
 
@@ -227,8 +233,9 @@ def _unknown_rows(raw: Mapping[str, Any], catalogue: Catalogue) -> list[str]:
 
 
 def _known_names(full: Mapping[str, Any], artefacts: Sequence[str] | None) -> dict[str, Any]:
-    """Return what an experiment may name, by kind."""
-    return {"artefact": artefacts, "model": [*full.get("models", ())], "task": [*full.get("tasks", ())]}
+    """Return what an experiment may name, by kind; rows that are no mapping are a mistake of their own."""
+    rows = {kind: full.get(f"{kind}s", {}) for kind in ("model", "task")}
+    return {"artefact": artefacts} | {kind: [*row] if isinstance(row, Mapping) else None for kind, row in rows.items()}
 
 
 def _problems_of_the_rest(

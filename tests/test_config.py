@@ -216,6 +216,13 @@ def test_numbers_with_an_exponent_are_numbers():
     assert run.model.config == {"layer_norm_eps": 1e-12, "act": "gelu"}
 
 
+@pytest.mark.parametrize("key", ["seeds", "training", "timing", "models", "tasks"])
+def test_a_section_that_is_left_empty_counts_as_absent(key):
+    study = changed(experiments__sweep__models=["minilm"])
+    study = {name: value for name, value in study.items() if name != key}
+    assert plan_of(study | {key: None}).as_dict() == plan_of(study).as_dict()
+
+
 def test_files_are_laid_over_each_other_key_by_key(tmp_path):
     for name, text in {"a.yaml": "x: {p: 1, q: 2}\nl: [1, 2]", "b.yaml": "x: {q: 3}\nl: [4]"}.items():
         (tmp_path / name).write_text(text)
@@ -273,6 +280,8 @@ KNOWN_TASKS = ", ".join(sorted(CATALOGUE.tasks))
         ({"timing__batch_sizes": [0]}, "timing.batch_sizes[0]: 0 is not allowed; it must be greater than or equal to 1"),
         ({"artefacts": ["figure44"]}, "artefacts[0]: unknown artefact 'figure44' (did you mean 'figure"),
         ({"models__minilmm": {"layers": 3}}, "models.minilmm: there is no such row to change (did you mean 'minilm'?); a new row needs a source"),
+        ({"models": ["tiny"]}, "models: ['tiny'] is not allowed; it must be a mapping of keys to values"),
+        ({"tasks": [{"name": "sst2"}]}, "tasks: [{'name': 'sst2'}] is not allowed; it must be a mapping of keys to values"),
         ({"models__new": {"source": "random:brt"}}, "models.new: source 'random:brt': model type 'brt' is not supported (did you mean 'bert'?)"),
         ({"models__new": {"source": "package:gt"}}, "models.new: source 'package:gt' names no version; write package:NAME==VERSION"),
         ({"models__new": {"source": "package:gt==1"}}, "models.new: source 'package:gt==1' needs `sha256` of the package's file and `folder`"),
