@@ -215,6 +215,31 @@ def read_timing(path: Path) -> TimingRecord:
     return _read(path, TimingRecord)
 
 
+def read_plan(study_dir: Path) -> dict[str, Any]:
+    """Read a study's plan, ``plan.json``.
+
+    Args:
+        study_dir: The study's folder.
+
+    Returns:
+        At least ``runs``, settings by name, and ``timed``, names; both empty if there is no plan.
+
+    Raises:
+        UserError: The file is damaged or no plan.
+    """
+    path = Path(study_dir) / "plan.json"
+    if not path.exists():
+        return {"runs": {}, "timed": []}
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no plan can be read here ({error}); plan the study again or delete it.") from error
+    plan = {"timed": [], **plan} if isinstance(plan, dict) else {}
+    if not (isinstance(plan.get("runs"), dict) and isinstance(plan["timed"], list)):
+        raise UserError(f"{path}: this is no plan of a study; plan the study again or delete it.")
+    return plan
+
+
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hex digits."""
     with Path(path).open("rb") as file:

@@ -49,6 +49,23 @@ def test_different_records_of_one_name_are_refused_before_anything_is_written(tm
     assert not (tmp_path / "both").exists()
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_file_that_one_source_lacks_comes_from_the_other(tmp_path, order):
+    one = study(tmp_path / "one", DENSE, with_timing=False, with_arrays=False)
+    other = study(tmp_path / "other", DENSE)
+    merge([one, other][::order], tmp_path / "both")
+    there = {path.name for path in (tmp_path / "both" / "runs" / DENSE.run).iterdir()}
+    assert {"run.json", "timing.json", "degrees.safetensors"} <= there
+
+
+def test_a_damaged_plan_is_told_before_anything_is_written(tmp_path):
+    one = study(tmp_path / "one", DENSE)
+    (one / "plan.json").write_text('{"runs"')
+    with pytest.raises(UserError, match="no plan can be read here"):
+        merge([one], tmp_path / "both")
+    assert not (tmp_path / "both").exists()
+
+
 def test_a_folder_without_runs_is_refused(tmp_path):
     with pytest.raises(UserError, match="no run has a record"):
         merge([tmp_path], tmp_path / "both")
