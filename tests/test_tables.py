@@ -9,9 +9,11 @@ import results
 
 from neuroprune import tables
 from neuroprune.errors import UserError
+from neuroprune.figures import grid
 from neuroprune.tables import formats
 from neuroprune.tables.runs import collect, method_label, neuroprune_runs, read_runs
 from neuroprune.tables.summary import summarize
+from neuroprune.tables.timing import timing
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +130,48 @@ def test_a_record_of_other_settings_than_the_plan_is_said(empty):
     results.write_run(empty, run, with_arrays=False)
     results.write_plan(empty, [run.model_copy(update={"training": run.training.model_copy(update={"epochs": 9.0})})])
     assert collect(empty) == [f"1 of 1 runs made with other settings than the plan's: {run.run}."]
+
+
+def test_seeds_of_one_group_with_other_settings_are_said(empty):
+    runs = [results.settings(seed=seed) for seed in range(3)]
+    longer = runs[1].training.model_copy(update={"epochs": 9.0})
+    runs[1] = runs[1].model_copy(update={"training": longer})
+    notes = write(empty, *((run, {}) for run in runs))
+    assert notes == [f"1 of 3 runs averaged with a first seed of other settings: {runs[1].run}."]
+
+
+def test_a_damaged_timing_costs_the_times_alone(empty):
+    pruned = results.settings(method={"name": "neuroprune", "sparsity": 0.8})
+    write(empty, (pruned, {}))
+    (empty / "runs" / pruned.run / "timing.json").write_text("{")
+    first, second = collect(empty)
+    assert first == f"1 of 1 runs not timed: {pruned.run}."
+    assert f"{pruned.run}/timing.json: not a JSON file" in second
+    assert read_runs(empty)["value"].notna().all() and "inference_ms_b1" not in read_runs(empty)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"runs": []}', '{"runs": {}, "timed": null}'])
+def test_a_damaged_plan_is_told_in_a_sentence(empty, content):
+    write(empty, (results.settings(), {}))
+    (empty / "plan.json").write_text(content)
+    with pytest.raises(UserError, match=r"plan\.json: .*; plan the study again or delete it"):
+        collect(empty)
+
+
+def test_times_of_another_machine_than_the_trainings_are_said(empty):
+    dense, cut = results.settings(), results.settings(method={"name": "neuroprune", "sparsity": 0.8})
+    write(empty, (dense, {"with_timing": False}), (cut, {}), timed=[cut])
+    path = empty / "runs" / cut.run / "timing.json"
+    timed = json.loads(path.read_text())
+    timed["environment"] |= {"device": "Fast GPU", "cpu": "Other CPU"}
+    path.write_text(json.dumps(timed))
+    assert collect(empty) == [f"1 of 2 runs timed on another machine than they were trained on: {cut.run}."]
+    found = read_runs(empty)
+    assert set(found["timing_device"]) == {"Fast GPU"} and set(found["device"]) == {"cpu"}
+    text = tables.write("summary", empty)[1].read_text()
+    assert "Training times belong to the machine: CPU Test CPU; inference times to: Fast GPU." in text
+    found.drop(columns=["timing_device", "timing_cpu"]).to_csv(empty / "runs.csv", index=False)
+    assert "Times belong to the machine: CPU Test CPU." in tables.write("timing", empty)[1].read_text()
 
 
 @pytest.mark.parametrize(
@@ -305,6 +349,19 @@ def test_files_are_the_same_each_time(study):
 )
 def test_methods_are_written_as_in_the_paper(method, form, label):
     assert method_label(method, form) == label
+
+
+def test_all_are_compared_with_the_usual_dense_run(empty):
+    usual, long = results.settings(), results.settings(label="dense-epochs_9")
+    cut = results.settings(method={"name": "neuroprune", "sparsity": 0.8})
+    write(empty, (long, {"value": 0.5}), (usual, {"value": 0.8}), (cut, {"value": 0.6}))
+    runs = read_runs(empty)
+    runs["step_ms_last"] = [40.0, 20.0, 10.0]
+    runs.to_csv(empty / "runs.csv", index=False)
+    table = summarize(runs)
+    assert row(table, method="neuroprune")["percent_of_dense"] == pytest.approx(75)
+    assert set(grid.marks(table, table.assign(heading="")).query("panel == 'metric'")["dense"]) == {80}
+    assert row(timing(empty).numbers, method="neuroprune")["step_ratio"] == 0.5
 
 
 def test_the_papers_form_is_preferred(study):

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from neuroprune.figures.figure1 import LETTERS, MATRICES
 from neuroprune.figures.style import GREY, PAGE_WIDTH, nothing_to_show, presence_shades, say_empty
 from neuroprune.records import read_arrays
-from neuroprune.tables.runs import neuroprune_runs, read_runs, run_file, with_file
+from neuroprune.tables.runs import neuroprune_runs, read_runs, run_file, usual_first, with_file
 
 CELLS = "cells.safetensors"
 WANTED = (0.25, 0.5, 0.9)
@@ -61,7 +61,7 @@ def choose_runs(study_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
     model, task = pruned[["model", "task"]].iloc[0]
     ours = pruned[(pruned["model"] == model) & (pruned["task"] == task)]
     same = runs[(runs["model"] == model) & (runs["task"] == task) & (runs["status"] == "done")]
-    dense = with_file(study_dir, same[same["method"] == "dense"], CELLS).head(1)
+    dense = with_file(study_dir, usual_first(same[same["method"] == "dense"]), CELLS).head(1)
     nearest = [(ours["sparsity"] - wanted).abs().idxmin() for wanted in WANTED]
     return pd.concat([dense, ours.loc[list(dict.fromkeys(nearest))].sort_values("sparsity")])
 

@@ -15,7 +15,7 @@ from neuroprune.figures.figure5 import runs_by_heads
 from neuroprune.figures.grid import interval
 from neuroprune.figures.style import PAGE_WIDTH, method_look, nothing_to_show, say_empty
 from neuroprune.tables.runs import read_runs
-from neuroprune.tables.summary import summarize
+from neuroprune.tables.summary import dense_rows, summarize
 
 SIMILAR = 0.95  # of the dense model's metric
 
@@ -66,7 +66,7 @@ def _curves(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _similar(table: pd.DataFrame) -> pd.DataFrame:
     """Return the right panel: finished runs whose metric is at least 95 % of dense, and which of them are efficient."""
-    dense = table[(table["method"] == "dense") & (table["runs"] > 0)]["value"]
+    dense = dense_rows(table)["value"]
     pruned = table[(table["method"] != "dense") & (table["runs"] > 0)]
     wanted = SIMILAR * (dense.iloc[0] if len(dense) else pruned["value"].max())
     good = pruned[pruned["value"] >= wanted]

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from neuroprune.figures.figure5 import runs_by_heads
 from neuroprune.figures.style import PAGE_WIDTH, method_look, nothing_to_show, say_empty
 from neuroprune.records import read_arrays
-from neuroprune.tables.runs import layers_of, read_runs, run_file, with_file
+from neuroprune.tables.runs import layers_of, read_runs, run_file, usual_first, with_file
 from neuroprune.tables.summary import summarize
 
 HEADS = "heads.safetensors"
@@ -66,9 +66,9 @@ def relative_importance(removed: list[list[int]], importance: list[np.ndarray]) 
 
 
 def _importance(study_dir: Path, runs: pd.DataFrame, model: str, task: str) -> list[np.ndarray] | None:
-    """Return the heads' importance in the first dense run of a model and task that has left it."""
+    """Return the heads' importance in the first usual dense run of a model and task that has left it."""
     dense = runs[(runs["method"] == "dense") & (runs["model"] == model) & (runs["task"] == task)]
-    there = with_file(study_dir, dense[dense["status"] == "done"], HEADS)["run"]
+    there = with_file(study_dir, usual_first(dense[dense["status"] == "done"]), HEADS)["run"]
     if there.empty:
         return None
     arrays = read_arrays(run_file(study_dir, there.iloc[0], HEADS))

@@ -24,7 +24,7 @@ from neuroprune.figures.style import (
     say_empty,
 )
 from neuroprune.tables.runs import GUESSES, LABELS
-from neuroprune.tables.summary import batch_sizes
+from neuroprune.tables.summary import batch_sizes, dense_rows
 
 LEGEND_LETTERS, KEY_LETTERS = 108, 7  # what fits on a line of the page, and what a key takes beside its name
 FACES = {"majority": INK, "copied": "white"}  # of the triangles at the right edge
@@ -57,9 +57,9 @@ def heading(rows: pd.DataFrame, form: bool = True) -> list[str]:
 
 
 def _dense(table: pd.DataFrame, row: dict[Any, Any]) -> dict[str, Any]:
-    """Return the dense model's row on the same model and task, or an empty one."""
-    same = (table["model"] == row["model"]) & (table["task"] == row["task"]) & (table["method"] == "dense")
-    rows = table[same & (table["runs"] > 0)].to_dict("records")
+    """Return the usual dense model's row on the same model and task, or an empty one."""
+    same = table[(table["model"] == row["model"]) & (table["task"] == row["task"])]
+    rows = dense_rows(same).to_dict("records")
     return {str(name): value for name, value in rows[0].items()} if rows else {}
 
 

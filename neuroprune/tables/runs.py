@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from neuroprune.environment import PACKAGES, Environment
 from neuroprune.errors import UserError
 from neuroprune.records import (
     SCHEMA_VERSION,
+    AnyRecord,
     Result,
     RunRecord,
     StepTimes,
@@ -26,13 +28,16 @@ from neuroprune.records import (
     write_json,
     write_text,
 )
+from neuroprune.records import read_plan as read_plan
 from neuroprune.settings import RunSettings
 
+Found = tuple[RunRecord, TimingRecord | None]
 STRENGTHS = ("alpha", "beta", "theta", "strength", "mode")
 ABLATED = {"penalty": ("degree_weight", "merge", "eps"), "target": ("fold", "token_weights")}  # settings by form
 OPTIONS = (*ABLATED["penalty"], *ABLATED["target"])
 LAYERS = ("heads_per_layer", "removed_heads")  # one number or list of numbers a layer: `12;10`, `;0 3`
 NAMES = ("study", "run", "group", "status", "model", "task", "method", "form", "metric")
+LATER = ("other_settings", "timing_device", "timing_cpu")  # texts that tables of earlier versions lack
 TEXTS = (*NAMES, "variant", "commit", "mode", *OPTIONS, *LAYERS, "device", "cpu")
 GUESSES = {"majority": "most frequent class", "copied": "source's own words"}  # what needs no model
 LABELS = {
@@ -92,7 +97,7 @@ def read_runs(study_dir: Path) -> pd.DataFrame:
     """
     path = Path(study_dir) / "runs.csv"
     try:
-        runs = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str))
+        runs = pd.read_csv(path, dtype=dict.fromkeys((*TEXTS, *LATER), str))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no table of runs ({error}); run `neuroprune collect --study {study_dir}`.") from error
     missing = [name for name in (*TEXTS, *STRENGTHS, "value", "sparsity", "seed") if name not in runs]
@@ -100,8 +105,9 @@ def read_runs(study_dir: Path) -> pd.DataFrame:
         raise UserError(
             f"{path}: has no {missing[0] if missing else 'rows'}; run `neuroprune collect --study {study_dir}`."
         )
-    absent = dict.fromkeys(set(GUESSES) - set(runs), np.nan)  # tables of earlier versions
-    return runs.assign(**absent).fillna(dict.fromkeys(TEXTS, ""))
+    absent: dict[str, Any] = {**dict.fromkeys(GUESSES, np.nan), **dict.fromkeys(LATER, "")}
+    runs = runs.assign(**{name: value for name, value in absent.items() if name not in runs})
+    return runs.fillna(dict.fromkeys((*TEXTS, *LATER), ""))
 
 
 def with_file(study_dir: Path, runs: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -115,11 +121,26 @@ def run_file(study_dir: Path, run: str, name: str) -> Path:
 
 
 def neuroprune_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the usual finished NeuroPrune runs of the paper's penalty form, or of the target form if there is none."""
+    """Return the usual finished NeuroPrune runs of the paper's penalty form, or of the target form if there is none.
+
+    Those that asked for a number of heads are left out where there are others.
+    """
     ours = runs[(runs["status"] == "done") & (runs["method"] == "neuroprune") & (runs["variant"] == "")]
-    done = ours[ours["sparsity"].notna()]
+    done = at_sparsities(ours[ours["sparsity"].notna()])
     penalty = done[done["form"] == "penalty"]
     return penalty if len(penalty) else done
+
+
+def at_sparsities(runs: pd.DataFrame) -> pd.DataFrame:
+    """Leave out runs that asked for a number of heads where their model, task and method have others."""
+    asked = runs["heads_asked"].notna()
+    others = (~asked).groupby([runs[name] for name in ("model", "task", "method", "form")]).transform("any")
+    return runs[~(asked & others.astype(bool))]
+
+
+def usual_first(rows: pd.DataFrame) -> pd.DataFrame:
+    """Let rows without unusual options stand before the others."""
+    return rows.sort_values("variant", key=lambda names: names != "", kind="stable")
 
 
 def provenance(runs: list[RunRecord], notes: Iterable[str] = ()) -> dict[str, Any]:
@@ -143,34 +164,27 @@ def provenance(runs: list[RunRecord], notes: Iterable[str] = ()) -> dict[str, An
     }
 
 
-def read_plan(study_dir: Path) -> dict[str, Any]:
-    """Read a study's plan, ``plan.json``.
-
-    Args:
-        study_dir: The study's folder.
-
-    Returns:
-        At least ``runs``, settings by name, and ``timed``, names; both empty if there is no plan.
-    """
-    path = study_dir / "plan.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"runs": {}, "timed": []}
-
-
-def _read_all(study_dir: Path, plan: dict[str, Any]) -> tuple[list[tuple[RunRecord, TimingRecord | None]], list[str]]:
+def _read_all(study_dir: Path, plan: dict[str, Any]) -> tuple[list[Found], list[str]]:
     """Read all records in the order of the plan, and say what could not be read."""
     names = list(plan["runs"]) or sorted(path.parent.name for path in study_dir.glob("runs/*/run.json"))
-    found, problems = [], []
+    found: list[Found] = []
+    problems: list[str] = []
     for folder in (study_dir / "runs" / name for name in names):
-        timing = folder / "timing.json"
-        try:
-            if (folder / "run.json").exists():
-                found.append((read_record(folder / "run.json"), read_timing(timing) if timing.exists() else None))
-        except UserError as error:
-            problems.append(str(error))
+        if run := _read_or_note(read_record, folder / "run.json", problems):
+            found.append((run, _read_or_note(read_timing, folder / "timing.json", problems)))
     return found, problems
 
 
-def _notes(found: list[tuple[RunRecord, TimingRecord | None]], plan: dict[str, Any]) -> list[str]:
+def _read_or_note(read: Callable[[Path], AnyRecord], path: Path, problems: list[str]) -> AnyRecord | None:
+    """Read a record; without one, or if it is damaged, which is noted, there is none."""
+    try:
+        return read(path) if path.exists() else None
+    except UserError as error:
+        problems.append(str(error))
+        return None
+
+
+def _notes(found: list[Found], plan: dict[str, Any]) -> list[str]:
     """Say in sentences which runs are missing, outdated, stopped, diverged, not timed, or of uncommitted code."""
     runs = {run.run: run for run, _ in found}
     untimed = {run.run for run, timing in found if run.status == "done" and not (timing and timing.batches)}
@@ -178,9 +192,11 @@ def _notes(found: list[tuple[RunRecord, TimingRecord | None]], plan: dict[str, A
     kinds = {
         "without a readable record": [name for name in planned if name not in runs],
         "made with other settings than the plan's": [name for name, run in runs.items() if _outdated(run, planned)],
+        "averaged with a first seed of other settings": _mixed(runs.values()),
         "stopped before the end": [name for name, run in runs.items() if run.status == "stopped"],
         "diverged, without a metric": [name for name, run in runs.items() if run.status == "diverged"],
         "not timed": [name for name in plan["timed"] if name in untimed],
+        "timed on another machine than they were trained on": [run.run for run, timing in found if _moved(run, timing)],
         "made by code with uncommitted changes": [name for name, run in runs.items() if run.environment.dirty],
     }
     total = len(planned or runs)
@@ -203,6 +219,20 @@ def _outdated(run: RunRecord, planned: dict[str, Any]) -> bool:
         return True
 
 
+def _mixed(runs: Iterable[RunRecord]) -> list[str]:
+    """Name the runs whose settings differ in more than the seed from those of the first run of their group."""
+    first: dict[str, RunSettings] = {}
+    alike = ((run, run.settings.model_copy(update={"run": "", "seed": 0})) for run in runs)
+    return [run.run for run, settings in alike if first.setdefault(_group(run), settings) != settings]
+
+
+def _moved(run: RunRecord, timing: TimingRecord | None) -> bool:
+    """Tell whether inference was timed on another machine than the one that trained."""
+    if timing is None or not timing.batches:
+        return False
+    return place_of(**_machine(timing.environment)) != place_of(**_machine(run.environment))
+
+
 def _some(names: list[str], most: int = 5) -> str:
     """List the first few names and count the rest."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
@@ -210,7 +240,9 @@ def _some(names: list[str], most: int = 5) -> str:
 
 def _row(study: str, run: RunRecord, timing: TimingRecord | None) -> dict[str, Any]:
     """Flatten one run to a row of the tidy table."""
-    return _identity(study, run) | _outcome(run.result) | _times(timing) | _machine(run.environment)
+    timed = _machine(timing.environment) if timing and timing.batches else dict.fromkeys(("device", "cpu"))
+    machines = _machine(run.environment) | {f"timing_{name}": value for name, value in timed.items()}
+    return _identity(study, run) | _outcome(run.result) | _times(timing) | machines
 
 
 def _identity(study: str, run: RunRecord) -> dict[str, Any]:
@@ -221,7 +253,7 @@ def _identity(study: str, run: RunRecord) -> dict[str, Any]:
     return {
         "study": study,
         "run": run.run,
-        "group": run.run.removesuffix(f"-s{settings.seed}"),
+        "group": _group(run),
         "status": run.status,
         "dirty": run.environment.dirty,
         "commit": run.environment.commit,
@@ -236,7 +268,19 @@ def _identity(study: str, run: RunRecord) -> dict[str, Any]:
         **strengths,
         **{name: getattr(method, name, None) if name in ABLATED.get(form, ()) else None for name in OPTIONS},
         "seed": settings.seed,
+        "other_settings": _other_settings(settings, form),
     }
+
+
+def _group(run: RunRecord) -> str:
+    return run.run.removesuffix(f"-s{run.settings.seed}")
+
+
+def _other_settings(settings: RunSettings, form: str) -> str:
+    """Return a hash of all settings but run, seed and those of ``ABLATED`` and ``mode`` that the form has."""
+    ablated = {*ABLATED.get(form, ()), *(["mode"] if form == "penalty" else [])}
+    rest = settings.model_dump(mode="json", exclude={"run": True, "seed": True, "method": ablated})
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _variant(run: RunRecord) -> str:
@@ -308,12 +352,12 @@ def with_dense_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
         The same rows; a finished dense run without times has the medians of the ``dense_inference_ms_*`` of the timed
-        runs of its model and task on its machine, and a speed-up of 1.
+        runs of its model and task that were trained on its machine, and a speed-up of 1.
     """
-    beside: dict[tuple[Any, ...], list[dict[str, float]]] = defaultdict(list)
+    beside: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        if times := {name: value for name, value in row.items() if name.startswith("dense_inference_ms_")}:
-            beside[_place(row)].append(times)
+        if any(name.startswith("dense_inference_ms_") for name in row):
+            beside[_place(row)].append(row)
     return [row | _dense_times(beside[_place(row)]) if _lacks_times(row) else row for row in rows]
 
 
@@ -326,15 +370,23 @@ def _lacks_times(row: dict[str, Any]) -> bool:
     return row["method"] == "dense" and row["status"] == "done" and not timed
 
 
-def _dense_times(found: list[dict[str, float]]) -> dict[str, float]:
-    """Return the columns of a dense run's times, made of what was measured beside other runs."""
-    row: dict[str, float] = {}
-    for name, value in pd.DataFrame(found).median().items():
+def _dense_times(beside: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a dense run's times: of what was measured beside other runs, that of the machine of the first of them."""
+    machine = [{name: row[name] for name in ("timing_device", "timing_cpu")} for row in beside]
+    same = [row for row, place in zip(beside, machine, strict=True) if place == machine[0]]
+    times = [{name: value for name, value in row.items() if name.startswith("dense_inference_ms_")} for row in same]
+    row: dict[str, Any] = dict(machine[0]) if machine else {}
+    for name, value in pd.DataFrame(times).median().items():
         row |= {str(name).removeprefix("dense_"): value, str(name): value}
         row[str(name).replace("dense_inference_ms", "speedup")] = 1.0
     return row
 
 
-def _machine(environment: Environment) -> dict[str, Any]:
+def _machine(environment: Environment) -> dict[str, str]:
     """Say where it ran."""
     return {"device": environment.device, "cpu": environment.cpu}
+
+
+def place_of(device: str, cpu: str) -> str:
+    """Name a machine by its accelerator or, without one, by its processor."""
+    return device if device != "cpu" else f"CPU {cpu}"

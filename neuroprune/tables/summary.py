@@ -12,11 +12,21 @@ import pandas as pd
 
 from neuroprune.errors import UserError
 from neuroprune.tables.formats import NBSP, Table
-from neuroprune.tables.runs import GUESSES, LAYERS, OPTIONS, STRENGTHS, method_label, read_runs
+from neuroprune.tables.runs import (
+    GUESSES,
+    LATER,
+    LAYERS,
+    OPTIONS,
+    STRENGTHS,
+    method_label,
+    place_of,
+    read_runs,
+    usual_first,
+)
 
 IDENTITY = ["group", "variant", "model", "model_random", "task", "method", "form", "point", "heads_asked"]
 IDENTITY += [*STRENGTHS, *OPTIONS, "metric"]
-NOT_MEASURED = {*IDENTITY, *LAYERS, "study", "run", "status", "dirty", "commit", "seed", "device", "cpu"}
+NOT_MEASURED = {*IDENTITY, *LAYERS, "study", "run", "status", "dirty", "commit", "seed", "device", "cpu", *LATER}
 FIXED = {*GUESSES, "dense_parameters", "epochs", "steps"}  # the same for all seeds
 SYMBOLS = {"alpha": "α", "beta": "β", "theta": "θ", "strength": "λ"}
 Row = Mapping[Any, Any]
@@ -77,25 +87,32 @@ def _sorted(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _dense_of_each(table: pd.DataFrame, name: str) -> pd.Series:
-    """Return for each row the dense model's mean of a column on the same model and task; NaN without one."""
-    return _partners(table, table["method"] == "dense", name, ["model", "task"])
+    """Return for each row the usual dense model's mean of a column on the same model and task; NaN without one."""
+    return _partners(table, dense_rows(table), name, ["model", "task"])
 
 
 def _neuroprune_of_each(table: pd.DataFrame, name: str) -> pd.Series:
     """Return for each row with a target NeuroPrune's mean of a column where it was asked for the same; else NaN."""
     asked = table["point"].notna() | table["heads_asked"].notna()
     usual = asked & (table["method"] == "neuroprune") & (table["variant"] == "")
-    return _partners(table, usual, name, ["model", "task", "point", "heads_asked"]).where(asked)
+    return _partners(table, table[usual], name, ["model", "task", "point", "heads_asked"]).where(asked)
 
 
-def _partners(table: pd.DataFrame, chosen: pd.Series, name: str, same: list[str]) -> pd.Series:
+def dense_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the finished dense rows of means; those without unusual options stand first."""
+    return usual_first(table[(table["method"] == "dense") & (table["runs"] > 0)])
+
+
+def _partners(table: pd.DataFrame, chosen: pd.DataFrame, name: str, same: list[str]) -> pd.Series:
     """Return for each row a column's value in the first chosen row that is the same in some columns, or NaN."""
-    keys = [tuple(row) for row in table[same].fillna(-1).itertuples(index=False)]
     values: dict[tuple[Any, ...], float] = {}
-    for key, value, wanted in zip(keys, table[name], chosen, strict=True):
-        if wanted:
-            values.setdefault(key, value)
-    return pd.Series([values.get(key, math.nan) for key in keys], index=table.index, dtype=float)
+    for key, value in zip(_keys(chosen[same]), chosen[name], strict=True):
+        values.setdefault(key, value)
+    return pd.Series([values.get(key, math.nan) for key in _keys(table[same])], index=table.index, dtype=float)
+
+
+def _keys(rows: pd.DataFrame) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in rows.fillna(-1).itertuples(index=False)]
 
 
 def summary(study_dir: Path) -> Table:
@@ -201,7 +218,6 @@ def _notes(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
 
 def notes_on(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     """Say on which machine times were taken, and what to beware of in any table of these runs."""
-    places = runs["device"].where(runs["device"] != "cpu", "CPU " + runs["cpu"])
     marks = {
         "† Weights were initialised at random: the values show that the code runs, not how good the method is.": table[
             "model_random"
@@ -209,5 +225,17 @@ def notes_on(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         "Some runs were stopped before their end and are not in the means.": (runs["status"] == "stopped").any(),
         "Some runs were made by code with uncommitted changes.": runs["dirty"].eq(True).any(),
     }
-    machine = f"Times belong to the machine: {'; '.join(sorted(places.unique()))}."
-    return [machine, *(text for text, holds in marks.items() if holds)]
+    return [_machines(runs), *(text for text, holds in marks.items() if holds)]
+
+
+def _machines(runs: pd.DataFrame) -> str:
+    """Say on which machine training and inference were timed."""
+    trained = [place_of(*row) for row in zip(runs["device"], runs["cpu"], strict=True)]
+    timed = [place_of(*row) for row in zip(runs["timing_device"], runs["timing_cpu"], strict=True)]
+    if all(place == own for place, own, device in zip(timed, trained, runs["timing_device"], strict=True) if device):
+        return f"Times belong to the machine: {'; '.join(sorted(set(trained)))}."
+    inference = {place for place, device in zip(timed, runs["timing_device"], strict=True) if device}
+    return (
+        f"Training times belong to the machine: {'; '.join(sorted(set(trained)))}; "
+        f"inference times to: {'; '.join(sorted(inference))}."
+    )

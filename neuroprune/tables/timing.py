@@ -10,7 +10,7 @@ import pandas as pd
 
 from neuroprune.tables.formats import Table
 from neuroprune.tables.runs import method_label, read_runs
-from neuroprune.tables.summary import Row, asked, batch_sizes, notes_on, number, summarize, without_empty
+from neuroprune.tables.summary import Row, asked, batch_sizes, dense_rows, notes_on, number, summarize, without_empty
 
 IDENTITY = ["model", "model_random", "task", "method", "form", "point", "runs", "sparsity", "parameters"]
 
@@ -26,9 +26,10 @@ def timing(study_dir: Path) -> Table:
         last one, each also as a multiple of the dense run's, and inference times with their speed-up.
     """
     runs = read_runs(study_dir)
-    table = summarize(runs).reindex(columns=_columns(runs))
+    summarized = summarize(runs)
+    table = summarized.reindex(columns=_columns(runs))
     sizes = batch_sizes(table)
-    dense = table[table["method"] == "dense"].groupby(["model", "task"])["step_ms_last"].first()
+    dense = dense_rows(summarized).groupby(["model", "task"])["step_ms_last"].first()
     table["step_ratio"] = [
         row["step_ms_last"] / dense.get((row["model"], row["task"]), math.nan) for row in table.to_dict("records")
     ]
