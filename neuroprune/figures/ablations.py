@@ -50,8 +50,10 @@ def ablations(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     Raises:
         UserError: If there is no table of runs.
     """
-    table = summarize(read_runs(study_dir))
-    shown = comparisons(table[table["runs"] > 0])
+    runs = read_runs(study_dir)
+    table = summarize(runs)
+    rest = table["group"].map(runs.drop_duplicates("group").set_index("group")["other_settings"])
+    shown = comparisons(table.assign(other_settings=rest)[table["runs"] > 0])
     if shown.empty:
         names = ", ".join(SETTINGS)
         return nothing_to_show(
@@ -64,7 +66,7 @@ def comparisons(table: pd.DataFrame) -> pd.DataFrame:
     """Find the rows that differ in one setting alone.
 
     Args:
-        table: Means of ``summarize``, finished runs only.
+        table: Means of ``summarize``, finished runs only, with the column ``other_settings`` of ``runs.csv``.
 
     Returns:
         One row a mark: ``setting``, ``choice``, ``comparison`` (which rows belong together), ``model``, ``task``,
@@ -73,7 +75,7 @@ def comparisons(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for setting in SETTINGS:
         others = [name for name in (*OPTIONS, "mode") if name != setting]
-        groups = table.groupby([*POINT, *others], sort=False, dropna=False)
+        groups = table.groupby([*POINT, *others, "other_settings"], sort=False, dropna=False)
         compared = [group for _, group in groups if group[setting].nunique() > 1]
         for place, group in enumerate(compared):
             for choice, some in group.groupby(setting, sort=False):
