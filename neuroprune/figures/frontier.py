@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,18 @@ from neuroprune.tables.runs import read_runs
 from neuroprune.tables.summary import batch_sizes, summarize
 
 PANELS = ("inference", "training")
-MOST_ROWS = 8  # models and tasks that fit below each other
+MOST_ROWS = 8  # models and tasks that fit below each other on a page
 
 
 def frontier(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
-    """Draw metric against times, with the efficient frontier of all methods.
+    """Draw metric against times, with the efficient frontier of all methods, for at most eight models and tasks.
 
     Args:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The figure, and what it shows: one row a mark of the models and tasks on which methods are `compared`. A note in
-        place of both if no pruned run is finished.
+        The figure, and all that it could show: one row a mark of the models and tasks on which methods are `compared`;
+        how many of these do not fit, the figure says. A note in place of both if no pruned run is finished.
 
     Raises:
         UserError: If there is no table of runs.
@@ -52,6 +53,20 @@ def frontier(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         return nothing_to_show("Nothing to show: no pruned run with a metric is finished.")
     drawn = compared(shown)
     return _plot(drawn, left_out=len(drawn) < len(shown)), drawn
+
+
+def drawn_pairs(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Choose the models and tasks that fit: of every model its first task, then of every model its second.
+
+    Args:
+        pairs: Models and tasks.
+
+    Returns:
+        At most eight of them, in the same order.
+    """
+    turn = [sum(model == earlier for earlier, _ in pairs[:place]) for place, (model, _) in enumerate(pairs)]
+    first = sorted(range(len(pairs)), key=lambda place: turn[place])[:MOST_ROWS]
+    return [pairs[place] for place in sorted(first)]
 
 
 def compared(shown: pd.DataFrame) -> pd.DataFrame:
@@ -121,10 +136,12 @@ def _mark(row: dict[Any, Any], panel: str, sizes: list[int]) -> dict[str, Any] |
 
 def _plot(shown: pd.DataFrame, left_out: bool) -> Figure:
     """Draw two panels for each model and task, with one legend above; say if some are left out."""
-    pairs = list(shown.groupby(["model", "task"], sort=False))[:MOST_ROWS]
+    rows_of = {(str(model), str(task)): rows for (model, task), rows in shown.groupby(["model", "task"], sort=False)}
+    pairs = drawn_pairs(list(rows_of))
     figure = Figure(figsize=(PAGE_WIDTH, 0.75 + 2.3 * len(pairs)), layout="constrained")
     grid = figure.subplots(len(pairs), len(PANELS), squeeze=False, sharey="row")
-    for axes_row, ((model, task), rows) in zip(grid, pairs, strict=True):
+    for axes_row, (model, task) in zip(grid, pairs, strict=True):
+        rows = rows_of[model, task]
         for axes, panel in zip(axes_row, PANELS, strict=True):
             _panel(axes, rows[rows["panel"] == panel])
         random = " (random weights)" if rows["model_random"].any() else ""
@@ -136,6 +153,12 @@ def _plot(shown: pd.DataFrame, left_out: bool) -> Figure:
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     bars = "bars: ± 1 sd over seeds" if shown["seeds"].max() > 1 else "one seed a point"
     rest = "; with one method alone: Figure 4" if left_out else ""
+    more = len(rows_of) - len(pairs)
+    rest += (
+        f"\nof {len(rows_of)} pairs of model and task {len(pairs)} are drawn, {more} more are in the csv"
+        if more
+        else ""
+    )
     figure.supxlabel(f"numbers: sparsity in %; {bars}; up and to the left is better{rest}", fontsize=7, color=GREY)
     return figure
 
