@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from neuroprune.dominating import find_dominating, minimum_dominating_set
 from neuroprune.figures.style import COLOURS, GREY, PAGE_WIDTH, nothing_to_show
 from neuroprune.records import read_arrays
-from neuroprune.tables.runs import read_runs, run_file, with_file
+from neuroprune.tables.runs import read_runs, run_file, usual_first, with_file
 
 HEADS = "heads.safetensors"
 THRESHOLDS = 12  # quantiles of all distances of a model at which graphs are made
@@ -41,12 +41,15 @@ def dominating_sets(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
 
 
 def _choose(study_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
-    """Choose the first finished run of each method of the first model, dense first: graphs of different weights."""
+    """Choose finished runs of the first model and task, so that graphs are of different weights.
+
+    At most three: the dense run, the first one of each form of NeuroPrune, the first one of each other method.
+    """
     done = with_file(study_dir, runs[runs["status"] == "done"], HEADS)
     ours = (
         done[(done["model"] == done["model"].iloc[0]) & (done["task"] == done["task"].iloc[0])] if len(done) else done
     )
-    ranked = ours.assign(rank=ours["method"].map({"dense": 0, "neuroprune": 1}).fillna(2))
+    ranked = usual_first(ours).assign(rank=ours["method"].map({"dense": 0, "neuroprune": 1}).fillna(2))
     return ranked.sort_values(["rank", "seed"], kind="stable").drop_duplicates(["method", "form"]).head(MOST_RUNS)
 
 
