@@ -22,6 +22,7 @@ from neuroprune.figures.ablations import ablations
 from neuroprune.figures.cells import cells_figure
 from neuroprune.figures.dominating_sets import dominating_sets
 from neuroprune.figures.efficient import efficient
+from neuroprune.figures.figure1 import figure1
 from neuroprune.figures.figure2 import figure2
 from neuroprune.figures.figure3 import figure3
 from neuroprune.figures.figure5 import figure5
@@ -164,6 +165,31 @@ def test_a_power_law_is_told_from_an_exponential():
     assert all(math.isnan(value) for value in tail(np.ones(500)).values())
 
 
+def heads_and_sparsities(folder):
+    methods = [None, {"name": "neuroprune", "sparsity": 0.5}, {"name": "neuroprune", "sparsity": 0.9}]
+    runs = [(results.settings(method=method), {}) for method in methods]
+    asked = [({"name": name, "heads": 4}, gone) for name, gone in (("neuroprune", 0.52), ("dsp", 0.3))]
+    runs += [(results.settings(method=m, label=f"{m['name']}-h4"), {"sparsity": gone}) for m, gone in asked]
+    return written(folder, *runs)
+
+
+def test_runs_that_asked_for_heads_are_no_points_among_sparsities(tmp_path):
+    folder = heads_and_sparsities(tmp_path)
+    spread = figure2(folder)[1].query("panel == 'spread'")
+    assert list(spread["sparsity_percent"]) == [0, 50, 90]
+    assert set(figure1(folder)[1]["sparsity_percent"]) == {50, 90}
+    assert set(cells_figure(folder, ("q",))[1]["sparsity_percent"]) == {0, 50, 90}
+    shown = topology(folder)[1]
+    assert {m: list(some["sparsity_percent"]) for m, some in shown.groupby("method")} == {
+        "dense": [0], "dsp": [30], "neuroprune": [50, 90]
+    }  # fmt: skip
+
+
+def test_without_other_runs_those_that_asked_for_heads_are_shown(tmp_path):
+    run = results.settings(method={"name": "neuroprune", "heads": 4}, label="neuroprune-h4")
+    assert set(figure2(written(tmp_path, (run, {"sparsity": 0.4})))[1]["sparsity_percent"]) == {40}
+
+
 def test_topology_measures_every_method(study):
     shown = topology(study)[1]
     assert set(shown["method"] + shown["form"]) == {"dense", "neuroprunetarget", "neuroprunepenalty", "l1target"}
@@ -222,6 +248,18 @@ def test_ablations_join_runs_that_differ_in_one_setting(tmp_path):
     }  # fmt: skip
     assert metric["fold", "False"] == 70
     assert metric["token_weights", "False"] == 60
+
+
+def test_ablations_join_no_runs_that_differ_in_more(tmp_path):
+    base = {"name": "neuroprune", "sparsity": 0.8}
+    one = results.settings(method=base)
+    no_fold = results.settings(method=base | {"fold": False, "events": 1}, label="neuroprune-80-fold_false-events_1")
+    longer = one.model_copy(
+        update={"run": "minilm-movie_snippets-neuroprune-80-fold_false-epochs_9-s0"}
+        | {"method": no_fold.method.model_copy(update={"events": one.method.events})}
+        | {"training": one.training.model_copy(update={"epochs": 9.0})}
+    )
+    assert "note" in ablations(written(tmp_path, (one, {}), (no_fold, {}), (longer, {})))[1]
 
 
 def test_strengths_and_forms_show_the_penalty_form(study):
@@ -291,6 +329,20 @@ def test_the_frontier_is_of_the_tasks_on_which_methods_are_compared(tmp_path):
     assert set(shown["task"]) == {"verse_pairs"} and "Figure 4" not in figure.get_supxlabel()
 
 
+def test_of_many_models_and_tasks_the_frontier_draws_some_of_each_model_and_says_how_many_more(tmp_path):
+    tasks = [f"task{number}" for number in range(6)]
+    methods = [{"name": name, "sparsity": 0.5} for name in ("neuroprune", "l1")]
+    runs = [results.settings(task, m, model=model) for model in ("one", "two") for task in tasks for m in methods]
+    for run in runs:
+        results.write_run(tmp_path, run, with_arrays=False)
+    collect(tmp_path)
+    figure, shown = frontier(tmp_path)
+    assert len(shown.groupby(["model", "task"])) == 12
+    assert "of 12 pairs of model and task 8 are drawn, 4 more are in the csv" in figure.get_supxlabel()
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert [title for title in titles if title] == [f"{m} on task{n}" for m in ("one", "two") for n in range(4)]
+
+
 def test_of_a_grid_the_runs_nearest_to_the_papers_sparsities_are_shown(tmp_path):
     reached = [0.1, 0.24, 0.3, 0.52, 0.69, 0.75, 0.81, 0.88, 0.97]
     runs = [
@@ -299,6 +351,21 @@ def test_of_a_grid_the_runs_nearest_to_the_papers_sparsities_are_shown(tmp_path)
     ]
     table = summarize(read_runs(written(tmp_path, *runs)))
     assert sorted(nearest_to_wanted(table)["sparsity"]) == [0.24, 0.52, 0.69, 0.81, 0.88, 0.97]
+
+
+def test_figure2_and_topology_show_of_a_grid_the_runs_nearest_to_the_papers_sparsities(tmp_path):
+    reached = [0.1, 0.24, 0.3, 0.52, 0.69, 0.75, 0.81, 0.88, 0.97]
+    grid = [{"name": "neuroprune", "alpha": 10.0**-k, "beta": 1.0, "theta": 0.2} for k in range(1, 10)]
+    runs = [
+        (results.settings(method=method, label=f"neuroprune-a1e-{k}"), {"sparsity": gone})
+        for k, (method, gone) in enumerate(zip(grid, reached, strict=True), start=1)
+    ]
+    folder = written(tmp_path, (results.settings(), {}), *runs)
+    nearest = pytest.approx([0, 24, 52, 69, 81, 88, 97])
+    shown = figure2(folder)[1]
+    assert list(shown[shown["panel"] == "spread"]["sparsity_percent"]) == nearest
+    assert list(shown[shown["panel"] == "distribution"]["sparsity_percent"].unique()) == nearest
+    assert sorted(topology(folder)[1]["sparsity_percent"]) == nearest
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from neuroprune.figures.style import GREY, PAGE_WIDTH, TASK_MARKERS, colours, nothing_to_show, say_empty
 from neuroprune.records import read_arrays
+from neuroprune.tables.nearest import nearest_runs
 from neuroprune.tables.published import FIGURE2_SPREAD, SPREAD, is_the_papers
-from neuroprune.tables.runs import neuroprune_runs, read_runs, run_file, with_file
+from neuroprune.tables.runs import neuroprune_runs, read_runs, run_file, usual_first, with_file
 
 DEGREES = "degrees.safetensors"
 BINS = 50
@@ -40,13 +41,19 @@ def figure2(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         return nothing_to_show("Nothing to show: no NeuroPrune run is finished.")
     model = pruned["model"].iloc[0]
     dense = runs[(runs["status"] == "done") & (runs["method"] == "dense") & (runs["model"] == model)]
-    both = pd.concat([dense, pruned[pruned["model"] == model]])
+    both = pd.concat([_usual_of_each_task(dense), nearest_runs(pruned[pruned["model"] == model])])
     histograms, spreads = degree_histograms(study_dir, both), degree_spreads(both)
     if any(is_the_papers(str(model), task, SPREAD) for task in spreads.get("task", ())):
         spreads = pd.concat([spreads, published_spreads()])
     if histograms.empty and spreads.empty:
         return nothing_to_show("Nothing to show: no run has left the degrees of its neurons.")
     return _plot(histograms, spreads, str(model), _form(pruned)), pd.concat([histograms, spreads], ignore_index=True)
+
+
+def _usual_of_each_task(dense: pd.DataFrame) -> pd.DataFrame:
+    """Keep one kind of dense runs of each task, the one without unusual options if there is one."""
+    first = usual_first(dense).drop_duplicates("task")["group"]
+    return dense[dense["group"].isin(first)]
 
 
 def degree_histograms(study_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:

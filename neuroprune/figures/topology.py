@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from neuroprune.figures.heavy_tail import gini, tail
 from neuroprune.figures.style import GREY, PAGE_WIDTH, method_look, nothing_to_show, say_empty
 from neuroprune.records import read_arrays
-from neuroprune.tables.runs import read_runs, run_file, with_file
+from neuroprune.tables.nearest import nearest_runs
+from neuroprune.tables.runs import at_sparsities, read_runs, run_file, with_file
 
 DEGREES = "degrees.safetensors"
 MOST_RUNS = 30  # fitted; a fit takes a tenth of a second
@@ -33,12 +34,12 @@ def topology(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     """
     runs = read_runs(study_dir)
     done = runs[(runs["status"] == "done") & (runs["variant"] == "") & runs["sparsity"].notna()]
-    there = with_file(study_dir, done, DEGREES)
+    there = with_file(study_dir, at_sparsities(done), DEGREES)
     pruned = there[there["method"] != "dense"]
     if pruned.empty:
         return nothing_to_show("Nothing to show: no finished pruned run has left the degrees of its neurons.")
     model, task = pruned[["model", "task"]].iloc[0]
-    same = there[(there["model"] == model) & (there["task"] == task)]
+    same = nearest_runs(there[(there["model"] == model) & (there["task"] == task)])
     chosen = same.sort_values("seed", kind="stable").drop_duplicates("group").head(MOST_RUNS)
     shown = pd.DataFrame([_row(study_dir, row) for row in chosen.to_dict("records")])
     return _plot(shown, f"{model} on {task}"), shown.sort_values(["method", "form", "sparsity_percent"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from neuroprune.tables.published import SPARSITIES
+from neuroprune.tables.summary import summarize
 
 
 def nearest_to_wanted(table: pd.DataFrame, wanted: tuple[float, ...] = SPARSITIES) -> pd.DataFrame:
@@ -29,3 +30,15 @@ def nearest_to_wanted(table: pd.DataFrame, wanted: tuple[float, ...] = SPARSITIE
             chosen = {(best_first["sparsity"] - point).abs().round(6).idxmin() for point in wanted}
             dropped |= set(grid.index) - chosen
     return table.drop(index=list(dropped))
+
+
+def nearest_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Keep the runs of the rows that `nearest_to_wanted` keeps.
+
+    Args:
+        runs: Rows of the tidy table.
+
+    Returns:
+        The same rows without the rest of large grids of penalties.
+    """
+    return runs[runs["group"].isin(nearest_to_wanted(summarize(runs))["group"])] if len(runs) else runs
