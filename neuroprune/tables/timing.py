@@ -26,10 +26,9 @@ def timing(study_dir: Path) -> Table:
         last one, each also as a multiple of the dense run's, and inference times with their speed-up.
     """
     runs = read_runs(study_dir)
-    summarized = summarize(runs)
-    table = summarized.reindex(columns=_columns(runs))
+    table = summarize(runs).reindex(columns=_columns(runs))
     sizes = batch_sizes(table)
-    dense = dense_rows(summarized).groupby(["model", "task"])["step_ms_last"].first()
+    dense = dense_rows(table).groupby(["model", "task"])["step_ms_last"].first()
     table["step_ratio"] = [
         row["step_ms_last"] / dense.get((row["model"], row["task"]), math.nan) for row in table.to_dict("records")
     ]
