@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from neuroprune.errors import UserError
+from neuroprune.methods.holding import abandon_earlier, hold, release
 from neuroprune.methods.states import State, load_state, save_state
 from neuroprune.problems import sentences
 from neuroprune.settings import Settings
@@ -35,6 +36,7 @@ class Run:
         step: Completed optimizer steps; a bare loop counts it up between `optimizer.step()` and `after_step`.
         accumulation: Forward and backward passes of one optimizer step.
         loss_rows: Rows over which the loss of a pass is a mean, where those are not the rows that the pass reads.
+        training: What all methods of the same training share, and no other training has; default: the optimizer.
     """
 
     model: nn.Module
@@ -46,6 +48,7 @@ class Run:
     step: int = 0
     accumulation: int = 1
     loss_rows: float | None = None
+    training: Any | None = None
 
     def __post_init__(self) -> None:
         self.optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
@@ -129,6 +132,9 @@ class Hooks:
     def finish(self, run: Run) -> None:
         """Act when training is over."""
 
+    def abandon(self) -> None:
+        """Take off the model what a run that was interrupted has left on it; may be called at any time, and again."""
+
 
 class Method(TrainerCallback, Hooks):
     """A way to train: for its user a callback of transformers' Trainer, for its author five hooks.
@@ -144,6 +150,7 @@ class Method(TrainerCallback, Hooks):
     cuts: ClassVar[bool] = True  # whether the shapes of the model's weights change
     split_steps: bool = False  # whether who calls averages gradients over processes; see `batches.SplitSteps`
     report: dict[str, Any]
+    _held: nn.Module | None = None
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -158,8 +165,31 @@ class Method(TrainerCallback, Hooks):
         """Make the method from settings that are already validated."""
         return cls(**settings.model_dump())
 
+    def hold(self, run: Run) -> None:
+        """Begin to work on the run's model; a method that leaves something on it calls this first, in every run.
+
+        Args:
+            run: The run. What an earlier one that was interrupted has left on its model is taken off.
+
+        Raises:
+            UserError: If another method works on the model in the same training.
+        """
+        hold(run.model, self, run, run.training or run.optimizer)
+        self._held = run.model
+
+    def abandon(self) -> None:
+        """Take off the model what a run that was interrupted has left on it."""
+        if self._held is not None:
+            release(self._held, self)
+        self._held = None
+
     # The Trainer clips gradients before `on_pre_optimizer_step`, steps its schedule after `on_optimizer_step`, and
     # counts the step (`state.global_step`) later still.
+
+    def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Set free what an interrupted run has frozen, before an optimizer is made of what trains."""
+        if model is not None:
+            abandon_earlier(model)
 
     def on_train_begin(
         self,
@@ -183,6 +213,7 @@ class Method(TrainerCallback, Hooks):
             batch_size=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
             step=state.global_step,
             accumulation=args.gradient_accumulation_steps,
+            training=state,
         )
         saved = load_state(_checkpoint(args, state)) if state.global_step else None
         if saved is None:
@@ -218,10 +249,11 @@ class TwoForms(Method):
     """A method in two forms, of which its settings pick one; the hooks are the form's."""
 
     forms: ClassVar[dict[str, type[Any]]]
+    form: Any = None
 
     def start(self, run: Run) -> None:
         """Begin anew with the form that the settings ask for."""
-        self._begin()
+        self._begin(run)
         self.form.start(run)
 
     def state_dict(self) -> State:
@@ -230,7 +262,7 @@ class TwoForms(Method):
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
         """Go on with the form that the settings ask for."""
-        self._begin()
+        self._begin(run)
         self.form.resume(run, state)
 
     def before_step(self, run: Run) -> None:
@@ -248,8 +280,16 @@ class TwoForms(Method):
     def finish(self, run: Run) -> None:
         """Pass on to the form."""
         self.form.finish(run)
+        self.abandon()
 
-    def _begin(self) -> None:
+    def abandon(self) -> None:
+        """Pass on to the form."""
+        super().abandon()
+        if self.form is not None:
+            self.form.abandon()
+
+    def _begin(self, run: Run) -> None:
+        self.hold(run)
         self.form = self.forms[self.settings.form](self.settings)  # type: ignore[attr-defined]
         self.report = self.form.report
 

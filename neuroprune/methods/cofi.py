@@ -14,7 +14,7 @@ Without a `teacher` the loss is the task's, as NeuroPrune's paper compares; see 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,6 +57,7 @@ class CoFi(Method):
     _masked: MaskedModel | None = None
     _rate: RaisedRate | None = None
     _distillation: Distillation | None = None
+    _frozen: Sequence[str] = ()
 
     def start(self, run: Run) -> None:
         """Plan the stages; find out which masks the model can have."""
@@ -154,12 +155,19 @@ class CoFi(Method):
         """Complete the report; a run that ends early is compacted now."""
         if self._masked is not None:
             self._end_pruning(run)
-        if self._distillation is not None:
-            self._distillation.detach()
+        self.abandon()
         self._zeros.apply()
-        for name in self._frozen:  # the parameters themselves may have been replaced by narrower ones
-            run.model.get_parameter(name).requires_grad_(True)
         self.report["removed_heads"] = removed_heads(run.model)
+
+    def abandon(self) -> None:
+        """Take masks and teacher off; set embeddings free again."""
+        super().abandon()
+        for attached in (self._masked, self._distillation):
+            if attached is not None:
+                attached.detach()
+        for name in self._frozen:  # the parameters themselves may have been replaced by narrower ones
+            self._model.get_parameter(name).requires_grad_(True)
+        self._masked, self._distillation, self._frozen = None, None, ()
 
     def final_masks(self) -> MaskValues:
         """Return the masks that would be taken now."""
@@ -169,6 +177,7 @@ class CoFi(Method):
 
     def _plan(self, run: Run) -> None:
         """Find the steps of the stages; freeze the embeddings."""
+        self.hold(run)
         asked, last = self.settings, run.total_steps - 1
         self.begin, self.end = (min(last, round(share * run.total_steps)) for share in (asked.start, asked.end))
         self.end = max(self.end, self.begin + 1)
@@ -177,9 +186,7 @@ class CoFi(Method):
             self.warmup = max(self.warmup, round(FAIR_WARMUP * (self.end - self.begin)))
         self._model, self._device = run.model, next(run.model.parameters()).device
         self._total = prunable_weights(run.model)
-        self._masked = None
         self._rate = None
-        self._distillation = None
         self._zeros = KeptZeros()
         frozen = {id(parameter) for parameter in freeze_embeddings(run.model)}
         self._frozen = [name for name, parameter in run.model.named_parameters() if id(parameter) in frozen]

@@ -8,7 +8,7 @@ itself, and heads that are not chosen are removed physically at the end, so that
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +39,8 @@ class DSP(Method):
 
     settings_class = DSPSettings
     settings: DSPSettings
+    _gates: Gates | None = None
+    _frozen: Sequence[nn.Parameter] = ()
 
     def start(self, run: Run) -> None:
         """Draw the scores and attach the gates."""
@@ -75,9 +77,7 @@ class DSP(Method):
 
     def finish(self, run: Run) -> None:
         """Keep the heads with the highest scores, remove the others."""
-        self._gates.detach()
-        for parameter in self._frozen:
-            parameter.requires_grad_(True)
+        self.abandon()
         chosen = top_k(self.scores, self._units).split(self._counts)
         groups, neurons = self._groups, [torch.ones(m.width) for m in find_blocks(run.model).mlps]
         self.report["removed_heads"] = [
@@ -87,6 +87,15 @@ class DSP(Method):
         self.report["silent"] = remove_closed(run, [*chosen, *neurons])
         self.report["scores"] = [layer.tolist() for layer in self.scores.detach().split(self._counts)]
         self.report["events"].append({"step": run.step} | reached(run.model))
+
+    def abandon(self) -> None:
+        """Take the gates off; set free what was frozen."""
+        super().abandon()
+        if self._gates is not None:
+            self._gates.detach()
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        self._gates, self._frozen = None, ()
 
     @property
     def temperature(self) -> float:
@@ -105,6 +114,7 @@ class DSP(Method):
         return mask.split(self._counts)
 
     def _attach(self, run: Run) -> None:
+        self.hold(run)
         attentions = find_blocks(run.model).attentions
         self._counts, self._groups = unit_counts(attentions), attentions[0].groups
         self._units = _units(self.settings.heads, sum(self._counts), self._groups)

@@ -77,13 +77,17 @@ class TargetForm(Hooks):
 
     def finish(self, run: Run) -> None:
         """Remove what is entirely zero, set embeddings free again and complete the report."""
+        self.abandon()
         self.zeros.apply()
         if self.events:
             logger.warning("training ended at step %d, before the events at %s", run.step, sorted(self.events))
         remove_zero_units(run.model, run.optimizer)
-        for parameter in self._frozen:
-            parameter.requires_grad_(True)
         self.report["removed_heads"] = removed_heads(run.model)
+
+    def abandon(self) -> None:
+        """Set embeddings free again."""
+        while self._frozen:
+            self._frozen.pop().requires_grad_(True)
 
     def _plan(self, run: Run) -> None:
         """Find the steps of the events to come, and the share of the weights that each leads to."""

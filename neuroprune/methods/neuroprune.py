@@ -67,11 +67,12 @@ class NeuroPruneTarget(TargetForm):
         super().after_step(run)
         self._watch(run)
 
-    def finish(self, run: Run) -> None:
+    def abandon(self) -> None:
         """Take hooks off that a run which ended early has left on."""
         if self._calibration is not None:
             self._calibration.detach()
-        super().finish(run)
+        self._calibration = None
+        super().abandon()
 
     def prune(self, run: Run, goal: int, last: bool) -> None:
         """Remove whole units within the budget; at the last event top it up with the smallest single weights."""
