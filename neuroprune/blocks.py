@@ -142,7 +142,7 @@ def find_blocks(model: nn.Module) -> Blocks:
     Encoder layers come before decoder layers, and a layer's self-attention before its cross-attention.
 
     Args:
-        model: A transformers model, with or without a head.
+        model: A transformers model, with or without a head; of a compiled one, the model inside.
 
     Returns:
         Views on the model's layers; nothing is copied.
@@ -150,6 +150,7 @@ def find_blocks(model: nn.Module) -> Blocks:
     Raises:
         UserError: If the model's type is not in the table of architectures, or its layers are not where the table says.
     """
+    model = getattr(model, "_orig_mod", model)  # so that names, and the record made of them, are the plain model's
     architecture = find_architecture(_model_type(model))
     names = {module: name for name, module in model.named_modules()}
     blocks = Blocks([], [])

@@ -1,4 +1,4 @@
-"""A run that was interrupted leaves nothing that troubles the next one on its model; two methods at once are refused."""
+"""A run that was interrupted leaves nothing behind that troubles the next one; two methods at once are refused."""
 
 import copy
 

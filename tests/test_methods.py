@@ -12,7 +12,9 @@ import neuroprune
 from neuroprune import methods
 from neuroprune.errors import UserError
 from neuroprune.methods.base import Run
+from neuroprune.methods.cofi import CoFi
 from neuroprune.methods.dense import Dense
+from neuroprune.methods.dsp import DSP
 from neuroprune.methods.l1 import L1
 from neuroprune.methods.neuroprune import NeuroPrune
 from neuroprune.settings import METHOD_SETTINGS, DenseSettings, L1Settings, NeuroPruneSettings
@@ -64,6 +66,19 @@ def test_several_devices_are_refused():
     args = SimpleNamespace(world_size=2, n_gpu=1, load_best_model_at_end=False)
     with pytest.raises(UserError, match="2 devices"):
         NeuroPrune(sparsity=0.5).on_train_begin(args, None, None)
+
+
+def test_a_compiled_model_is_refused_at_the_start(tmp_path):
+    trainer = make_trainer(NeuroPrune(sparsity=0.5), make_model("bert"), tmp_path)
+    trainer.args.torch_compile = True
+    with pytest.raises(UserError, match="torch_compile=True"):
+        trainer.train()
+    in_place = make_model("bert")
+    in_place.compile(backend="eager")
+    for model in (torch.compile(make_model("bert"), backend="eager"), in_place):
+        for method in (NeuroPrune(sparsity=0.5), DSP(heads=3), CoFi(sparsity=0.5), L1(strength=1.0)):
+            with pytest.raises(UserError, match=r"before torch\.compile"):
+                method.start(make_run(model, steps=3))
 
 
 def test_a_model_that_is_not_trained_is_refused():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from models import HEAD_DIM, NAMES, ROWS, WIDTH, each_model, logits, make_batch, make_model
 from torch import nn
 
+from neuroprune import checkpoints
 from neuroprune.blocks import find_blocks
 from neuroprune.errors import UserError
 from neuroprune.kept import pack_positions, unpack_positions
@@ -283,6 +284,18 @@ def test_record_holds_without_the_models_head():
     model = make_model("bert")
     remove(model, {1: [1]}, {0: [3]})
     assert kept_units(model.bert).heads == kept_units(model).heads == [[0, 1, 2, 3], [0, 2, 3]]
+
+
+def test_a_compiled_model_is_cut_and_saved_as_the_plain_one_is(tmp_path):
+    compiled, plain = torch.compile(make_model("bert"), backend="eager"), make_model("bert")
+    for model in (compiled, plain):
+        remove(model, {0: [0]}, {1: [2, 3]})
+    assert compiled.config.quantization_config == plain.config.quantization_config
+    assert kept_units(compiled).heads == kept_units(plain).heads
+    compiled.save_pretrained(tmp_path)
+    loaded = checkpoints.from_pretrained(tmp_path)
+    assert kept_units(loaded).heads == kept_units(plain).heads
+    assert torch.equal(logits(loaded, make_batch("bert")), logits(plain, make_batch("bert")))
 
 
 def test_a_record_that_does_not_fit_is_refused():

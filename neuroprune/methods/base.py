@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from neuroprune.errors import UserError
+from neuroprune.methods import checks
 from neuroprune.methods.holding import abandon_earlier, hold, release
 from neuroprune.methods.states import State, load_state, save_state
 from neuroprune.problems import sentences
@@ -172,8 +173,9 @@ class Method(TrainerCallback, Hooks):
             run: The run. What an earlier one that was interrupted has left on its model is taken off.
 
         Raises:
-            UserError: If another method works on the model in the same training.
+            UserError: If another method works on the model in the same training, or the model is compiled.
         """
+        checks.check_not_compiled(run.model)
         hold(run.model, self, run, run.training or run.optimizer)
         self._held = run.model
 
@@ -203,7 +205,7 @@ class Method(TrainerCallback, Hooks):
     ) -> None:
         """Begin: build the run from what the Trainer knows."""
         if self.cuts:
-            _check_trainer(args, self.split_steps)
+            checks.check_trainer(args, self.split_steps)
         self.run = Run(
             model=model,
             optimizer=optimizer,
@@ -297,18 +299,3 @@ class TwoForms(Method):
 def _checkpoint(args: Any, state: Any) -> Path:
     """Return the Trainer's folder for a checkpoint after the present step."""
     return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-
-
-def _check_trainer(args: Any, split_steps: bool) -> None:
-    """Refuse what does not go together with weights that change their shapes."""
-    if args.n_gpu > 1 or (args.world_size > 1 and not split_steps):
-        raise UserError(
-            f"{max(args.world_size, args.n_gpu)} devices are in use, but DataParallel and DistributedDataParallel "
-            "can't follow a model that is cut while it trains: start one process and set CUDA_VISIBLE_DEVICES to one "
-            "device, or let a study train with `processes`."
-        )
-    if args.load_best_model_at_end:
-        raise UserError(
-            "TrainingArguments(load_best_model_at_end=True) would load weights of a larger model into the cut one; "
-            "set it to False."
-        )

@@ -1,4 +1,4 @@
-"""Which method works on a model: found from the model itself, so that what an interrupted run has left can be taken off.
+"""Which method works on a model: found from the model, so that what an interrupted run has left can be taken off.
 
 A run may end without a word to its method: an exception, a key that interrupts it, a Trainer that begins anew with a
 smaller batch. Hooks and frozen parameters then stay on the model, which may go on with another method object.

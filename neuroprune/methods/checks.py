@@ -1,0 +1,53 @@
+"""What is refused when a run begins, each with a sentence: what would fail much later, or go wrong unseen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from neuroprune.errors import UserError
+
+
+def check_trainer(args: Any, split_steps: bool) -> None:
+    """Refuse what does not go together with weights that change their shapes.
+
+    Args:
+        args: The Trainer's arguments.
+        split_steps: Whether who calls averages gradients over processes.
+
+    Raises:
+        UserError: If it is asked for.
+    """
+    if args.n_gpu > 1 or (args.world_size > 1 and not split_steps):
+        raise UserError(
+            f"{max(args.world_size, args.n_gpu)} devices are in use, but DataParallel and DistributedDataParallel "
+            "can't follow a model that is cut while it trains: start one process and set CUDA_VISIBLE_DEVICES to one "
+            "device, or let a study train with `processes`."
+        )
+    if args.load_best_model_at_end:
+        raise UserError(
+            "TrainingArguments(load_best_model_at_end=True) would load weights of a larger model into the cut one; "
+            "set it to False."
+        )
+    if getattr(args, "torch_compile", False):
+        raise UserError(
+            "TrainingArguments(torch_compile=True): in a compiled model nothing can be measured or masked while it is "
+            "pruned; set it to False, and compile the model that comes out."
+        )
+
+
+def check_not_compiled(model: nn.Module) -> None:
+    """Refuse a compiled model: it does not run the hooks that methods need.
+
+    Args:
+        model: The model of a run.
+
+    Raises:
+        UserError: If it went through `torch.compile` or its own `compile`.
+    """
+    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+        raise UserError(
+            "the model is compiled, and in a compiled model nothing can be measured or masked while it is pruned; give "
+            "the model as it was before torch.compile, and compile the one that comes out."
+        )
