@@ -53,13 +53,15 @@ def remove(
 
     Raises:
         UserError: If a layer or position does not exist, a layer would lose its last head or neuron, the numbers of
-            heads that remain differ between groups, the model is quantized, or the optimizer's state can't be cut.
+            heads that remain differ between groups, the model is quantized, the optimizer does not hold what is cut and
+            trained, or its state can't be cut.
     """
     blocks, kept, optimizer = find_blocks(model), kept_units(model), _unwrap(optimizer)
     head_keeps = _positions_left("attention", "head", blocks.attentions, [a.heads for a in blocks.attentions], heads)
     neuron_keeps = _positions_left("MLP", "neuron", blocks.mlps, [m.width for m in blocks.mlps], neurons)
     cuts = [cut for i, keep in head_keeps.items() for cut in _attention_cuts(blocks.attentions[i], keep)]
     cuts += [cut for i, keep in neuron_keeps.items() for cut in _mlp_cuts(blocks.mlps[i], keep)]
+    _check_held(optimizer, cuts)
     _check_state(optimizer, cuts)
     _apply(cuts, optimizer)
     for i, keep in head_keeps.items():
@@ -244,9 +246,10 @@ def cut_parameters(cuts: list[Cut], optimizer: Any = None) -> None:
         optimizer: As in `remove`.
 
     Raises:
-        UserError: If the optimizer's state can't be cut.
+        UserError: If the optimizer does not hold what is cut and trained, or its state can't be cut.
     """
     optimizer = _unwrap(optimizer)
+    _check_held(optimizer, cuts)
     _check_state(optimizer, cuts)
     _apply(cuts, optimizer)
 
@@ -296,6 +299,20 @@ def _dimensions(key: str, value: object, parameter: nn.Parameter) -> tuple[int, 
     factors = {"_row": whole[:-1], "_col": (*whole[:-2], *whole[-1:])}  # of transformers' Adafactor
     found = next((dims for suffix, dims in factors.items() if key.endswith(suffix)), whole)
     return found if value.shape == tuple(parameter.shape[dim] for dim in found) else None
+
+
+def _check_held(optimizer: Optimizer | None, cuts: list[Cut]) -> None:
+    """Refuse an optimizer that does not hold what is cut: the smaller parameters would be trained by none."""
+    if optimizer is None:
+        return
+    held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    for name, parameter, _ in [entry for cut in cuts for entry in cut.parameters()]:
+        if parameter.requires_grad and parameter not in held:
+            raise UserError(
+                f"the optimizer ({type(optimizer).__name__}) does not hold a {name} of shape {tuple(parameter.shape)} "
+                "that is cut and has requires_grad; make the optimizer from this model's parameters, after the model "
+                "is on its device, or freeze what it is not to train."
+            )
 
 
 def _check_state(optimizer: Optimizer | None, cuts: list[Cut]) -> None:

@@ -68,6 +68,13 @@ def test_several_devices_are_refused():
         NeuroPrune(sparsity=0.5).on_train_begin(args, None, None)
 
 
+@pytest.mark.parametrize("field", ["deepspeed", "fsdp"])
+def test_weights_that_lie_elsewhere_are_refused(field):
+    args = SimpleNamespace(world_size=1, n_gpu=1, load_best_model_at_end=False, **{field: "auto"})
+    with pytest.raises(UserError, match=field):
+        NeuroPrune(sparsity=0.5).on_train_begin(args, None, None)
+
+
 def test_a_compiled_model_is_refused_at_the_start(tmp_path):
     trainer = make_trainer(NeuroPrune(sparsity=0.5), make_model("bert"), tmp_path)
     trainer.args.torch_compile = True

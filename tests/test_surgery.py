@@ -215,6 +215,16 @@ def test_gradients_and_frozen_parameters_stay_what_they_are():
     assert not blocks.mlps[0].out.module.weight.requires_grad
 
 
+def test_an_optimizer_of_other_parameters_is_refused_before_anything_is_cut():
+    model, other = make_model("bert"), make_model("bert")
+    with pytest.raises(UserError, match=r"does not hold a weight of shape \(16, 16\)"):
+        remove(model, {0: [0]}, optimizer=torch.optim.AdamW(other.parameters()))
+    assert find_blocks(model).attentions[0].heads == 4
+    model.bert.encoder.requires_grad_(False)
+    remove(model, {0: [0]}, optimizer=torch.optim.AdamW(model.classifier.parameters()))  # the rest is frozen
+    assert find_blocks(model).attentions[0].heads == 3
+
+
 def test_accelerates_optimizer_is_unwrapped():
     accelerator = Accelerator(cpu=True)
     model = make_model("bert")

@@ -30,6 +30,12 @@ def check_trainer(args: Any, split_steps: bool) -> None:
             "TrainingArguments(load_best_model_at_end=True) would load weights of a larger model into the cut one; "
             "set it to False."
         )
+    for name in ("deepspeed", "fsdp"):
+        if getattr(args, name, None):
+            raise UserError(
+                f"TrainingArguments({name}=…): {name} keeps weights or moments in places of its own, which "
+                "can't follow a model that is cut while it trains; leave it out."
+            )
     if getattr(args, "torch_compile", False):
         raise UserError(
             "TrainingArguments(torch_compile=True): in a compiled model nothing can be measured or masked while it is "
