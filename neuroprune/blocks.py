@@ -163,7 +163,9 @@ def find_blocks(model: nn.Module) -> Blocks:
     if not blocks.attentions or not blocks.mlps:
         raise UserError(
             f"no {'attention' if not blocks.attentions else 'MLP'} found in {type(model).__name__}: its layers are not "
-            f"at {' or '.join(architecture.layers)}; mend its row in neuroprune/architectures.py."
+            f"at {' or '.join(architecture.layers)} of its base model. If it wraps a transformers model, name the "
+            "attribute that holds that in its class (base_model_prefix = 'bert'); if it has PEFT's adapters, merge "
+            "them first (merge_and_unload()); else mend its row in neuroprune/architectures.py."
         )
     return blocks
 
@@ -178,7 +180,8 @@ def _model_type(model: nn.Module) -> str:
 
 def _layers(model: nn.Module, architecture: Architecture) -> Iterator[nn.Module]:
     """Yield the layers of all lists of layers that the model has."""
-    base = getattr(model, "base_model", model)
+    named = getattr(model, getattr(model, "base_model_prefix", ""), model)  # of a module that is no PreTrainedModel
+    base = getattr(model, "base_model", named)
     for path in architecture.layers:
         if _has(base, path):
             yield from attrgetter(path)(base)

@@ -8,6 +8,7 @@ from torch import nn
 from neuroprune.architectures import ARCHITECTURES
 from neuroprune.blocks import Projection, find_blocks
 from neuroprune.errors import UserError
+from neuroprune.surgery import kept_units, remove
 
 
 @each_model
@@ -132,3 +133,22 @@ def test_layers_that_are_elsewhere():
     model.config.model_type = "opt"
     with pytest.raises(UserError, match=r"not at decoder\.layers"):
         find_blocks(model)
+
+
+class Wrapper(nn.Module):
+    """A model of somebody's own around a transformers model."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = make_model("bert").bert
+        self.config = self.encoder.config
+
+
+def test_a_wrapper_is_told_how_to_name_the_model_inside():
+    with pytest.raises(UserError, match=r"Wrapper.*base_model_prefix.*merge_and_unload"):
+        find_blocks(Wrapper())
+    Wrapper.base_model_prefix = "encoder"
+    model = Wrapper()
+    assert all(attention.name.startswith("encoder.encoder.layer.") for attention in find_blocks(model).attentions)
+    remove(model, {0: [1]})
+    assert kept_units(model).heads == kept_units(model.encoder).heads == [[0, 2, 3], [0, 1, 2, 3]]
