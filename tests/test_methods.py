@@ -17,7 +17,9 @@ from neuroprune.methods.dense import Dense
 from neuroprune.methods.dsp import DSP
 from neuroprune.methods.l1 import L1
 from neuroprune.methods.neuroprune import NeuroPrune
+from neuroprune.methods.taylor import Taylor
 from neuroprune.settings import METHOD_SETTINGS, DenseSettings, L1Settings, NeuroPruneSettings
+from neuroprune.sparsity import measure_sparsity
 
 
 def test_methods_are_built_from_their_settings():
@@ -93,6 +95,36 @@ def test_a_model_that_is_not_trained_is_refused():
     model.bert.requires_grad_(False)
     with pytest.raises(UserError, match="requires_grad"):
         train_bare(NeuroPrune(sparsity=0.5), model)
+
+
+@pytest.mark.parametrize("method", [L1(sparsity=0.5), L1(strength=0.1), NeuroPrune(heads=4), NeuroPrune(alpha=0.1)])
+def test_a_model_whose_prunable_weights_are_frozen_is_refused_at_the_start(method):
+    model = make_model("bert")
+    model.bert.encoder.requires_grad_(False)  # gradients pass to the embeddings
+    with pytest.raises(UserError, match=r"are frozen.*requires_grad_\(True\)"):
+        method.start(make_run(model, steps=12))
+
+
+@pytest.mark.parametrize("make", [NeuroPrune, Taylor])
+def test_the_first_measured_pass_names_the_layer_that_no_gradient_reaches(make):
+    model = make_model("bert").train()
+    model.bert.embeddings.requires_grad_(False)
+    model.bert.encoder.layer[0].requires_grad_(False)
+    method, run = make(sparsity=0.5, calibration_rows=8), make_run(model, steps=30)
+    method.start(run)
+    with pytest.raises(UserError, match=r"bert\.encoder\.layer\.0\.attention.*requires_grad_\(True\)"):
+        while run.step < 10:
+            take_step(method, run)
+    assert run.step == 8  # the window before the event at 10 begins
+
+
+def test_frozen_layers_can_be_cut_where_gradients_pass():
+    model = make_model("bert")
+    model.bert.embeddings.requires_grad_(False)
+    model.bert.encoder.layer[0].requires_grad_(False)
+    model.enable_input_require_grads()
+    train_bare(NeuroPrune(sparsity=0.5), model)
+    assert measure_sparsity(model).weights == pytest.approx(0.5, abs=1e-3)
 
 
 def test_a_run_that_ends_early_says_so_and_leaves_no_hooks(caplog):

@@ -292,6 +292,7 @@ class TwoForms(Method):
 
     def _begin(self, run: Run) -> None:
         self.hold(run)
+        checks.check_trained(run.model)
         self.form = self.forms[self.settings.form](self.settings)  # type: ignore[attr-defined]
         self.report = self.form.report
 

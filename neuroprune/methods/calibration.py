@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from neuroprune import parallel
 from neuroprune.blocks import Attention, Mlp, Projection, find_blocks
+from neuroprune.errors import UserError
 from neuroprune.methods.states import State
 
 WEIGHT_FLOOR = 0.01  # a token that the loss does not depend on still counts so much, against the mean of 1
@@ -176,7 +177,7 @@ class Calibration:
         layers: list[Attention | Mlp] = [*blocks.attentions, *blocks.mlps]
         for block, statistics in zip(layers, [*self.attentions, *self.mlps], strict=True):
             decodes = seq2seq and "decoder" in block.name.split(".")
-            hook = partial(self._see_projection, statistics, decodes)
+            hook = partial(self._see_projection, statistics, block.name, decodes)
             self._handles.append(statistics.projection.module.register_forward_hook(hook))
 
     def state_dict(self) -> State:
@@ -212,16 +213,35 @@ class Calibration:
         self._batch = replace(self._batch, loss_rows=self._loss_rows())
 
     def _see_projection(
-        self, statistics: UnitStatistics, decodes: bool, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
+        self,
+        statistics: UnitStatistics,
+        name: str,
+        decodes: bool,
+        module: nn.Module,
+        inputs: tuple[Tensor, ...],
+        output: Tensor,
     ) -> None:
         """Wait for the gradients of a projection's input and output, if there will be any."""
         x, batch = inputs[0], self._batch
-        if not (torch.is_grad_enabled() and x.requires_grad):
+        if not torch.is_grad_enabled():
+            return
+        if not x.requires_grad:
+            if module.training:
+                raise no_gradient([name])
             return
         seen: list[Tensor] = []
         if self._weigh_tokens:
             output.register_hook(lambda gradient: seen.append(gradient.detach()))
         x.register_hook(partial(_gather, statistics, x.detach(), seen, batch, decodes))
+
+
+def no_gradient(names: Sequence[str]) -> UserError:
+    """Say that attentions and MLPs of these names can't be measured, and what to do."""
+    return UserError(
+        f"no gradient reaches {', '.join(names)}, so what its units do for the loss can't be measured: the loss does "
+        "not depend on it, or the model is frozen up to there; set it free with requires_grad_(True), or, if these layers "
+        "are to be cut but not trained, call model.enable_input_require_grads() before training."
+    )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from neuroprune.blocks import find_blocks
 from neuroprune.errors import UserError
+from neuroprune.sparsity import prunable_projections
 
 
 def check_trainer(args: Any, split_steps: bool) -> None:
@@ -56,4 +58,21 @@ def check_not_compiled(model: nn.Module) -> None:
         raise UserError(
             "the model is compiled, and in a compiled model nothing can be measured or masked while it is pruned; give "
             "the model as it was before torch.compile, and compile the one that comes out."
+        )
+
+
+def check_trained(model: nn.Module) -> None:
+    """Refuse a model whose prunable weights are all frozen.
+
+    Args:
+        model: The model of a run.
+
+    Raises:
+        UserError: If none of the weights of attentions and MLPs has `requires_grad`.
+    """
+    modules = {projection.module for projection in prunable_projections(find_blocks(model))}
+    if not any(module.weight.requires_grad for module in modules):
+        raise UserError(
+            "all weights of the attentions and MLPs are frozen, so what is left could not make up for what goes; "
+            "set them free with requires_grad_(True)."
         )

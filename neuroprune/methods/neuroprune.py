@@ -25,7 +25,7 @@ from neuroprune import heads, penalties
 from neuroprune.blocks import Attention, find_blocks
 from neuroprune.errors import UserError
 from neuroprune.methods.base import Run, TwoForms
-from neuroprune.methods.calibration import Calibration
+from neuroprune.methods.calibration import Calibration, no_gradient
 from neuroprune.methods.folding import fold
 from neuroprune.methods.forms import PenaltyForm, TargetForm
 from neuroprune.methods.head_count import check_head_count, choose_heads_first, heads_to_go
@@ -95,11 +95,11 @@ class NeuroPruneTarget(TargetForm):
         assert calibration is not None, "the window of an event begins at the latest in the step before it"
         calibration.detach()
         calibration.gather()
-        if not all(statistics.samples for statistics in (*calibration.attentions, *calibration.mlps)):
-            raise UserError(
-                f"no gradient reached some attention or MLP in the steps before the event at step {run.step}; "
-                "NeuroPrune needs the loss to depend on all of them and their weights to be trained (requires_grad)."
-            )
+        blocks = find_blocks(run.model)
+        names = [block.name for block in (*blocks.attentions, *blocks.mlps)]  # type: ignore[attr-defined]
+        seen = zip(names, (*calibration.attentions, *calibration.mlps), strict=True)
+        if silent := [name for name, statistics in seen if not statistics.samples]:
+            raise no_gradient(silent)
         return calibration
 
     def _remove_units(self, run: Run, calibration: Calibration, room: int) -> None:

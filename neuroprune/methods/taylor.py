@@ -66,24 +66,24 @@ def taylor_scores(run: Run) -> list[Tensor]:
     blocks = find_blocks(run.model)
     scores = []
     for a in blocks.attentions:
-        scores.append(_sum([a.q, a.k, a.v], a.o, units=a.heads // a.groups))
+        scores.append(_sum(a.name, [a.q, a.k, a.v], a.o, units=a.heads // a.groups))
     for mlp in blocks.mlps:
-        scores.append(_sum(mlp.ins, mlp.out, units=mlp.width))
+        scores.append(_sum(mlp.name, mlp.ins, mlp.out, units=mlp.width))
     return scores
 
 
-def _sum(rows: Sequence[Projection], columns: Projection, units: int) -> Tensor:
+def _sum(name: str, rows: Sequence[Projection], columns: Projection, units: int) -> Tensor:
     """Sum over a unit's rows of some matrices and its columns of another."""
-    found = [_products(projection).sum(dim=1) for projection in rows] + [_products(columns).sum(dim=0)]
+    found = [_products(name, projection).sum(dim=1) for projection in rows] + [_products(name, columns).sum(dim=0)]
     return torch.stack([channels.view(units, -1).sum(dim=1) for channels in found]).sum(dim=0)
 
 
-def _products(projection: Projection) -> Tensor:
+def _products(name: str, projection: Projection) -> Tensor:
     grad = projection.grad
     if grad is None:
         raise UserError(
-            "no gradient reached some attention or MLP matrix; Taylor needs the loss to depend on all of them and "
-            "their weights to be trained (requires_grad)."
+            f"no gradient reached a matrix of {name}; Taylor needs the loss to depend on all of them and their weights "
+            "to be trained: set them free with requires_grad_(True)."
         )
     return (projection.weight.float() * grad.float()).abs()
 
