@@ -16,9 +16,10 @@ from test_training import settings
 
 from neuroprune import checkpoints, methods, resume, training
 from neuroprune.errors import UserError
-from neuroprune.methods import L1, Dense, NeuroPrune
+from neuroprune.methods import L1, CoFi, Dense, NeuroPrune
 from neuroprune.methods.states import load_state, save_state
 from neuroprune.records import read_record
+from neuroprune.sparsity import measure_sparsity
 
 METHODS = {
     "dense": Dense,
@@ -101,6 +102,32 @@ def test_a_trainer_of_ones_own_goes_on_too(tmp_path):
     again.train(resume_from_checkpoint=str(checkpoint))
     assert_same(again.model.state_dict(), whole.model.state_dict())
     assert [event["step"] for event in second.report["events"]] == [7, 10, 12]
+
+
+@pytest.mark.parametrize("make", [lambda: NeuroPrune(heads=4, sparsity=0.5), lambda: L1(sparsity=0.5)])
+@pytest.mark.parametrize("step", [12, 24])
+def test_a_run_that_is_made_longer_keeps_its_plan(make, step, tmp_path):
+    """Events that were taken are not planned anew, so the rate is raised once; embeddings are free in the end."""
+    first = make_trainer(make(), make_model("bert"), tmp_path, save_strategy="steps", save_steps=4)
+    first.train()  # 24 steps: events at 8, 10 and 12
+    checkpoint, method = tmp_path / f"checkpoint-{step}", make()
+    model = checkpoints.from_pretrained(checkpoint)
+    longer = make_trainer(method, model, tmp_path, num_train_epochs=6)
+    longer.train(resume_from_checkpoint=str(checkpoint))
+    assert longer.state.global_step == 72
+    assert [event["step"] for event in method.report["events"]] == [8, 10, 12]
+    assert longer.lr_scheduler.base_lrs == pytest.approx(first.lr_scheduler.base_lrs)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert measure_sparsity(model).weights == pytest.approx(0.5, abs=1e-3)
+
+
+def test_cofi_that_is_made_longer_keeps_its_stages(tmp_path):
+    first = CoFi(sparsity=0.5)
+    make_trainer(first, make_model("bert"), tmp_path, save_strategy="steps", save_steps=24).train()
+    checkpoint, method = tmp_path / "checkpoint-24", CoFi(sparsity=0.5)
+    longer = make_trainer(method, checkpoints.from_pretrained(checkpoint), tmp_path, num_train_epochs=8)
+    longer.train(resume_from_checkpoint=str(checkpoint))
+    assert method.report["events"] == first.report["events"]
 
 
 # ---- real kills

@@ -79,7 +79,8 @@ class CoFi(Method):
 
     def state_dict(self) -> State:
         """Return the report, log alpha, multipliers and their moments while there are masks, and what is held after."""
-        state: State = {"report": self.report} | nest("zeros", self._zeros.state_dict(self._model))
+        state: State = {"report": self.report, "stages": [self.begin, self.end, self.warmup]}
+        state |= nest("zeros", self._zeros.state_dict(self._model))
         if self._rate is not None:
             state |= nest("rate", self._rate.state_dict())
         if self._distillation is not None:
@@ -97,6 +98,8 @@ class CoFi(Method):
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
         """Go on in the same stage."""
         self._plan(run)
+        if "stages" in state:  # as they were planned, in a longer run too
+            self.begin, self.end, self.warmup = (int(step) for step in state["stages"])
         self.report.clear()
         self.report.update(state["report"])
         self._zeros = KeptZeros.from_state(run.model, unnest("zeros", state))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -52,13 +52,13 @@ class TargetForm(Hooks):
 
     def state_dict(self) -> State:
         """Return the report so far, the zeros that are held, and where the learning rate and the embeddings are."""
-        values = {"report": self.report, "frozen": bool(self._frozen)}
+        values = {"report": self.report, "frozen": bool(self._frozen), "plan": self.plan}
         rate = {} if self._rate is None else nest("rate", self._rate.state_dict())
         return values | rate | nest("zeros", self.zeros.state_dict(self._model))
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Plan the events that are still to come, hold the same zeros, follow the learning rate further."""
-        self._plan(run)
+        """Keep the plan, in a longer run too; hold the same zeros, follow the learning rate further."""
+        self._plan(run, state.get("plan"))
         self.report.update(state["report"])
         self.zeros = KeptZeros.from_state(run.model, unnest("zeros", state))
         if rate := unnest("rate", state):
@@ -89,12 +89,13 @@ class TargetForm(Hooks):
         while self._frozen:
             self._frozen.pop().requires_grad_(True)
 
-    def _plan(self, run: Run) -> None:
-        """Find the steps of the events to come, and the share of the weights that each leads to."""
+    def _plan(self, run: Run, plan: Sequence[tuple[int, float]] | None = None) -> None:
+        """Find the steps of the events to come, and the share of the weights that each leads to; or keep a plan."""
         self._model = run.model
         steps = event_steps(run.total_steps, self.settings.start, self.settings.end, self.settings.events)
         shares = cubic_schedule(self.settings.sparsity or 0.0, len(steps))
-        self.events = {step: share for step, share in zip(steps, shares, strict=True) if step > run.step}
+        self.plan = list(zip(steps, shares, strict=True)) if plan is None else plan
+        self.events = {step: share for step, share in self.plan if step > run.step}
 
     def _take_event(self, run: Run, share: float) -> None:
         last = not self.events
@@ -208,12 +209,13 @@ class RaisedRate:
             self._now = wanted
 
     def state_dict(self) -> State:
-        """Return the first step and the present factor; the optimizer and the schedule know the rate itself."""
-        return {"first": self._first, "now": self._now}
+        """Return the first step, the present factor and the length; optimizer and schedule know the rate itself."""
+        return {"first": self._first, "now": self._now, "length": self._length}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Follow the rate that another has begun to raise."""
         self._first, self._now = state["first"], state["now"]
+        self._length = state.get("length", self._length)
 
 
 def freeze_embeddings(model: nn.Module) -> list[Tensor]:

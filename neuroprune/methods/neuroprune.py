@@ -34,7 +34,7 @@ from neuroprune.methods.states import State, nest, unnest
 from neuroprune.methods.units import fewest_units, remove_units, unit_sizes
 from neuroprune.methods.zeros import zero_smallest
 from neuroprune.settings import NeuroPruneSettings
-from neuroprune.sparsity import cubic_schedule, event_steps, removed_weights
+from neuroprune.sparsity import cubic_schedule, removed_weights
 from neuroprune.surgery import kept_units, remove
 
 
@@ -110,16 +110,16 @@ class NeuroPruneTarget(TargetForm):
         if self.settings.heads is None:
             chosen = choose_units(scores, sizes, fewest, room)
         else:
-            going = heads_to_go(run.model, self.settings.heads, self._progress(run))
+            going = heads_to_go(run.model, self.settings.heads, self._progress())
             chosen = choose_heads_first(scores, sizes, fewest, going, room, len(blocks.attentions))
         for found, units in zip(statistics, chosen, strict=True):
             if found.moments is not None:
                 fold(found.projection, found.moments, found.channels_of(units), self.settings.ridge)
         remove_units(run, chosen)
 
-    def _progress(self, run: Run) -> float:
+    def _progress(self) -> float:
         """Return the share of all removals that the event taken now completes."""
-        planned = len(event_steps(run.total_steps, self.settings.start, self.settings.end, self.settings.events))
+        planned = len(self.plan)
         return cubic_schedule(1.0, planned)[planned - len(self.events) - 1]
 
     def _start_head_count(self, run: Run) -> None:
