@@ -1,6 +1,7 @@
 """A run that is killed goes on from its last checkpoint and ends with the same weights, whatever its shapes were."""
 
 import json
+import logging
 import math
 import multiprocessing
 import os
@@ -122,12 +123,26 @@ def test_a_run_that_is_made_longer_keeps_its_plan(make, step, tmp_path):
 
 
 def test_cofi_that_is_made_longer_keeps_its_stages(tmp_path):
-    first = CoFi(sparsity=0.5)
+    first = CoFi(sparsity=0.5, start=0.3, end=0.6)
     make_trainer(first, make_model("bert"), tmp_path, save_strategy="steps", save_steps=24).train()
-    checkpoint, method = tmp_path / "checkpoint-24", CoFi(sparsity=0.5)
+    checkpoint, method = tmp_path / "checkpoint-24", CoFi(sparsity=0.5, start=0.3, end=0.6)
     longer = make_trainer(method, checkpoints.from_pretrained(checkpoint), tmp_path, num_train_epochs=8)
     longer.train(resume_from_checkpoint=str(checkpoint))
     assert method.report["events"] == first.report["events"]
+
+
+def test_a_state_that_is_not_found_or_is_anothers_is_told(tmp_path, caplog):
+    arguments = {"save_strategy": "steps", "save_steps": 15}
+    make_trainer(L1(sparsity=0.5), make_model("bert"), tmp_path / "a", **arguments).train()
+    checkpoint = tmp_path / "a" / "checkpoint-15"
+    for other, what in ((NeuroPrune(sparsity=0.5), "l1"), (L1(sparsity=0.6), "other settings")):
+        trainer = make_trainer(other, checkpoints.from_pretrained(checkpoint), tmp_path / "a")
+        with pytest.raises(UserError, match=what):
+            trainer.train(resume_from_checkpoint=str(checkpoint))
+    trainer = make_trainer(L1(sparsity=0.5), checkpoints.from_pretrained(checkpoint), tmp_path / "b")
+    with caplog.at_level(logging.WARNING):
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert f"no state of the method in {tmp_path / 'b' / 'checkpoint-15'}" in caplog.text
 
 
 # ---- real kills

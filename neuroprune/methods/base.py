@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,15 @@ from torch.optim import Optimizer
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from neuroprune.environment import settings_hash
 from neuroprune.errors import UserError
 from neuroprune.methods import checks
 from neuroprune.methods.holding import abandon_earlier, hold, release
 from neuroprune.methods.states import State, load_state, save_state
 from neuroprune.problems import sentences
 from neuroprune.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 ASSUMED_BATCH = 32  # rows of an optimizer step where a bare loop does not say
 
@@ -217,7 +221,7 @@ class Method(TrainerCallback, Hooks):
             accumulation=args.gradient_accumulation_steps,
             training=state,
         )
-        saved = load_state(_checkpoint(args, state)) if state.global_step else None
+        saved = self._load(_checkpoint(args, state)) if state.global_step else None
         if saved is None:
             self.start(self.run)
         else:
@@ -227,7 +231,27 @@ class Method(TrainerCallback, Hooks):
         """Write the method's state beside the Trainer's checkpoint."""
         folder, values = _checkpoint(args, state), self.state_dict()  # to which all processes contribute
         if args.should_save and folder.is_dir():  # a search over hyperparameters has them elsewhere
-            save_state(folder, values)
+            save_state(folder, values | {"method": self._identity()})
+
+    def _identity(self) -> list[str]:
+        return [getattr(self.settings, "name", type(self).__name__), settings_hash(self.settings)]
+
+    def _load(self, folder: Path) -> State | None:
+        """Read the state beside a checkpoint; say so if there is none, refuse another method's."""
+        saved = load_state(folder)
+        if saved is None:
+            if self.cuts:
+                logger.warning(
+                    "no state of the method in %s, where the Trainer's checkpoint of this step would be: the method "
+                    "goes on without what it knew; put the checkpoint there (output_dir) to go on with it",
+                    folder,
+                )
+            return None
+        found, own = saved.pop("method", None), self._identity()
+        if found is not None and found != own:
+            what = f"of {found[0]}, not of {own[0]}" if found[0] != own[0] else f"of {own[0]} with other settings"
+            raise UserError(f"{folder}: the method's state is {what}; go on with the method as it was, or begin anew.")
+        return saved
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Pass on: the gradients are complete."""
