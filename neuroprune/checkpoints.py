@@ -8,9 +8,10 @@ says it to people. After `import neuroprune`, transformers itself loads such fol
 from __future__ import annotations
 
 import json
-import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -52,23 +53,41 @@ def save_pretrained(
         task: For the card: the name of what it does with that.
         labels: For the card: names of the classes in order; default: those of the model's configuration.
         name: For the card: its title; default: the folder's name.
+
+    Raises:
+        UserError: If the files are written but can't take their places; they are kept then, and it says where.
     """
     folder = Path(folder)
     facts = Facts(metrics or {}, base_model, dataset, task, labels)
-    new = folder / f".new-{os.getpid()}"
-    new.mkdir(parents=True, exist_ok=True)
-    try:
+    folder.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, new, ignore_errors=True)
         for part in filter(None, (model, tokenizer)):
             part.save_pretrained(new)
         if _has_card(model) and is_ours(folder / "README.md"):
             write_card(model, new, name or folder.resolve().name, facts)
-        (folder / "config.json").unlink(missing_ok=True)
-        for old in [*folder.glob("model*.safetensors*"), *folder.glob("pytorch_model*.bin*")]:
-            old.unlink()
-        for file in sorted(new.iterdir(), key=lambda file: file.name == "config.json"):
-            _replace(file, folder / file.name)
-    finally:
-        shutil.rmtree(new)
+        try:
+            (folder / "config.json").unlink(missing_ok=True)
+            for old in [*folder.glob("model*.safetensors*"), *folder.glob("pytorch_model*.bin*")]:
+                old.unlink()
+            move_files(new, folder)
+        except OSError as error:  # part of the old model may be gone already
+            stack.pop_all()
+            raise UserError(
+                f"{folder} can't be written ({error.strerror or error}); what is missing there is kept in {new}."
+            ) from error
+
+
+def move_files(made: Path, folder: Path) -> None:
+    """Move all that lies in one folder into another on the same disk, `config.json` last.
+
+    Args:
+        made: A whole model; the folder is empty afterwards.
+        folder: Where to; what has the same name there is replaced.
+    """
+    for file in sorted(made.iterdir(), key=lambda file: file.name == "config.json"):
+        _replace(file, folder / file.name)
 
 
 def from_pretrained(folder: str | Path, auto_class: Any = None) -> nn.Module:
@@ -141,7 +160,7 @@ def _saved_class(folder: Path) -> Any:
 
 def _replace(file: Path, target: Path) -> None:
     """Move a file or folder to where another may be."""
-    if target.is_dir():
+    if target.is_dir() and not target.is_symlink():
         shutil.rmtree(target)
     file.replace(target)
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from neuroprune.config import make_plan, read_catalogue, read_yaml
 from neuroprune.errors import ConfigError, UserError, did_you_mean
@@ -41,30 +45,76 @@ def prune(request: Request, out: Path, data_root: Path) -> list[str]:
 
     Args:
         request: What is asked for.
-        out: The folder to write to, which appears only when it is whole; it must be new or empty.
+        out: The folder to write to, new or empty; a new one appears only when it is whole, an empty one gets its
+            `config.json` last.
         data_root: Where datasets are kept.
 
     Returns:
         Sentences about what was written.
 
     Raises:
-        UserError: If something in the request is wrong, model or data can't be had, or the loss diverged.
+        UserError: If something in the request is wrong, `out` can't be written, model or data can't be had, or the loss
+            diverged.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out: {out} holds something already; give a new folder.")
     settings = run_settings(request)
+    folder = _work_folder(out)
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        try:
+            result = _train(settings, folder, data_root)
+            _hand_over(folder / "model", out.resolve())
+        except (OSError, SafetensorError) as error:
+            if not (folder / "model").is_dir():  # it was not made yet
+                raise
+            stack.pop_all()
+            raise UserError(
+                f"--out: the model is made, but {out} can't be written ({_reason(error)}); what is missing there is "
+                f"kept in {folder / 'model'}."
+            ) from error
+    return _summary(result, out)
+
+
+def _work_folder(out: Path) -> Path:
+    """Make the folder to work in, on the disk of `out`: inside it if it is there (it may be a mount), else beside it.
+
+    Nothing is trained yet, so a place that can't be written costs no training.
+    """
+    try:
+        place = out.resolve()
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            raise UserError(f"--out: {out} holds something already; give a new folder.")
+        parent = place if place.exists() else place.parent
+        parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=parent))
+    except (OSError, RuntimeError) as error:  # links that lead to each other are a RuntimeError
+        raise UserError(f"--out: {out} can't be written ({_reason(error)}); give another folder.") from error
+
+
+def _train(settings: RunSettings, folder: Path, data_root: Path) -> RunRecord:
+    """Train into `folder/model`, with the record inside."""
     from neuroprune import training
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
-        record = Path(folder) / "run.json"
-        training.train(settings, record, data_root)
-        result = read_record(record)
-        if result.status != "done":
-            raise UserError(f"{settings.run}: the loss is no longer finite; try a smaller --learning-rate.")
-        record.replace(Path(folder) / "model" / record.name)
-        (Path(folder) / "model").replace(out)
-    return _summary(result, out)
+    record = folder / "run.json"
+    training.train(settings, record, data_root)
+    result = read_record(record)
+    if result.status != "done":
+        raise UserError(f"{settings.run}: the loss is no longer finite; try a smaller --learning-rate.")
+    record.replace(folder / "model" / record.name)
+    return result
+
+
+def _hand_over(made: Path, out: Path) -> None:
+    """Move a model to its place: a new folder appears at once, one that was there gets its `config.json` last."""
+    from neuroprune.checkpoints import move_files
+
+    if made.parent.parent == out:
+        move_files(made, out)
+    else:
+        made.replace(out)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def run_settings(request: Request) -> RunSettings:
@@ -97,7 +147,8 @@ def _row(name: str, rows: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[st
     """Return a row's name, and the row if it is not in the catalogue."""
     if name in rows:
         return name, {}
-    short = re.sub(r"[^a-zA-Z0-9_.]+", "_", Path(name).stem if name.endswith(".yaml") else Path(name).name).lstrip("_.")
+    last = Path(name).stem if name.endswith(".yaml") else Path(name).name.strip(".") or Path(name).resolve().name
+    short = re.sub(r"[^a-zA-Z0-9_.]+", "_", last).lstrip("_.") or "model"
     return short, {short: dict(new)}
 
 

@@ -1,6 +1,7 @@
 """Checkpoints promise: what was saved comes back bit by bit, everywhere in transformers, or one clear sentence."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -113,6 +114,24 @@ def test_a_failed_save_leaves_the_old_model(saved):
     with pytest.raises(OSError, match="disk full"):
         save_pretrained(make_model("bert", seed=1), saved, Broken())
     assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
+
+
+def test_a_model_that_cannot_take_its_place_is_kept(saved):
+    (saved / "model-old.safetensors").mkdir()  # which is no file to delete
+    model = make_model("bert", seed=1)
+    with pytest.raises(UserError, match=r"model can't be written .*; what is missing there is kept in ") as caught:
+        save_pretrained(model, saved)
+    assert_same(model, from_pretrained(str(caught.value).split("kept in ")[1].rstrip(".")))
+
+
+def test_what_a_killed_save_left_is_not_mixed_in(saved):
+    for process in (os.getpid(), "x"):
+        (saved / f".new-{process}").mkdir()
+        (saved / f".new-{process}" / "model.safetensors.index.json").write_text("{}")
+    model = make_model("bert", seed=1)
+    save_pretrained(model, saved)
+    assert not (saved / "model.safetensors.index.json").exists()
+    assert_same(model, from_pretrained(saved))
 
 
 # ---- everywhere in transformers

@@ -9,6 +9,7 @@ from data import write_glue
 from test_training import BERT, TASK
 
 import neuroprune
+from neuroprune import training
 from neuroprune.cli import main
 from neuroprune.prune import Request, run_settings
 from neuroprune.sparsity import measure_sparsity
@@ -57,6 +58,47 @@ def test_a_folder_can_be_pruned_again_on_a_task_of_ones_own(at_home, capsys):
     assert "fine-tuned on mine (nyu-mll/glue)" in (at_home / "b" / "c" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("out", [".", "../link"])
+def test_an_empty_folder_is_filled_wherever_it_is(out, at_home, monkeypatch, capsys):
+    """Where one stands, behind a link, or a mount: no folder can be moved onto those."""
+    (at_home / "here").mkdir()
+    (at_home / "link").symlink_to("here")
+    monkeypatch.chdir(at_home / "here")
+    places = {"catalogue": at_home / "config", "data-root": at_home / "resources" / "data"}
+    assert main(words(out=out, epochs=1, **places)) == 0
+    assert measure_sparsity(neuroprune.from_pretrained(at_home / "here")).weights == pytest.approx(0.5, abs=1e-3)
+    assert (at_home / "link").is_symlink()
+    assert not [path.name for path in (at_home / "here").iterdir() if path.name.startswith(".")]
+    assert (at_home / "here" / "run.json").exists()
+
+
+def test_a_place_that_cannot_be_written_is_told_before_training(at_home, monkeypatch, capsys):
+    monkeypatch.setattr(training, "train", lambda *_: pytest.fail("it was trained"))
+    (at_home / "file").write_text("")
+    (at_home / "loop").symlink_to("loop")
+    for out in ("file/small", "loop", "/proc/small"):
+        assert main(words(out=out)) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"--out: {out} can't be written (") and error.endswith("; give another folder.\n")
+
+
+def test_a_model_that_cannot_take_its_place_is_kept(at_home, monkeypatch, capsys):
+    train = training.train
+
+    def and_meanwhile(*arguments):
+        train(*arguments)
+        (at_home / "small").mkdir()
+        (at_home / "small" / "notes.txt").write_text("mine")
+
+    monkeypatch.setattr(training, "train", and_meanwhile)
+    assert main(words(epochs=1)) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("--out: the model is made, but small can't be written (Directory not empty)")
+    kept = error.split("kept in ")[1].rstrip(".")
+    assert measure_sparsity(neuroprune.from_pretrained(kept)).weights == pytest.approx(0.5, abs=1e-3)
+    assert [path.name for path in (at_home / "small").iterdir()] == ["notes.txt"]
+
+
 def test_options_lie_over_rows_and_rows_over_defaults(at_home):
     settings = run_settings(Request("org/some-model", "sst2", 0.8, 0, at_home / "config", {"epochs": 5.0}))
     assert settings.model.source == "org/some-model" and settings.run == "some_model-sst2-neuroprune-80-s0"
@@ -74,6 +116,8 @@ def test_options_lie_over_rows_and_rows_over_defaults(at_home):
         ({"seed": -1}, "--seed: -1 is not allowed"),
         ({"model": "random:brt"}, "--model: "),
         ({"model": "not a name!"}, "model not_a_name_: 'not a name!' is neither a folder nor a hub id"),
+        ({"model": "."}, "model test_a_mistake_is_one"),
+        ({"model": "/"}, "model model: no config.json in /"),
         ({"out": "config"}, "--out: config holds something already; give a new folder"),
         ({"catalogue": "nowhere"}, "--task: there is no task 'sst2' in nowhere/tasks; known: none; or"),
     ],
@@ -84,6 +128,7 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(changes, sentence, at_
     assert main(words(**changes)) == 1
     error = capsys.readouterr().err.strip()
     assert error.splitlines()[-1].startswith(sentence), error
+    assert "is not allowed" not in "".join(error.splitlines()[:-1])
     assert sorted(at_home.rglob("*.json")) == before and not (at_home / "small").exists()
 
 
