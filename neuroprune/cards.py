@@ -30,14 +30,14 @@ class Facts:
     """What a card says that cannot be seen in the model.
 
     Args:
-        metrics: Name -> value, as `Trainer.evaluate` gives them; times are left out.
+        metrics: Name -> value, as `Trainer.evaluate` gives them; times and what is no number are left out.
         base_model: What was fine-tuned: a hub id, or any text.
         dataset: What it was fine-tuned on: a hub id, or any text.
         task: Name of what it does with it; default: the dataset.
         labels: Names of the classes in order; default: those in the model's configuration.
     """
 
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
     base_model: str | None = None
     dataset: str | None = None
     task: str | None = None
@@ -96,12 +96,12 @@ def _metadata(model: nn.Module, name: str, facts: Facts) -> ModelCardData:
         for metric, value in _metrics(facts).items()
         if facts.dataset
     ]
-    dataset = _hub_id(facts.dataset)
+    dataset = hub_id(facts.dataset)
     return ModelCardData(
         library_name="transformers",
         pipeline_tag=task,
         tags=["neuroprune", "pruned"] if measure_sparsity(model).weights else ["neuroprune"],
-        base_model=_hub_id(facts.base_model or getattr(model.config, "_name_or_path", None)),
+        base_model=hub_id(facts.base_model or getattr(model.config, "_name_or_path", None)),
         datasets=[dataset] if dataset else None,
         model_name=name if results else None,
         eval_results=results or None,
@@ -129,7 +129,7 @@ def _text(model: nn.Module, name: str, facts: Facts, load: str) -> str:
 
 def _origin(model: nn.Module, found: Sparsity, facts: Facts) -> str:
     """Say in a sentence or two what this is."""
-    base = facts.base_model or _hub_id(getattr(model.config, "_name_or_path", None))
+    base = facts.base_model or hub_id(getattr(model.config, "_name_or_path", None))
     made = f" made from `{base}`" if base else ""
     named = facts.task and facts.dataset not in (None, facts.task)
     data = f"{facts.task} ({facts.dataset})" if named else facts.task or facts.dataset
@@ -172,12 +172,23 @@ def _labels(model: nn.Module, facts: Facts) -> Sequence[str]:
 
 
 def _metrics(facts: Facts) -> dict[str, float]:
-    """Return the metrics without the Trainer's prefix and without its times and counts."""
-    plain = {name.removeprefix("eval_"): value for name, value in facts.metrics.items()}
-    return {k: v for k, v in plain.items() if k != "epoch" and not k.endswith(("runtime", "_per_second"))}
+    """Return the metrics that are numbers, without the Trainer's prefix and without its times and counts."""
+    plain = {name.removeprefix("eval_"): _number(value) for name, value in facts.metrics.items()}
+    return {
+        name: value
+        for name, value in plain.items()
+        if value is not None and name != "epoch" and not name.endswith(("runtime", "_per_second"))
+    }
 
 
-def _hub_id(name: Any) -> str | None:
+def _number(value: Any) -> float | None:
+    """Return a number as Python's own, nothing for what is none (tables by class, say)."""
+    if getattr(value, "ndim", None) == 0:  # numpy's, torch's
+        value = value.item()
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def hub_id(name: Any) -> str | None:
     """Return a name that has the form of a hub id and is not a folder here; else nothing."""
     return name if isinstance(name, str) and HUB_ID.fullmatch(name) and not Path(name).exists() else None
 

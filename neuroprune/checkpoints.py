@@ -31,7 +31,7 @@ def save_pretrained(
     folder: str | Path,
     tokenizer: Any = None,
     *,
-    metrics: Mapping[str, float] | None = None,
+    metrics: Mapping[str, Any] | None = None,
     base_model: str | None = None,
     dataset: str | None = None,
     task: str | None = None,
@@ -47,7 +47,7 @@ def save_pretrained(
         model: A transformers model, cut or not; one of an unknown type or a quantized one gets no card.
         folder: Where to; it is made if need be, a model in it is replaced.
         tokenizer: If given, it is saved beside the model.
-        metrics: For the card: what `Trainer.evaluate` returns, say.
+        metrics: For the card: what `Trainer.evaluate` returns, say; values that are no numbers are left out.
         base_model: For the card: what was fine-tuned; default: the hub id that the model was loaded from.
         dataset: For the card: what it was fine-tuned on, a hub id or any text.
         task: For the card: the name of what it does with that.

@@ -1,5 +1,6 @@
 """Model cards promise: they tell what is left, how well it does and how to load it, and the hub can read them."""
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -50,6 +51,29 @@ def test_it_tells_metrics_labels_and_origin(cut, tmp_path):
     assert "| accuracy | 0.875 |" in text and "runtime" not in text and "epoch" not in text
     assert text.index("0. negative") < text.index("1. positive")
     assert read_facts(tmp_path) == Facts({"accuracy": 0.875}, *[FACTS[k] for k in ("base_model", "dataset", "task")])
+
+
+def test_metrics_that_are_no_numbers_are_left_out(cut, tmp_path):
+    numbers = {
+        "eval_f1": np.float64(0.5),
+        "eval_loss": np.float32(0.25),
+        "rows": np.int64(7),
+        "bleu": torch.tensor(2.0),
+    }
+    others = {
+        "eval_PER": {"precision": 0.5, "number": 3},
+        "eval_matrix": [[1, 2], [3, 4]],
+        "eval_by_class": np.array([0.1, 0.2]),
+        "eval_nothing": None,
+        "eval_model": "small",
+        "eval_better": True,
+    }
+    save_pretrained(cut, tmp_path, **(FACTS | {"metrics": numbers | others}))
+    shown = [line for line in text_of(tmp_path).split("## Results")[1].split("##")[0].splitlines() if "|" in line]
+    assert shown[2:] == ["| f1 | 0.5 |", "| loss | 0.25 |", "| rows | 7 |", "| bleu | 2 |"]
+    assert read_facts(tmp_path).metrics == {"f1": 0.5, "loss": 0.25, "rows": 7, "bleu": 2.0}
+    save_pretrained(cut, tmp_path, metrics=others)
+    assert "## Results" not in text_of(tmp_path)
 
 
 def test_labels_come_from_the_model_in_their_order(cut, tmp_path):
