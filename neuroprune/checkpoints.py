@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
 from torch import nn
 
 from neuroprune import loading  # noqa: F401  (registers)
 from neuroprune.architectures import ARCHITECTURES
-from neuroprune.cards import Facts, is_ours, write_card
+from neuroprune.cards import Facts, hub_id, is_ours, write_card
 from neuroprune.errors import UserError, did_you_mean
 from neuroprune.kept import RECORD
 
@@ -94,21 +95,26 @@ def from_pretrained(folder: str | Path, auto_class: Any = None) -> nn.Module:
     """Load a model that `save_pretrained`, the Trainer or transformers saved, cut or not.
 
     Args:
-        folder: The folder that holds `config.json` and the weights.
+        folder: The folder that holds `config.json` and the weights; or, as a string, the id of a model on the hub.
         auto_class: A transformers class to load it with (`AutoModel`, say); default: the class that was saved.
 
     Returns:
         The model in eval mode, on the CPU, its weights bit by bit those that were stored.
 
     Raises:
-        UserError: If the folder is not there or is damaged, its configuration and weights do not fit, or weights are
-            missing; without `auto_class` also if there are weights that the model has no place for.
+        UserError: If the folder is not there (nor on the hub) or is damaged, its configuration and weights do not fit,
+            or weights are missing; without `auto_class` also if there are weights that the model has no place for.
     """
-    folder = Path(folder)
-    model_class = _saved_class(folder) if auto_class is None else auto_class
+    name = hub_id(folder)
+    config = Path(folder) / "config.json" if name is None else _from_hub(name)
+    model_class = _saved_class(config, folder) if auto_class is None else auto_class
     try:
         model, info = model_class.from_pretrained(
-            folder, output_loading_info=True, local_files_only=True, use_safetensors=True
+            name or Path(folder),
+            output_loading_info=True,
+            local_files_only=name is None,
+            trust_remote_code=False,
+            use_safetensors=True,
         )
     except (UserError, OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise UserError(f"can't load the model in {folder}: {_first_lines(error)}; save it again.") from error
@@ -142,10 +148,21 @@ def align(model: nn.Module) -> None:
         parameter.data = parameter.data.clone()
 
 
-def _saved_class(folder: Path) -> Any:
-    """Return the transformers class that `config.json` names."""
+def _from_hub(name: str) -> Path:
+    """Return the configuration of a model on the hub, from the cache if there is no network."""
     try:
-        architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures")
+        return Path(hf_hub_download(name, "config.json"))
+    except Exception as error:  # the hub, the network and the cache have errors of their own
+        raise UserError(
+            f"{name} is neither a folder nor can it be had from the hub ({_first_lines(error)}); give the folder of a "
+            "saved model, or check the name and the network."
+        ) from error
+
+
+def _saved_class(config: Path, folder: str | Path) -> Any:
+    """Return the transformers class that a folder's `config.json` names."""
+    try:
+        architectures = json.loads(config.read_text(encoding="utf-8")).get("architectures")
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{folder} holds no saved model: its config.json can't be read ({error}).") from error
     name = architectures[0] if isinstance(architectures, list) and architectures else None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -205,6 +206,40 @@ def test_trainer_trains_saves_and_resumes_a_loaded_model(saved, tmp_path):
 def test_tokenizer_is_saved_beside_the_model(tokenizer, tmp_path):
     save_pretrained(make_model("bert"), tmp_path / "both", tokenizer)
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "both")("a b")["input_ids"] == [2, 5, 6, 3]
+
+
+# ---- from the hub
+
+
+def from_cache(cache, name):
+    """Load a model by its id in a process that has the hub's cache and no network; return what it prints."""
+    code = (
+        "import sys; from neuroprune import from_pretrained\n"
+        "model = from_pretrained(sys.argv[1]); print(model.config.name_or_path)\n"
+        "print(sum(weight.double().abs().sum() for weight in model.parameters()).item())"
+    )
+    environment = os.environ | {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+    words = [sys.executable, "-c", code, name]
+    return subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_a_hub_id_gives_the_model_that_was_pushed(saved, tmp_path):
+    repository = tmp_path / "cache" / "models--someone--small-bert"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("a" * 40)
+    shutil.copytree(saved, repository / "snapshots" / ("a" * 40))
+    done = from_cache(tmp_path / "cache", "someone/small-bert")
+    assert done.returncode == 0, done.stderr
+    name, total = done.stdout.split()
+    assert name == "someone/small-bert"
+    weights = from_pretrained(saved).parameters()
+    assert float(total) == pytest.approx(float(sum(weight.double().abs().sum() for weight in weights)), rel=1e-9)
+
+
+def test_a_name_that_is_no_folder_and_not_on_the_hub_is_one_sentence(tmp_path):
+    last = from_cache(tmp_path, "someone/small-bert").stderr.strip().splitlines()[-1]
+    assert "someone/small-bert is neither a folder nor can it be had from the hub (" in last
+    assert last.endswith("); give the folder of a saved model, or check the name and the network.")
 
 
 # ---- damaged folders
