@@ -7,9 +7,11 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from models import logits, make_batch, make_model
+import transformers
+from models import ROWS, logits, make_batch, make_model
 from test_checkpoints import tokenizer  # noqa: F401  (a fixture)
 from test_export import cut_model, export
+from test_surgery import uneven_cut
 
 from neuroprune.checkpoints import save_pretrained
 from neuroprune.export import onnx
@@ -40,6 +42,37 @@ def test_plain_onnxruntime_gives_the_same_outputs(name, tmp_path):
         keep = batch["attention_mask"].bool()
         found = found[keep] if found.shape[:2] == keep.shape else found
         torch.testing.assert_close(found, logits(model, batch), atol=1e-4, rtol=0)
+
+
+@onnx_only
+@pytest.mark.parametrize("name", ["bert", "bart"])
+def test_all_logits_are_exported_under_their_names(name, tmp_path, capsys):
+    """An answer's start is of no use without its end."""
+    import onnxruntime
+
+    model_class = getattr(transformers, f"{ROWS[name].config.removesuffix('Config')}ForQuestionAnswering")
+    model = model_class(make_model(name).config).eval()
+    remove(model, *uneven_cut(name))
+    save_pretrained(model, tmp_path / "small")
+    assert export(tmp_path / "small", "onnx", tmp_path / "onnx") == 0, capsys.readouterr().err
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / "model.onnx"))
+    assert [output.name for output in session.get_outputs()] == ["start_logits", "end_logits"]
+    inputs = onnx.example(model, rows=3, length=9)
+    assert "decoder_input_ids" not in inputs
+    found = session.run(None, {key: value.numpy() for key, value in inputs.items()})
+    with torch.no_grad():
+        expected = model(**inputs)
+    for output, name_ in zip(found, ("start_logits", "end_logits"), strict=True):
+        torch.testing.assert_close(torch.from_numpy(output), expected[name_], atol=1e-4, rtol=0)
+
+
+@onnx_only
+def test_a_wrong_second_output_is_seen(tmp_path):
+    model = transformers.BertForQuestionAnswering(make_model("bert").config).eval()
+    onnx.write_onnx(model, tmp_path / "model.onnx")
+    assert onnx.largest_difference(model, tmp_path / "model.onnx") <= onnx.TOLERANCE
+    model.qa_outputs.bias.data[1] += 1  # of the end alone
+    assert onnx.largest_difference(model, tmp_path / "model.onnx") > 0.1
 
 
 @onnx_only

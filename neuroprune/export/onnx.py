@@ -1,7 +1,8 @@
 """A saved model as an ONNX file that plain onnxruntime runs: one forward pass, any batch size, any length.
 
-What is exported is the pass from token ids to the model's first output (logits; hidden states for a model without a
-head). Generation with a cache is not part of it: a decoder's file reads the whole text each time.
+What is exported is the pass from token ids to logits: all that the model has, such as those of an answer's start and of
+its end; hidden states for a model without a head. Generation with a cache is not part of it: a decoder's file reads the
+whole text each time.
 """
 
 from __future__ import annotations
@@ -71,11 +72,18 @@ def input_names(model: Any) -> list[str]:
     names = ["input_ids", "attention_mask"]
     if "token_type_ids" in signature(model.forward).parameters and getattr(config, "type_vocab_size", 0) > 1:
         names.append("token_type_ids")
-    if "decoder_input_ids" in signature(model.forward).parameters and not _is_classifier(model):
+    if "decoder_input_ids" in signature(model.forward).parameters and not _reads_one_text(model):
         names.append("decoder_input_ids")
     if getattr(config, "add_cross_attention", False):
         names.append("encoder_hidden_states")
     return names
+
+
+@torch.no_grad()
+def output_names(model: Any) -> list[str]:
+    """Return what the file of a model gives, by its names in transformers: all logits, or else its first output."""
+    given = list(_run(model, example(model, rows=2, length=6)))
+    return [name for name in given if name.endswith("logits")] or given[:1]
 
 
 def write_onnx(model: Any, file: Path) -> None:
@@ -97,12 +105,13 @@ def write_onnx(model: Any, file: Path) -> None:
     size = sum(parameter.numel() * 4 for parameter in model.parameters())
     try:
         with _quiet(), torch.no_grad():
+            outputs = output_names(model)
             torch.onnx.export(
-                _Pass(model, list(inputs)),
+                _Pass(model, list(inputs), outputs),
                 tuple(inputs.values()),
                 file,
                 input_names=list(inputs),
-                output_names=["output" if _is_bare(model) else "logits"],
+                output_names=["output"] if _is_bare(model) else outputs,
                 dynamic_shapes={"inputs": shapes},
                 external_data=size > ONE_FILE,
                 dynamo=True,
@@ -111,7 +120,8 @@ def write_onnx(model: Any, file: Path) -> None:
     except Exception as error:  # the exporter has many of its own
         raise UserError(
             f"{type(model).__name__} can't be exported to ONNX: {_first_sentence(error)}; known to work are the "
-            "classes of the table of architectures for classification, causal language modelling and generation."
+            "classes of the table of architectures for classification, question answering, causal language modelling "
+            "and generation."
         ) from error
 
 
@@ -124,24 +134,24 @@ def largest_difference(model: Any, file: Path) -> float:
         file: The ONNX file.
 
     Returns:
-        The largest difference of an output at a token that is not padding, divided by 1 or, if larger, the output;
+        The largest difference of any output at a token that is not padding, divided by 1 or, if larger, the output;
         infinity if onnxruntime does not run the file.
     """
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(4)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    worst = 0.0
+    worst, outputs = 0.0, output_names(model)
     for rows, length in ((1, 5), (3, 8), (4, 11)):
         inputs = example(model, rows, length)
         try:
-            found = session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
+            results = session.run(None, {name: value.numpy() for name, value in inputs.items()})
         except Exception:  # onnxruntime's errors have no common class
             return float("inf")
-        expected = _Pass(model, list(inputs))(*inputs.values())
-        error = (torch.from_numpy(found) - expected).abs() / expected.abs().clamp(min=1)
         keep = inputs["attention_mask"].bool()
-        worst = max(worst, float((error[keep] if error.shape[:-1] == keep.shape else error).max()))
+        for found, expected in zip(results, _Pass(model, list(inputs), outputs)(*inputs.values()), strict=True):
+            error = (torch.from_numpy(found) - expected).abs() / expected.abs().clamp(min=1)
+            worst = max(worst, float((error[keep] if error.shape[:-1] == keep.shape else error).max()))
     return worst
 
 
@@ -169,21 +179,26 @@ def example(model: Any, rows: int, length: int) -> dict[str, Tensor]:
 
 
 class _Pass(nn.Module):
-    """A model as a function of tensors in a fixed order; gives its first output."""
+    """A model as a function of tensors in a fixed order that gives some of its outputs in a fixed order."""
 
-    def __init__(self, model: Any, names: list[str]) -> None:
+    def __init__(self, model: Any, inputs: list[str], outputs: list[str]) -> None:
         super().__init__()
-        self.model, self.names = model, names
-        self.options = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
+        self.model, self.inputs, self.outputs = model, inputs, outputs
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return logits, or hidden states where there is no head."""
-        output: Tensor = self.model(**dict(zip(self.names, inputs, strict=True)), **self.options)[0]
-        return output
+        given = _run(self.model, dict(zip(self.inputs, inputs, strict=True)))
+        return tuple(given[name] for name in self.outputs)
 
 
-def _is_classifier(model: Any) -> bool:
-    return type(model).__name__.endswith("Classification")
+def _run(model: Any, inputs: dict[str, Tensor]) -> Any:
+    """Return a model's outputs by name."""
+    return model(**inputs, **({"use_cache": False} if hasattr(model.config, "use_cache") else {}), return_dict=True)
+
+
+def _reads_one_text(model: Any) -> bool:
+    """Say whether a model's decoder, if it has one, reads what its encoder reads."""
+    return type(model).__name__.endswith(("Classification", "QuestionAnswering"))
 
 
 def _is_bare(model: Any) -> bool:
