@@ -34,6 +34,7 @@ def test_plain_onnxruntime_gives_the_same_outputs(name, tmp_path):
     save_pretrained(model, tmp_path / "small")
     assert export(tmp_path / "small", "onnx", tmp_path / "onnx") == 0
     session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / "model.onnx"))
+    assert [output.name for output in session.get_outputs()] == ["logits"]
     for rows, length in ((1, 6), (3, 7), (5, 13)):
         batch = make_batch(name, rows=rows, length=length, seed=rows)
         if "token_type_ids" in {node.name for node in session.get_inputs()}:

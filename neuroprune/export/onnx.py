@@ -111,7 +111,7 @@ def write_onnx(model: Any, file: Path) -> None:
                 tuple(inputs.values()),
                 file,
                 input_names=list(inputs),
-                output_names=["output"] if _is_bare(model) else outputs,
+                output_names=[name if name.endswith("logits") else "output" for name in outputs],
                 dynamic_shapes={"inputs": shapes},
                 external_data=size > ONE_FILE,
                 dynamo=True,
@@ -199,10 +199,6 @@ def _run(model: Any, inputs: dict[str, Tensor]) -> Any:
 def _reads_one_text(model: Any) -> bool:
     """Say whether a model's decoder, if it has one, reads what its encoder reads."""
     return type(model).__name__.endswith(("Classification", "QuestionAnswering"))
-
-
-def _is_bare(model: Any) -> bool:
-    return bool(model.base_model is model)
 
 
 def _write_companions(model: Any, folder: Path, out: Path) -> None:
