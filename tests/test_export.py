@@ -92,12 +92,18 @@ def test_half_precision_stays_and_tied_weights_stay_tied():
     [
         ("small", "ful", "new", "format 'ful': unknown (did you mean 'full'?); known: full, onnx"),
         ("nowhere", "full", "new", "nowhere holds no saved model"),
+        ("small", "full", "small/config.json/new", "small/config.json/new can't be written (Not a directory)"),
+        ("other", "full", "new", "model type 'clip_text_model' is not supported"),
+        ("other", "onnx", "new", "model type 'clip_text_model' is not supported"),
         ("small", "full", "small", "small: there is something already; give a new folder"),
     ],
 )
 def test_a_mistake_is_one_sentence(folder, form, out, sentence, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save_pretrained(cut_model("bert"), tmp_path / "small")
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = transformers.CLIPTextConfig(vocab_size=9, bos_token_id=1, eos_token_id=2, **sizes)
+    save_pretrained(transformers.CLIPTextModel(config), tmp_path / "other")
     capsys.readouterr()
     assert export(folder, form, out) == 1
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith(sentence)

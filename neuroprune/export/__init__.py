@@ -29,5 +29,8 @@ def export(folder: Path, form: str, out: Path) -> list[str]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: there is something already; give a new folder for the export.")
     module, name = FORMATS[form].split(":")
-    sentences: list[str] = getattr(import_module(module), name)(folder, out)
+    try:
+        sentences: list[str] = getattr(import_module(module), name)(folder, out)
+    except OSError as error:
+        raise UserError(f"{out} can't be written ({error.strerror or error}); give another folder.") from error
     return sentences

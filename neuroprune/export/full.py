@@ -30,9 +30,9 @@ def export(folder: Path, out: Path) -> list[str]:
         What was written.
     """
     model = from_pretrained(folder)
-    facts = vars(cards.read_facts(folder))
+    full, facts = full_size(model), vars(cards.read_facts(folder))
     copy_tokenizer(folder, out)
-    save_pretrained(full_size(model), out, name=folder.resolve().name, **facts)
+    save_pretrained(full, out, name=folder.resolve().name, **facts)
     return [f"{out}: a {type(model).__name__} of the dense model's size; plain transformers loads it."]
 
 

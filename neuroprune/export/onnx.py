@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune import cards
+from neuroprune.architectures import find_architecture
 from neuroprune.checkpoints import from_pretrained
 from neuroprune.errors import UserError
 from neuroprune.export.tokenizers import copy_tokenizer
@@ -49,6 +50,7 @@ def export(folder: Path, out: Path) -> list[str]:
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise UserError(f"ONNX export needs {', '.join(missing)}; install with: pip install 'neuroprune[onnx]'.")
     model: Any = from_pretrained(folder).float()
+    find_architecture(model.config.model_type)  # the card needs a known one
     out.mkdir(parents=True, exist_ok=True)
     new = out / ".new"
     new.mkdir()
