@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from loops import assert_no_hooks, make_run, make_trainer, take_step, train_bare, weights
 from models import NAMES, make_model
 
@@ -20,6 +21,7 @@ from neuroprune.methods.neuroprune import NeuroPrune
 from neuroprune.methods.taylor import Taylor
 from neuroprune.settings import METHOD_SETTINGS, DenseSettings, L1Settings, NeuroPruneSettings
 from neuroprune.sparsity import measure_sparsity
+from neuroprune.surgery import remove
 
 
 def test_methods_are_built_from_their_settings():
@@ -125,6 +127,24 @@ def test_frozen_layers_can_be_cut_where_gradients_pass():
     model.enable_input_require_grads()
     train_bare(NeuroPrune(sparsity=0.5), model)
     assert measure_sparsity(model).weights == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("make", [L1, NeuroPrune, CoFi])
+def test_a_target_below_what_is_gone_is_refused_at_the_start(make):
+    model = make_model("bert")
+    remove(model, {0: [0, 1, 2], 1: [0, 1, 2]}, {0: range(20), 1: range(20)})
+    with pytest.raises(UserError, match="are removed already"):
+        make(sparsity=0.5).start(make_run(model, steps=12))
+    make(sparsity=0.9).start(make_run(model, steps=12))
+
+
+@pytest.mark.parametrize("method", [L1(sparsity=0.5), NeuroPrune(heads=4), CoFi(sparsity=0.5, final_lr=2.0)])
+def test_a_rate_that_is_not_there_cannot_be_raised(method):
+    model = make_model("bert")
+    optimizer = transformers.Adafactor(model.parameters(), lr=None, relative_step=True)
+    with pytest.raises(UserError, match="lr=None"):
+        method.start(Run(model, optimizer, total_steps=12))
+    L1(sparsity=0.5, post_lr=1).start(Run(model, optimizer, total_steps=12, training="another"))
 
 
 def test_a_run_that_ends_early_says_so_and_leaves_no_hooks(caplog):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from neuroprune.blocks import find_blocks
 from neuroprune.errors import UserError
-from neuroprune.sparsity import prunable_projections
+from neuroprune.sparsity import prunable_projections, prunable_weights, removed_weights
 
 
 def check_trainer(args: Any, split_steps: bool) -> None:
@@ -75,4 +76,40 @@ def check_trained(model: nn.Module) -> None:
         raise UserError(
             "all weights of the attentions and MLPs are frozen, so what is left could not make up for what goes; "
             "set them free with requires_grad_(True)."
+        )
+
+
+def check_target(model: nn.Module, sparsity: float) -> None:
+    """Refuse a target that a cut model has passed already: nothing that is gone comes back.
+
+    Args:
+        model: The model of a run.
+        sparsity: Share of the prunable weights that is to be gone.
+
+    Raises:
+        UserError: If more went with removed units.
+    """
+    gone, total = removed_weights(model), prunable_weights(model)
+    if gone > round(sparsity * total):
+        raise UserError(
+            f"sparsity={sparsity:g}: {gone / total:.1%} of the weights are removed already; ask for more than that, or "
+            "begin with the dense model."
+        )
+
+
+def check_rate(optimizer: Optimizer, setting: str, factor: float) -> None:
+    """Refuse to raise a learning rate that the optimizer does not have.
+
+    Args:
+        optimizer: The optimizer of a run.
+        setting: Name of the setting that asks for it.
+        factor: Its value; 1 changes nothing.
+
+    Raises:
+        UserError: If the rate is None, as that of Adafactor may be.
+    """
+    if factor != 1 and any(group["lr"] is None for group in optimizer.param_groups):
+        raise UserError(
+            f"{setting}={factor:g}: {type(optimizer).__name__} has no learning rate to be raised (lr=None); set "
+            f"{setting}=1, or give the optimizer a rate."
         )

@@ -24,6 +24,7 @@ from neuroprune import parallel
 from neuroprune.blocks import find_blocks
 from neuroprune.errors import UserError
 from neuroprune.hidden import Stream, StreamError, find_stream
+from neuroprune.methods import checks
 from neuroprune.methods.base import Method, Run
 from neuroprune.methods.cofi_gates import MaskedModel, compact
 from neuroprune.methods.cofi_masks import MaskParameters, MaskValues, Sizes, meet, opened, sparsity_of
@@ -64,6 +65,8 @@ class CoFi(Method):
         if run.step:
             raise UserError(f"CoFi can't begin at step {run.step}: its masks are not in the model; train from step 0.")
         asked = self.settings
+        checks.check_rate(run.optimizer, "final_lr", asked.final_lr)
+        checks.check_target(run.model, asked.sparsity)
         self._plan(run)
         self._stream, left_out = _stream(run.model, asked.masks)
         kinds = [kind for kind in asked.masks if kind not in left_out]

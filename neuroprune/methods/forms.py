@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from neuroprune import heads
 from neuroprune.blocks import find_blocks
 from neuroprune.errors import UserError
+from neuroprune.methods import checks
 from neuroprune.methods.base import Hooks, Run
 from neuroprune.methods.states import State, nest, unnest
 from neuroprune.methods.zeros import KeptZeros
@@ -45,6 +46,9 @@ class TargetForm(Hooks):
 
     def start(self, run: Run) -> None:
         """Plan the events that are still to come."""
+        checks.check_rate(run.optimizer, "post_lr", self.settings.post_lr)
+        if self.settings.sparsity is not None:
+            checks.check_target(run.model, self.settings.sparsity)
         self._plan(run)
         self.report["head_distances"] = head_distances(run.model)
         if not self.events:
