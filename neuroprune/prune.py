@@ -81,11 +81,12 @@ def _work_folder(out: Path) -> Path:
     """
     try:
         place = out.resolve()
-        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        begun = f".{place.name}-"  # what a killed start has left in a folder that was there
+        if place.exists() and not (place.is_dir() and all(file.name.startswith(begun) for file in place.iterdir())):
             raise UserError(f"--out: {out} holds something already; give a new folder.")
         parent = place if place.exists() else place.parent
         parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=parent))
+        return Path(tempfile.mkdtemp(prefix=begun, dir=parent))
     except (OSError, RuntimeError) as error:  # links that lead to each other are a RuntimeError
         raise UserError(f"--out: {out} can't be written ({_reason(error)}); give another folder.") from error
 

@@ -50,11 +50,12 @@ def test_publishing_what_is_not_there_fails_and_leaves_all_that_is_published(pla
 @pytest.mark.parametrize("results", ["results", "elsewhere"])
 def test_publishing_copies_what_is_to_be_kept_from_where_the_study_has_its_results(place, results):
     (place / "small.yaml").write_text(yaml.safe_dump(STUDY | {"results": results}))
-    for name in ("runs.csv", "report.html", "logs/a.log", "runs/a/run.json", "runs/a/train.log", "runs/a/model/weights"):
+    kept, left = ("runs.csv", "runs/a/run.json"), ("report.html", "logs/a.log", "runs/a/train.log", "runs/a/model/w")
+    for name in (*kept, *left):
         file = place / results / "small" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("new\n")
     done = make(place, "publish", "CONFIG=small.yaml")
     assert done.returncode == 0, done.stderr
-    new = dict.fromkeys(("published/small/runs.csv", "published/small/runs/a/run.json"), "new\n")
+    new = {f"published/small/{name}": "new\n" for name in kept}
     assert published(place) == {"published/other/runs.csv": "earlier\n"} | new
