@@ -7,9 +7,10 @@ another, then timed one after another, each on its own still: see ``several``. A
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 from pydantic import Field
 
@@ -153,6 +154,24 @@ def time_limit(plan: Plan, job: Job) -> int:
     one = run_limit(plan, job.runs[0])
     limit = one * len(job.runs)
     return limit if plan.study.job_hours is None else min(limit, one + int(120 * plan.study.job_hours))
+
+
+def untrue_lists(folder: Path, jobs: Mapping[str, Job]) -> list[Path]:
+    """Find the lists that jobs have written of their records or times and that name a file which is gone.
+
+    Args:
+        folder: The study's folder.
+        jobs: The jobs of `shared_jobs`.
+
+    Returns:
+        Paths of the lists.
+    """
+    named = {
+        folder / "jobs" / name / f"{kind}s.json": [folder / "runs" / run / f"{kind}.json" for run in runs]
+        for name, job in jobs.items()
+        for kind, runs in (("run", job.runs), ("timing", job.timed))
+    }
+    return [path for path, files in named.items() if path.exists() and not all(file.exists() for file in files)]
 
 
 def by_rule(plan: Plan) -> dict[str, int]:

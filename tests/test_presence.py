@@ -92,7 +92,7 @@ def test_a_user_s_folder_and_demo_data_count_as_there(tmp_path):
     assert not has_data(TaskSettings(source=str(tmp_path / "absent"), **own), tmp_path)
 
 
-@pytest.mark.parametrize("option", [[], ["--json"], ["--study"]])
+@pytest.mark.parametrize("option", [[], ["--json"], ["--folder"]])
 def test_the_plan_command_says_what_is_skipped_beside_what_it_prints(tmp_path, capsys, option):
     write_glue(tmp_path, "mrpc")
     capsys.readouterr()

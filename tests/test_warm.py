@@ -124,4 +124,4 @@ def test_a_command_whose_server_is_gone_works_alone(tmp_path):
     wait_for((tmp_path / "warm").exists)
     server.kill()  # while it loads
     server.communicate()
-    assert call(tmp_path, str(tmp_path / "warm"), *words, check=True).stdout == "small\n"
+    assert call(tmp_path, str(tmp_path / "warm"), *words, check=True).stdout == "results/small\n"

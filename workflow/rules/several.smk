@@ -4,24 +4,8 @@
 
 
 # A list is true as long as all its files are there: where a user has deleted one, the list goes too, and the job is done.
-def untrue_lists():
-    """Return the lists of records that name a file that is gone."""
-    named = {
-        Path(FOLDER, "jobs", name, f"{kind}s.json"): [
-            Path(FOLDER, "runs", run, f"{kind}.json") for run in runs
-        ]
-        for name, job in JOBS.items()
-        for kind, runs in (("run", job.runs), ("timing", job.timed))
-    }
-    return [
-        path
-        for path, files in named.items()
-        if path.exists() and not all(file.exists() for file in files)
-    ]
-
-
-for path in untrue_lists() if workflow.is_main_process else ():
-    if workflow.dryrun:
+for path in untrue_lists(Path(FOLDER), JOBS) if workflow.is_main_process else ():
+    if workflow.output_settings.dryrun:
         print(
             f"{path} names records that are gone: its job will be done, though a dry run does not show it.",
             file=sys.stderr,

@@ -7,7 +7,13 @@ from pathlib import Path
 from neuroprune.config import make_plan, read_study
 from neuroprune.errors import ConfigError
 from neuroprune.figures import FIGURES
-from neuroprune.jobs import run_limit, settings_of, shared_jobs, time_limit
+from neuroprune.jobs import (
+    run_limit,
+    settings_of,
+    shared_jobs,
+    time_limit,
+    untrue_lists,
+)
 from neuroprune.plan import canonical
 from neuroprune.tables import TABLES
 
