@@ -13,8 +13,9 @@ import pandas as pd
 
 from neuroprune import figures, tables
 from neuroprune.errors import UserError, did_you_mean
+from neuroprune.records import read_plan
 from neuroprune.tables.formats import Table, write_table
-from neuroprune.tables.runs import collect, read_plan
+from neuroprune.tables.runs import collect
 
 SLOW_FIRST = ("topology", "ablations", "figure8", "frontier", "figure4")  # so that processes end together
 

@@ -23,12 +23,12 @@ from neuroprune.records import (
     RunRecord,
     StepTimes,
     TimingRecord,
+    read_plan,
     read_record,
     read_timing,
     write_json,
     write_text,
 )
-from neuroprune.records import read_plan as read_plan
 from neuroprune.settings import RunSettings
 
 Found = tuple[RunRecord, TimingRecord | None]
