@@ -5,9 +5,12 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from neuroprune.warm import ADDRESS
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,10 +35,10 @@ class Finished:
         return [line for line in self.err.splitlines() if not line.startswith("Using workflow specific profile")]
 
 
-def call_snakemake(folder, *words):
+def call_snakemake(folder, *words, **environment):
     """Run the workflow in a folder, with the programs of this Python's environment and without a network."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment
     command = ["snakemake", "--snakefile", str(ROOT / "Snakefile"), *map(str, words)]
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
@@ -44,6 +47,16 @@ def call_snakemake(folder, *words):
 
 
 @pytest.fixture(scope="session")
-def snakemake():
+def loaded(tmp_path_factory):
+    """Address of one loaded process for the jobs of all tests, as a study starts one for all its jobs."""
+    address = str(tmp_path_factory.mktemp("warm") / "warm")
+    command = [sys.executable, "-m", "neuroprune.cli", "warm", address]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", ADDRESS: ""}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment):  # ends when its input does
+        yield address
+
+
+@pytest.fixture(scope="session")
+def snakemake(loaded):
     """The function that runs the workflow: ``snakemake(folder, *words)``."""
-    return call_snakemake
+    return partial(call_snakemake, **{ADDRESS: loaded})
