@@ -265,10 +265,11 @@ def train_several(args: argparse.Namespace) -> None:
     """Train the runs of a job that are not there."""
     from neuroprune import several
     from neuroprune.jobs import JobRuns
+    from neuroprune.prepared import Prepared
 
     runs = _read(JobRuns, args.settings)
     place = several.Place(args.study, args.data_root, args.keep_models)
-    several.train(runs, several.Made.read(args.data, args.model), place, args.output, args.checkpoint_minutes)
+    several.train(runs, Prepared.read(args.data, args.model), place, args.output, args.checkpoint_minutes)
 
 
 def measure_several(args: argparse.Namespace) -> None:

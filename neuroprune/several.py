@@ -8,7 +8,6 @@ anew, does only what is missing.
 from __future__ import annotations
 
 import importlib
-import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import TypeVar
 from neuroprune.errors import UserError
 from neuroprune.forks import Piece, in_turn
 from neuroprune.jobs import JobRuns
+from neuroprune.prepared import Prepared
 from neuroprune.records import RunRecord, TimingRecord, file_hash, read_record, read_timing, write_json
 from neuroprune.settings import RunSettings, TimingSettings
 from neuroprune.warm import FOR_RUNS
@@ -45,26 +45,7 @@ class Place:
         return self.study / "runs" / run
 
 
-@dataclass(frozen=True)
-class Made:
-    """What runs are made of, by the manifests that were prepared.
-
-    Args:
-        data_sha256: Hash of the data.
-        model_sha256: Hash of the model's files.
-    """
-
-    data_sha256: str
-    model_sha256: str
-
-    @classmethod
-    def read(cls, data: Path, model: Path) -> Made:
-        """Read the manifests of a task's data and of a model."""
-        hashes = [json.loads(path.read_text(encoding="utf-8"))["sha256"] for path in (data, model)]
-        return cls(*hashes)
-
-
-def train(runs: JobRuns, made: Made, place: Place, output: Path, checkpoint_minutes: float) -> None:
+def train(runs: JobRuns, made: Prepared, place: Place, output: Path, checkpoint_minutes: float) -> None:
     """Train those runs of a job that are not there, and write the list of all their records.
 
     A run is there if its record has these settings, data and model, and if its model lies beside it or is not needed:
@@ -116,7 +97,7 @@ def measure(timing: TimingSettings, names: Sequence[str], place: Place, output: 
     _write_list(output, [place.folder(name) / "timing.json" for name in names])
 
 
-def is_trained(run: RunSettings, made: Made, place: Place) -> bool:
+def is_trained(run: RunSettings, made: Prepared, place: Place) -> bool:
     """Tell whether a run's record is what training it would give; an older record may not say which model it had."""
     record = _read(read_record, place.folder(run.run) / "run.json")
     return (
@@ -141,14 +122,14 @@ def _is_timed(name: str, runs: JobRuns, place: Place) -> bool:
 
 
 def _training(
-    run: RunSettings, made: Made, place: Place, checkpoint_minutes: float, after: Callable[[], None]
+    run: RunSettings, made: Prepared, place: Place, checkpoint_minutes: float, after: Callable[[], None]
 ) -> Piece:
     def work() -> None:
         """Train the run, as `neuroprune train` does."""
         from neuroprune import training
 
         output = place.folder(run.run) / "run.json"
-        training.train(run, output, place.data_root, checkpoint_minutes, made.model_sha256)
+        training.train(run, output, place.data_root, checkpoint_minutes, made)
 
     return Piece(run.run, place.folder(run.run) / "train.log", work, after)
 

@@ -18,6 +18,7 @@ from transformers import Seq2SeqTrainingArguments, Trainer, TrainerCallback, set
 
 from neuroprune import batches, checkpoints, methods, models, parallel, records, resume, snapshots, tasks
 from neuroprune.errors import UserError
+from neuroprune.prepared import Prepared
 from neuroprune.settings import RunSettings, TrainingSettings
 from neuroprune.sparsity import measure_sparsity
 from neuroprune.step_times import StepClock
@@ -32,7 +33,7 @@ def train(
     output: Path,
     data_root: Path,
     checkpoint_minutes: float = math.inf,
-    model_sha256: str | None = None,
+    made: Prepared | None = None,
 ) -> None:
     """Fine-tune one model with one method and write its run folder.
 
@@ -44,20 +45,20 @@ def train(
         output: The record to write, `<run folder>/run.json`; the model and the arrays lie beside it.
         data_root: Where datasets are kept.
         checkpoint_minutes: Time between checkpoints, which are deleted at the end; 0: after every step.
-        model_sha256: Hash of the model's files, for the record; a checkpoint of other files is not gone on from.
+        made: What data and model were prepared, for the record; a checkpoint of other files is not gone on from.
 
     Raises:
         UserError: If another process writes the same folder, or data or model can't be had.
     """
     processes, folder = settings.training.processes, output.parent
     if parallel.must_start(processes):
-        parallel.launch(train, processes, settings, output, data_root, checkpoint_minutes, model_sha256)
+        parallel.launch(train, processes, settings, output, data_root, checkpoint_minutes, made)
         return
     folder.mkdir(parents=True, exist_ok=True)
     with parallel.joined(processes), _only_writer(folder) if parallel.is_main() else nullcontext():
         parallel.from_main(partial(_forget, output))
         with resume.kept_log(folder) if parallel.is_main() else nullcontext():
-            record = _run(settings, folder, data_root, checkpoint_minutes, model_sha256)
+            record = _run(settings, folder, data_root, checkpoint_minutes, made)
         if record is not None:
             records.write_json(output, record)
             resume.delete_checkpoints(folder)
@@ -70,7 +71,7 @@ def _forget(output: Path) -> None:
 
 
 def _run(
-    settings: RunSettings, folder: Path, data_root: Path, checkpoint_minutes: float, model_sha256: str | None
+    settings: RunSettings, folder: Path, data_root: Path, checkpoint_minutes: float, made: Prepared | None
 ) -> records.RunRecord | None:
     """Train, judge and save; return the record, in the main process."""
     environment = records.environment(threads=settings.training.threads)
@@ -78,7 +79,7 @@ def _run(
     with parallel.main_first():
         data = tasks.load(settings.task, data_root)
     identity = {"settings_sha256": records.settings_hash(settings), "data_sha256": data.sha256}
-    identity |= {} if model_sha256 is None else {"model_sha256": model_sha256}
+    identity |= {} if made is None else {"model_sha256": made.model_sha256}
     progress = parallel.from_main(resume.find_progress, folder, identity | {key: environment[key] for key in CODE})
     with parallel.main_first():
         model, tokenizer = models.load(settings.model, data, seed=settings.seed)
@@ -96,7 +97,7 @@ def _run(
         "metric": settings.task.metric,
         "value": fit["metrics"].get(settings.task.metric),
         "majority": data.majority,
-        "copied": data.copied,
+        "copied": data.copied if made is None else made.value_of_copying(data),
         "labels": list(data.labels),
         "train_rows": len(data.train),
         "eval_rows": len(data.eval),

@@ -16,6 +16,7 @@ from test_training import settings
 
 from neuroprune import several, tasks, training
 from neuroprune.jobs import JobRuns
+from neuroprune.prepared import Prepared
 from neuroprune.records import read_record, read_timing, write_json
 from neuroprune.settings import TimingSettings
 from neuroprune.warm import FOR_RUNS
@@ -42,7 +43,7 @@ class Study:
 
     processes: object
     place: several.Place
-    made: several.Made
+    made: Prepared
 
     def train(self, runs, checkpoint_minutes=10.0, **changes):
         place = replace(self.place, **changes)
@@ -90,7 +91,7 @@ def made_once(processes, tmp_path_factory):
 
 def study_in(folder, processes, data_root):
     data = tasks.prepare(settings().task, data_root)["sha256"]
-    return Study(processes, several.Place(folder / "study", data_root), several.Made(data, "0" * 64))
+    return Study(processes, several.Place(folder / "study", data_root), Prepared(data, "0" * 64))
 
 
 @pytest.fixture

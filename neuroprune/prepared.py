@@ -1,0 +1,33 @@
+"""What runs are made of, as the manifests say that `prepare-data` and `prepare-model` wrote."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task's data and a model, as they were prepared for runs.
+
+    Args:
+        data_sha256: Hash of the data.
+        model_sha256: Hash of the model's files.
+        copied: What the task's metric gives for copying the source, worked out once for all runs; None for classes.
+    """
+
+    data_sha256: str
+    model_sha256: str
+    copied: float | None = None
+
+    @classmethod
+    def read(cls, data: Path, model: Path) -> Prepared:
+        """Read the manifests of a task's data and of a model."""
+        of_data, of_model = (json.loads(path.read_text(encoding="utf-8")) for path in (data, model))
+        return cls(of_data["sha256"], of_model["sha256"], of_data["copied"])
+
+    def value_of_copying(self, data: Any) -> float | None:
+        """Return what copying gives on the rows that a run read: worked out anew only if they are others."""
+        return self.copied if data.sha256 == self.data_sha256 else data.copied
