@@ -398,7 +398,7 @@ def test_all_rows_are_sound_and_glue_is_complete():
 @pytest.mark.parametrize("path", [p for p in CONFIG.glob("*.yaml") if p.name != "models.yaml"], ids=lambda p: p.name)
 def test_every_study_is_sound(path):
     study = read_study([path])
-    assert plan_of(study).runs
+    assert plan_of(study | {"skip_absent_data": False}).runs  # whatever data there are here
     jsonschema.validate(study, reference.study_schema())
 
 
