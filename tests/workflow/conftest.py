@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from neuroprune.report import ASKED
 from neuroprune.warm import ADDRESS
 
 ROOT = Path(__file__).parents[2]
@@ -58,5 +59,5 @@ def loaded(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def snakemake(loaded):
-    """The function that runs the workflow: ``snakemake(folder, *words)``."""
-    return partial(call_snakemake, **{ADDRESS: loaded})
+    """The function that runs the workflow, without its report: ``snakemake(folder, *words)``."""
+    return partial(call_snakemake, **{ADDRESS: loaded, ASKED: ""})

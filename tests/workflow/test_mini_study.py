@@ -154,6 +154,16 @@ def test_a_second_call_has_nothing_to_do(snakemake, finished):
     assert done.jobs == {}
 
 
+def test_a_complete_study_ends_with_its_report_as_it_was_configured(snakemake, own_copy):
+    shutil.move(own_copy / "results", own_copy / "elsewhere")
+    words = ["--cores", "2", "--configfile", MINI, "--config", "results=elsewhere", "from_results=true"]
+    done = snakemake(own_copy, *words, "--forcerun", "summary", NEUROPRUNE_REPORT="1")
+    assert done.code == 0, done.out + done.err
+    assert "The report: elsewhere/mini/report.html" in done.out
+    page = (own_copy / "elsewhere" / "mini" / "report.html").read_text()
+    assert "NeuroPrune" in page and all(name in page for name in (*FIGURES, *TABLES))
+
+
 def test_how_often_checkpoints_are_written_redoes_nothing(snakemake, own_copy):
     words = ["--dry-run", "--configfile", MINI, "--set-resources", "train:checkpoint_minutes=1"]
     done = snakemake(own_copy, *words)

@@ -1,5 +1,13 @@
 # The table of runs, and all figures and tables made from it. Each has a rule of its own name: `snakemake figure4`. They stay
 # jobs of their own from results alone too, so that one that fails takes no other down; `neuroprune redraw` makes all at once.
+from neuroprune.report import make_report, report_command
+
+REPORT = report_command(
+    Path(workflow.main_snakefile),
+    Path(FOLDER),
+    STUDY_FILES if workflow.overwrite_configfiles else [],
+    workflow.config_settings.config,
+)
 
 
 rule collect:
@@ -81,7 +89,7 @@ onsuccess:
         print(
             f"All runs: {FOLDER}/runs.csv   Figures: {FOLDER}/figures   Tables: {FOLDER}/tables"
         )
-        print(f"One page with all of it: snakemake --report {FOLDER}/report.html")
+    print(*filter(None, [make_report(REPORT, FIGURE_FILES + TABLE_FILES)]))
 
 
 onerror:

@@ -1,0 +1,55 @@
+"""A study's HTML report: made by Snakemake once a workflow is complete, as `snakemake --report` makes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ASKED = "NEUROPRUNE_REPORT"
+"""Environment variable; empty: no report is made when a workflow ends."""
+
+
+def report_command(snakefile: Path, study: Path, files: Sequence[str], changes: Mapping[str, Any]) -> list[str]:
+    """Return the command that makes a report.
+
+    Args:
+        snakefile: The workflow.
+        study: The study's folder; the report is `report.html` in it.
+        files: The study's files, as given to `--configfile`; none: the demo.
+        changes: What was given to `--config`.
+
+    Returns:
+        The command, word by word, for the folder in which the workflow works.
+    """
+    words = ["snakemake", "--snakefile", str(snakefile), "--quiet", "all"]
+    words += ["--configfile", *files] if files else []
+    words += ["--config", *(f"{key}={json.dumps(value)}" for key, value in changes.items())] if changes else []
+    stylesheet = snakefile.parent / "workflow" / "report" / "report.css"
+    return [*words, "--report", str(study / "report.html"), "--report-stylesheet", str(stylesheet)]
+
+
+def make_report(command: Sequence[str], wanted: Sequence[str]) -> str | None:
+    """Make the report of a workflow that has ended.
+
+    Args:
+        command: As `report_command` gives it.
+        wanted: All figures and tables of the study; if one is not there, as only some were asked for, no report is made.
+
+    Returns:
+        A sentence that says where the report is, or why there is none; None if none was to be made.
+    """
+    if os.environ.get(ASKED) == "" or not all(map(os.path.exists, wanted)):
+        return None
+    done = subprocess.run(
+        [sys.executable, "-m", *command], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        return "\n".join(["The report could not be made; try again with", f"  {shlex.join(command)}", *said])
+    return f"The report: {command[command.index('--report') + 1]}"
