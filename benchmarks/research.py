@@ -13,6 +13,7 @@ import argparse
 import csv
 import math
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from transformers import get_linear_schedule_with_warmup, set_seed
 
 from neuroprune import Dense, NeuroPrune, RandomUnits, Run, Taylor, models, tasks
 from neuroprune.config import read_catalogue
+from neuroprune.errors import UserError
 from neuroprune.methods.base import Method
 from neuroprune.methods.calibration import Calibration
 from neuroprune.methods.neuroprune import NeuroPruneTarget
@@ -263,7 +265,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs.csv"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    bench = Bench(asked.task, asked.data_root)
+    try:
+        bench = Bench(asked.task, asked.data_root)
+    except UserError as error:
+        sys.exit(str(error))
     for seed in asked.seeds:
         train_all(bench, seed, asked.variants, asked.sparsity, asked.out)
 

@@ -68,9 +68,12 @@ def without_absent_data(study: StudySettings) -> tuple[StudySettings, tuple[str,
     absent = {task: _what_is_absent(study.tasks[task], root) for task in used if not has_data(study.tasks[task], root)}
     experiments = {name: left for name, whole in study.experiments.items() if (left := _without(whole, absent)).tasks}
     if not experiments:
-        reasons = "; ".join(absent.values())
+        tasks_of: dict[str, list[str]] = {}
+        for task in absent:
+            tasks_of.setdefault(study.tasks[task].source, []).append(task)
+        missing = "; ".join(f"{source} for {', '.join(names)}" for source, names in tasks_of.items())
         raise ConfigError(
-            [f"skip_absent_data: no task has its data here ({reasons}); put them there, or mend data_root"]
+            [f"skip_absent_data: no task has its data below {root} ({missing}); put them there, or mend data_root"]
         )
     return study.model_copy(update={"experiments": experiments}), tuple(f"Skipped {text}." for text in absent.values())
 
