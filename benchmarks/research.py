@@ -90,7 +90,8 @@ class OtherScore(NeuroPruneTarget):
         assert sums is not None
         for seen, taylor in zip([*calibration.attentions, *calibration.mlps], sums, strict=True):
             root = seen.connectivity.sqrt()
-            seen.squares = {"taylor": taylor, "root": root, "both": root * taylor}[self.score] * seen.samples
+            score = {"taylor": taylor, "root": root, "both": root * taylor}[self.score]
+            seen.gates = (score * seen.samples)[:, None, None]
         return calibration
 
 
@@ -104,6 +105,7 @@ LATE = {"start": 1 / 3, "end": 2 / 3, "post_lr": 3}
 VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "dense": (Dense, {}),
     "usual": (NeuroPrune, {}),
+    "whole": (NeuroPrune, {"centred": False}),
     "no fold": (NeuroPrune, {"fold": False}),
     "taylor": (Taylor, {}),
     "random": (RandomUnits, {}),
@@ -114,6 +116,7 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "early": (NeuroPrune, {"start": 0.15, "end": 0.3}),
     "one event": (NeuroPrune, {"start": 0.5, "end": 0.5, "events": 1, "post_lr": 4}),
     "late": (NeuroPrune, LATE),
+    "late whole": (NeuroPrune, LATE | {"centred": False}),
     "late, 64 rows": (NeuroPrune, LATE | {"calibration_rows": 64}),
     "late taylor": (Taylor, LATE),
 }

@@ -39,7 +39,8 @@ def make_report(command: Sequence[str], wanted: Sequence[str]) -> str | None:
 
     Args:
         command: As `report_command` gives it.
-        wanted: All figures and tables of the study; if one is not there, as only some were asked for, no report is made.
+        wanted: All figures and tables of the study; if one is not there, because only some were asked for, there is no
+            report.
 
     Returns:
         A sentence that says where the report is, or why there is none; None if none was to be made.

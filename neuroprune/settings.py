@@ -225,7 +225,7 @@ class NeuroPruneSettings(Settings):
 
     task_kinds: ClassVar[tuple[str, ...]] = TASK_KINDS
     name: Literal["neuroprune"] = Field(default="neuroprune", description="The method.")
-    version: Literal[1] = Field(default=1, description="Rises when the method's results change; not to be set.")
+    version: Literal[2] = Field(default=2, description="Rises when the method's results change; not to be set.")
     # ---- target form
     sparsity: TargetSparsity | None = Field(
         default=None,
@@ -252,6 +252,11 @@ class NeuroPruneSettings(Settings):
     post_lr: RaisedRate = 2.0
     freeze_embeddings: FrozenEmbeddings = True
     fold: bool = Field(default=True, description="Target form: fold what removed units did into those that remain.")
+    centred: bool = Field(
+        default=True,
+        description="Target form: connectivity counts what a unit does beyond its mean, which the fold puts into a "
+        "bias; without the fold, or where there is no bias, it counts the whole.",
+    )
     token_weights: bool = Field(
         default=True, description="Target form: weigh tokens in the fold by how much the loss depends on them."
     )

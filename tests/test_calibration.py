@@ -28,17 +28,19 @@ def projections(model: nn.Module) -> list[tuple[nn.Module, int]]:
     return heads + [(m.out.module, 1) for m in blocks.mlps]
 
 
-def multiply(gate: Tensor, channels: int, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
-    return (inputs[0] * gate.repeat_interleave(channels),)
+def multiply(gate: Tensor, channels: int, mean: Tensor, module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    return (mean + (inputs[0] - mean) * gate.repeat_interleave(channels),)
 
 
-def gated_fisher(model: nn.Module, batch: dict[str, Tensor]) -> list[Tensor]:
-    """Mean over samples of the squared derivative of the sample's loss by a gate on each unit."""
+def gated_fisher(model: nn.Module, batch: dict[str, Tensor], means: list[Tensor] | None = None) -> list[Tensor]:
+    """Mean over samples of the squared derivative of the sample's loss by a gate on each unit, or on what it does
+    beyond a mean."""
     gates, handles = [], []
-    for module, channels in projections(model):
+    for i, (module, channels) in enumerate(projections(model)):
         width = module.weight.shape[0] if hasattr(module, "nf") else module.weight.shape[1]
         gate = torch.ones(width // channels, requires_grad=True)
-        handles.append(module.register_forward_pre_hook(partial(multiply, gate, channels)))
+        mean = torch.zeros(width) if means is None else means[i]
+        handles.append(module.register_forward_pre_hook(partial(multiply, gate, channels, mean)))
         gates.append(gate)
     losses = sample_losses(model, batch)
     rows = [torch.autograd.grad(loss, gates, retain_graph=True) for loss in losses]
@@ -62,9 +64,37 @@ def calibrate(model: nn.Module, *batches: dict[str, Tensor], **kwargs: bool) -> 
 @each_model
 def test_connectivity_is_the_fisher_information_of_a_gate(name):
     model, batch = make_model(name), make_batch(name)
-    found = statistics(calibrate(model, batch))
+    found = statistics(calibrate(model, batch, centred=False))
     for got, expected in zip(found, gated_fisher(model, batch), strict=True):
         assert got.samples == 3
+        torch.testing.assert_close(got.connectivity, expected, rtol=1e-3, atol=1e-6)
+
+
+@each_model
+def test_centred_the_gate_is_on_what_a_unit_does_beyond_the_mean_that_a_bias_takes_over(name):
+    model, batch = make_model(name), make_batch(name)
+    found = statistics(calibrate(model, batch))
+    means = [got.moments[-1, :-1] / got.moments[-1, -1] for got in found]
+    means = [mean * (got.projection.bias is not None) for got, mean in zip(found, means, strict=True)]
+    for got, expected in zip(found, gated_fisher(model, batch, means), strict=True):
+        torch.testing.assert_close(got.connectivity, expected, rtol=1e-2, atol=1e-5)
+
+
+def test_a_unit_that_does_always_the_same_is_connected_to_nothing_once_its_mean_is_left_out():
+    model = make_model("bert")
+    mlp = find_blocks(model).mlps[0]
+    for projection in mlp.ins:
+        with torch.no_grad():
+            projection.weight[3] = 0
+            projection.bias[3] = 2.0
+    whole, centred = (calibrate(model, make_batch("bert"), centred=c).mlps[0].connectivity for c in (False, True))
+    assert centred[3] < 1e-5 * whole[3]
+
+
+def test_without_a_fold_nothing_takes_a_mean_over():
+    model, batch = make_model("bert"), make_batch("bert")
+    found = statistics(calibrate(model, batch, moments=False))
+    for got, expected in zip(found, gated_fisher(model, batch), strict=True):
         torch.testing.assert_close(got.connectivity, expected, rtol=1e-3, atol=1e-6)
 
 
@@ -103,7 +133,7 @@ def test_batches_add_up_whatever_their_size():
     apart = [statistics(calibrate(model, batch)) for batch in (first, second)]
     for got, a, b in zip(both, *apart, strict=True):
         assert got.samples == 6
-        torch.testing.assert_close(got.squares, a.squares + b.squares)
+        torch.testing.assert_close(got.gates, a.gates + b.gates)
         torch.testing.assert_close(got.moments, a.moments + b.moments)
 
 
@@ -158,7 +188,7 @@ def test_recomputed_activations_count_once():
         model.enable_input_require_grads()
         for got, expected in zip(statistics(calibrate(model, batch)), plain, strict=True):
             assert got.samples == expected.samples
-            torch.testing.assert_close(got.squares, expected.squares)
+            torch.testing.assert_close(got.gates, expected.gates)
             torch.testing.assert_close(got.moments, expected.moments)
 
 
@@ -171,17 +201,17 @@ def test_statistics_are_float32_under_autocast(name):
         loss = sample_losses(model, batch).mean()
         loss.backward()
     for got, expected in zip(statistics(found), exact, strict=True):
-        assert got.squares.dtype == got.moments.dtype == torch.float32
+        assert got.gates.dtype == got.moments.dtype == torch.float32
         scale = expected.moments.diagonal().mean()
         assert (got.moments - expected.moments).abs().max() < 0.5 * scale
         assert torch.linalg.eigvalsh(got.moments).min() > -1e-4 * scale
 
 
 def test_a_pass_that_overflowed_adds_nothing():
-    found = calibration.UnitStatistics(None, 1, torch.zeros(2), 0, torch.zeros(3, 3))
+    found = calibration.UnitStatistics(None, 1, torch.zeros(2, 2, 2), 0, torch.zeros(3, 3))
     x, gradient = torch.ones(1, 2, 2), torch.tensor([[[1.0, torch.inf], [2.0, torch.nan]]])
     found.add(x, gradient, torch.tensor([[[torch.inf], [1.0]]]), None)
-    assert found.squares.tolist() == [9.0, 0.0]
+    assert found.gates.tolist() == [[[9.0, 9.0], [9.0, 9.0]], [[0.0, 0.0], [0.0, 0.0]]]
     assert found.moments.isfinite().all()
 
 

@@ -3,9 +3,9 @@
 from functools import cached_property
 from types import SimpleNamespace
 
+from datasets import Dataset
 from test_text_tasks import own, pairs
 
-from datasets import Dataset
 from neuroprune import tasks
 from neuroprune.prepared import Prepared
 from neuroprune.records import write_json

@@ -32,43 +32,54 @@ class UnitStatistics:
     Args:
         projection: The output projection of an attention or MLP.
         channels: Input channels of one unit: a head's size (times its queries), 1 for a neuron.
-        squares: float32 `[units]`, sum over samples of the squared gate gradient.
+        gates: float32 `[units, n, n]`, sum over samples of g g^T, g the gradients that `gate_gradients` gives: that of
+            the unit's gate last, before it those of the unit's channels if the connectivity is centred (n is 1 or
+            channels + 1).
         samples: Samples seen.
         moments: float32 `[channels in all + 1] * 2`, weighted sum over tokens of x x^T with x = [input, 1]; or None.
     """
 
     projection: Projection
     channels: int
-    squares: Tensor
+    gates: Tensor
     samples: int = 0
     moments: Tensor | None = None
 
     @classmethod
-    def empty(cls, projection: Projection, channels: int, moments: bool) -> UnitStatistics:
-        """Begin with nothing seen."""
+    def empty(cls, projection: Projection, channels: int, moments: bool, centred: bool) -> UnitStatistics:
+        """Begin with nothing seen; only where there is a bias for it, the fold takes a mean over."""
         weight = projection.weight
-        width = weight.shape[1]
-        squares = torch.zeros(width // channels, device=weight.device)
+        width, size = weight.shape[1], channels + 1 if centred and moments and projection.bias is not None else 1
+        gates = torch.zeros(width // channels, size, size, device=weight.device)
         matrix = torch.zeros(width + 1, width + 1, device=weight.device) if moments else None
-        return cls(projection, channels, squares, 0, matrix)
+        return cls(projection, channels, gates, 0, matrix)
 
     def over_processes(self) -> tuple[Tensor, int, Tensor | None]:
-        """Return squares, samples and moments, added up over all processes."""
+        """Return gates, samples and moments, added up over all processes."""
         if parallel.count() == 1:
-            return self.squares, self.samples, self.moments
-        squares, samples = self.squares.clone(), torch.tensor(self.samples, device=self.squares.device)
+            return self.gates, self.samples, self.moments
+        gates, samples = self.gates.clone(), torch.tensor(self.samples, device=self.gates.device)
         moments = [] if self.moments is None else [self.moments.clone()]
-        parallel.add_up([squares, samples, *moments])
-        return squares, int(samples), moments[0] if moments else None
+        parallel.add_up([gates, samples, *moments])
+        return gates, int(samples), moments[0] if moments else None
 
     @property
     def connectivity(self) -> Tensor:
-        """Functional connectivity C `[units]`: mean over samples of q², the Fisher information of the gate."""
-        return self.squares / max(1, self.samples)
+        """Functional connectivity C `[units]`: mean over samples of q², the Fisher information of the gate.
+
+        If it is centred, the gate is on what the unit does beyond its mean: q = sum over tokens of (x - mean) dL/dx.
+        The mean over tokens is the fold's, with the same weights.
+        """
+        direction = torch.ones_like(self.gates[:, 0])
+        if self.gates.shape[1] > 1 and self.moments is not None:
+            means = torch.nan_to_num(self.moments[-1, :-1] / self.moments[-1, -1], posinf=0.0, neginf=0.0)
+            direction[:, :-1] = -means.unflatten(0, (-1, self.channels))
+        squares = torch.einsum("ui,uij,uj->u", direction, self.gates, direction)
+        return squares.clamp_min(0) / max(1, self.samples)
 
     def channels_of(self, units: Sequence[int]) -> Tensor:
         """Mark the input channels that belong to these units: bool `[channels in all]`."""
-        marks = torch.zeros(len(self.squares), dtype=torch.bool, device=self.squares.device)
+        marks = torch.zeros(len(self.gates), dtype=torch.bool, device=self.gates.device)
         marks[list(units)] = True
         return marks.repeat_interleave(self.channels)
 
@@ -90,8 +101,9 @@ class UnitStatistics:
             real: bool `[samples, tokens]`, false for padding; None: no padding.
             loss_rows: Samples over which the loss is a mean; None: these.
         """
-        gates = gate_gradients(x, gradient, self.channels) * (len(x) if loss_rows is None else loss_rows)
-        self.squares += gates.square().sum(dim=0)
+        centred = self.gates.shape[1] > 1
+        found = gate_gradients(x, gradient, self.channels, centred) * (len(x) if loss_rows is None else loss_rows)
+        self.gates += torch.einsum("sui,suj->uij", found, found)
         self.samples += len(x)
         if self.moments is not None:
             tokens = x.flatten(0, 1) if real is None else x[real]
@@ -101,7 +113,7 @@ class UnitStatistics:
             add_second_moments(self.moments, tokens, weights)
 
 
-def gate_gradients(x: Tensor, gradient: Tensor, channels: int) -> Tensor:
+def gate_gradients(x: Tensor, gradient: Tensor, channels: int, by_channel: bool) -> Tensor:
     """Gradient of the loss by a gate on each unit, for each sample: q = sum over tokens and the unit's channels of x
     dL/dx.
 
@@ -109,12 +121,17 @@ def gate_gradients(x: Tensor, gradient: Tensor, channels: int) -> Tensor:
         x: Input of the output projection `[samples, tokens, units * channels]`.
         gradient: Gradient of the loss by `x`, same shape.
         channels: Channels of one unit.
+        by_channel: Whether the gradients by a shift of each channel, sum over tokens of dL/dx, are wanted too.
 
     Returns:
-        float32 `[samples, units]`; entries of a pass that overflowed (not finite) are 0.
+        float32 `[samples, units, 1]`, with `by_channel` `[samples, units, channels + 1]`, q last; those of a unit are
+        all 0 in a pass that overflowed (not finite).
     """
-    product = (x.float() * gradient.float()).sum(dim=1)
-    return torch.nan_to_num(product.unflatten(-1, (-1, channels)).sum(dim=-1), nan=0.0, posinf=0.0, neginf=0.0)
+    gradient = gradient.float()
+    found = (x.float() * gradient).sum(dim=1).unflatten(-1, (-1, channels)).sum(dim=-1, keepdim=True)
+    if by_channel:
+        found = torch.cat([gradient.sum(dim=1).unflatten(-1, (-1, channels)), found], dim=-1)
+    return found.where(found.isfinite().all(dim=-1, keepdim=True), 0.0)
 
 
 def token_weights(output_gradient: Tensor) -> Tensor:
@@ -157,6 +174,7 @@ class Calibration:
         model: A model of a known architecture; its weights keep their shapes while the hooks are on.
         moments: Whether the second moments for the fold are gathered too.
         weigh_tokens: Whether tokens count by how much the loss depends on them in these moments.
+        centred: Whether a unit's connectivity leaves out its mean, where the fold can put it into a bias.
         loss_rows: Tells, before a pass, over how many samples its loss is a mean; None: those that it reads.
     """
 
@@ -165,11 +183,13 @@ class Calibration:
         model: nn.Module,
         moments: bool = True,
         weigh_tokens: bool = True,
+        centred: bool = True,
         loss_rows: Callable[[], float | None] = lambda: None,
     ) -> None:
         blocks = find_blocks(model)
-        self.attentions = [UnitStatistics.empty(a.o, a.head_dim * a.groups, moments) for a in blocks.attentions]
-        self.mlps = [UnitStatistics.empty(m.out, 1, moments) for m in blocks.mlps]
+        empty = partial(UnitStatistics.empty, moments=moments, centred=centred)
+        self.attentions = [empty(a.o, a.head_dim * a.groups) for a in blocks.attentions]
+        self.mlps = [empty(m.out, 1) for m in blocks.mlps]
         self._weigh_tokens, self._loss_rows = moments and weigh_tokens, loss_rows
         self._batch = Batch()
         self._handles: list[RemovableHandle] = [model.register_forward_pre_hook(self._see_batch, with_kwargs=True)]
@@ -181,18 +201,18 @@ class Calibration:
             self._handles.append(statistics.projection.module.register_forward_hook(hook))
 
     def state_dict(self) -> State:
-        """Return what all processes have seen: for the n-th block `n.squares`, `n.samples` and, if any, `n.moments`."""
+        """Return what all processes have seen: for the n-th block `n.gates`, `n.samples` and, if any, `n.moments`."""
         state: State = {}
         for i, statistics in enumerate([*self.attentions, *self.mlps]):
-            squares, samples, moments = statistics.over_processes()
-            state |= {f"{i}.squares": squares, f"{i}.samples": samples}
+            gates, samples, moments = statistics.over_processes()
+            state |= {f"{i}.gates": gates, f"{i}.samples": samples}
             state |= {} if moments is None else {f"{i}.moments": moments}
         return state
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take over what another calibration of the same model has seen; the main process keeps it for all."""
         for i, statistics in enumerate([*self.attentions, *self.mlps] if parallel.is_main() else []):
-            statistics.squares.copy_(state[f"{i}.squares"])
+            statistics.gates.copy_(state[f"{i}.gates"])
             statistics.samples = state[f"{i}.samples"]
             if statistics.moments is not None:
                 statistics.moments.copy_(state[f"{i}.moments"])
@@ -205,7 +225,7 @@ class Calibration:
     def gather(self) -> None:
         """Replace the statistics by those of all processes."""
         for statistics in (*self.attentions, *self.mlps):
-            statistics.squares, statistics.samples, statistics.moments = statistics.over_processes()
+            statistics.gates, statistics.samples, statistics.moments = statistics.over_processes()
 
     def _see_batch(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note the batch's size and padding before a forward pass."""

@@ -3,8 +3,8 @@
 Target form. Units are MLP neurons and heads. The paper's three ideas stand in it as follows:
 
 - *Preferential attachment*: a unit's connectivity is functional, the loss that flows through all its connections
-  (Fisher information of a gate on it). The weakest for their size go, and what they did is folded into the
-  survivors, which get stronger.
+  (Fisher information of a gate on what it does beyond its mean). The weakest for their size go, and what they did is
+  folded into the survivors, which get stronger.
 - *Group sparsity*: the group of the attention is the head, whose removal makes the model faster.
 - *Redundant heads*: a head is redundant if the loss hardly notices it; merging is the least-squares fold into all
   heads that remain, which for two equal heads is the paper's merge.
@@ -85,9 +85,10 @@ class NeuroPruneTarget(TargetForm):
         """Attach the calibration if the next step belongs to the window before an event."""
         window = run.steps_for(self.settings.calibration_rows)
         if self._calibration is None and self.events and run.step >= min(self.events) - window:
-            fold = self.settings.fold
-            weigh = self.settings.token_weights
-            self._calibration = Calibration(run.model, fold, weigh, loss_rows=lambda: run.loss_rows)
+            asked = self.settings
+            self._calibration = Calibration(
+                run.model, asked.fold, asked.token_weights, asked.centred, loss_rows=lambda: run.loss_rows
+            )
 
     def _take_calibration(self, run: Run) -> Calibration:
         """End the window and return what it has seen."""
