@@ -30,6 +30,7 @@ SETTINGS = {
     "eps": "ε: a smaller entry is absent",
     "mode": "the penalty enters",
     "fold": "fold what removed units did",
+    "centred": "leave a unit's mean out of its connectivity",
     "token_weights": "weigh tokens in the fold",
 }
 WORDS = {"True": "yes", "False": "no", "output": "output", "mlp_in": "MLP input", "none": "nothing"}
