@@ -33,7 +33,10 @@ from neuroprune.settings import RunSettings
 
 Found = tuple[RunRecord, TimingRecord | None]
 STRENGTHS = ("alpha", "beta", "theta", "strength", "mode")
-ABLATED = {"penalty": ("degree_weight", "merge", "eps"), "target": ("fold", "centred", "token_weights")}  # settings by form
+ABLATED = {  # settings by form
+    "penalty": ("degree_weight", "merge", "eps"),
+    "target": ("fold", "centred", "token_weights"),
+}
 OPTIONS = (*ABLATED["penalty"], *ABLATED["target"])
 LAYERS = ("heads_per_layer", "removed_heads")  # one number or list of numbers a layer: `12;10`, `;0 3`
 NAMES = ("study", "run", "group", "status", "model", "task", "method", "form", "metric")
