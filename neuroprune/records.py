@@ -189,8 +189,10 @@ def _read(path: Path, kind: type[AnyRecord]) -> AnyRecord:
 
 
 def _first_problem(error: ValidationError) -> str:
-    """Name the first of a record's mistakes and count the others."""
+    """Name the first of a record's mistakes and count the others; say so if it is merely of another version."""
     problem = error.errors()[0]
+    if problem["loc"][:2] == ("settings", "method") and problem["loc"][-1] == "version":
+        return f"made by version {problem['input']} of {problem['loc'][-2]}, which gives other results than this one"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{'.'.join(str(part) for part in problem['loc']) or 'record'}: {problem['msg']}{more}"
 

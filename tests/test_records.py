@@ -70,6 +70,15 @@ def test_a_foreign_record_is_refused(tmp_path, record, change, part):
         records.read_record(path)
 
 
+def test_a_record_of_another_version_of_its_method_says_so(tmp_path, record):
+    written = record.model_dump(mode="json")
+    written["settings"]["method"]["version"] = 0
+    (tmp_path / "run.json").write_text(json.dumps(written))
+    name = record.settings.method.name
+    with pytest.raises(UserError, match=f"made by version 0 of {name}, which gives other results than this one; delete"):
+        records.read_record(tmp_path / "run.json")
+
+
 def test_numbers_that_are_not_finite_become_null(tmp_path):
     records.write_json(tmp_path / "x.json", {"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": float("-inf")}})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [None, 1.5], "c": {"d": None}}
