@@ -75,7 +75,7 @@ def test_a_record_of_another_version_of_its_method_says_so(tmp_path, record):
     written["settings"]["method"]["version"] = 0
     (tmp_path / "run.json").write_text(json.dumps(written))
     name = record.settings.method.name
-    with pytest.raises(UserError, match=f"made by version 0 of {name}, which gives other results than this one; delete"):
+    with pytest.raises(UserError, match=f"made by version 0 of {name}, which gives other results than this one"):
         records.read_record(tmp_path / "run.json")
 
 
