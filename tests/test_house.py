@@ -16,7 +16,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground upwards: a module may import from lower floors, and from its own.
 FLOORS = [
-    {"errors", "hook", "warm", "forks"},
+    {"errors", "hook", "warm", "forks", "prepared", "report"},
     {"setting_types"},
     {"baseline_settings", "training_settings"},
     {"settings", "environment", "resources", "problems", "parallel"},
@@ -35,7 +35,7 @@ FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 # These must do without torch.
 TABLE_READERS = {"hook", "records", "figures", "tables", "config", "plan", "study", "problems", "settings", "errors"}
 TABLE_READERS |= {"merging", "redraw", "dominating", "estimate", "presence", "memory"}
-TABLE_READERS |= {"setting_types", "baseline_settings", "training_settings", "jobs", "overview", "several", "forks"}
+TABLE_READERS |= {"setting_types", "baseline_settings", "training_settings", "jobs", "overview", "several", "forks", "prepared", "report"}
 
 
 def module_of(path: Path) -> str:
