@@ -35,17 +35,8 @@ FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 # These must do without torch.
 TABLE_READERS = {"hook", "records", "figures", "tables", "config", "plan", "study", "problems", "settings", "errors"}
 TABLE_READERS |= {"merging", "redraw", "dominating", "estimate", "presence", "memory"}
-TABLE_READERS |= {
-    "setting_types",
-    "baseline_settings",
-    "training_settings",
-    "jobs",
-    "overview",
-    "several",
-    "forks",
-    "prepared",
-    "report",
-}
+TABLE_READERS |= {"setting_types", "baseline_settings", "training_settings", "jobs", "overview"}
+TABLE_READERS |= {"several", "forks", "prepared", "report"}
 
 
 def module_of(path: Path) -> str:
