@@ -84,6 +84,7 @@ for table, section in TABLES.items():
             "neuroprune table {params.name:q} --study {params.study:q} > {log:q} 2>&1"
 
 
+# NEUROPRUNE_REPORT= (empty) in the environment leaves the report out.
 onsuccess:
     if Path(FOLDER, "runs.csv").exists():
         print(
