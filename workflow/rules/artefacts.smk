@@ -90,7 +90,8 @@ onsuccess:
         print(
             f"All runs: {FOLDER}/runs.csv   Figures: {FOLDER}/figures   Tables: {FOLDER}/tables"
         )
-    print(*filter(None, [make_report(REPORT, FIGURE_FILES + TABLE_FILES)]))
+    if told := make_report(REPORT, FIGURE_FILES + TABLE_FILES):
+        print(told)
 
 
 onerror:
