@@ -30,7 +30,7 @@ demo: run report ## Run the default study to its report; CONFIG=config/paper.yam
 
 # A lock of the kernel keeps two starts apart, so it is safe to clear the lock that a killed Snakemake left behind. Where
 # there is no `flock`, Snakemake's own lock keeps them apart, and says what to do after a kill.
-# `report` makes it, also where nothing else was to be done.
+# The workflow itself makes no report here: the target `report` does, also where nothing else was to be done.
 run: export NEUROPRUNE_REPORT =
 run: $(BIN)/.ready
 	@$(BIN)/neuroprune plan --config $(CONFIG) >/dev/null

@@ -2,13 +2,6 @@
 # jobs of their own from results alone too, so that one that fails takes no other down; `neuroprune redraw` makes all at once.
 from neuroprune.report import make_report, report_command
 
-REPORT = report_command(
-    Path(workflow.main_snakefile),
-    Path(FOLDER),
-    STUDY_FILES if workflow.overwrite_configfiles else [],
-    workflow.config_settings.config,
-)
-
 
 rule collect:
     input:
@@ -90,7 +83,13 @@ onsuccess:
         print(
             f"All runs: {FOLDER}/runs.csv   Figures: {FOLDER}/figures   Tables: {FOLDER}/tables"
         )
-    if told := make_report(REPORT, FIGURE_FILES + TABLE_FILES):
+    command = report_command(
+        Path(workflow.main_snakefile),
+        Path(FOLDER),
+        STUDY_FILES if workflow.overwrite_configfiles else [],
+        workflow.config_settings.config,
+    )
+    if told := make_report(command, FIGURE_FILES + TABLE_FILES):
         print(told)
 
 
