@@ -61,7 +61,7 @@ test-oldest: .venv-oldest/bin/.ready ## Run the tests with the lowest versions t
 	OMP_NUM_THREADS=1 .venv-oldest/bin/pytest
 
 large: $(BIN)/.ready ## Train two steps of a model of 300 M parameters within 12 GiB
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 -s -m large tests/test_large.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 -s -m large tests/training/test_large.py
 
 lint: $(BIN)/.ready ## Style, types, docstrings, import directions, workflow
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from neuroprune.environment import cpu_name, device_name
+from neuroprune.results.environment import cpu_name, device_name
 
 
 def main() -> None:

@@ -27,15 +27,16 @@ from torch import Tensor
 from torch.optim import AdamW
 from transformers import get_linear_schedule_with_warmup, set_seed
 
-from neuroprune import Dense, NeuroPrune, RandomUnits, Run, Taylor, models, tasks
-from neuroprune.config import read_catalogue
+from neuroprune import Dense, NeuroPrune, RandomUnits, Run, Taylor, tasks
+from neuroprune.config.catalogue import read_catalogue
+from neuroprune.config.settings import ModelSettings, TaskSettings
 from neuroprune.errors import UserError
 from neuroprune.methods.base import Method
-from neuroprune.methods.calibration import Calibration
+from neuroprune.methods.components.calibration import Calibration
 from neuroprune.methods.neuroprune import NeuroPruneTarget
 from neuroprune.methods.taylor import taylor_scores
-from neuroprune.settings import ModelSettings, TaskSettings
-from neuroprune.sparsity import event_steps, measure_sparsity
+from neuroprune.models import sources
+from neuroprune.pruning.sparsity import event_steps, measure_sparsity
 
 COLUMNS = (
     *("task", "rows", "steps", "method", "setting changed", "seed", "sparsity", "metric dev", "metric pool"),
@@ -147,7 +148,7 @@ class Bench:
 
     def model(self, seed: int) -> tuple[Any, Any]:
         """Return the pretrained model with a new classifier, and its tokenizer."""
-        return models.load(self.source, self.data, seed=seed)
+        return sources.load(self.source, self.data, seed=seed)
 
     def batches(self, seed: int) -> list[list[int]]:
         """Return the positions of the rows of every step."""

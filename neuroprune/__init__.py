@@ -9,18 +9,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from neuroprune.hook import teach_transformers
+from neuroprune.models.import_hook import teach_transformers
 
 if TYPE_CHECKING:
-    import neuroprune.heads as heads
-    import neuroprune.penalties as penalties
-    import neuroprune.topology as topology
-    from neuroprune.blocks import find_blocks
-    from neuroprune.checkpoints import from_pretrained, save_pretrained
     from neuroprune.methods import DSP, L1, CoFi, Dense, NeuroPrune, RandomUnits, Taylor
     from neuroprune.methods.base import Run
-    from neuroprune.sparsity import measure_sparsity
-    from neuroprune.surgery import remove
+    from neuroprune.models.pretrained import from_pretrained, save_pretrained
+    from neuroprune.pruning import heads, penalties, topology
+    from neuroprune.pruning.blocks import find_blocks
+    from neuroprune.pruning.sparsity import measure_sparsity
+    from neuroprune.pruning.surgery import remove
 
 __all__ = [
     "DSP",
@@ -50,11 +48,11 @@ _MODULES = {
     "RandomUnits": "methods",
     "Run": "methods.base",
     "Taylor": "methods",
-    "find_blocks": "blocks",
-    "from_pretrained": "checkpoints",
-    "measure_sparsity": "sparsity",
-    "remove": "surgery",
-    "save_pretrained": "checkpoints",
+    "find_blocks": "pruning.blocks",
+    "from_pretrained": "models.pretrained",
+    "measure_sparsity": "pruning.sparsity",
+    "remove": "pruning.surgery",
+    "save_pretrained": "models.pretrained",
 }
 
 
@@ -63,7 +61,7 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(import_module(f"neuroprune.{_MODULES[name]}"), name)
     if name in __all__:
-        return import_module(f"neuroprune.{name}")
+        return import_module(f"neuroprune.pruning.{name}")
     raise AttributeError(f"module 'neuroprune' has no attribute {name!r}")
 
 

@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from neuroprune import warm
 from neuroprune.errors import ConfigError, UserError
+from neuroprune.training import server
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from neuroprune.plan import Plan
+    from neuroprune.config.plan import Plan
 
     AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 1 after a mistake that was printed on the standard error.
     """
     args = parser().parse_args(arguments)
-    if arguments is None and (code := warm.hand_over(sys.argv[1:])) is not None:
+    if arguments is None and (code := server.hand_over(sys.argv[1:])) is not None:
         return code
     try:
         args.run(args)
@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--format", required=True, metavar="FORMAT", help=text)
     command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
     text = "keep the libraries loaded for the commands of this machine; the workflow starts it"
-    command = _command(commands, "warm", lambda args: warm.serve(args.address, main), text)
+    command = _command(commands, "warm", lambda args: server.serve(args.address, main), text)
     command.add_argument("address", metavar="SOCKET", help="path of a socket to make")
     command = _command(commands, "schema", schema, "write config/schema.json and config/README.md anew")
     command.add_argument("--check", action="store_true", help="write nothing; fail if a file is out of date")
@@ -212,13 +212,13 @@ def plan(args: argparse.Namespace) -> None:
     for sentence in made.skipped:
         print(sentence, file=sys.stderr)
     if args.output:
-        from neuroprune.records import write_json
+        from neuroprune.files.atomic import write_json
 
         write_json(args.output, made.as_dict())
     elif args.json:
         print(json.dumps(made.as_dict(), indent=1))
     else:
-        from neuroprune.overview import overview
+        from neuroprune.config.overview import overview
 
         print(made.study.folder if args.folder else overview(made))
 
@@ -226,64 +226,64 @@ def plan(args: argparse.Namespace) -> None:
 def prepare_data(args: argparse.Namespace) -> None:
     """Make sure that a task's data are there; write their manifest."""
     from neuroprune import tasks
-    from neuroprune.records import write_json
-    from neuroprune.settings import TaskSettings
+    from neuroprune.config.settings import TaskSettings
+    from neuroprune.files.atomic import write_json
 
     write_json(args.output, tasks.prepare(_read(TaskSettings, args.settings), args.data_root))
 
 
 def prepare_model(args: argparse.Namespace) -> None:
     """Make sure that a model's files are there; write their manifest."""
-    from neuroprune import models
-    from neuroprune.records import write_json
-    from neuroprune.settings import ModelSettings
+    from neuroprune.config.settings import ModelSettings
+    from neuroprune.files.atomic import write_json
+    from neuroprune.models import sources
 
-    write_json(args.output, models.prepare(_read(ModelSettings, args.settings)))
+    write_json(args.output, sources.prepare(_read(ModelSettings, args.settings)))
 
 
 def train(args: argparse.Namespace) -> None:
     """Train one run."""
-    from neuroprune.settings import RunSettings
+    from neuroprune.config.settings import RunSettings
 
     settings = _read(RunSettings, args.settings)
-    from neuroprune import training
+    from neuroprune.training import run as training
 
     training.train(settings, args.output, args.data_root, args.checkpoint_minutes)
 
 
 def measure(args: argparse.Namespace) -> None:
     """Time one run's model beside the dense one."""
-    from neuroprune.settings import TimingSettings
+    from neuroprune.config.settings import TimingSettings
 
     settings = _read(TimingSettings, args.settings)
-    from neuroprune import timing
+    from neuroprune.training import inference_time
 
-    timing.measure(settings, args.record, args.output, args.data_root)
+    inference_time.measure(settings, args.record, args.output, args.data_root)
 
 
 def train_several(args: argparse.Namespace) -> None:
     """Train the runs of a job that are not there."""
-    from neuroprune import several
-    from neuroprune.jobs import JobRuns
-    from neuroprune.prepared import Prepared
+    from neuroprune.config.jobs import JobRuns
+    from neuroprune.results.manifests import Prepared
+    from neuroprune.training import job
 
     runs = _read(JobRuns, args.settings)
-    place = several.Place(args.study, args.data_root, args.keep_models)
-    several.train(runs, Prepared.read(args.data, args.model), place, args.output, args.checkpoint_minutes)
+    place = job.Place(args.study, args.data_root, args.keep_models)
+    job.train(runs, Prepared.read(args.data, args.model), place, args.output, args.checkpoint_minutes)
 
 
 def measure_several(args: argparse.Namespace) -> None:
     """Time the runs of a job that are not timed so."""
-    from neuroprune import several
-    from neuroprune.settings import TimingSettings
+    from neuroprune.config.settings import TimingSettings
+    from neuroprune.training import job
 
-    place = several.Place(args.study, args.data_root, args.keep_models)
-    several.measure(_read(TimingSettings, args.settings), args.runs, place, args.output)
+    place = job.Place(args.study, args.data_root, args.keep_models)
+    job.measure(_read(TimingSettings, args.settings), args.runs, place, args.output)
 
 
 def collect(args: argparse.Namespace) -> None:
     """Gather a study's records in its table, and say what a reader of the table has to know."""
-    from neuroprune.tables.runs import collect
+    from neuroprune.results.runs import collect
 
     for note in collect(args.study, args.output):
         print(note)
@@ -291,7 +291,7 @@ def collect(args: argparse.Namespace) -> None:
 
 def merge(args: argparse.Namespace) -> None:
     """Join studies, and collect what is there then."""
-    from neuroprune import merging
+    from neuroprune.results import merge as merging
 
     print(f"{len(merging.merge(args.sources, args.study))} runs in {args.study}")
     collect(argparse.Namespace(study=args.study, output=None))
@@ -299,7 +299,7 @@ def merge(args: argparse.Namespace) -> None:
 
 def redraw(args: argparse.Namespace) -> None:
     """Make tables and figures anew, and say what a reader of them has to know."""
-    from neuroprune import redraw
+    from neuroprune.results import redraw
 
     for note in redraw.redraw(args.study, args.names):
         print(note)
@@ -307,21 +307,21 @@ def redraw(args: argparse.Namespace) -> None:
 
 def figure(args: argparse.Namespace) -> None:
     """Draw one figure of a study."""
-    from neuroprune import figures
+    from neuroprune.results import figures
 
     figures.draw(args.name, args.study)
 
 
 def table(args: argparse.Namespace) -> None:
     """Write one table of a study."""
-    from neuroprune import tables
+    from neuroprune.results import tables
 
     tables.write(args.name, args.study)
 
 
 def prune(args: argparse.Namespace) -> None:
     """Fine-tune and prune one model, and say what came of it."""
-    from neuroprune.prune import Request, prune
+    from neuroprune.training.prune import Request, prune
 
     given = {name: getattr(args, name) for name, *_ in TRAINING_OPTIONS if getattr(args, name) is not None}
     request = Request(args.model, args.task, args.sparsity, args.seed, args.catalogue, given)
@@ -331,7 +331,7 @@ def prune(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Write a saved model in another form."""
-    from neuroprune.export import export
+    from neuroprune.models.export import export
 
     for sentence in export(args.folder, args.format, args.out):
         print(sentence)
@@ -339,7 +339,7 @@ def export(args: argparse.Namespace) -> None:
 
 def schema(args: argparse.Namespace) -> None:
     """Write what is generated from the settings: the schema of study files and the explanation of their keys."""
-    from neuroprune import reference
+    from neuroprune.config import schema as reference
 
     stale = reference.check(CONFIG.parent) if args.check else reference.write(CONFIG.parent)
     if args.check and stale:
@@ -350,7 +350,7 @@ def _read(kind: type[AnySettings], text: str) -> AnySettings:
     """Read settings from the command line."""
     from pydantic import ValidationError
 
-    from neuroprune.problems import sentences
+    from neuroprune.config.messages import sentences
 
     try:
         return kind.model_validate(json.loads(text))
@@ -361,9 +361,9 @@ def _read(kind: type[AnySettings], text: str) -> AnySettings:
 
 
 def _plan(args: argparse.Namespace) -> Plan:
-    from neuroprune.config import make_plan, read_study
-    from neuroprune.figures import FIGURES
-    from neuroprune.tables import TABLES
+    from neuroprune.config.catalogue import make_plan, read_study
+    from neuroprune.results.figures import FIGURES
+    from neuroprune.results.tables import TABLES
 
     artefacts = [*FIGURES, *TABLES]
     if args.settings is None:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from loops import train_bare
-from models import make_model
 
+from helpers.loops import train_bare
+from helpers.models import make_model
 from neuroprune import Taylor
-from neuroprune.surgery import kept_units
+from neuroprune.pruning.surgery import kept_units
 
 
 def test_every_benchmark_prints_its_line(monkeypatch, capsys):

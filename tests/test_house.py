@@ -14,29 +14,19 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "neuroprune"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-# From the ground upwards: a module may import from lower floors, and from its own.
+# From the ground upwards: a package may import from lower floors, and from itself.
 FLOORS = [
-    {"errors", "hook", "warm", "forks", "prepared", "report"},
-    {"setting_types"},
-    {"baseline_settings", "training_settings"},
-    {"settings", "environment", "resources", "problems", "parallel"},
-    {"config", "plan", "presence", "study", "problems", "architectures", "records", "estimate", "memory"},
-    {"jobs", "overview"},
-    {"blocks"},
-    {"dominating", "topology", "kept", "idle", "position_bias", "surgery"},
-    {"hidden"},
-    {"penalties", "heads", "sparsity", "loading", "cards", "checkpoints"},
-    {"methods", "snapshots", "figures", "tables", "merging", "export"},
-    {"tasks", "models"},
-    {"timing", "training", "redraw", "resume", "batches", "step_times", "several"},
-    {"cli", "reference", "prune"},
+    {"errors"},
+    {"distributed", "files", "pruning"},
+    {"config"},
+    {"models", "tasks", "results"},
+    {"methods"},
+    {"training"},
+    {"cli"},
 ]
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 # These must do without torch.
-TABLE_READERS = {"hook", "records", "figures", "tables", "config", "plan", "study", "problems", "settings", "errors"}
-TABLE_READERS |= {"merging", "redraw", "dominating", "estimate", "presence", "memory"}
-TABLE_READERS |= {"setting_types", "baseline_settings", "training_settings", "jobs", "overview"}
-TABLE_READERS |= {"several", "forks", "prepared", "report"}
+TABLE_READERS = {"errors", "files", "config", "results"}
 
 
 def module_of(path: Path) -> str:

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from models import VOCAB, make_model
-from test_checkpoints import tokenizer  # noqa: F401  (a fixture)
+from test_pretrained import tokenizer  # noqa: F401  (a fixture)
 from torch.utils.data import DataLoader
 
-from neuroprune.blocks import find_blocks
+from helpers.models import VOCAB, make_model
 from neuroprune.cli import parser
-from neuroprune.sparsity import measure_sparsity
+from neuroprune.pruning.blocks import find_blocks
+from neuroprune.pruning.sparsity import measure_sparsity
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

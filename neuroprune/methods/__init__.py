@@ -1,6 +1,6 @@
 """The methods by name; a class loads when it is asked for.
 
-A new method is one file with a class of `base.Method`, its settings in `neuroprune.settings`, and one line here.
+A new method is one file with a class of `base.Method`, its settings in `neuroprune.config.settings`, and one line here.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from neuroprune.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
+    from neuroprune.config.settings import MethodSettings
     from neuroprune.methods.base import Method
-    from neuroprune.settings import MethodSettings
 
 METHODS: dict[str, str] = {
     "dense": "neuroprune.methods.dense:Dense",
     "l1": "neuroprune.methods.l1:L1",
     "neuroprune": "neuroprune.methods.neuroprune:NeuroPrune",
-    "cofi": "neuroprune.methods.cofi:CoFi",
+    "cofi": "neuroprune.methods.cofi.method:CoFi",
     "dsp": "neuroprune.methods.dsp:DSP",
     "taylor": "neuroprune.methods.taylor:Taylor",
     "random": "neuroprune.methods.random_units:RandomUnits",

@@ -14,13 +14,13 @@ from torch.optim import Optimizer
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from neuroprune.environment import settings_hash
+from neuroprune.config.canonical import settings_hash
+from neuroprune.config.messages import sentences
+from neuroprune.config.settings import Settings
 from neuroprune.errors import UserError
-from neuroprune.methods import checks
-from neuroprune.methods.holding import abandon_earlier, hold, release
-from neuroprune.methods.states import State, load_state, save_state
-from neuroprune.problems import sentences
-from neuroprune.settings import Settings
+from neuroprune.methods.components import preconditions
+from neuroprune.methods.components.ownership import abandon_earlier, hold, release
+from neuroprune.methods.components.state_files import State, load_state, save_state
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +179,7 @@ class Method(TrainerCallback, Hooks):
         Raises:
             UserError: If another method works on the model in the same training, or the model is compiled.
         """
-        checks.check_not_compiled(run.model)
+        preconditions.check_not_compiled(run.model)
         hold(run.model, self, run, run.training or run.optimizer)
         self._held = run.model
 
@@ -209,7 +209,7 @@ class Method(TrainerCallback, Hooks):
     ) -> None:
         """Begin: build the run from what the Trainer knows."""
         if self.cuts:
-            checks.check_trainer(args, self.split_steps)
+            preconditions.check_trainer(args, self.split_steps)
         self.run = Run(
             model=model,
             optimizer=optimizer,
@@ -316,7 +316,7 @@ class TwoForms(Method):
 
     def _begin(self, run: Run) -> None:
         self.hold(run)
-        checks.check_trained(run.model)
+        preconditions.check_trained(run.model)
         self.form = self.forms[self.settings.form](self.settings)  # type: ignore[attr-defined]
         self.report = self.form.report
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from neuroprune.config.settings import DenseSettings
 from neuroprune.methods.base import Method
-from neuroprune.settings import DenseSettings
 
 
 class Dense(Method):

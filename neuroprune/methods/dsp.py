@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuroprune import parallel
-from neuroprune.blocks import find_blocks
+from neuroprune import distributed
+from neuroprune.config.settings import DSPSettings
 from neuroprune.errors import UserError
 from neuroprune.methods.base import Method, Run
-from neuroprune.methods.forms import head_distances, reached
-from neuroprune.methods.gates import Gates, remove_closed, unit_counts
-from neuroprune.methods.states import State, nest, unnest
-from neuroprune.methods.subset import gumbel_top_k, log_linear, straight_through_top_k, top_k
-from neuroprune.settings import DSPSettings
+from neuroprune.methods.components.forms import head_distances, reached
+from neuroprune.methods.components.gumbel_top_k import gumbel_top_k, log_linear, straight_through_top_k, top_k
+from neuroprune.methods.components.state_files import State, nest, unnest
+from neuroprune.methods.components.unit_masks import Gates, remove_closed, unit_counts
+from neuroprune.pruning.blocks import find_blocks
 
 CLIP = 1.0  # largest norm of a step's gradient of the scores
 
@@ -34,7 +34,7 @@ class DSP(Method):
     them.
 
     Args:
-        **fields: See `neuroprune.settings.DSPSettings`.
+        **fields: See `neuroprune.config.settings.DSPSettings`.
     """
 
     settings_class = DSPSettings
@@ -64,7 +64,7 @@ class DSP(Method):
         """Take a step of the scores."""
         if self.scores.grad is None:
             return
-        parallel.average([self.scores.grad])
+        distributed.average([self.scores.grad])
         self.scores.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         torch.nn.utils.clip_grad_norm_([self.scores], CLIP)
         self._optimizer.param_groups[0]["lr"] = self.settings.score_lr * (1 - run.step / run.total_steps)
@@ -120,7 +120,7 @@ class DSP(Method):
         self._units = _units(self.settings.heads, sum(self._counts), self._groups)
         self._step, self._total_steps = run.step, run.total_steps
         self.scores = nn.Parameter(xavier_scores(self._counts))
-        parallel.copy_main([self.scores])
+        distributed.copy_main([self.scores])
         self._optimizer = torch.optim.AdamW([self.scores], lr=self.settings.score_lr, weight_decay=0.0)
         self._gates = Gates(run.model, attentions, self.draw)
         pipelined = self.settings.stage == "pipelined"

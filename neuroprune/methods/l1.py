@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from neuroprune.config.settings import L1Settings
 from neuroprune.methods.base import Run, TwoForms
-from neuroprune.methods.forms import PenaltyForm, TargetForm
-from neuroprune.methods.zeros import zero_smallest
-from neuroprune.penalties import add_l1_gradient, soft_threshold
-from neuroprune.settings import L1Settings
-from neuroprune.sparsity import prunable_projections
+from neuroprune.methods.components.forms import PenaltyForm, TargetForm
+from neuroprune.methods.components.zero_mask import zero_smallest
+from neuroprune.pruning.penalties import add_l1_gradient, soft_threshold
+from neuroprune.pruning.sparsity import prunable_projections
 
 
 class L1Target(TargetForm):
@@ -43,7 +43,7 @@ class L1(TwoForms):
     """l1 pruning: `L1(sparsity=0.8)` for magnitude pruning to a target, `L1(strength=1e-4)` for the penalty.
 
     Args:
-        **fields: See `neuroprune.settings.L1Settings`.
+        **fields: See `neuroprune.config.settings.L1Settings`.
     """
 
     settings_class = L1Settings

@@ -21,21 +21,21 @@ from typing import Any
 
 from torch import nn
 
-from neuroprune import heads, penalties
-from neuroprune.blocks import Attention, find_blocks
+from neuroprune.config.settings import NeuroPruneSettings
 from neuroprune.errors import UserError
 from neuroprune.methods.base import Run, TwoForms
-from neuroprune.methods.calibration import Calibration, no_gradient
-from neuroprune.methods.folding import fold
-from neuroprune.methods.forms import PenaltyForm, TargetForm
-from neuroprune.methods.head_count import check_head_count, choose_heads_first, heads_to_go
-from neuroprune.methods.selection import choose_units
-from neuroprune.methods.states import State, nest, unnest
-from neuroprune.methods.units import fewest_units, remove_units, unit_sizes
-from neuroprune.methods.zeros import zero_smallest
-from neuroprune.settings import NeuroPruneSettings
-from neuroprune.sparsity import cubic_schedule, removed_weights
-from neuroprune.surgery import kept_units, remove
+from neuroprune.methods.components.calibration import Calibration, no_gradient
+from neuroprune.methods.components.fold import fold
+from neuroprune.methods.components.forms import PenaltyForm, TargetForm
+from neuroprune.methods.components.head_count import check_head_count, choose_heads_first, heads_to_go
+from neuroprune.methods.components.state_files import State, nest, unnest
+from neuroprune.methods.components.unit_removal import fewest_units, remove_units, unit_sizes
+from neuroprune.methods.components.unit_selection import choose_units
+from neuroprune.methods.components.zero_mask import zero_smallest
+from neuroprune.pruning import heads, penalties
+from neuroprune.pruning.blocks import Attention, find_blocks
+from neuroprune.pruning.sparsity import cubic_schedule, removed_weights
+from neuroprune.pruning.surgery import kept_units, remove
 
 
 class NeuroPruneTarget(TargetForm):
@@ -189,7 +189,7 @@ class NeuroPrune(TwoForms):
     model gets smaller while it trains; afterwards `report` says what went when.
 
     Args:
-        **fields: See `neuroprune.settings.NeuroPruneSettings`.
+        **fields: See `neuroprune.config.settings.NeuroPruneSettings`.
     """
 
     settings_class = NeuroPruneSettings

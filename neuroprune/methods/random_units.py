@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from neuroprune.blocks import find_blocks
+from neuroprune.config.settings import RandomUnitsSettings
 from neuroprune.methods.base import Run, TwoForms
-from neuroprune.methods.units import UnitTarget, unit_sizes
-from neuroprune.settings import RandomUnitsSettings
+from neuroprune.methods.components.unit_removal import UnitTarget, unit_sizes
+from neuroprune.pruning.blocks import find_blocks
 
 
 class RandomTarget(UnitTarget):
@@ -30,7 +30,7 @@ class RandomUnits(TwoForms):
     """Random structured removal to a target: `RandomUnits(sparsity=0.8)`.
 
     Args:
-        **fields: See `neuroprune.settings.RandomUnitsSettings`.
+        **fields: See `neuroprune.config.settings.RandomUnitsSettings`.
     """
 
     settings_class = RandomUnitsSettings

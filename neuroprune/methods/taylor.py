@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuroprune.blocks import Projection, find_blocks
+from neuroprune.config.settings import TaylorSettings
 from neuroprune.errors import UserError
 from neuroprune.methods.base import Run, TwoForms
-from neuroprune.methods.states import State, unnest
-from neuroprune.methods.units import UnitTarget
-from neuroprune.settings import TaylorSettings
+from neuroprune.methods.components.state_files import State, unnest
+from neuroprune.methods.components.unit_removal import UnitTarget
+from neuroprune.pruning.blocks import Projection, find_blocks
 
 
 class TaylorTarget(UnitTarget):
@@ -92,7 +92,7 @@ class Taylor(TwoForms):
     """First-order structured pruning to a target: `Taylor(sparsity=0.8)`.
 
     Args:
-        **fields: See `neuroprune.settings.TaylorSettings`.
+        **fields: See `neuroprune.config.settings.TaylorSettings`.
     """
 
     settings_class = TaylorSettings

@@ -11,8 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from neuroprune.resources import RESOURCES
-from neuroprune.settings import TaskSettings
+from neuroprune.config.settings import TaskSettings
+from neuroprune.files.packages import RESOURCES
 
 if TYPE_CHECKING:
     from datasets import Dataset

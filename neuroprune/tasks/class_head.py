@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, Trainer
 
-from neuroprune.settings import TaskSettings
+from neuroprune.config.settings import TaskSettings
 from neuroprune.tasks.sources import mapped
 
 

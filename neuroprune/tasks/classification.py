@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from datasets import ClassLabel, Dataset, Value
 
-from neuroprune.architectures import find_architecture
+from neuroprune.config.settings import TaskSettings
 from neuroprune.errors import UserError
-from neuroprune.resources import RESOURCES
-from neuroprune.settings import TaskSettings
+from neuroprune.files.packages import RESOURCES
+from neuroprune.pruning.architectures import find_architecture
 from neuroprune.tasks import sources
 from neuroprune.tasks.text import rows_sha256
 

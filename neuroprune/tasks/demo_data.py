@@ -16,7 +16,7 @@ import yaml
 from datasets import ClassLabel, Dataset, Features, Value
 
 from neuroprune.errors import UserError, did_you_mean
-from neuroprune.resources import RESOURCES, Package, build_once, fetch
+from neuroprune.files.packages import RESOURCES, Package, build_once, fetch
 from neuroprune.tasks.quiet import no_progress_bars
 from neuroprune.tasks.text import rows_sha256
 

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding, Seq2SeqTrainer
 
-from neuroprune.settings import TaskSettings
+from neuroprune.config.settings import TaskSettings
 from neuroprune.tasks.sources import mapped
 from neuroprune.tasks.text import Judge
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import DataCollatorWithPadding, Trainer
 from transformers.modeling_outputs import BaseModelOutput
 
+from neuroprune.config.settings import TaskSettings
 from neuroprune.errors import UserError
-from neuroprune.settings import TaskSettings
 from neuroprune.tasks import class_head
 from neuroprune.tasks.sources import mapped
 

@@ -13,10 +13,10 @@ import numpy as np
 from datasets.exceptions import DatasetGenerationError
 from datasets.utils.info_utils import ExpectedMoreSplitsError, NonMatchingSplitsSizesError, UnexpectedSplitsError
 
+from neuroprune.config.availability import dataset_folder
+from neuroprune.config.settings import TaskSettings
 from neuroprune.errors import UserError, did_you_mean
-from neuroprune.presence import dataset_folder
-from neuroprune.resources import cause
-from neuroprune.settings import TaskSettings
+from neuroprune.files.packages import cause
 from neuroprune.tasks import demo_data
 from neuroprune.tasks.quiet import no_progress_bars
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from neuroprune.resources import RESOURCES
-from neuroprune.settings import TaskSettings
+from neuroprune.config.settings import TaskSettings
+from neuroprune.files.packages import RESOURCES
 from neuroprune.tasks import text_pairs
 
 

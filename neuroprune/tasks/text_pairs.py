@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from datasets import Dataset
 
+from neuroprune.config.settings import TaskSettings
 from neuroprune.errors import UserError
-from neuroprune.settings import TaskSettings
 from neuroprune.tasks import sources
 from neuroprune.tasks.text import Copy, Judge, rows_sha256
 

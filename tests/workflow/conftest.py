@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from neuroprune.report import ASKED
-from neuroprune.warm import ADDRESS
+from neuroprune.results.report import ASKED
+from neuroprune.training.server import ADDRESS
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from neuroprune.config import make_plan, read_study
-from neuroprune.figures import FIGURES
-from neuroprune.jobs import by_rule
-from neuroprune.tables import TABLES
+from neuroprune.config.catalogue import make_plan, read_study
+from neuroprune.config.jobs import by_rule
+from neuroprune.results.figures import FIGURES
+from neuroprune.results.tables import TABLES
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "config" / "config.yaml"

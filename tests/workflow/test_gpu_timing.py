@@ -11,9 +11,9 @@ from conftest import ROOT
 from test_mini_study import rows_of, write_weather
 from transformers import AutoConfig, AutoModel
 
-from neuroprune.config import make_plan, read_study
-from neuroprune.records import read_record, read_timing
-from neuroprune.tables import TABLES
+from neuroprune.config.catalogue import make_plan, read_study
+from neuroprune.results.records import read_record, read_timing
+from neuroprune.results.tables import TABLES
 
 STUDY = ROOT / "config" / "gpu_timing.yaml"
 TINY = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}

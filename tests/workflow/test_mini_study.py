@@ -13,12 +13,12 @@ import pytest
 import yaml
 from datasets import ClassLabel, Dataset, Features, Value
 
-from neuroprune import warm
 from neuroprune.cli import main
-from neuroprune.figures import FIGURES
-from neuroprune.records import read_record, read_timing
-from neuroprune.resources import file_sha256
-from neuroprune.tables import TABLES
+from neuroprune.files.atomic import file_hash
+from neuroprune.results.figures import FIGURES
+from neuroprune.results.records import read_record, read_timing
+from neuroprune.results.tables import TABLES
+from neuroprune.training import server
 
 MINI = Path(__file__).with_name("mini.yaml")
 ROOT = MINI.parents[2]
@@ -117,11 +117,11 @@ def test_of_a_run_little_stays(finished):
 def test_what_lies_beside_a_record_is_what_the_record_names(finished):
     for path in (finished / "results" / "mini" / "runs").glob("*/run.json"):
         files = read_record(path).result.files
-        assert files and all(file_sha256(path.with_name(name)) == digest for name, digest in files.items())
+        assert files and all(file_hash(path.with_name(name)) == digest for name, digest in files.items())
 
 
 def test_a_run_of_the_study_is_the_run_of_a_command_alone(finished, tmp_path, monkeypatch):
-    monkeypatch.setenv(warm.ADDRESS, "")
+    monkeypatch.setenv(server.ADDRESS, "")
     study = finished / "results" / "mini"
     settings = json.loads((study / "plan.json").read_text())["runs"][NEUROPRUNE]
     words = ["train", "--settings", json.dumps(settings), "--data-root", str(finished / "data")]

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from test_mini_study import DENSE, L1, NEUROPRUNE, rows_of, study_file, write_weather
 
-from neuroprune.records import read_record, read_timing
+from neuroprune.results.records import read_record, read_timing
 
 RUNS = (DENSE, NEUROPRUNE, L1)
 TIMED = (NEUROPRUNE, L1)

@@ -17,8 +17,8 @@ import yaml
 from conftest import ROOT
 from test_mini_study import MINI, rows_of, write_weather
 
-from neuroprune.records import read_record
-from neuroprune.resources import file_sha256
+from neuroprune.files.atomic import file_hash
+from neuroprune.results.records import read_record
 
 SLURM = Path(__file__).with_name("slurm_localhost.sh")
 PROFILE = ROOT / "workflow" / "profiles" / "slurm"
@@ -256,7 +256,7 @@ def test_after_a_kill_of_snakemake_no_run_is_written_by_two_jobs(slurm, folder):
     assert len(queue.of("train", FAILS)) == 2  # what the first job found counts
     record = read_record(run / "run.json")
     assert record.status == "done"
-    assert all(file_sha256(run / name) == digest for name, digest in record.result.files.items())
+    assert all(file_hash(run / name) == digest for name, digest in record.result.files.items())
 
 
 def what_lies_in(run):

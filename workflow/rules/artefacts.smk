@@ -1,6 +1,6 @@
 # The table of runs, and all figures and tables made from it. Each has a rule of its own name: `snakemake figure4`. They stay
 # jobs of their own from results alone too, so that one that fails takes no other down; `neuroprune redraw` makes all at once.
-from neuroprune.report import make_report, report_command
+from neuroprune.results.report import make_report, report_command
 
 
 rule collect:

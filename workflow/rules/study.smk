@@ -4,18 +4,18 @@ import shutil
 import sys
 from pathlib import Path
 
-from neuroprune.config import make_plan, read_study
+from neuroprune.config.catalogue import make_plan, read_study
 from neuroprune.errors import ConfigError
-from neuroprune.figures import FIGURES
-from neuroprune.jobs import (
+from neuroprune.results.figures import FIGURES
+from neuroprune.config.jobs import (
     run_limit,
     settings_of,
     shared_jobs,
     time_limit,
     untrue_lists,
 )
-from neuroprune.plan import canonical
-from neuroprune.tables import TABLES
+from neuroprune.config.canonical import canonical
+from neuroprune.results.tables import TABLES
 
 DEFAULT_STUDY = "config/config.yaml"
 STUDY_FILES = [os.path.relpath(file) for file in workflow.overwrite_configfiles] or [

@@ -1,0 +1,118 @@
+"""What can be told of a study's models and datasets by looking at their folders, before anything is loaded.
+
+Tasks whose dataset is not on the disk can be left out of a study, and a model that cannot do a task is refused before
+the first job. Nothing heavy is imported here, so that planning stays quick.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from neuroprune.config.settings import TaskSettings
+from neuroprune.config.study import ExperimentSettings, StudySettings, model_type
+from neuroprune.errors import ConfigError
+from neuroprune.pruning.architectures import find_architecture
+
+
+def dataset_folder(task: TaskSettings, data_root: Path) -> Path | None:
+    """Return the folder that holds a task's dataset: the source below `data_root`, or the source itself.
+
+    Args:
+        task: A task whose source is not `demo`.
+        data_root: A mirror of the hub.
+
+    Returns:
+        The folder; None if there is no such folder, and the hub would have to be asked.
+    """
+    places = [data_root / task.source, Path(task.source)]
+    return next((place for place in places if place.is_dir()), None)
+
+
+def has_data(task: TaskSettings, data_root: Path) -> bool:
+    """Tell whether a task's dataset is on the disk; demo data, which are built from packages, always count as there.
+
+    Args:
+        task: The task.
+        data_root: A mirror of the hub.
+
+    Returns:
+        Whether there is a folder for the dataset and, if the task names a configuration, files for that; whether they
+        can be read is not looked at.
+    """
+    if task.source == "demo":
+        return True
+    folder = dataset_folder(task, data_root)
+    if folder is None or task.config is None:
+        return folder is not None
+    patterns = [f"{task.config}/*", *_patterns_on_card(folder / "README.md", task.config)]
+    return any(any(folder.glob(pattern)) for pattern in patterns)
+
+
+def without_absent_data(study: StudySettings) -> tuple[StudySettings, tuple[str, ...]]:
+    """Leave out the tasks whose dataset is not on the disk, and the experiments that have no other tasks.
+
+    Args:
+        study: A study, with all rows that it names.
+
+    Returns:
+        The study with what is left, and one sentence for each task that was left out.
+
+    Raises:
+        ConfigError: Nothing is left.
+    """
+    root = Path(study.data_root)
+    used = dict.fromkeys(task for experiment in study.experiments.values() for task in experiment.tasks)
+    absent = {task: _what_is_absent(study.tasks[task], root) for task in used if not has_data(study.tasks[task], root)}
+    experiments = {name: left for name, whole in study.experiments.items() if (left := _without(whole, absent)).tasks}
+    if not experiments:
+        tasks_of: dict[str, list[str]] = {}
+        for task in absent:
+            tasks_of.setdefault(study.tasks[task].source, []).append(task)
+        missing = "; ".join(f"{source} for {', '.join(names)}" for source, names in tasks_of.items())
+        raise ConfigError(
+            [f"skip_absent_data: no task has its data below {root} ({missing}); put them there, or mend data_root"]
+        )
+    return study.model_copy(update={"experiments": experiments}), tuple(f"Skipped {text}." for text in absent.values())
+
+
+def cannot_write(study: StudySettings) -> list[str]:
+    """Say which models are asked to write text and can't, as far as their type is known.
+
+    Args:
+        study: A study, with all rows that it names.
+
+    Returns:
+        One sentence for each experiment, model and task.
+    """
+    return [
+        f"experiments.{name}: the model {model!r} ({kind}) can't write the answers of the task {task!r} "
+        f"({study.tasks[task].kind}); take an encoder-decoder such as t5, bart or marian"
+        for name, experiment in study.experiments.items()
+        for model in experiment.models
+        if (kind := model_type(study.models[model].source)) and not find_architecture(kind).encoder_decoder
+        for task in experiment.tasks
+        if study.tasks[task].written
+    ]
+
+
+def _without(experiment: ExperimentSettings, absent: dict[str, str]) -> ExperimentSettings:
+    return experiment.model_copy(update={"tasks": tuple(task for task in experiment.tasks if task not in absent)})
+
+
+def _what_is_absent(task: TaskSettings, data_root: Path) -> str:
+    part = f", configuration {task.config}," if task.config else ""
+    return f"task {task.name}: there is no dataset {task.source}{part} below {data_root}"
+
+
+def _patterns_on_card(card: Path, config: str) -> list[str]:
+    """Return the file patterns of a configuration that a dataset's card names."""
+    try:
+        _, front, _ = card.read_text(encoding="utf-8").split("---\n", 2)
+        entries: Any = yaml.safe_load(front)["configs"]
+        files = next(entry["data_files"] for entry in entries if entry["config_name"] == config)
+        return [files] if isinstance(files, str) else [entry["path"] for entry in files]
+    except (OSError, ValueError, KeyError, TypeError, StopIteration, yaml.YAMLError):
+        return []  # no card, or one that says nothing of it

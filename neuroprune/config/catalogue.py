@@ -1,0 +1,274 @@
+"""Files of a configuration: a study, and the rows of models and datasets that it refers to.
+
+Where a model comes from stands in ``config/models.yaml``, what a dataset looks like in ``config/tasks/<name>.yaml``; a
+study names them, and may change their keys or add rows of its own. Everything is checked before anything is done, and
+all mistakes are told at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from neuroprune.config.availability import without_absent_data
+from neuroprune.config.messages import Location, sentences, shown
+from neuroprune.config.plan import Plan, expand
+from neuroprune.config.study import ModelRow, StudySettings, TaskRow
+from neuroprune.errors import ConfigError, did_you_mean
+
+CATALOGUE = Path("config")
+_MODELS, _TASKS = "models.yaml", "tasks"
+_SECTIONS = ("seeds", "training", "timing", "models", "tasks")  # that a study may lack or leave empty
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The rows of ``config/models.yaml`` and ``config/tasks`` as they stand there.
+
+    Args:
+        models: Rows by name.
+        tasks: Rows by name.
+        problems: One sentence for each mistake in them.
+    """
+
+    models: Mapping[str, Any]
+    tasks: Mapping[str, Any]
+    problems: tuple[str, ...] = ()
+
+
+def make_plan(
+    raw: Mapping[str, Any], source: str, catalogue: Path = CATALOGUE, artefacts: Sequence[str] | None = None
+) -> Plan:
+    """Check a study and expand it to its plan.
+
+    Args:
+        raw: The study as it stands in its file.
+        source: What to call that file in messages.
+        catalogue: The folder with ``models.yaml`` and ``tasks/``.
+        artefacts: Names of the figures and tables that there are; none: names are not checked.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ConfigError: All mistakes in the rows or, if they are sound, in the study; one sentence each.
+    """
+    rows = read_catalogue(catalogue)
+    if rows.problems:
+        raise ConfigError(rows.problems)
+    raw = _without_empty(_mapping(raw, source))
+    problems = _unknown_rows(raw, rows)
+    full = with_rows(raw, rows)
+    known = _known_names(full, artefacts)
+    plan = None
+    try:
+        plan = _at_hand(expand(StudySettings.model_validate(full, context=known)))
+    except ValidationError as error:
+        problems += sentences(error, StudySettings)
+        problems += _problems_of_the_rest(full, error, artefacts)
+    except ConfigError as error:
+        problems += error.problems
+    if plan is None or problems:
+        raise ConfigError(f"{source}: {problem}" for problem in problems)
+    return plan
+
+
+def _at_hand(plan: Plan) -> Plan:
+    """Leave out what has no data here, if the study says so; results that are there need no data."""
+    if plan.study.from_results or not plan.study.skip_absent_data:
+        return plan
+    study, skipped = without_absent_data(plan.study)
+    return replace(expand(study), skipped=skipped) if skipped else plan
+
+
+def read_study(files: Iterable[str | Path]) -> dict[str, Any]:
+    """Read a study from one or more files; later ones are laid over earlier ones."""
+    study: dict[str, Any] = {}
+    for file in files:
+        study = merge(study, read_yaml(Path(file)))
+    return study
+
+
+def read_catalogue(folder: Path) -> Catalogue:
+    """Read the rows that studies refer to.
+
+    Args:
+        folder: The folder with ``models.yaml`` and ``tasks/``; what is absent counts as empty.
+
+    Returns:
+        All rows, and what is wrong with them.
+    """
+    problems: list[str] = []
+    models, tasks = {}, {}
+    if (folder / _MODELS).exists():
+        for name, row in _read_or_note(folder / _MODELS, problems).items():
+            models[str(name)] = row
+            problems += _problems_of_row(row, ModelRow, str(name), folder / _MODELS, (str(name),))
+    for path in sorted((folder / _TASKS).glob("*.yaml")):
+        if row := _read_or_note(path, problems):
+            tasks[path.stem] = row
+            problems += _problems_of_row(row, TaskRow, path.stem, path)
+    return Catalogue(models, tasks, tuple(problems))
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one mapping over another: mappings key by key, all else replaced. Snakemake merges config files so too."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        merged[key] = merge(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def with_rows(raw: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
+    """Lay a study's own models and tasks over the catalogue's rows, and give each row its name.
+
+    Args:
+        raw: The study as it stands in its file.
+        catalogue: The rows that it may refer to.
+
+    Returns:
+        The study with all rows written out; left out are rows that are neither in the catalogue nor have a source.
+    """
+    full = dict(raw)
+    for key, rows in (("models", catalogue.models), ("tasks", catalogue.tasks)):
+        own = raw.get(key, {})
+        if isinstance(own, Mapping):
+            own = {name: row for name, row in own.items() if not _changes_nothing(name, row, rows)}
+            merged = merge(rows, own).items()
+            full[key] = {name: {"name": name, **row} if isinstance(row, Mapping) else row for name, row in merged}
+    return full
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that has to be a mapping.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its keys and values.
+
+    Raises:
+        ConfigError: The file is missing, empty, not YAML, not a mapping, or has a key twice.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigError([f"{path}: {where}this is not YAML as it should be: {error.problem}"]) from error
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path}: this is not YAML: {error}"]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError([f"{path}: the file cannot be read: {reason}"]) from error
+    if content is None:
+        raise ConfigError([f"{path}: the file is empty; config/README.md lists the keys that it may have"])
+    return _mapping(content, str(path))
+
+
+def _mapping(content: Any, source: str) -> dict[str, Any]:
+    if not isinstance(content, Mapping):
+        raise ConfigError([f"{source}: {shown(content)} is not allowed; it must be a mapping of keys to values"])
+    return dict(content)
+
+
+def _without_empty(raw: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the sections in which nothing is written, or no more than comments."""
+    return {key: value for key, value in raw.items() if value is not None or key not in _SECTIONS}
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key that stands twice in one mapping; the second would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse what stands twice, then go on as YAML does."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read_or_note(path: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        return read_yaml(path)
+    except ConfigError as error:
+        problems.extend(error.problems)
+        return {}
+
+
+def _problems_of_row(row: Any, kind: type[BaseModel], name: str, path: Path, above: Location = ()) -> list[str]:
+    try:
+        kind.model_validate({"name": name, **row} if isinstance(row, Mapping) else row)
+    except ValidationError as error:
+        return [f"{path}: {text}" for text in sentences(error, kind, above)]
+    return []
+
+
+def _changes_nothing(name: str, row: Any, rows: Mapping[str, Any]) -> bool:
+    return name not in rows and isinstance(row, Mapping) and "source" not in row
+
+
+def _unknown_rows(raw: Mapping[str, Any], catalogue: Catalogue) -> list[str]:
+    """Name the rows of a study that change nothing and are too little for a new row: most likely mistyped."""
+    found = []
+    for key, rows in (("models", catalogue.models), ("tasks", catalogue.tasks)):
+        own = raw.get(key)
+        for name, row in own.items() if isinstance(own, Mapping) else ():
+            if _changes_nothing(name, row, rows):
+                found.append(
+                    f"{key}.{name}: there is no such row to change{did_you_mean(name, rows)}; a new row needs a source"
+                )
+    return found
+
+
+def _known_names(full: Mapping[str, Any], artefacts: Sequence[str] | None) -> dict[str, Any]:
+    """Return what an experiment may name, by kind; rows that are no mapping are a mistake of their own."""
+    rows = {kind: full.get(f"{kind}s", {}) for kind in ("model", "task")}
+    return {"artefact": artefacts} | {kind: [*row] if isinstance(row, Mapping) else None for kind, row in rows.items()}
+
+
+def _problems_of_the_rest(
+    full: Mapping[str, Any], error: ValidationError, artefacts: Sequence[str] | None
+) -> list[str]:
+    """Look for runs listed twice and methods that cannot be used in what remains without the values that are wrong."""
+    rest = json.loads(json.dumps({**full, "study": "study"}, default=str))
+    for _ in range(9):
+        if not _leave_out_all(rest, error):
+            return []
+        try:
+            expand(StudySettings.model_validate(rest, context=_known_names(rest, artefacts)))
+            return []
+        except ConfigError as found:
+            return found.problems
+        except ValidationError as again:
+            error = again
+    return []
+
+
+def _leave_out_all(data: Any, error: ValidationError) -> bool:
+    """Delete in place all that is wrong, the last first, so that places in lists stay true; tell whether it could."""
+    places = [line["loc"] for line in reversed(error.errors()) if line["loc"] != ("study",)]
+    return min([_leave_out(data, place) for place in places], default=True)
+
+
+def _leave_out(data: Any, location: Location) -> bool:
+    """Delete in place what lies at a location, or the innermost part of it that there is; tell whether it could."""
+    found = None
+    for part in location:
+        if not (part in data if isinstance(data, dict) else isinstance(data, list) and part in range(len(data))):
+            break
+        found, data = (data, part), data[part]
+    if found is not None:
+        del found[0][found[1]]
+    return found is not None

@@ -1,0 +1,128 @@
+"""What a study will take, before anything is downloaded: GPU hours and disk, roughly, and what the figures rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+
+from neuroprune.config.plan import Plan
+from neuroprune.config.settings import RunSettings
+
+# Training rows and mean tokens of a row, answer included, by the dataset's source and configuration. Rows are the
+# datasets' own counts; tokens are rounded, and never more than a task's `max_length` and `answer_length` let through.
+ROWS_AND_TOKENS = {
+    ("nyu-mll/glue", "cola"): (8_551, 12),
+    ("nyu-mll/glue", "mnli"): (392_702, 40),
+    ("nyu-mll/glue", "mrpc"): (3_668, 54),
+    ("nyu-mll/glue", "qnli"): (104_743, 50),
+    ("nyu-mll/glue", "qqp"): (363_846, 31),
+    ("nyu-mll/glue", "rte"): (2_490, 70),
+    ("nyu-mll/glue", "sst2"): (67_349, 14),
+    ("nyu-mll/glue", "wnli"): (635, 37),
+    ("abisee/cnn_dailymail", "3.0.0"): (287_113, 580),
+    ("bbaaaa/iwslt14-de-en", None): (160_239, 50),
+}
+PARAMETERS = {
+    "google-bert/bert-base-uncased": 110e6,
+    "FacebookAI/roberta-base": 125e6,
+    "distilbert/distilbert-base-uncased": 66e6,
+    "google-t5/t5-small": 61e6,
+    "google-t5/t5-base": 223e6,
+    "google-t5/t5-large": 738e6,
+    "facebook/opt-125m": 125e6,
+    "facebook/opt-1.3b": 1316e6,
+    "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T": 1100e6,
+    "random:marian": 42e6,
+}
+# The paper's dense T5-base takes 24603 s for an epoch of CNN/DailyMail on an A100 (Table 1); 6 operations a parameter
+# and token in forward and backward pass make that 9e12 operations a second.
+OPERATIONS_A_SECOND = 6 * PARAMETERS["google-t5/t5-base"] * 287_113 * 580 / 24_603
+OVERHEAD_SECONDS = 60  # of a run: loading, evaluation, saving, timing
+RECORD_BYTES, WEIGHT_BYTES = 1e6, 4  # of a run without its model, and of a parameter of the model
+BASIS = (
+    "GPU hours: 6 operations a parameter and token, at the speed of the paper's dense T5-base on CNN/DailyMail (24603 "
+    "s an epoch on one A100 40 GB), and a minute a run for loading, judging and timing; smaller models and short rows "
+    "use a GPU worse, bf16 better, so expect a factor of two either way. Disk: 1 MB a run stays, and with keep_models "
+    "its model; on one machine models wait to be timed until all training is done (on a cluster until their job is "
+    "done), 4 bytes a parameter if nothing were removed."
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What some runs will take.
+
+    Args:
+        hours: GPU hours of the runs whose model and dataset are known.
+        unknown: Runs whose model or dataset is not.
+        records: Bytes of records and small arrays.
+        models: Bytes of the models that lie on disk when all training is done.
+    """
+
+    hours: float
+    unknown: int
+    records: float
+    models: float
+
+
+def cost(runs: Mapping[str, RunSettings], kept: Container[str]) -> Cost:
+    """Estimate what runs will take.
+
+    Args:
+        runs: Their settings by name.
+        kept: Names of the runs whose models stay, or wait to be timed.
+
+    Returns:
+        GPU hours and bytes; runs of models or datasets that are not in our lists are counted apart.
+    """
+    times = [hours(run) for run in runs.values()]
+    weights = (PARAMETERS.get(run.model.source, 0.0) for name, run in runs.items() if name in kept)
+    known = [time for time in times if time is not None]
+    return Cost(sum(known), len(times) - len(known), RECORD_BYTES * len(runs), WEIGHT_BYTES * sum(weights))
+
+
+def hours(run: RunSettings) -> float | None:
+    """Estimate the GPU hours of one run.
+
+    Args:
+        run: Its settings.
+
+    Returns:
+        Hours; None if its model or dataset is not in our lists.
+    """
+    parameters = PARAMETERS.get(run.model.source)
+    known = ROWS_AND_TOKENS.get((run.task.source, run.task.config))
+    if parameters is None or known is None:
+        return None
+    rows, tokens = known
+    rows = min(rows, run.task.train_rows or rows)
+    longest = run.task.max_length + (run.task.answer_length if run.task.written else 0)
+    operations = 6 * parameters * rows * min(tokens, longest) * run.training.epochs
+    return (operations / OPERATIONS_A_SECOND + OVERHEAD_SECONDS) / 3600
+
+
+COLUMNS = ("experiment", "runs", "jobs", "GPU hours", "records", "models")
+
+
+def table(plan: Plan, jobs: Mapping[str, int]) -> list[list[str]]:
+    """Say what each experiment will take, and all of them.
+
+    Args:
+        plan: All runs of a study.
+        jobs: Number of jobs of each experiment.
+
+    Returns:
+        A row for each experiment and one for all, with the columns of ``COLUMNS``.
+    """
+    parts = {**plan.experiments, "all": tuple(plan.runs)}
+    jobs = {**jobs, "all": sum(jobs.values())}
+    kept = set(plan.runs if plan.study.keep_models else plan.timed)
+    return [_row(name, {run: plan.runs[run] for run in runs}, kept, jobs[name]) for name, runs in parts.items()]
+
+
+def _row(name: str, runs: Mapping[str, RunSettings], kept: Container[str], jobs: int) -> list[str]:
+    found = cost(runs, kept)
+    unknown = f" + {found.unknown} runs not known" if found.unknown else ""
+    time = f"{found.hours:,.0f}{unknown}" if found.unknown < len(runs) else "not known"
+    models = f"{found.models / 1e9:,.1f} GB" if found.models else "not known"
+    return [name, f"{len(runs)}", f"{jobs}", time, f"{found.records / 1e9:.2f} GB", models]

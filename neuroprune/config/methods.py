@@ -1,0 +1,198 @@
+"""Settings of the structured baselines: CoFi, DSP, Taylor and random removal."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from neuroprune.config.fields import (
+    TASK_KINDS,
+    Count,
+    Events,
+    FirstEvent,
+    Fraction,
+    FrozenEmbeddings,
+    LastEvent,
+    Positive,
+    RaisedRate,
+    Schedule,
+    Settings,
+    TargetSparsity,
+    ordered,
+)
+
+
+class UnitSettings(Settings):
+    """Removal of whole heads and neurons at the same events as NeuroPrune's target form."""
+
+    task_kinds: ClassVar[tuple[str, ...]] = TASK_KINDS
+    sparsity: TargetSparsity = Field(
+        description="This share of the weights of all attention (Q, K, V, O) and MLP matrices of the dense model is "
+        "gone or zero at the end."
+    )
+    start: FirstEvent = 1 / 3
+    end: LastEvent = 1 / 2
+    events: Events = 3
+    min_share: Fraction = Field(default=0.01, description="Share of its neurons that a layer keeps at least.")
+    post_lr: RaisedRate = 2.0
+    freeze_embeddings: FrozenEmbeddings = True
+
+    @model_validator(mode="after")
+    def _schedule_is_ordered(self) -> UnitSettings:
+        return ordered(self)
+
+    @property
+    def form(self) -> Literal["target"]:
+        """There is one form: the target."""
+        return "target"
+
+
+class TaylorSettings(UnitSettings):
+    """First-order structured pruning: heads and neurons go by the sum of |w dL/dw| over their weights.
+
+    The same events, budget and learning rates as NeuroPrune's target form, without its fold: what the topology adds
+    shows in the difference.
+    """
+
+    name: Literal["taylor"] = Field(default="taylor", description="The method.")
+    version: Literal[1] = Field(default=1, description="Rises when the method's results change; not to be set.")
+    calibration_rows: Count = Field(
+        default=256,
+        description="Training rows before each event whose steps' gradients are summed up to scores, in whole steps.",
+    )
+
+
+class RandomUnitsSettings(UnitSettings):
+    """Random structured removal: which heads and neurons go is drawn, all with the same chance.
+
+    The same events, budget and learning rates as NeuroPrune's target form: the level that a score has to beat.
+    """
+
+    name: Literal["random"] = Field(default="random", description="The method.")
+    version: Literal[1] = Field(default=1, description="Rises when the method's results change; not to be set.")
+
+
+class DSPSettings(Settings):
+    """Differentiable subset pruning (Li et al. 2021): `heads` heads stay, chosen by learned scores.
+
+    Every head has one score. In training a random mask over all heads, drawn from the scores, multiplies what heads
+    pass on; it sums to `heads`, and sharpens to zeros and ones as a temperature falls. At the end the heads with the
+    highest scores stay, the others are removed physically.
+    """
+
+    task_kinds: ClassVar[tuple[str, ...]] = TASK_KINDS
+    name: Literal["dsp"] = Field(default="dsp", description="The method.")
+    version: Literal[1] = Field(default=1, description="Rises when the method's results change; not to be set.")
+    heads: Count = Field(description="Heads that are left at the end, over all layers together.")
+    stage: Literal["joint", "pipelined"] = Field(
+        default="joint",
+        description="Train weights and scores together, or the scores alone (of a model that is fine-tuned already).",
+    )
+    estimator: Literal["gumbel", "straight_through"] = Field(
+        default="gumbel",
+        description="Mask in training: a relaxed random choice, or the heads with the highest scores, without noise, "
+        "with the gradient passed through.",
+    )
+    score_lr: Positive = Field(default=0.5, description="Learning rate of the scores; it decays linearly to 0.")
+    start_temperature: Positive = Field(
+        default=1000.0, description="Temperature of the relaxation in the beginning (paper: 1000 for BERT)."
+    )
+    end_temperature: Positive = Field(
+        default=1e-8, description="Temperature at the end, where the mask is zeros and ones."
+    )
+    cooldown: Schedule = Field(
+        default=0.68, description="Share of the steps over which the temperature falls, linearly in its logarithm."
+    )
+
+    @property
+    def form(self) -> Literal["target"]:
+        """There is one form: the target."""
+        return "target"
+
+
+MaskKind = Literal["hidden", "head", "head_layer", "intermediate", "mlp"]
+
+
+class CoFiSettings(Settings):
+    """CoFi (Xia et al. 2022): learned masks on hidden dimensions, heads, neurons and whole layers.
+
+    Each mask is a random gate (hard concrete) whose chance to be open is trained. The loss gains two multipliers times
+    the difference between the expected sparsity and its target, and its square; the multipliers rise for as long as the
+    target is missed. First comes plain fine-tuning (until `start`), then the target rises from 0 (over `warmup`), and
+    from `end` on the masks are fixed, what they close is removed physically, and the smaller model is fine-tuned.
+    """
+
+    task_kinds: ClassVar[tuple[str, ...]] = TASK_KINDS
+    name: Literal["cofi"] = Field(default="cofi", description="The method.")
+    version: Literal[1] = Field(default=1, description="Rises when the method's results change; not to be set.")
+    sparsity: TargetSparsity = Field(
+        description="Share of the weights of all attention (Q, K, V, O) and MLP matrices that is gone at the end."
+    )
+    schedule: Literal["fair", "published"] = Field(
+        default="fair",
+        description="`published`: the original's masks and multipliers, which wind up in runs of few steps and miss "
+        "the target. `fair`: their learning rate grows as steps get fewer, the multipliers can't wind up, and the "
+        "masks that are taken in the end meet the target, topped up with the smallest single weights.",
+    )
+    masks: tuple[MaskKind, ...] = Field(
+        default=("hidden", "head", "head_layer", "intermediate", "mlp"),
+        min_length=1,
+        description="Kinds of masks: hidden dimensions, heads, whole attentions, neurons, whole MLPs. A kind that an "
+        "architecture does not have is left out, and the record says so. In a study, where a list is an axis of the "
+        "grid, a list of lists: `[[head, intermediate]]`.",
+    )
+    start: Schedule = Field(
+        default=0.042,
+        description="Share of the steps at which pruning starts (published: 1 of 20 epochs, and 4 of 100, before 4 and "
+        "20 final ones).",
+    )
+    warmup: Schedule = Field(
+        default=0.083,
+        description="Share of the steps, from `start` on, over which the target rises linearly from 0; in the fair "
+        "schedule at least 60 % of the pruning stage.",
+    )
+    end: Schedule = Field(
+        default=0.83, description="Share of the steps at which the masks are fixed; then the smaller model trains on."
+    )
+    reg_lr: Positive = Field(
+        default=0.01, description="Learning rate of masks and multipliers; the fair schedule scales it, see there."
+    )
+    mask_lr_steps: Count = Field(
+        default=1000,
+        description="Fair schedule: steps of pruning for which `reg_lr` is meant; with fewer it grows in proportion.",
+    )
+    final_lr: Positive = Field(
+        default=1.0,
+        description="Factor of the learning rate after the masks are fixed, re-warmed over 3 % of the steps.",
+    )
+    teacher: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Distillation: `run`, the model as it is at `start`; or a folder with a dense model of the same "
+        "kind, fine-tuned on the task, which teaches from the first step. Its answers then take the labels' place. "
+        "Default: none, as the paper compares.",
+    )
+    layer_share: Fraction = Field(
+        default=0.9,
+        description="Distillation: share of the layers' loss, the rest is that of the predictions (published: 0.9, 0.7 "
+        "or 0.5).",
+    )
+    teacher_temperature: Positive = Field(
+        default=2.0, description="Distillation: predictions are softened by it (published: 2)."
+    )
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> CoFiSettings:
+        if self.teacher == "run" and self.start == 0:
+            raise ValueError("teacher: run needs fine-tuning before pruning: let start be above 0")
+        if self.start + self.warmup > self.end:
+            raise ValueError(f"start + warmup ({self.start + self.warmup:g}) must not be after end ({self.end:g})")
+        if len(set(self.masks)) < len(self.masks):
+            raise ValueError(f"masks names a kind twice: {', '.join(self.masks)}")
+        return self
+
+    @property
+    def form(self) -> Literal["target"]:
+        """There is one form: the target."""
+        return "target"

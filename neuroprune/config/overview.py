@@ -1,0 +1,44 @@
+"""A plan as text to read: what is compared, how many jobs that makes, what they take, and all runs."""
+
+from __future__ import annotations
+
+import textwrap
+
+from tabulate import tabulate
+
+from neuroprune.config import gpu_hours, memory
+from neuroprune.config.jobs import by_experiment, by_rule
+from neuroprune.config.plan import Plan
+from neuroprune.config.study import ExperimentSettings, StudySettings
+
+
+def overview(made: Plan) -> str:
+    """Return a plan as text to read: what is compared, how many jobs that makes, and all runs."""
+    study, timed = made.study, set(made.timed)
+    right = {"tablefmt": "simple", "disable_numparse": True, "colalign": ("left", *["right"] * 5)}
+    experiments = [[name, *_grid(grid, study), len(made.experiments[name])] for name, grid in study.experiments.items()]
+    jobs = {"prepare_data": len(study.tasks), "prepare_model": len(study.models)}
+    jobs |= by_rule(made)
+    runs = [
+        [name, run.training.epochs, run.training.learning_rate, run.task.train_rows or "all", name in timed or ""]
+        for name, run in made.runs.items()
+    ]
+    return "\n\n".join(
+        [
+            f"Study {study.study}: {len(made.runs)} runs, results in {study.folder}",
+            tabulate(experiments, ["experiment", "models", "tasks", "methods", "seeds", "runs"], tablefmt="simple"),
+            "Jobs: " + ", ".join(f"{count} {rule}" for rule, count in jobs.items()),
+            tabulate(gpu_hours.table(made, by_experiment(made)), gpu_hours.COLUMNS, **right),
+            textwrap.fill(gpu_hours.BASIS, 120),
+            tabulate(memory.table(made), memory.COLUMNS, tablefmt="simple", disable_numparse=True),
+            textwrap.fill(memory.BASIS, 120),
+            tabulate(runs, ["run", "epochs", "learning rate", "train rows", "timed"], tablefmt="simple"),
+        ]
+    )
+
+
+def _grid(grid: ExperimentSettings, study: StudySettings) -> list[str]:
+    """Return the axes of an experiment as text: models, tasks, methods, seeds."""
+    methods = (str(entry["name"]) for entry in grid.methods)
+    seeds = (str(seed) for seed in grid.seeds or study.seeds)
+    return [", ".join(axis) for axis in (grid.models, grid.tasks, methods, seeds)]

@@ -1,0 +1,267 @@
+"""From a study to its runs: every model, task, method, point and seed with every setting resolved.
+
+All of it is pure, but for a look at the type of models that lie in a folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+
+from neuroprune.config.availability import cannot_write
+from neuroprune.config.settings import MethodSettings, ModelSettings, RunSettings, TaskSettings, TrainingSettings
+from neuroprune.config.study import ExperimentSettings, StudySettings, method_points
+from neuroprune.errors import ConfigError
+
+_METHOD: TypeAdapter[MethodSettings] = TypeAdapter(MethodSettings)
+
+# What of a method stands in the names of its runs: field -> what is written before its value.
+POINT = {"sparsity": "", "heads": "h", "alpha": "a", "beta": "b", "theta": "t", "strength": "l"}
+_ODD = re.compile(r"[^a-z0-9_.-]")  # what a run's name may not have
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a study.
+
+    Args:
+        study: The study that they come from, with only the rows that it uses.
+        runs: Settings by the run's name, in the study's order.
+        experiments: Names of runs by experiment.
+        timed: Names of the runs whose inference is timed.
+        skipped: One sentence for each task that was left out because its data are absent.
+    """
+
+    study: StudySettings
+    runs: dict[str, RunSettings]
+    experiments: dict[str, tuple[str, ...]]
+    timed: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON-able data: what ``plan.json`` holds."""
+        return {
+            "schema_version": 1,
+            "study": self.study.study,
+            "settings": self.study.model_dump(mode="json", exclude_unset=True),
+            "experiments": {name: list(runs) for name, runs in self.experiments.items()},
+            "timed": list(self.timed),
+            "runs": {name: run.model_dump(mode="json") for name, run in self.runs.items()},
+        }
+
+
+@dataclass(frozen=True)
+class _Point:
+    """One run before it has a name, and the experiment that asks for it."""
+
+    experiment: str
+    model: str
+    task: str
+    method: Any
+    training: TrainingSettings
+    seed: int
+    timed: bool
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        return self.model, self.task, self.method, self.training
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return *self.settings, self.seed
+
+
+def expand(study: StudySettings) -> Plan:
+    """Turn a study into its plan.
+
+    Training settings are resolved field by field: experiment over task over model over study over the defaults.
+
+    Args:
+        study: The study, with all rows that it names.
+
+    Returns:
+        The plan, with runs in the order of experiments, models, tasks, methods, points and seeds.
+
+    Raises:
+        ConfigError: A run is listed twice, or a model or method cannot be used for a task.
+    """
+    points = list(_points(study))
+    if problems := [
+        *cannot_write(study),
+        *_not_applicable(study, points),
+        *_not_divisible(points),
+        *_listed_twice(points),
+    ]:
+        raise ConfigError(problems)
+    names = _names(points)
+    models = {name: _plain(ModelSettings, row) for name, row in study.models.items()}
+    tasks = {name: _plain(TaskSettings, row) for name, row in study.tasks.items()}
+    runs = {
+        name: RunSettings(
+            run=name,
+            model=models[point.model],
+            task=tasks[point.task],
+            method=point.method,
+            training=point.training,
+            seed=point.seed,
+        )
+        for name, point in zip(names, points, strict=True)
+    }
+    return Plan(
+        study=_only_used_rows(study),
+        runs=runs,
+        experiments=_by_experiment(names, points),
+        timed=_timed(names, points),
+    )
+
+
+def training_of(study: StudySettings, experiment: ExperimentSettings, model: str, task: str) -> TrainingSettings:
+    """Resolve training settings: of each field the most special layer counts that sets it."""
+    layers = (study.training, study.models[model].training, study.tasks[task].training, experiment.training)
+    given: dict[str, Any] = {}
+    for layer in layers:
+        given |= {name: getattr(layer, name) for name in layer.model_fields_set}
+    return TrainingSettings(**given)
+
+
+def _points(study: StudySettings) -> Iterator[_Point]:
+    for name, experiment in study.experiments.items():
+        seeds = study.seeds if experiment.seeds is None else experiment.seeds
+        timed = seeds[: study.timing.seeds]
+        methods = [_METHOD.validate_python(point) for entry in experiment.methods for point in method_points(entry)]
+        for model in experiment.models:
+            for task in experiment.tasks:
+                training = training_of(study, experiment, model, task)
+                for method, seed in product(methods, seeds):
+                    yield _Point(name, model, task, method, training, seed, seed in timed)
+
+
+def _not_applicable(study: StudySettings, points: list[_Point]) -> list[str]:
+    """Say which methods cannot be used for which tasks, each once."""
+    found: dict[str, None] = {}
+    for point in points:
+        kinds, kind = point.method.task_kinds, study.tasks[point.task].kind
+        if kind not in kinds:
+            text = f"{point.method.name} cannot be used for the task {point.task!r} ({kind})"
+            found[f"experiments.{point.experiment}: {text}; it can for {', '.join(kinds)}"] = None
+    return list(found)
+
+
+def _not_divisible(points: list[_Point]) -> list[str]:
+    """Say which steps can't be split over their processes and passes, each once."""
+    found: dict[str, None] = {}
+    for point in points:
+        rows, parts = point.training.batch_size, point.training.parts
+        if rows % parts:
+            split = f"processes: {point.training.processes} and accumulation: {point.training.accumulation}"
+            text = f"batch_size: {rows} can't be split evenly for {point.model} on {point.task} by {split}"
+            found[f"experiments.{point.experiment}: {text}; take a multiple of {parts}"] = None
+    return list(found)
+
+
+def _listed_twice(points: list[_Point]) -> list[str]:
+    """Say which runs are listed more than once, in one sentence for each pair of experiments."""
+    first: dict[tuple[Any, ...], _Point] = {}
+    again: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for point in points:
+        earlier = first.setdefault(point.key, point)
+        if earlier is not point:
+            again[point.experiment, earlier.experiment].append(f"{_short_name(point)}-s{point.seed}")
+    sentences = []
+    for (experiment, other), names in again.items():
+        runs = f"{names[0]} and {len(names) - 1} more runs are" if names[1:] else f"the run {names[0]} is"
+        where = "twice here" if experiment == other else f"in experiments.{other} too"
+        sentences.append(f"experiments.{experiment}: {runs} listed {where}; a run may be listed once")
+    return sentences
+
+
+def _by_experiment(names: list[str], points: list[_Point]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, point in zip(names, points, strict=True):
+        found[point.experiment].append(name)
+    return {experiment: tuple(runs) for experiment, runs in found.items()}
+
+
+def _timed(names: list[str], points: list[_Point]) -> tuple[str, ...]:
+    """Name the runs to be timed; not dense ones, which every timing of their model and task measures beside its own."""
+    pairs = {(point.model, point.task) for point in points if point.timed and point.method.name != "dense"}
+    return tuple(
+        name
+        for name, point in zip(names, points, strict=True)
+        if point.timed and not (point.method.name == "dense" and (point.model, point.task) in pairs)
+    )
+
+
+def _only_used_rows(study: StudySettings) -> StudySettings:
+    """Leave out the rows of the catalogue that no experiment names."""
+    models = {name for experiment in study.experiments.values() for name in experiment.models}
+    tasks = {name for experiment in study.experiments.values() for name in experiment.tasks}
+    return study.model_copy(
+        update={
+            "models": {name: row for name, row in study.models.items() if name in models},
+            "tasks": {name: row for name, row in study.tasks.items() if name in tasks},
+        }
+    )
+
+
+def _plain(kind: type[Any], row: BaseModel) -> Any:
+    """Take a row's training settings and what its jobs ask for off it."""
+    return kind(**row.model_dump(exclude={"training", "job", "parameters"}))
+
+
+# ---- names of runs
+
+
+def _names(points: list[_Point]) -> list[str]:
+    """Name all runs: short, and with the options that differ where a short name is already taken by other settings.
+
+    The first settings of a short name keep it for all their seeds, so that the seeds of one setting share their name,
+    and adding experiments at the end of a study renames nothing.
+    """
+    first: dict[str, _Point] = {}
+    taken: dict[str, tuple[Any, ...]] = {}
+    names = []
+    for point in points:
+        short = _short_name(point)
+        name = short + _differences(first.setdefault(short, point), point)
+        while taken.setdefault(name, point.settings) != point.settings:  # values that names write alike
+            name += "_"
+        names.append(f"{name}-s{point.seed}")
+    return names
+
+
+def _short_name(point: _Point) -> str:
+    """Return ``<model>-<task>-<method>[-<point>]``."""
+    given = {name: getattr(point.method, name, None) for name in POINT}
+    parts = [f"{POINT[name]}{_value(name, value)}" for name, value in given.items() if value is not None]
+    return "-".join([point.model, point.task, point.method.name, *parts])
+
+
+def _differences(first: _Point, other: _Point) -> str:
+    """Return ``-<option>_<value>`` for all settings in which a run differs from the first of its short name."""
+    if first.settings == other.settings:
+        return ""
+    ours, theirs = _options(other), _options(first)
+    return "".join(f"-{name}_{_value(name, value)}" for name, value in ours.items() if theirs.get(name) != value)
+
+
+def _options(point: _Point) -> dict[str, Any]:
+    """Return a run's settings by name; a training setting that a method has too is called ``training.<name>``."""
+    method = point.method.model_dump()
+    training = {f"training.{name}" if name in method else name: value for name, value in point.training}
+    return method | training
+
+
+def _value(name: str, value: Any) -> str:
+    """Write a value for a name: sparsities in percent, numbers as short as they are exact, ``_`` for odd characters."""
+    if isinstance(value, list | tuple):
+        return ".".join(_value(name, item) for item in value)
+    if isinstance(value, float):
+        value = f"{value * (100 if name == 'sparsity' else 1):.10g}".replace("e-0", "e-")
+    return _ODD.sub("_", str(value).lower())

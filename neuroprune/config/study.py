@@ -1,0 +1,226 @@
+"""A study: which models, tasks and methods are compared, with its types and checks.
+
+A study is written as YAML; ``config`` reads it, ``plan`` expands it to runs. Each class says what its keys mean.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from neuroprune.config.messages import EXPLAINED, explain, explained, raise_explained, shown
+from neuroprune.config.settings import (
+    METHOD_SETTINGS,
+    FolderName,
+    ModelSettings,
+    Name,
+    Positive,
+    Settings,
+    TaskSettings,
+    TimingSettings,
+    TrainingSettings,
+)
+from neuroprune.errors import UserError, did_you_mean
+from neuroprune.pruning.architectures import find_architecture
+
+
+class JobSettings(Settings):
+    """What a training or timing job asks a cluster for; it decides no result, so a change redoes nothing."""
+
+    memory_mb: Annotated[int, Field(ge=1)] = Field(
+        default=8000, description="Main memory in MiB; each retry asks for as much again."
+    )
+    minutes: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="Time limit of one run; each retry asks for as much again and goes on from the last checkpoint. "
+        "Default: twice the estimate of `neuroprune plan`, but at least 240.",
+    )
+
+
+class ModelRow(ModelSettings):
+    """Where a model comes from, training settings that go with it, and how large it is."""
+
+    parameters: Positive | None = Field(
+        default=None,
+        description="Parameters of the model, for the estimates of `neuroprune plan` if they don't know it.",
+    )
+    training: TrainingSettings = Field(default_factory=TrainingSettings, description="For all runs of this model.")
+    job: JobSettings = Field(default_factory=JobSettings, description="What a job asks a cluster for.")
+
+    @model_validator(mode="after")
+    def _type_is_known(self) -> ModelRow:
+        if kind := model_type(self.source):
+            try:
+                find_architecture(kind)
+            except UserError as error:
+                raise ValueError(f"source {self.source!r}: {error}") from error
+        return self
+
+
+def model_type(source: str) -> str | None:
+    """Return the type of a model as far as it can be told without fetching anything.
+
+    Args:
+        source: As in `ModelSettings`.
+
+    Returns:
+        Of `random:TYPE` the type, of a folder what its `config.json` says; None of all else.
+    """
+    if source.startswith("random:"):
+        return source.removeprefix("random:")
+    try:
+        found = json.loads(Path(source, "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+class TaskRow(TaskSettings):
+    """A dataset, and training settings that go with it."""
+
+    training: TrainingSettings = Field(default_factory=TrainingSettings, description="For all runs of this task.")
+
+
+def method_points(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Spread a method of a study into its points: every combination of the values that are given as lists."""
+    axes = [value if isinstance(value, list | tuple) else [value] for value in entry.values()]
+    return [dict(zip(entry, point, strict=True)) for point in product(*axes)]
+
+
+def _check_method(entry: dict[str, Any]) -> dict[str, Any]:
+    """Check every point of a method, and say everything that is wrong with it at once."""
+    name = entry.get("name")
+    if not isinstance(name, str) or name not in METHOD_SETTINGS:
+        hint = "the method's name is missing" if name is None else f"unknown method {shown(name)}"
+        hint += f"{did_you_mean(str(name), METHOD_SETTINGS)}; known: {', '.join(METHOD_SETTINGS)}"
+        raise_explained("method", [explained(hint, ("name",), name)])
+    empty = [key for key, value in entry.items() if value in ([], ())]
+    raise_explained("method", [explained("[] is not allowed; give at least one value", (key,), []) for key in empty])
+    lines: dict[tuple[Any, ...], ErrorDetails] = {}
+    for point in method_points(entry):
+        try:
+            METHOD_SETTINGS[str(name)].model_validate(point)
+        except ValidationError as error:
+            lines |= {(*_axis(entry, line), line["msg"]): line for line in error.errors()}
+    texts = {key[:-1]: explain(line, METHOD_SETTINGS[str(name)]) for key, line in lines.items()}
+    raise_explained("method", [explained(text, place, None) for place, text in texts.items()])
+    return entry
+
+
+def _axis(entry: Mapping[str, Any], line: ErrorDetails) -> tuple[int | str, ...]:
+    """Return where in a method's entry a point's error lies: in a list, the place of the value counts too."""
+    place = line["loc"]
+    values = entry.get(str(place[0])) if place else None
+    return (*place, values.index(line["input"])) if isinstance(values, list) and len(place) == 1 else place
+
+
+def _known(kind: str) -> AfterValidator:
+    """Refuse names that are not among those of the validation's context."""
+
+    def check(name: str, info: ValidationInfo) -> str:
+        """Return a known name; refuse another one with the nearest known."""
+        known = (info.context or {}).get(kind)
+        if known is None or name in known:
+            return name
+        text = f"unknown {kind} {shown(name)}{did_you_mean(name, known)}; known: {', '.join(sorted(known))}"
+        raise PydanticCustomError(EXPLAINED, "{text}", {"text": text})
+
+    return AfterValidator(check)
+
+
+def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Refuse a list that names something twice."""
+    twice = [value for place, value in enumerate(values) if value in values[:place]]
+    if twice:
+        raise ValueError(f"{shown(twice[0])} is listed twice; each may stand there once")
+    return values
+
+
+RunsPerJob = Annotated[int, Field(ge=1, le=50)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_once)]
+Method = Annotated[dict[str, Any], AfterValidator(_check_method)]
+
+
+class ExperimentSettings(Settings):
+    """A grid: every model on every task with every point of every method and every seed."""
+
+    models: Annotated[tuple[Annotated[str, _known("model")], ...], AfterValidator(_once)] = Field(
+        min_length=1, description="Rows of `config/models.yaml` or of this study's `models`."
+    )
+    tasks: Annotated[tuple[Annotated[str, _known("task")], ...], AfterValidator(_once)] = Field(
+        min_length=1, description="Files of `config/tasks` or rows of this study's `tasks`."
+    )
+    methods: tuple[Method, ...] = Field(
+        min_length=1,
+        description="Methods with their settings; a list in place of a value is an axis of the grid: "
+        "`{name: neuroprune, sparsity: [0.5, 0.8]}`.",
+    )
+    seeds: Seeds | None = Field(default=None, description="Seeds of this experiment; default: those of the study.")
+    training: TrainingSettings = Field(
+        default_factory=TrainingSettings, description="Training settings of this experiment, over all others."
+    )
+    runs_per_job: RunsPerJob | None = Field(
+        default=None, description="Runs that share a job in this experiment; default: those of the study."
+    )
+
+
+class StudySettings(Settings):
+    """One study file. Training settings that are left out come from: experiment, task, model, study, defaults."""
+
+    study: FolderName = Field(description="The study's name; its results lie in `<results>/<study>`.")
+    experiments: dict[Name, ExperimentSettings] = Field(min_length=1, description="What is compared.")
+    seeds: Seeds = Field(default=(0,), description="Seeds of every experiment that names none.")
+    training: TrainingSettings = Field(default_factory=TrainingSettings, description="For all runs.")
+    timing: TimingSettings = Field(default_factory=TimingSettings, description="How inference is timed.")
+    models: dict[Name, ModelRow] = Field(
+        default_factory=dict, description="Keys that change a row of `config/models.yaml`, or new rows."
+    )
+    tasks: dict[Name, TaskRow] = Field(
+        default_factory=dict, description="Keys that change a file of `config/tasks`, or new rows."
+    )
+    artefacts: Annotated[tuple[Annotated[str, _known("artefact")], ...], AfterValidator(_once)] | None = Field(
+        default=None, description="Figures and tables to make; default: all that there are."
+    )
+    runs_per_job: RunsPerJob = Field(
+        default=1,
+        description="Runs of one experiment, model and task that one training or timing job does one after another, "
+        "for fewer jobs. It decides no result, so a change redoes nothing.",
+    )
+    job_hours: Positive | None = Field(
+        default=None,
+        description="Hours that a job's runs may take together by the GPU estimate of `neuroprune plan`: where runs "
+        "are long, fewer share a job. Models and datasets that it does not know are not limited.",
+    )
+    keep_models: bool = Field(
+        default=False,
+        description="Keep every run's model; else it is deleted once it is timed, and timing it anew trains it anew.",
+    )
+    data_root: str = Field(default="resources/data", min_length=1, description="Where datasets are kept.")
+    results: str = Field(default="results", min_length=1, description="Where the results of all studies are kept.")
+    skip_absent_data: bool = Field(
+        default=False,
+        description="Leave out tasks whose dataset is neither below `data_root` nor a folder, instead of asking the "
+        "hub; a sentence says which.",
+    )
+    from_results: bool = Field(
+        default=False, description="Only draw figures and tables anew from the records that are there."
+    )
+
+    @model_validator(mode="after")
+    def _rows_keep_their_names(self) -> StudySettings:
+        for kind, rows in (("models", self.models), ("tasks", self.tasks)):
+            wrong = [name for name, row in rows.items() if row.name != name]
+            if wrong:
+                raise ValueError(f"{kind}.{wrong[0]}.name must be {wrong[0]!r}, as its key; leave it out")
+        return self
+
+    @property
+    def folder(self) -> str:
+        """The study's folder."""
+        return f"{self.results}/{self.study}"

@@ -1,0 +1,69 @@
+"""Settings of the fine-tuning that all methods share: part of `neuroprune.config.settings`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+
+from neuroprune.config.fields import Count, Fraction, NotNegative, Positive, Settings
+
+
+class TrainingSettings(Settings):
+    """How a model is fine-tuned; the same for every method that is compared."""
+
+    LATER: ClassVar[tuple[str, ...]] = ("processes", "accumulation", "gradient_checkpointing", "optimizer")
+
+    epochs: Positive = Field(
+        default=3.0, description="Passes over the training rows; the paper's values lie in 1 to 5."
+    )
+    batch_size: Count = Field(default=32, description="Rows a step.")
+    learning_rate: Positive = Field(default=1e-4, description="Peak of the learning rate; it decays linearly to 0.")
+    weight_decay: NotNegative = Field(default=0.0, description="Weight decay; AdamW's is decoupled.")
+    warmup: Fraction = Field(default=0.06, description="Share of the steps in which the learning rate rises from 0.")
+    max_grad_norm: Positive = Field(default=1.0, description="Gradients are clipped to this l2 norm.")
+    freeze_embeddings: bool = Field(
+        default=False, description="Leave the embeddings as they are in every method, the dense one included."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="Arithmetic of the forward and backward pass; `auto` is bf16 on GPUs that have it, else fp32.",
+    )
+    threads: Count = Field(default=1, description="CPU threads of a process; the same for all, so times compare.")
+    processes: Count = Field(
+        default=1,
+        description="Processes that train a model together, each with its share of a step's rows: one a GPU, or "
+        "`threads` CPU threads each. The result is that of one process but for rounding and dropout.",
+    )
+    accumulation: Count = Field(
+        default=1,
+        description="Forward and backward passes in which a process reads its rows of a step, for less memory. The "
+        "gradient is that of one pass but for rounding and dropout.",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="Compute activations again in the backward pass instead of keeping them: far less memory for about "
+        "a third more time.",
+    )
+    optimizer: Literal["adamw", "adafactor", "sgd"] = Field(
+        default="adamw",
+        description="AdamW keeps two numbers a weight, Adafactor (without momentum, at a fixed learning rate) hardly "
+        "any, SGD none; each wants a learning rate of its own.",
+    )
+    evaluate: Literal["epoch", "end"] = Field(
+        default="end", description="Judge after every epoch or once at the end; its time is recorded apart."
+    )
+    deterministic: bool = Field(
+        default=False, description="Refuse operations without a repeatable result; slower on GPUs."
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what came later while it has no effect: what ran before such settings were there stays as it is."""
+        plain = {name: type(self).model_fields[name].default for name in self.LATER}
+        return {key: value for key, value in serialize(self).items() if key not in plain or value != plain[key]}
+
+    @property
+    def parts(self) -> int:
+        """In how many parts a step's rows are read."""
+        return self.processes * self.accumulation

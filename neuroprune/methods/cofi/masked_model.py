@@ -1,0 +1,139 @@
+"""CoFi's masks in a model: multiplied in while it trains, folded in and cut out at the end, exactly.
+
+The fold differs from the authors': a hidden mask that is neither 0 nor 1 goes into what is written to the residual
+stream and into the layer norms' weights *and biases*, not into the matrices that read it. So the compacted model
+computes what the masked one did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuroprune.methods.base import Run
+from neuroprune.methods.cofi.masks import MaskValues
+from neuroprune.methods.components.unit_masks import output_projection, remove_closed
+from neuroprune.pruning.blocks import find_blocks
+from neuroprune.pruning.residual_stream import Stream, remove_hidden
+
+
+class MaskedModel:
+    """A model with masks: drawn once a forward pass, multiplied in, until `detach`.
+
+    Args:
+        model: A model of a known architecture.
+        stream: Its residual stream, None if there is no hidden mask.
+        draw: Makes the masks; its argument says whether the model trains.
+
+    Attributes:
+        masks: Those of the last forward pass.
+    """
+
+    masks: MaskValues
+
+    def __init__(self, model: nn.Module, stream: Stream | None, draw: Callable[[bool], MaskValues]) -> None:
+        self._draw, self._norms = draw, [] if stream is None else stream.norms
+        blocks = find_blocks(model)
+        self._handles = [model.register_forward_pre_hook(self._draw_masks)]
+        modules = [*map(output_projection, blocks.attentions), *map(output_projection, blocks.mlps)]
+        for i, module in enumerate(modules):
+            self._handles.append(module.register_forward_pre_hook(partial(self._multiply_units, i)))
+            self._handles.append(module.register_forward_hook(partial(self._multiply_output, i, stream is not None)))
+        for table in [] if stream is None else stream.embeddings:
+            self._handles.append(table.register_forward_hook(self._multiply_hidden))
+        for norm in self._norms:
+            norm.forward = partial(self._normalise, norm)
+
+    def detach(self) -> None:
+        """Leave the model as it was."""
+        while self._handles:
+            self._handles.pop().remove()
+        for norm in self._norms:
+            norm.__dict__.pop("forward", None)
+
+    def _draw_masks(self, model: nn.Module, args: Any) -> None:
+        self.masks = masks = self._draw(model.training)
+        self._units = [*masks.heads, *masks.neurons]
+        self._layers = torch.cat([masks.attentions, masks.mlps])
+
+    def _multiply_units(self, i: int, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x, mask = inputs[0], self._units[i]
+        return (x * mask.to(x).repeat_interleave(x.shape[-1] // len(mask)), *inputs[1:])
+
+    def _multiply_output(self, i: int, hidden: bool, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        output = output * self._layers[i].to(output)
+        return output * self.masks.hidden.to(output) if hidden else output
+
+    def _multiply_hidden(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return output * self.masks.hidden.to(output)
+
+    def _normalise(self, norm: nn.Module, x: Tensor) -> Tensor:
+        mask = self.masks.hidden
+        return (masked_norm(norm, x, mask) * mask.to(norm.weight)).to(norm.weight.dtype)  # type: ignore[arg-type]
+
+
+def masked_norm(norm: Any, x: Tensor, mask: Tensor) -> Tensor:
+    """Apply a layer norm, or a root-mean-square norm, over the open dimensions alone.
+
+    Args:
+        norm: An `nn.LayerNorm`, or a module with `weight` and `variance_epsilon`.
+        x: `[..., width]`, zero in the closed dimensions.
+        mask: `[width]`, 0 where closed.
+
+    Returns:
+        float32 `[..., width]`, the norm's weight and bias applied; what it holds in closed dimensions has no meaning.
+    """
+    present = (mask != 0).float()
+    count, x = present.sum().clamp_min(1), x.float() * present
+    centred = isinstance(norm, nn.LayerNorm)
+    if centred:
+        x = (x - x.sum(dim=-1, keepdim=True) / count) * present
+    variance = x.square().sum(dim=-1, keepdim=True) / count
+    y = x * torch.rsqrt(variance + (norm.eps if centred else norm.variance_epsilon)) * norm.weight.float()
+    return y if getattr(norm, "bias", None) is None else y + norm.bias.float()
+
+
+@torch.no_grad()
+def compact(run: Run, stream: Stream | None, masks: MaskValues) -> list[str]:
+    """Fold masks into the weights and remove everything that they close; the model then computes what it did with them.
+
+    Args:
+        run: The run; its model is changed in place, the optimizer's state follows.
+        stream: The residual stream, None if there is no hidden mask.
+        masks: Values as the model was last used with.
+
+    Returns:
+        Names of attentions and MLPs that pass nothing on any more.
+    """
+    blocks = find_blocks(run.model)
+    layers = [a.o for a in blocks.attentions] + [m.out for m in blocks.mlps]
+    for projection, gate in zip(layers, torch.cat([masks.attentions, masks.mlps]), strict=True):
+        projection.weight.mul_(gate.to(projection.weight))
+        if projection.bias is not None:
+            projection.bias.mul_(gate.to(projection.bias))
+    units = zip([*masks.heads, *masks.neurons], torch.cat([masks.attentions, masks.mlps]), strict=True)
+    closed = [row if gate != 0 else torch.zeros_like(row) for row, gate in units]
+    if stream is None:
+        return remove_closed(run, closed)
+    _fold_hidden(stream, [(p.weight, p.bias) for p in layers], masks.hidden)
+    silent = remove_closed(run, closed)
+    remove_hidden(run.model, masks.hidden.nonzero().flatten(), run.optimizer)
+    return silent
+
+
+def _fold_hidden(stream: Stream, layers: list[tuple[Tensor, Tensor | None]], mask: Tensor) -> None:
+    """Multiply a hidden mask into what is written to the stream and into the norms over it."""
+    for table in {id(module.weight): module.weight for module in stream.embeddings}.values():
+        table.mul_(mask.to(table))  # type: ignore[operator, arg-type]
+    for weight, bias in layers:
+        weight.mul_(mask.to(weight)[:, None])
+        if bias is not None:
+            bias.mul_(mask.to(bias))
+    for norm in stream.norms:
+        if norm is not stream.tied_norm:  # the output layer has the mask from the embeddings
+            for parameter in norm.parameters():
+                parameter.mul_(mask.to(parameter))

@@ -1,0 +1,314 @@
+"""What flows through each unit: statistics of the training batches before a removal, taken by hooks.
+
+While a `Calibration` is attached, every backward pass of the model adds to them; detached, a step costs nothing more
+than a plain one. All is computed in float32 outside autocast, from activations and their gradients, so clipping,
+accumulation and the optimizer do not touch it; only a loss scale that changes within a window would.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from neuroprune import distributed
+from neuroprune.errors import UserError
+from neuroprune.methods.components.state_files import State
+from neuroprune.pruning.blocks import Attention, Mlp, Projection, find_blocks
+
+WEIGHT_FLOOR = 0.01  # a token that the loss does not depend on still counts so much, against the mean of 1
+
+
+@dataclass
+class UnitStatistics:
+    """What one output projection's input tells about the units that feed it.
+
+    Args:
+        projection: The output projection of an attention or MLP.
+        channels: Input channels of one unit: a head's size (times its queries), 1 for a neuron.
+        gates: float32 `[units, n, n]`, sum over samples of g g^T, g the gradients that `gate_gradients` gives: that of
+            the unit's gate last, before it those of the unit's channels if the connectivity is centred (n is 1 or
+            channels + 1).
+        samples: Samples seen.
+        moments: float32 `[channels in all + 1] * 2`, weighted sum over tokens of x x^T with x = [input, 1]; or None.
+    """
+
+    projection: Projection
+    channels: int
+    gates: Tensor
+    samples: int = 0
+    moments: Tensor | None = None
+
+    @classmethod
+    def empty(cls, projection: Projection, channels: int, moments: bool, centred: bool) -> UnitStatistics:
+        """Begin with nothing seen; only where there is a bias for it, the fold takes a mean over."""
+        weight = projection.weight
+        width, size = weight.shape[1], channels + 1 if centred and moments and projection.bias is not None else 1
+        gates = torch.zeros(width // channels, size, size, device=weight.device)
+        matrix = torch.zeros(width + 1, width + 1, device=weight.device) if moments else None
+        return cls(projection, channels, gates, 0, matrix)
+
+    def over_processes(self) -> tuple[Tensor, int, Tensor | None]:
+        """Return gates, samples and moments, added up over all processes."""
+        if distributed.count() == 1:
+            return self.gates, self.samples, self.moments
+        gates, samples = self.gates.clone(), torch.tensor(self.samples, device=self.gates.device)
+        moments = [] if self.moments is None else [self.moments.clone()]
+        distributed.add_up([gates, samples, *moments])
+        return gates, int(samples), moments[0] if moments else None
+
+    @property
+    def connectivity(self) -> Tensor:
+        """Functional connectivity C `[units]`: mean over samples of q², the Fisher information of the gate.
+
+        If it is centred, the gate is on what the unit does beyond its mean: q = sum over tokens of (x - mean) dL/dx.
+        The mean over tokens is the fold's, with the same weights.
+        """
+        direction = torch.ones_like(self.gates[:, 0])
+        if self.gates.shape[1] > 1 and self.moments is not None:
+            means = torch.nan_to_num(self.moments[-1, :-1] / self.moments[-1, -1], posinf=0.0, neginf=0.0)
+            direction[:, :-1] = -means.unflatten(0, (-1, self.channels))
+        squares = torch.einsum("ui,uij,uj->u", direction, self.gates, direction)
+        return squares.clamp_min(0) / max(1, self.samples)
+
+    def channels_of(self, units: Sequence[int]) -> Tensor:
+        """Mark the input channels that belong to these units: bool `[channels in all]`."""
+        marks = torch.zeros(len(self.gates), dtype=torch.bool, device=self.gates.device)
+        marks[list(units)] = True
+        return marks.repeat_interleave(self.channels)
+
+    def add(
+        self,
+        x: Tensor,
+        gradient: Tensor,
+        output_gradient: Tensor | None,
+        real: Tensor | None,
+        loss_rows: float | None = None,
+    ) -> None:
+        """Add one backward pass.
+
+        Args:
+            x: Input of the projection, `[samples, tokens, channels]`.
+            gradient: Gradient of the loss by `x`.
+            output_gradient: The same by the projection's output `[samples, tokens, out]`; None: all tokens weigh the
+                same.
+            real: bool `[samples, tokens]`, false for padding; None: no padding.
+            loss_rows: Samples over which the loss is a mean; None: these.
+        """
+        centred = self.gates.shape[1] > 1
+        found = gate_gradients(x, gradient, self.channels, centred) * (len(x) if loss_rows is None else loss_rows)
+        self.gates += torch.einsum("sui,suj->uij", found, found)
+        self.samples += len(x)
+        if self.moments is not None:
+            tokens = x.flatten(0, 1) if real is None else x[real]
+            weights = None
+            if output_gradient is not None:
+                weights = token_weights(output_gradient.flatten(0, 1) if real is None else output_gradient[real])
+            add_second_moments(self.moments, tokens, weights)
+
+
+def gate_gradients(x: Tensor, gradient: Tensor, channels: int, by_channel: bool) -> Tensor:
+    """Gradient of the loss by a gate on each unit, for each sample: q = sum over tokens and the unit's channels of x
+    dL/dx.
+
+    Args:
+        x: Input of the output projection `[samples, tokens, units * channels]`.
+        gradient: Gradient of the loss by `x`, same shape.
+        channels: Channels of one unit.
+        by_channel: Whether the gradients by a shift of each channel, sum over tokens of dL/dx, are wanted too.
+
+    Returns:
+        float32 `[samples, units, 1]`, with `by_channel` `[samples, units, channels + 1]`, q last; those of a unit are
+        all 0 in a pass that overflowed (not finite).
+    """
+    gradient = gradient.float()
+    found = (x.float() * gradient).sum(dim=1).unflatten(-1, (-1, channels)).sum(dim=-1, keepdim=True)
+    if by_channel:
+        found = torch.cat([gradient.sum(dim=1).unflatten(-1, (-1, channels)), found], dim=-1)
+    return found.where(found.isfinite().all(dim=-1, keepdim=True), 0.0)
+
+
+def token_weights(output_gradient: Tensor) -> Tensor:
+    """Weight of each token in the fold: squared norm of dL/d(output at the token) over its mean, plus a floor of .01.
+
+    The mean is over the tokens of all processes.
+
+    Args:
+        output_gradient: Gradient of the loss by the projection's output, `[tokens, out]`.
+
+    Returns:
+        float32 `[tokens]`.
+    """
+    squares = output_gradient.float().square().sum(dim=-1)
+    mean = squares.mean()
+    if distributed.count() > 1:
+        distributed.average([total := torch.stack([squares.sum(), squares.new_tensor(len(squares))])])
+        mean = total[0] / total[1]
+    squares = torch.nan_to_num(squares / mean.clamp_min(torch.finfo(torch.float32).tiny), posinf=0.0)
+    return squares + WEIGHT_FLOOR
+
+
+def add_second_moments(moments: Tensor, x: Tensor, weights: Tensor | None) -> None:
+    """Add the weighted second moments of x with a constant 1 appended, in place: H += sum over tokens w x x^T.
+
+    Args:
+        moments: float32 `[channels + 1, channels + 1]`.
+        x: `[tokens, channels]`.
+        weights: float32 `[tokens]`, not negative; None: all 1.
+    """
+    extended = torch.cat([x.float(), torch.ones_like(x[:, :1], dtype=torch.float32)], dim=1)
+    weighted = extended if weights is None else extended * weights[:, None]
+    moments.addmm_(weighted.T, extended)
+
+
+class Calibration:
+    """Hooks on all output projections of a model, and the statistics that they gather until `detach`.
+
+    Args:
+        model: A model of a known architecture; its weights keep their shapes while the hooks are on.
+        moments: Whether the second moments for the fold are gathered too.
+        weigh_tokens: Whether tokens count by how much the loss depends on them in these moments.
+        centred: Whether a unit's connectivity leaves out its mean, where the fold can put it into a bias.
+        loss_rows: Tells, before a pass, over how many samples its loss is a mean; None: those that it reads.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        moments: bool = True,
+        weigh_tokens: bool = True,
+        centred: bool = True,
+        loss_rows: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        blocks = find_blocks(model)
+        empty = partial(UnitStatistics.empty, moments=moments, centred=centred)
+        self.attentions = [empty(a.o, a.head_dim * a.groups) for a in blocks.attentions]
+        self.mlps = [empty(m.out, 1) for m in blocks.mlps]
+        self._weigh_tokens, self._loss_rows = moments and weigh_tokens, loss_rows
+        self._batch = Batch()
+        self._handles: list[RemovableHandle] = [model.register_forward_pre_hook(self._see_batch, with_kwargs=True)]
+        seq2seq = bool(getattr(model.config, "is_encoder_decoder", False))
+        layers: list[Attention | Mlp] = [*blocks.attentions, *blocks.mlps]
+        for block, statistics in zip(layers, [*self.attentions, *self.mlps], strict=True):
+            decodes = seq2seq and "decoder" in block.name.split(".")
+            hook = partial(self._see_projection, statistics, block.name, decodes)
+            self._handles.append(statistics.projection.module.register_forward_hook(hook))
+
+    def state_dict(self) -> State:
+        """Return what all processes have seen: for the n-th block `n.gates`, `n.samples` and, if any, `n.moments`."""
+        state: State = {}
+        for i, statistics in enumerate([*self.attentions, *self.mlps]):
+            gates, samples, moments = statistics.over_processes()
+            state |= {f"{i}.gates": gates, f"{i}.samples": samples}
+            state |= {} if moments is None else {f"{i}.moments": moments}
+        return state
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what another calibration of the same model has seen; the main process keeps it for all."""
+        for i, statistics in enumerate([*self.attentions, *self.mlps] if distributed.is_main() else []):
+            statistics.gates.copy_(state[f"{i}.gates"])
+            statistics.samples = state[f"{i}.samples"]
+            if statistics.moments is not None:
+                statistics.moments.copy_(state[f"{i}.moments"])
+
+    def detach(self) -> None:
+        """Take the hooks off; the statistics stay."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def gather(self) -> None:
+        """Replace the statistics by those of all processes."""
+        for statistics in (*self.attentions, *self.mlps):
+            statistics.gates, statistics.samples, statistics.moments = statistics.over_processes()
+
+    def _see_batch(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note the batch's size and padding before a forward pass."""
+        self._batch = Batch.from_call(type(model).forward, model, args, kwargs)
+        self._batch = replace(self._batch, loss_rows=self._loss_rows())
+
+    def _see_projection(
+        self,
+        statistics: UnitStatistics,
+        name: str,
+        decodes: bool,
+        module: nn.Module,
+        inputs: tuple[Tensor, ...],
+        output: Tensor,
+    ) -> None:
+        """Wait for the gradients of a projection's input and output, if there will be any."""
+        x, batch = inputs[0], self._batch
+        if not torch.is_grad_enabled():
+            return
+        if not x.requires_grad:
+            if module.training:
+                raise no_gradient([name])
+            return
+        seen: list[Tensor] = []
+        if self._weigh_tokens:
+            output.register_hook(lambda gradient: seen.append(gradient.detach()))
+        x.register_hook(partial(_gather, statistics, x.detach(), seen, batch, decodes))
+
+
+def no_gradient(names: Sequence[str]) -> UserError:
+    """Say that attentions and MLPs of these names can't be measured, and what to do."""
+    return UserError(
+        f"no gradient reaches {', '.join(names)}, so what its units do for the loss can't be measured: the loss does "
+        "not depend on it, or the model is frozen up to there; set it free with requires_grad_(True), or, if these "
+        "layers are to be cut but not trained, call model.enable_input_require_grads() before training."
+    )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Size and padding of the batch that a model is working on.
+
+    Args:
+        size: Number of samples, None if unknown.
+        mask: bool `[samples, tokens]` of the input, None if nothing is padded.
+        decoder_mask: The same for the decoder of an encoder-decoder.
+        loss_rows: Number of samples over which the loss is a mean, None if these.
+    """
+
+    size: int | None = None
+    mask: Tensor | None = None
+    decoder_mask: Tensor | None = None
+    loss_rows: float | None = None
+
+    @classmethod
+    def from_call(cls, forward: Callable[..., Any], model: nn.Module, args: Any, kwargs: Any) -> Batch:
+        """Read it off the arguments of a call of the model; without a decoder mask, labels of -100 are padding."""
+        given = inspect.signature(forward).bind_partial(model, *args, **kwargs).arguments
+        given = {key: value for key, value in (given | given.get("kwargs", {})).items() if isinstance(value, Tensor)}
+        names = ("input_ids", "inputs_embeds", "attention_mask", "decoder_input_ids", "labels")
+        size = next((len(given[name]) for name in names if name in given), None)
+        mask, decoder_mask, labels = (given.get(key) for key in ("attention_mask", "decoder_attention_mask", "labels"))
+        if decoder_mask is None and labels is not None:
+            decoder_mask = labels != -100
+        return cls(size, mask, decoder_mask)
+
+    def split(self, tensor: Tensor) -> Tensor:
+        """Give `[samples, tokens, channels]` to a tensor that may have come as `[samples * tokens, channels]`."""
+        return tensor if tensor.dim() == 3 else tensor.reshape(self.size or 1, -1, tensor.shape[-1])
+
+    def real(self, decodes: bool, shape: torch.Size) -> Tensor | None:
+        """Return the mask of the tokens that are not padding, None if it says nothing about tokens of this shape."""
+        mask = self.decoder_mask if decodes else self.mask
+        return None if mask is None or mask.shape != shape[:2] else mask.bool()
+
+
+@torch.no_grad()
+def _gather(
+    statistics: UnitStatistics, x: Tensor, seen: list[Tensor], batch: Batch, decodes: bool, gradient: Tensor
+) -> None:
+    """Add one projection's activations and gradients, in float32 whatever the pass was computed in."""
+    with torch.autocast(x.device.type, enabled=False):
+        x = batch.split(x)
+        output_gradient = batch.split(seen.pop()) if seen else None
+        real = batch.real(decodes, x.shape)
+        statistics.add(x, batch.split(gradient), output_gradient, real, batch.loss_rows)

@@ -1,0 +1,71 @@
+"""The least-squares fold: what removed channels did to a projection's output is taken over by those that remain."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from neuroprune.pruning.blocks import Projection
+
+
+def fold_solution(
+    moments: Tensor, weight: Tensor, kept: Tensor, removed: Tensor, ridge: float, constant: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Solve for the change of the kept channels' weights that stands in best for the removed channels.
+
+    D = (H[K, K] + ridge mean(diag H) I)^-1 H[K, R] W[:, R]^T minimises the weighted squared error of the output over
+    the tokens that H was taken from. With two equal channels, one kept, and ridge 0, D is the removed one's weights:
+    the paper's merge.
+
+    Args:
+        moments: H, float `[channels + 1, channels + 1]`, second moments of the input; the last row and column belong
+            to the constant 1.
+        weight: W `[out, channels]` before the removal.
+        kept: int64 `[K]`, channels that stay.
+        removed: int64 `[R]`, channels that go.
+        ridge: Share of the channels' mean second moment that is added to the diagonal, > 0 unless H[K, K] has full
+            rank. A ridge that is too small for the rounding errors in H is raised.
+        constant: Whether a bias can take a share; without it the constant is left out of the system.
+
+    Returns:
+        The change of the kept weights `[out, K]`, and that of the bias `[out]` or None; in float64 where the device
+        has it.
+    """
+    dtype = torch.float32 if moments.device.type == "mps" else torch.float64
+    moments = moments.to(dtype)
+    last = torch.tensor([len(moments) - 1], device=kept.device)
+    base = torch.cat([kept, last]) if constant else kept
+    level = moments.diagonal()[:-1].mean().clamp_min(torch.finfo(torch.float32).tiny)
+    target = moments[base][:, removed] @ weight[:, removed].to(dtype).T
+    change = torch.cholesky_solve(target, _ridge_factor(moments[base][:, base], ridge * level)).T
+    return (change[:, :-1], change[:, -1]) if constant else (change, None)
+
+
+def _ridge_factor(system: Tensor, ridge: Tensor) -> Tensor:
+    """Factorise system + ridge I; a ridge below the rounding errors of the moments is raised tenfold until it holds."""
+    while True:
+        factor, failed = torch.linalg.cholesky_ex(system + ridge * torch.eye(len(system)).to(system))
+        if not failed:
+            return factor
+        ridge = ridge * 10
+
+
+@torch.no_grad()
+def fold(projection: Projection, moments: Tensor, removed: Tensor, ridge: float) -> None:
+    """Fold removed input channels of a projection into those that stay, and into its bias if it has one, in place.
+
+    Args:
+        projection: An output projection; its removed columns are left as they are, to be cut afterwards.
+        moments: float32 `[channels + 1, channels + 1]`, see `fold_solution`; nothing happens if the run has diverged
+            and they are not finite.
+        removed: bool `[channels]`, true for input channels that are about to go; nothing happens if none does.
+        ridge: See `fold_solution`.
+    """
+    if not bool(removed.any()) or not bool(moments.isfinite().all()):
+        return
+    weight, bias = projection.weight, projection.bias
+    kept, gone = (~removed).nonzero().flatten(), removed.nonzero().flatten()
+    change, shift = fold_solution(moments, weight, kept, gone, ridge, constant=bias is not None)
+    weight[:, kept] += change.to(weight.dtype)
+    if bias is not None and shift is not None:
+        bias += shift.to(bias.dtype)

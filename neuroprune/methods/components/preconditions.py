@@ -1,0 +1,115 @@
+"""What is refused when a run begins, each with a sentence: what would fail much later, or go wrong unseen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from neuroprune.errors import UserError
+from neuroprune.pruning.blocks import find_blocks
+from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, removed_weights
+
+
+def check_trainer(args: Any, split_steps: bool) -> None:
+    """Refuse what does not go together with weights that change their shapes.
+
+    Args:
+        args: The Trainer's arguments.
+        split_steps: Whether who calls averages gradients over processes.
+
+    Raises:
+        UserError: If it is asked for.
+    """
+    if args.n_gpu > 1 or (args.world_size > 1 and not split_steps):
+        raise UserError(
+            f"{max(args.world_size, args.n_gpu)} devices are in use, but DataParallel and DistributedDataParallel "
+            "can't follow a model that is cut while it trains: start one process and set CUDA_VISIBLE_DEVICES to one "
+            "device, or let a study train with `processes`."
+        )
+    if args.load_best_model_at_end:
+        raise UserError(
+            "TrainingArguments(load_best_model_at_end=True) would load weights of a larger model into the cut one; "
+            "set it to False."
+        )
+    for name in ("deepspeed", "fsdp"):
+        if getattr(args, name, None):
+            raise UserError(
+                f"TrainingArguments({name}=…): {name} keeps weights or moments in places of its own, which "
+                "can't follow a model that is cut while it trains; leave it out."
+            )
+    if getattr(args, "torch_compile", False):
+        raise UserError(
+            "TrainingArguments(torch_compile=True): in a compiled model nothing can be measured or masked while it is "
+            "pruned; set it to False, and compile the model that comes out."
+        )
+
+
+def check_not_compiled(model: nn.Module) -> None:
+    """Refuse a compiled model: it does not run the hooks that methods need.
+
+    Args:
+        model: The model of a run.
+
+    Raises:
+        UserError: If it went through `torch.compile` or its own `compile`.
+    """
+    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+        raise UserError(
+            "the model is compiled, and in a compiled model nothing can be measured or masked while it is pruned; give "
+            "the model as it was before torch.compile, and compile the one that comes out."
+        )
+
+
+def check_trained(model: nn.Module) -> None:
+    """Refuse a model whose prunable weights are all frozen.
+
+    Args:
+        model: The model of a run.
+
+    Raises:
+        UserError: If none of the weights of attentions and MLPs has `requires_grad`.
+    """
+    modules = {projection.module for projection in prunable_projections(find_blocks(model))}
+    if not any(module.weight.requires_grad for module in modules):
+        raise UserError(
+            "all weights of the attentions and MLPs are frozen, so what is left could not make up for what goes; "
+            "set them free with requires_grad_(True)."
+        )
+
+
+def check_target(model: nn.Module, sparsity: float) -> None:
+    """Refuse a target that a cut model has passed already: nothing that is gone comes back.
+
+    Args:
+        model: The model of a run.
+        sparsity: Share of the prunable weights that is to be gone.
+
+    Raises:
+        UserError: If more went with removed units.
+    """
+    gone, total = removed_weights(model), prunable_weights(model)
+    if gone > round(sparsity * total):
+        raise UserError(
+            f"sparsity={sparsity:g}: {gone / total:.1%} of the weights are removed already; ask for more than that, or "
+            "begin with the dense model."
+        )
+
+
+def check_rate(optimizer: Optimizer, setting: str, factor: float) -> None:
+    """Refuse to raise a learning rate that the optimizer does not have.
+
+    Args:
+        optimizer: The optimizer of a run.
+        setting: Name of the setting that asks for it.
+        factor: Its value; 1 changes nothing.
+
+    Raises:
+        UserError: If the rate is None, as that of Adafactor may be.
+    """
+    if factor != 1 and any(group["lr"] is None for group in optimizer.param_groups):
+        raise UserError(
+            f"{setting}={factor:g}: {type(optimizer).__name__} has no learning rate to be raised (lr=None); set "
+            f"{setting}=1, or give the optimizer a rate."
+        )

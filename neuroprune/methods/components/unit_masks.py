@@ -1,0 +1,103 @@
+"""Masks on units while a model trains, and the removal of what they close in the end.
+
+A gate multiplies what a unit passes on: the channels that an output projection reads from it. Nothing of the model is
+changed, so gates fit every architecture, eager and fused attention alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from neuroprune.methods.base import Run
+from neuroprune.methods.components.unit_removal import remove_units
+from neuroprune.pruning.blocks import Attention, Mlp, find_blocks
+
+Draw = Callable[[bool], Sequence[Tensor]]
+"""Whether the model trains -> a mask `[units]` for each gated block."""
+
+
+class Gates:
+    """Hooks that draw masks once for each forward pass of the model and multiply them in, until `detach`.
+
+    Args:
+        model: A model of a known architecture.
+        blocks: The attentions and MLPs that are gated.
+        draw: Makes their masks.
+    """
+
+    def __init__(self, model: nn.Module, blocks: Sequence[Attention | Mlp], draw: Draw) -> None:
+        self._draw = draw
+        self._masks: list[Tensor] = []
+        self._handles: list[RemovableHandle] = [model.register_forward_pre_hook(self._draw_masks)]
+        for position, block in enumerate(blocks):
+            hook = partial(self._multiply, position)
+            self._handles.append(output_projection(block).register_forward_pre_hook(hook))
+
+    def detach(self) -> None:
+        """Take the hooks off."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _draw_masks(self, model: nn.Module, args: Any) -> None:
+        self._masks = list(self._draw(model.training))
+
+    def _multiply(self, position: int, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x, mask = inputs[0], self._masks[position]
+        return (x * mask.to(x).repeat_interleave(x.shape[-1] // len(mask)), *inputs[1:])
+
+
+def output_projection(block: Attention | Mlp) -> nn.Module:
+    """Return the module that reads the units of a block."""
+    return block.o.module if isinstance(block, Attention) else block.out.module
+
+
+def unit_counts(blocks: Sequence[Attention | Mlp]) -> list[int]:
+    """Return the number of heads (with grouped queries: of key/value heads) or neurons of each block."""
+    return [block.heads // block.groups if isinstance(block, Attention) else block.width for block in blocks]
+
+
+@torch.no_grad()
+def remove_closed(run: Run, masks: Sequence[Tensor]) -> list[str]:
+    """Multiply masks into the weights for good and remove the units that they close.
+
+    The model then computes what it did with the masks. A block that would lose all its units keeps one, whose weights
+    are all zero, so that it passes nothing on.
+
+    Args:
+        run: The run; its model is changed in place, the optimizer's state follows.
+        masks: `[units]` for each attention and then for each MLP, 0 where a unit goes.
+
+    Returns:
+        Names of the blocks that pass nothing on any more.
+    """
+    found = find_blocks(run.model)
+    blocks: list[Attention | Mlp] = [*found.attentions, *found.mlps]
+    gone, silent = [], []
+    for block, mask in zip(blocks, masks, strict=True):
+        weight = (block.o if isinstance(block, Attention) else block.out).weight
+        weight *= mask.to(weight).repeat_interleave(weight.shape[1] // len(mask))
+        closed = (mask == 0).nonzero().flatten().tolist()
+        if len(closed) == len(mask):
+            silence(block)
+            silent.append(block.name)
+            closed = closed[1:]
+        gone.append(closed)
+    remove_units(run, gone)
+    return silent
+
+
+@torch.no_grad()
+def silence(block: Attention | Mlp) -> None:
+    """Set all weights of a block's units to zero; the bias of its output projection stays, as it belongs to no unit."""
+    ins = (block.q, block.k, block.v) if isinstance(block, Attention) else block.ins
+    for projection in ins:
+        projection.weight.zero_()
+        if projection.bias is not None:
+            projection.bias.zero_()
+    (block.o if isinstance(block, Attention) else block.out).weight.zero_()

@@ -1,0 +1,101 @@
+"""Single weights that are zero: which are the smallest, and holding them there while the model trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuroprune.methods.base import Run
+from neuroprune.methods.components.state_files import State
+from neuroprune.pruning.blocks import Blocks, Projection, find_blocks
+from neuroprune.pruning.sparsity import (
+    heads_connected,
+    neurons_connected,
+    prunable_projections,
+    removed_weights,
+    smallest,
+)
+from neuroprune.pruning.surgery import remove_zero_units
+
+
+class KeptZeros:
+    """Single weights that are zero and stay so.
+
+    Args:
+        marks: Pairs of a projection and a bool matrix of its weight's shape, true where the weight is held at zero.
+    """
+
+    def __init__(self, marks: list[tuple[Projection, Tensor]] | None = None) -> None:
+        self._marks = marks or []
+
+    @classmethod
+    def of(cls, model: nn.Module) -> KeptZeros:
+        """Hold every prunable weight that is zero now."""
+        projections = prunable_projections(find_blocks(model))
+        marks = [(projection, projection.weight.detach() == 0) for projection in projections]
+        return cls([(projection, mark) for projection, mark in marks if bool(mark.any())])
+
+    def state_dict(self, model: nn.Module) -> State:
+        """Return the marks: number of a projection among the model's prunable ones -> bool matrix."""
+        projections = prunable_projections(find_blocks(model))
+        numbers = {(projection.module, projection.part): str(i) for i, projection in enumerate(projections)}
+        return {numbers[projection.module, projection.part]: mark for projection, mark in self._marks}
+
+    @classmethod
+    def from_state(cls, model: nn.Module, state: Mapping[str, Any]) -> KeptZeros:
+        """Hold the zeros that `state_dict` told of."""
+        projections = prunable_projections(find_blocks(model))
+        return cls([(projections[int(i)], mark.to(projections[int(i)].weight.device)) for i, mark in state.items()])
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Set them to zero again."""
+        for projection, mark in self._marks:
+            projection.weight.masked_fill_(mark, 0)
+
+
+@torch.no_grad()
+def zero_smallest(run: Run, goal: int) -> KeptZeros:
+    """Set the smallest single weights to zero until `goal` of the dense model's weights are zero or removed, exactly.
+
+    A unit that this would leave without any way in or out is removed with all its weights, which count too, so that the
+    removal of idle units later on finds nothing more to take and the count stays exact.
+
+    Args:
+        run: Its model is changed in place, its optimizer's state follows.
+        goal: Number of weights that are to be zero or removed.
+
+    Returns:
+        The zeros, to be held.
+    """
+    removed = removed_weights(run.model)
+    if goal <= removed:
+        return KeptZeros()
+    blocks = find_blocks(run.model)
+    projections = prunable_projections(blocks)
+    _zero_idle_units(
+        blocks, dict(zip(projections, smallest([p.weight for p in projections], goal - removed), strict=True))
+    )
+    remove_zero_units(run.model, run.optimizer)
+    marks = smallest([p.weight for p in projections], max(0, goal - removed_weights(run.model)))
+    for projection, mark in zip(projections, marks, strict=True):
+        projection.weight.masked_fill_(mark, 0)
+    return KeptZeros.of(run.model)
+
+
+def _zero_idle_units(blocks: Blocks, marks: dict[Projection, Tensor]) -> None:
+    """Zero the marked weights of units that would be left without a way in or out if all marked weights were zero."""
+    for attention in blocks.attentions:
+        idle = ~heads_connected(attention, ~marks[attention.v], ~marks[attention.o])
+        channels = idle.repeat_interleave(attention.head_dim)
+        values = idle.view(-1, attention.groups).any(dim=1).repeat_interleave(attention.head_dim)
+        attention.v.weight.masked_fill_(marks[attention.v] & values[:, None], 0)
+        attention.o.weight.masked_fill_(marks[attention.o] & channels[None, :], 0)
+    for mlp in blocks.mlps:
+        idle = ~neurons_connected(*(~marks[projection] for projection in (*mlp.ins, mlp.out)))
+        mlp.out.weight.masked_fill_(marks[mlp.out] & idle[None, :], 0)
+        for projection in mlp.ins:
+            projection.weight.masked_fill_(marks[projection] & idle[:, None], 0)

@@ -1,0 +1,36 @@
+"""Saved models in other forms, for places where this package is not installed; one module a form."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from neuroprune.errors import UserError, did_you_mean
+
+FORMATS = {"full": "neuroprune.models.export.full:export", "onnx": "neuroprune.models.export.onnx:export"}
+
+
+def export(folder: Path, form: str, out: Path) -> list[str]:
+    """Write a saved model in another form.
+
+    Args:
+        folder: A folder that `save_pretrained` wrote, with a tokenizer beside the model or without.
+        form: One of `FORMATS`.
+        out: The folder to write to; it must be new or empty.
+
+    Returns:
+        Sentences about what was written and how to use it.
+
+    Raises:
+        UserError: If the form is unknown, the model can't be loaded or exported, or `out` holds something already.
+    """
+    if form not in FORMATS:
+        raise UserError(f"format {form!r}: unknown{did_you_mean(form, FORMATS)}; known: {', '.join(FORMATS)}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: there is something already; give a new folder for the export.")
+    module, name = FORMATS[form].split(":")
+    try:
+        sentences: list[str] = getattr(import_module(module), name)(folder, out)
+    except OSError as error:
+        raise UserError(f"{out} can't be written ({error.strerror or error}); give another folder.") from error
+    return sentences

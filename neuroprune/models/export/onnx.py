@@ -1,0 +1,236 @@
+"""A saved model as an ONNX file that plain onnxruntime runs: one forward pass, any batch size, any length.
+
+What is exported is the pass from token ids to logits: all that the model has, such as those of an answer's start and of
+its end; hidden states for a model without a head. Generation with a cache is not part of it: a decoder's file reads the
+whole text each time.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuroprune.errors import UserError
+from neuroprune.models import card
+from neuroprune.models.export.tokenizers import copy_tokenizer
+from neuroprune.models.pretrained import from_pretrained
+from neuroprune.pruning.architectures import find_architecture
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+FILE = "model.onnx"
+TOLERANCE = 1e-4  # of outputs, absolute and relative
+ONE_FILE = 2**30  # bytes of weights; an ONNX file can't be larger than 2 GiB, then they lie beside it
+LOAD = f'import onnxruntime; session = onnxruntime.InferenceSession("path/to/this/folder/{FILE}")'
+
+
+def export(folder: Path, out: Path) -> list[str]:
+    """Write `model.onnx`, its tokenizer, a configuration and a card; try the file out before it gets its name.
+
+    Args:
+        folder: A saved model.
+        out: Where to; it is made if need be.
+
+    Returns:
+        What was written, its inputs, and how far its outputs are from the model's.
+
+    Raises:
+        UserError: If a package is missing, the model's code can't be exported, or the outputs differ.
+    """
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise UserError(f"ONNX export needs {', '.join(missing)}; install with: pip install 'neuroprune[onnx]'.")
+    model: Any = from_pretrained(folder).float()
+    find_architecture(model.config.model_type)  # the card needs a known one
+    out.mkdir(parents=True, exist_ok=True)
+    new = out / ".new"
+    new.mkdir()
+    try:
+        write_onnx(model, new / FILE)
+        error = largest_difference(model, new / FILE)
+        if not error <= TOLERANCE:
+            raise UserError(f"{folder}: outputs of the ONNX file differ from the model's by {error:.2g}; not written.")
+        for file in new.iterdir():
+            file.replace(out / file.name)
+    finally:
+        shutil.rmtree(new)
+    _write_companions(model, folder, out)
+    names = ", ".join(input_names(model))
+    return [f"{out / FILE}: inputs {names}; outputs differ from the model's by at most {error:.1g}."]
+
+
+def input_names(model: Any) -> list[str]:
+    """Return what the file of a model reads: int64 `[batch, length]`, but for an encoder's float hidden states."""
+    config = model.config
+    names = ["input_ids", "attention_mask"]
+    if "token_type_ids" in signature(model.forward).parameters and getattr(config, "type_vocab_size", 0) > 1:
+        names.append("token_type_ids")
+    if "decoder_input_ids" in signature(model.forward).parameters and not _reads_one_text(model):
+        names.append("decoder_input_ids")
+    if getattr(config, "add_cross_attention", False):
+        names.append("encoder_hidden_states")
+    return names
+
+
+@torch.no_grad()
+def output_names(model: Any) -> list[str]:
+    """Return what the file of a model gives, by its names in transformers: all logits, or else its first output."""
+    given = list(_run(model, example(model, rows=2, length=6)))
+    return [name for name in given if name.endswith("logits")] or given[:1]
+
+
+def write_onnx(model: Any, file: Path) -> None:
+    """Trace a model with torch.export and write it as ONNX.
+
+    Args:
+        model: A transformers model in eval mode, float32.
+        file: Where to.
+
+    Raises:
+        UserError: If its code can't be traced.
+    """
+    inputs = example(model, rows=2, length=6)
+    lengths = {"decoder_input_ids": "target", "encoder_hidden_states": "source"}
+    batch, dims = torch.export.Dim("batch"), {}
+    for name in ("sequence", *lengths.values()):
+        dims[name] = torch.export.Dim(name)
+    shapes = tuple({0: batch, 1: dims[lengths.get(name, "sequence")]} for name in inputs)
+    size = sum(parameter.numel() * 4 for parameter in model.parameters())
+    try:
+        with _quiet(), torch.no_grad():
+            outputs = output_names(model)
+            torch.onnx.export(
+                _Pass(model, list(inputs), outputs),
+                tuple(inputs.values()),
+                file,
+                input_names=list(inputs),
+                output_names=[name if name.endswith("logits") else "output" for name in outputs],
+                dynamic_shapes={"inputs": shapes},
+                external_data=size > ONE_FILE,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter has many of its own
+        raise UserError(
+            f"{type(model).__name__} can't be exported to ONNX: {_first_sentence(error)}; known to work are the "
+            "classes of the table of architectures for classification, question answering, causal language modelling "
+            "and generation."
+        ) from error
+
+
+@torch.no_grad()
+def largest_difference(model: Any, file: Path) -> float:
+    """Run a file on batches of other sizes than it was made from, padding included, and compare with its model.
+
+    Args:
+        model: What the file was made from.
+        file: The ONNX file.
+
+    Returns:
+        The largest difference of any output at a token that is not padding, divided by 1 or, if larger, the output;
+        infinity if onnxruntime does not run the file.
+    """
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    worst, outputs = 0.0, output_names(model)
+    for rows, length in ((1, 5), (3, 8), (4, 11)):
+        inputs = example(model, rows, length)
+        try:
+            results = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+        except Exception:  # onnxruntime's errors have no common class
+            return float("inf")
+        keep = inputs["attention_mask"].bool()
+        for found, expected in zip(results, _Pass(model, list(inputs), outputs)(*inputs.values()), strict=True):
+            error = (torch.from_numpy(found) - expected).abs() / expected.abs().clamp(min=1)
+            worst = max(worst, float((error[keep] if error.shape[:-1] == keep.shape else error).max()))
+    return worst
+
+
+def example(model: Any, rows: int, length: int) -> dict[str, Tensor]:
+    """Return random inputs by name, the same for the same sizes; the last row is padded, encoders read an end token."""
+    generator = torch.Generator().manual_seed(rows * length)
+    special = {getattr(model.config, f"{name}_token_id", None) for name in ("pad", "eos", "bos")}
+    plain = torch.tensor([i for i in range(model.config.vocab_size) if i not in special])
+    mask = torch.ones(rows, length, dtype=torch.long)
+    mask[-1, length - 2 :] = 0 if rows > 1 else 1
+    pad, eos = (getattr(model.config, f"{name}_token_id", None) for name in ("pad", "eos"))
+    made: dict[str, Tensor] = {}
+    for name in input_names(model):
+        ids = plain[torch.randint(len(plain), (rows, length), generator=generator)]
+        read = ids.masked_fill(mask == 0, pad or 0)
+        if model.config.is_encoder_decoder and eos is not None:
+            read.scatter_(1, mask.sum(1, keepdim=True) - 1, eos)
+        made[name] = {
+            "attention_mask": mask,
+            "token_type_ids": torch.zeros_like(mask),
+            "decoder_input_ids": ids[:, : length - 2],
+            "input_ids": read,
+        }.get(name, torch.randn(rows, length - 1, model.config.hidden_size, generator=generator))
+    return made
+
+
+class _Pass(nn.Module):
+    """A model as a function of tensors in a fixed order that gives some of its outputs in a fixed order."""
+
+    def __init__(self, model: Any, inputs: list[str], outputs: list[str]) -> None:
+        super().__init__()
+        self.model, self.inputs, self.outputs = model, inputs, outputs
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return logits, or hidden states where there is no head."""
+        given = _run(self.model, dict(zip(self.inputs, inputs, strict=True)))
+        return tuple(given[name] for name in self.outputs)
+
+
+def _run(model: Any, inputs: dict[str, Tensor]) -> Any:
+    """Return a model's outputs by name."""
+    return model(**inputs, **({"use_cache": False} if hasattr(model.config, "use_cache") else {}), return_dict=True)
+
+
+def _reads_one_text(model: Any) -> bool:
+    """Say whether a model's decoder, if it has one, reads what its encoder reads."""
+    return type(model).__name__.endswith(("Classification", "QuestionAnswering"))
+
+
+def _write_companions(model: Any, folder: Path, out: Path) -> None:
+    """Write the tokenizer, a configuration without a record (it names the labels) and the card."""
+    copy_tokenizer(folder, out)
+    config = copy.deepcopy(model.config)
+    config.__dict__.pop("quantization_config", None)
+    config.save_pretrained(out)
+    card.write_card(model, out, folder.resolve().name, card.read_facts(folder), load=LOAD)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the exporter says about itself and about packages that it would like to have."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    loggers.append(logging.getLogger("torch.onnx._internal.exporter._registration"))
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _first_sentence(error: BaseException) -> str:
+    """Return the beginning of what the innermost error says, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__

@@ -1,0 +1,187 @@
+"""Save and load models, cut ones included.
+
+A cut model is saved as any model is; its `config.json` says what is left of the dense model, its card (`README.md`)
+says it to people. After `import neuroprune`, transformers itself loads such folders (see `loading.py`);
+`from_pretrained` adds strictness.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import transformers
+from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError
+from torch import nn
+
+from neuroprune.errors import UserError, did_you_mean
+from neuroprune.models import quantizer  # noqa: F401  (registers)
+from neuroprune.models.card import Facts, hub_id, is_ours, write_card
+from neuroprune.pruning.architectures import ARCHITECTURES
+from neuroprune.pruning.kept_units import RECORD
+
+
+def save_pretrained(
+    model: Any,
+    folder: str | Path,
+    tokenizer: Any = None,
+    *,
+    metrics: Mapping[str, Any] | None = None,
+    base_model: str | None = None,
+    dataset: str | None = None,
+    task: str | None = None,
+    labels: Sequence[str] = (),
+    name: str | None = None,
+) -> None:
+    """Save a model so that `from_pretrained` gives it back bit by bit, with a model card (`README.md`).
+
+    Files are written under another name first, and `config.json` comes last: a folder with a `config.json` is whole.
+    Other files in the folder are left alone, a card that someone else wrote too.
+
+    Args:
+        model: A transformers model, cut or not; one of an unknown type or a quantized one gets no card.
+        folder: Where to; it is made if need be, a model in it is replaced.
+        tokenizer: If given, it is saved beside the model.
+        metrics: For the card: what `Trainer.evaluate` returns, say; values that are no numbers are left out.
+        base_model: For the card: what was fine-tuned; default: the hub id that the model was loaded from.
+        dataset: For the card: what it was fine-tuned on, a hub id or any text.
+        task: For the card: the name of what it does with that.
+        labels: For the card: names of the classes in order; default: those of the model's configuration.
+        name: For the card: its title; default: the folder's name.
+
+    Raises:
+        UserError: If the files are written but can't take their places; they are kept then, and it says where.
+    """
+    folder = Path(folder)
+    facts = Facts(metrics or {}, base_model, dataset, task, labels)
+    folder.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, new, ignore_errors=True)
+        for part in filter(None, (model, tokenizer)):
+            part.save_pretrained(new)
+        if _has_card(model) and is_ours(folder / "README.md"):
+            write_card(model, new, name or folder.resolve().name, facts)
+        try:
+            (folder / "config.json").unlink(missing_ok=True)
+            for old in [*folder.glob("model*.safetensors*"), *folder.glob("pytorch_model*.bin*")]:
+                old.unlink()
+            move_files(new, folder)
+        except OSError as error:  # part of the old model may be gone already
+            stack.pop_all()
+            raise UserError(
+                f"{folder} can't be written ({error.strerror or error}); what is missing there is kept in {new}."
+            ) from error
+
+
+def move_files(made: Path, folder: Path) -> None:
+    """Move all that lies in one folder into another on the same disk, `config.json` last.
+
+    Args:
+        made: A whole model; the folder is empty afterwards.
+        folder: Where to; what has the same name there is replaced.
+    """
+    for file in sorted(made.iterdir(), key=lambda file: file.name == "config.json"):
+        _replace(file, folder / file.name)
+
+
+def from_pretrained(folder: str | Path, auto_class: Any = None) -> nn.Module:
+    """Load a model that `save_pretrained`, the Trainer or transformers saved, cut or not.
+
+    Args:
+        folder: The folder that holds `config.json` and the weights; or, as a string, the id of a model on the hub.
+        auto_class: A transformers class to load it with (`AutoModel`, say); default: the class that was saved.
+
+    Returns:
+        The model in eval mode, on the CPU, its weights bit by bit those that were stored.
+
+    Raises:
+        UserError: If the folder is not there (nor on the hub) or is damaged, its configuration and weights do not fit,
+            or weights are missing; without `auto_class` also if there are weights that the model has no place for.
+    """
+    name = hub_id(folder)
+    config = Path(folder) / "config.json" if name is None else _from_hub(name)
+    model_class = _saved_class(config, folder) if auto_class is None else auto_class
+    try:
+        model, info = model_class.from_pretrained(
+            name or Path(folder),
+            output_loading_info=True,
+            local_files_only=name is None,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    except (UserError, OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise UserError(f"can't load the model in {folder}: {_first_lines(error)}; save it again.") from error
+    for what in ("missing_keys", "unexpected_keys") if auto_class is None else ("missing_keys",):
+        if info[what]:
+            raise UserError(
+                f"the weights in {folder} do not fit its config.json: {what.replace('_', ' ')} "
+                f"{', '.join(sorted(info[what])[:3])}; save the model again."
+            )
+    align(model)
+    return model
+
+
+def _has_card(model: Any) -> bool:
+    """Say whether a card can be written: the model's layers are known, and its record is ours."""
+    record = getattr(model.config, "quantization_config", None)
+    quantized = record is not None and getattr(record, "get", lambda _: None)("quant_method") != RECORD
+    return model.config.model_type in ARCHITECTURES and not quantized
+
+
+def align(model: nn.Module) -> None:
+    """Give every weight memory of its own, in place.
+
+    Weights that were read from a file lie in it where its header left them, and sums over memory that is not aligned
+    round otherwise: without this, a training run would depend on which file its weights came from.
+
+    Args:
+        model: Any model; its parameters stay the same objects.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+
+
+def _from_hub(name: str) -> Path:
+    """Return the configuration of a model on the hub, from the cache if there is no network."""
+    try:
+        return Path(hf_hub_download(name, "config.json"))
+    except Exception as error:  # the hub, the network and the cache have errors of their own
+        raise UserError(
+            f"{name} is neither a folder nor can it be had from the hub ({_first_lines(error)}); give the folder of a "
+            "saved model, or check the name and the network."
+        ) from error
+
+
+def _saved_class(config: Path, folder: str | Path) -> Any:
+    """Return the transformers class that a folder's `config.json` names."""
+    try:
+        architectures = json.loads(config.read_text(encoding="utf-8")).get("architectures")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{folder} holds no saved model: its config.json can't be read ({error}).") from error
+    name = architectures[0] if isinstance(architectures, list) and architectures else None
+    found = getattr(transformers, str(name), None)
+    if not hasattr(found, "from_pretrained"):
+        raise UserError(
+            f"config.json in {folder} names no class of transformers but {name!r} under architectures"
+            f"{did_you_mean(str(name), dir(transformers))}; pass auto_class."
+        )
+    return found
+
+
+def _replace(file: Path, target: Path) -> None:
+    """Move a file or folder to where another may be."""
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)
+    file.replace(target)
+
+
+def _first_lines(error: Exception) -> str:
+    """Return the beginning of an error's text on one line."""
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

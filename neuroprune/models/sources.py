@@ -1,0 +1,384 @@
+"""Where models come from: the hub, a folder, a package file, or a random initialisation.
+
+Weights are read from safetensors alone and no code of a repository is ever run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
+
+from neuroprune.config.settings import ModelSettings
+from neuroprune.errors import UserError, did_you_mean
+from neuroprune.files.atomic import file_hash
+from neuroprune.files.packages import RESOURCES, Package, cause, fetch, unpack
+from neuroprune.pruning.architectures import find_architecture
+
+log = logging.getLogger(__name__)
+
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # configuration, weights, the tokenizers' files
+ONLY_FILES: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # no network, no foreign code
+HEADS = re.compile(r"(^|\.)(pooler|classifier|score|classification_head|pre_classifier|sequence_summary|logits_proj)\.")
+
+
+class Texts(Protocol):
+    """What a model needs to know of a task's data."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes, in order."""
+
+    def texts(self) -> Iterable[str]:
+        """Give the texts that a tokenizer may be trained on."""
+
+
+def prepare(model: ModelSettings, resources: Path = RESOURCES) -> dict[str, Any]:
+    """Make sure that a model's files are there, and say which they are.
+
+    Args:
+        model: Where the model comes from.
+        resources: Where package files and models made from them are kept.
+
+    Returns:
+        `name`, `source`, and `sha256` of configuration and weights (of the settings for a random model); for a hub id
+        also the `revision`, the commit that was found.
+
+    Raises:
+        UserError: If the files can't be had, or hold no weights as safetensors.
+    """
+    found = {"name": model.name, "source": model.source}
+    if model.source.startswith("random:"):
+        _random_config(model)
+        return found | {"sha256": hashlib.sha256(model.model_dump_json().encode()).hexdigest()}
+    if model.source.startswith("package:"):
+        fetch(_package(model), resources)  # checks the file even if it has been unpacked before
+    folder = locate(model, resources, refresh=True)
+    digest = hashlib.sha256()
+    for path in [folder / "config.json", *_weights(model, folder)]:
+        digest.update(f"{path.name} {file_hash(path)}\n".encode())
+    revision = {"revision": folder.name} if folder.parent.name == "snapshots" else {}
+    return found | {"sha256": digest.hexdigest()} | revision
+
+
+def load(model: ModelSettings, data: Texts, seed: int, resources: Path = RESOURCES) -> tuple[Any, Any]:
+    """Load a model and its tokenizer; a classification head is new, initialised from the seed.
+
+    Text-to-text models have a language-modelling head instead, as has every model if the task's answer is text.
+
+    Args:
+        model: Where the model comes from.
+        data: The task's data; gives the classes' names and, for a random model, the text its tokenizer is trained on.
+        seed: Of the new weights. The global random state is left as it was.
+        resources: Where package files and models made from them are kept.
+
+    Returns:
+        Model (float32, on the CPU) and tokenizer, with a padding token that both know.
+
+    Raises:
+        UserError: If the model can't be had, can't do the task, or its files miss weights outside the head.
+    """
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if model.source.startswith("random:"):
+            network, tokenizer = _random(model, data)
+        else:
+            network, tokenizer = _pretrained(model, data.labels, locate(model, resources))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    network.config.pad_token_id = tokenizer.pad_token_id
+    return network, tokenizer
+
+
+def locate(model: ModelSettings, resources: Path = RESOURCES, refresh: bool = False) -> Path:
+    """Return the folder with a model's files, fetched if need be.
+
+    Args:
+        model: A model that is not random.
+        resources: Where package files and models made from them are kept.
+        refresh: Ask the hub for the newest files of the revision even if there is a copy.
+
+    Returns:
+        The folder that holds `config.json`.
+
+    Raises:
+        UserError: If it can't be had.
+    """
+    if model.source.startswith("package:"):
+        folder = unpack(_package(model), model.folder or "", resources)
+    elif Path(model.source).is_dir():
+        folder = Path(model.source)
+    else:
+        folder = _from_hub(model, refresh)
+    if not (folder / "config.json").exists():
+        raise UserError(f"model {model.name}: no config.json in {folder}")
+    return folder
+
+
+def _package(model: ModelSettings) -> Package:
+    return Package(model.source.removeprefix("package:"), model.sha256 or "")
+
+
+def _from_hub(model: ModelSettings, refresh: bool) -> Path:
+    """Return the hub's cached copy of a model, downloaded if it is not there or is to be refreshed."""
+    from huggingface_hub import snapshot_download
+
+    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", model.source):
+        raise UserError(f"model {model.name}: {model.source!r} is neither a folder nor a hub id")
+
+    def snapshot(offline: bool) -> Path:
+        path = snapshot_download(
+            model.source,
+            revision=model.revision,
+            allow_patterns=HUB_FILES,
+            ignore_patterns=["*/*"],
+            local_files_only=offline,
+        )
+        return Path(path)
+
+    try:
+        if not refresh and list((kept := snapshot(offline=True)).glob("*.safetensors")):
+            return kept
+    except Exception:
+        log.debug("%s is not in the hub's cache yet", model.source)
+    try:
+        return snapshot(offline=False)
+    except Exception as error:  # the hub, the network and the cache have errors of their own
+        raise UserError(
+            f"model {model.name}: {model.source} is neither a folder nor can it be had from the hub "
+            f"({cause(error)}); give a local folder as `source`, or run once with a network"
+        ) from error
+
+
+def _weights(model: ModelSettings, folder: Path) -> list[Path]:
+    """Return a folder's safetensors files; refuse a folder that has none."""
+    found = sorted(folder.glob("*.safetensors"))
+    if not found:
+        pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
+        instead = f", only {', '.join(pickled)}, which may run code when read" if pickled else ""
+        raise UserError(f"model {model.name}: {folder} holds no weights as safetensors{instead}; convert them first")
+    return found
+
+
+def _pretrained(model: ModelSettings, labels: tuple[str, ...], folder: Path) -> tuple[Any, Any]:
+    """Load weights and tokenizer from a folder; refuse gaps in the body."""
+    _weights(model, folder)
+    try:
+        config = _override(AutoConfig.from_pretrained(folder, **ONLY_FILES), model)
+        _set_classes(config, labels)
+        network, info = _auto_class(model, config, labels).from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **ONLY_FILES,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, **ONLY_FILES)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise UserError(f"model {model.name}: {folder} can't be loaded: {cause(error)}") from error
+    _check_loaded(model, folder, info)
+    return network, tokenizer
+
+
+def _check_loaded(model: ModelSettings, folder: Path, info: dict[str, Any]) -> None:
+    """Refuse weights that are missing or of another shape, unless they belong to the head."""
+    mismatched = {entry[0] if isinstance(entry, tuple) else entry for entry in info["mismatched_keys"]}
+    for names, what in ((set(info["missing_keys"]), "lacks"), (mismatched, "has another shape for")):
+        body = sorted(name for name in names if not HEADS.search(name))
+        if body:
+            more = f" and {len(body) - 1} more" if len(body) > 1 else ""
+            raise UserError(f"model {model.name}: {folder} {what} {body[0]}{more}; is it a whole {model.source}?")
+    new = sorted(set(info["missing_keys"]) | mismatched)
+    if new:
+        log.info("%s: newly initialised: %s", model.name, ", ".join(new))
+
+
+def _random(model: ModelSettings, data: Texts) -> tuple[Any, Any]:
+    """Initialise a model from its configuration and train a tokenizer for it."""
+    config = _random_config(model)
+    _set_classes(config, data.labels)
+    if _auto_class(model, config, data.labels) is AutoModelForSeq2SeqLM:
+        tokenizer = train_text_tokenizer(data.texts(), config.vocab_size)
+    else:
+        token_types = getattr(config, "type_vocab_size", 0) > 1
+        tokenizer = train_tokenizer(data.texts(), config.vocab_size, token_types)
+    _set_tokens(config, tokenizer)
+    try:
+        return _auto_class(model, config, data.labels).from_config(config), tokenizer
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise UserError(f"model {model.name}: {cause(error)}") from error
+
+
+def _set_tokens(config: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Give a random model's configuration the tokenizer's size and special tokens."""
+    ends = {"bos": tokenizer.cls_token_id, "eos": tokenizer.sep_token_id or tokenizer.eos_token_id}
+    for name, number in {"pad": tokenizer.pad_token_id, **ends}.items():
+        setattr(config, f"{name}_token_id", number)
+    config.vocab_size = len(tokenizer)
+    if hasattr(config, "decoder_vocab_size"):  # Marian's
+        config.decoder_vocab_size = len(tokenizer)
+    if config.is_encoder_decoder:
+        config.decoder_start_token_id, config.forced_eos_token_id = tokenizer.pad_token_id, None
+
+
+def _random_config(model: ModelSettings) -> Any:
+    kind = model.source.removeprefix("random:")
+    known = list(transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES)
+    if kind not in known:
+        raise UserError(f"model {model.name}: unknown model type {kind!r}{did_you_mean(kind, known)}")
+    return _override(AutoConfig.for_model(kind), model)
+
+
+def _auto_class(model: ModelSettings, config: Any, labels: tuple[str, ...]) -> Any:
+    """Return the class that loads the model with the head that the task needs."""
+    if labels and not find_architecture(config.model_type).text_to_text:
+        return AutoModelForSequenceClassification
+    if not config.is_encoder_decoder:
+        raise UserError(
+            f"model {model.name}: {config.model_type} can't write the answers of this task; take an encoder-decoder "
+            "such as t5, bart or marian"
+        )
+    return AutoModelForSeq2SeqLM
+
+
+def _set_classes(config: Any, labels: tuple[str, ...]) -> None:
+    """Name the classes in a model's configuration, if the task has classes."""
+    if not labels:
+        return
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    config.problem_type = "single_label_classification"
+
+
+def _override(config: Any, model: ModelSettings) -> Any:
+    """Return the configuration with the settings' values and number of layers."""
+    known = sorted({*config.to_dict(), *config.attribute_map})
+    for key in model.config:
+        if key not in known:
+            raise UserError(
+                f"model {model.name}: {config.model_type} has no config value {key!r}{did_you_mean(key, known)}"
+            )
+    try:
+        config = type(config).from_dict({**config.to_dict(), **model.config})
+    except (ValueError, TypeError) as error:
+        raise UserError(f"model {model.name}: {cause(error)}") from error
+    if model.layers is not None:
+        if model.layers > config.num_hidden_layers:
+            raise UserError(
+                f"model {model.name}: layers is {model.layers}, but there are only {config.num_hidden_layers}"
+            )
+        config.num_hidden_layers = model.layers
+        for name in ("num_decoder_layers", "decoder_layers"):  # T5's, BART's
+            if hasattr(config, name):
+                setattr(config, name, min(model.layers, getattr(config, name)))
+    return config
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, token_types: bool = True) -> PreTrainedTokenizerFast:
+    """Train an uncased WordPiece tokenizer, as BERT's.
+
+    Args:
+        texts: What it is trained on; the same texts give the same tokenizer.
+        vocab_size: Largest number of tokens.
+        token_types: Whether it tells the sentences of a pair apart by `token_type_ids`.
+
+    Returns:
+        A tokenizer with `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]` and `[MASK]`, in this order from 0.
+    """
+    from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
+    from tokenizers.models import WordPiece
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    core = Tokenizer(WordPiece(unk_token="[UNK]"))
+    core.normalizer = normalizers.BertNormalizer(lowercase=True)
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.decoder = decoders.WordPiece()
+    pieces = [*special, *_learn_pieces(core, list(texts), special, vocab_size)]
+    core.model = WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]")
+    core.add_special_tokens(special)
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    inputs = ["input_ids", "token_type_ids", "attention_mask"] if token_types else ["input_ids", "attention_mask"]
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    return PreTrainedTokenizerFast(tokenizer_object=core, model_input_names=inputs, **names)
+
+
+def _learn_pieces(core: Any, texts: list[str], special: list[str], vocab_size: int) -> list[str]:
+    """Return the word pieces that an untrained tokenizer learns, sorted.
+
+    The trainer breaks ties by the pieces' numbers, and numbers those that continue a word in a random order unless they
+    are given.
+    """
+    from tokenizers import Tokenizer, trainers
+
+    letters = sorted(filter(str.isalnum, set(core.normalizer.normalize_str("".join(set().union(*texts))))))
+    given = [*special, *(f"##{letter}" for letter in letters)]
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=given, show_progress=False)
+    learner = Tokenizer.from_str(core.to_str())  # for what is given becomes special
+    learner.train_from_iterator(texts, trainer)
+    return sorted(learner.get_vocab().keys() - set(special))
+
+
+def train_text_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a cased byte-pair encoding of UTF-8 bytes: it reads and writes every text of every language as it is.
+
+    Args:
+        texts: What it is trained on; the same texts give the same tokenizer.
+        vocab_size: Largest number of tokens; at least 259, the single bytes and the special tokens.
+
+    Returns:
+        A tokenizer with `<pad>`, `</s>` and `<unk>`, in this order from 0, that ends every text with `</s>`.
+    """
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
+    from tokenizers.models import BPE
+
+    special = ["<pad>", "</s>", "<unk>"]
+    core = Tokenizer(BPE(unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    core.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    core.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A $B </s>", special_tokens=[("</s>", 1)]
+    )
+    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=core, model_input_names=["input_ids", "attention_mask"], **names)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' report on new and unused weights: `_check_loaded` judges them."""
+    from transformers.utils import logging as messages
+
+    level, bars = messages.get_verbosity(), messages.is_progress_bar_enabled()
+    messages.set_verbosity_error()
+    messages.disable_progress_bar()
+    try:
+        yield
+    finally:
+        messages.set_verbosity(level)
+        if bars:
+            messages.enable_progress_bar()

@@ -1,0 +1,244 @@
+"""The table of architectures: where a model type keeps its matrices, and what follows from a cut.
+
+This is the only place that knows model types. To add one, write a row: paths are attribute paths inside a layer, and
+`layers` are paths of lists of layers below the base model (`model.base_model`). Attentions or lists that a model of the
+type does not have (the cross-attention of an encoder, say) are skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Literal
+
+from neuroprune.errors import UserError, did_you_mean
+
+Count = Literal["heads", "groups", "width", "one"]
+"""What an attribute counts: query heads, query heads a key/value head, output features of Q; `one` is always 1."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One matrix inside a layer.
+
+    Args:
+        path: Attribute path of the linear map, from the layer.
+        index: Which of `of` equal parts of its output features, for fused projections.
+        of: Number of such parts.
+    """
+
+    path: str
+    index: int = 0
+    of: int = 1
+
+
+@dataclass(frozen=True)
+class AttentionRow:
+    """One attention of a layer.
+
+    Args:
+        module: Path of the module that splits into heads.
+        q: Query projection.
+        k: Key projection.
+        v: Value projection.
+        o: Output projection.
+        head_dim: Attribute of `module` that holds the size of a head.
+        counts: Attributes of `module` to be set after a cut, and what each counts.
+        cross: Whether keys and values come from another sequence.
+        cut_class: `module:Class` that `module` becomes an instance of when heads are cut, if it must behave otherwise;
+            it has a buffer `kept_heads`.
+    """
+
+    module: str
+    q: Part
+    k: Part
+    v: Part
+    o: Part
+    head_dim: str
+    counts: Mapping[str, Count] = field(default_factory=dict)
+    cross: bool = False
+    cut_class: str = ""
+
+
+@dataclass(frozen=True)
+class MlpRow:
+    """One way that an MLP of a layer may be built; the first whose matrices are there holds.
+
+    Args:
+        ins: Expanding matrices: one, or the activated gate and the one it multiplies.
+        out: Contracting matrix.
+        activation: Path of the activation function.
+        module: Path of the module that holds the MLP; empty for the layer itself.
+        width: Attribute of that module that holds the number of neurons, if there is one.
+    """
+
+    ins: tuple[Part, ...]
+    out: Part
+    activation: str
+    module: str = ""
+    width: str = ""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One row: lists of layers below the base model, in order, and what a layer consists of.
+
+    Args:
+        layers: Paths of the lists.
+        attentions: The attentions of a layer.
+        mlps: The ways that a layer's MLP may be built.
+        text_to_text: Whether models of the type classify by writing the class's name, not by a classification head.
+    """
+
+    layers: tuple[str, ...]
+    attentions: tuple[AttentionRow, ...]
+    mlps: tuple[MlpRow, ...]
+    text_to_text: bool = False
+
+    @property
+    def encoder_decoder(self) -> bool:
+        """Whether models of the type have layers of both kinds, and so can write an answer to what they have read."""
+        return {"encoder", "decoder"} <= {path.partition(".")[0] for path in self.layers}
+
+
+def find_architecture(model_type: str) -> Architecture:
+    """Look a model type up in the table.
+
+    Args:
+        model_type: The `model_type` of a transformers configuration.
+
+    Returns:
+        Its row.
+
+    Raises:
+        UserError: If the table has no such row.
+    """
+    if model_type not in ARCHITECTURES:
+        raise UserError(
+            f"model type {model_type!r} is not supported{did_you_mean(model_type, ARCHITECTURES)}; known are "
+            f"{', '.join(sorted(ARCHITECTURES))}; add a row to the table in neuroprune/pruning/architectures.py."
+        )
+    return ARCHITECTURES[model_type]
+
+
+def _linears(module: str, names: tuple[str, str, str, str], head_dim: str, **kwargs: object) -> AttentionRow:
+    """Return an attention whose four projections are linear layers inside `module`."""
+    q, k, v, o = (Part(f"{module}.{name}") for name in names)
+    return AttentionRow(module, q, k, v, o, head_dim, **kwargs)  # type: ignore[arg-type]
+
+
+def _bert_attention(path: str, cross: bool = False) -> AttentionRow:
+    q, k, v = (Part(f"{path}.self.{name}") for name in ("query", "key", "value"))
+    counts: dict[str, Count] = {"num_attention_heads": "heads", "all_head_size": "width"}
+    return AttentionRow(f"{path}.self", q, k, v, Part(f"{path}.output.dense"), "attention_head_size", counts, cross)
+
+
+def _gpt2_attention(path: str, cross: bool = False) -> AttentionRow:
+    fused = f"{path}.c_attn"
+    q = Part(f"{path}.q_attn") if cross else Part(fused, 0, 3)
+    k, v = (Part(fused, 0, 2), Part(fused, 1, 2)) if cross else (Part(fused, 1, 3), Part(fused, 2, 3))
+    counts: dict[str, Count] = {"num_heads": "heads", "split_size": "width"}
+    return AttentionRow(path, q, k, v, Part(f"{path}.c_proj"), "head_dim", counts, cross)
+
+
+_PROJ = ("q_proj", "k_proj", "v_proj", "out_proj")
+_T5 = ("q", "k", "v", "o")
+_FC = (MlpRow((Part("fc1"),), Part("fc2"), "activation_fn"),)
+
+_BERT = Architecture(
+    layers=("encoder.layer",),
+    attentions=(_bert_attention("attention"), _bert_attention("crossattention", cross=True)),
+    mlps=(
+        MlpRow((Part("intermediate.dense"),), Part("output.dense"), "intermediate.intermediate_act_fn", "intermediate"),
+    ),
+)
+_DISTILBERT = Architecture(
+    layers=("transformer.layer",),
+    attentions=(
+        _linears(
+            "attention", ("q_lin", "k_lin", "v_lin", "out_lin"), "attention_head_size", counts={"n_heads": "heads"}
+        ),
+    ),
+    mlps=(MlpRow((Part("ffn.lin1"),), Part("ffn.lin2"), "ffn.activation", "ffn"),),
+)
+_T5_ARCHITECTURE = Architecture(
+    layers=("encoder.block", "decoder.block"),
+    attentions=(
+        _linears(
+            "layer.0.SelfAttention",
+            _T5,
+            "key_value_proj_dim",
+            counts={"n_heads": "heads", "inner_dim": "width"},
+            cut_class="neuroprune.pruning.t5:CutT5Attention",
+        ),
+        # The first layer's zeros [1, n_heads, q, k] serve as the bias of all layers: one head broadcasts to any number.
+        _linears(
+            "layer.1.EncDecAttention",
+            _T5,
+            "key_value_proj_dim",
+            counts={"n_heads": "one", "inner_dim": "width"},
+            cross=True,
+        ),
+    ),
+    mlps=tuple(
+        MlpRow(tuple(Part(f"{ff}.{name}") for name in ins), Part(f"{ff}.wo"), f"{ff}.act", ff)
+        for ff in ("layer.1.DenseReluDense", "layer.2.DenseReluDense")
+        for ins in (("wi",), ("wi_0", "wi_1"))
+    ),
+    text_to_text=True,
+)
+_BART = Architecture(
+    layers=("encoder.layers", "decoder.layers"),
+    attentions=(
+        _linears("self_attn", _PROJ, "head_dim", counts={"num_heads": "heads"}),
+        _linears("encoder_attn", _PROJ, "head_dim", counts={"num_heads": "heads"}, cross=True),
+    ),
+    mlps=_FC,
+)
+_OPT = Architecture(
+    layers=("decoder.layers",),
+    attentions=(_linears("self_attn", _PROJ, "head_dim", counts={"num_heads": "heads"}),),
+    mlps=_FC,
+)
+_GPT2 = Architecture(
+    layers=("h",),
+    attentions=(_gpt2_attention("attn"), _gpt2_attention("crossattention", cross=True)),
+    mlps=(MlpRow((Part("mlp.c_fc"),), Part("mlp.c_proj"), "mlp.act", "mlp"),),
+)
+_LLAMA = Architecture(
+    layers=("layers",),
+    attentions=(
+        _linears(
+            "self_attn",
+            ("q_proj", "k_proj", "v_proj", "o_proj"),
+            "head_dim",
+            counts={"num_key_value_groups": "groups"},
+        ),
+    ),
+    mlps=(
+        MlpRow(
+            (Part("mlp.gate_proj"), Part("mlp.up_proj")),
+            Part("mlp.down_proj"),
+            "mlp.act_fn",
+            "mlp",
+            width="intermediate_size",
+        ),
+    ),
+)
+
+ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
+    {
+        "bart": _BART,
+        "bert": _BERT,
+        "distilbert": _DISTILBERT,
+        "electra": _BERT,
+        "gpt2": _GPT2,
+        "llama": _LLAMA,
+        "marian": replace(_BART, text_to_text=True),  # there is no Marian with a classification head
+        "opt": _OPT,
+        "qwen3": _LLAMA,
+        "roberta": _BERT,
+        "t5": _T5_ARCHITECTURE,
+    }
+)

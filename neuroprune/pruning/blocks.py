@@ -1,0 +1,215 @@
+"""Attentions and MLPs of a model, seen the same way in every architecture: all that methods ever see of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from neuroprune.errors import UserError
+from neuroprune.pruning.architectures import Architecture, AttentionRow, MlpRow, Part, find_architecture
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """One linear map, seen as an `nn.Linear`: hides fused and transposed storage.
+
+    Args:
+        module: The layer that holds the matrix (`nn.Linear`, or GPT-2's `Conv1D`); hooks on its input belong here.
+        part: Which of `parts` equal parts of the layer's output features this is.
+        parts: Into how many maps the layer's output is split (3 for GPT-2's fused Q, K, V).
+    """
+
+    module: nn.Module
+    part: int = 0
+    parts: int = 1
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the layer stores `[in, out]`."""
+        return isinstance(self.module, Conv1D)
+
+    @property
+    def weight(self) -> Tensor:
+        """The matrix, `[out, in]`: a view on the parameter, for autograd and for edits in place under `no_grad`."""
+        return self._matrix(self.module.weight)  # type: ignore[arg-type]
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient of `weight`, `[out, in]`: a view, or None where there is no gradient."""
+        grad = self.module.weight.grad
+        return None if grad is None else self._matrix(grad)  # type: ignore[arg-type]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias, `[out]`: a view on the parameter, or None."""
+        bias = self.module.bias
+        return None if bias is None else bias.chunk(self.parts)[self.part]  # type: ignore[operator]
+
+    def _matrix(self, stored: Tensor) -> Tensor:
+        return (stored.t() if self.transposed else stored).chunk(self.parts)[self.part]
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """One attention; head h owns rows `h * head_dim … (h + 1) * head_dim` of Q, and the same columns of O.
+
+    K and V have a head for every `groups` query heads: query head h reads key/value head `h // groups`.
+
+    Args:
+        index: Its number among the model's attentions.
+        name: Dotted path of `module` in the model.
+        module: The module that splits into heads.
+        q: Query projection, `[heads * head_dim, d]`.
+        k: Key projection, `[heads / groups * head_dim, d]`.
+        v: Value projection, like `k`.
+        o: Output projection, `[d, heads * head_dim]`.
+        head_dim: Size of a head; no cut changes it.
+        row: The row of the table that it was made from.
+    """
+
+    index: int
+    name: str
+    module: nn.Module
+    q: Projection
+    k: Projection
+    v: Projection
+    o: Projection
+    head_dim: int
+    row: AttentionRow = field(repr=False)
+
+    @property
+    def heads(self) -> int:
+        """Current number of query heads."""
+        return self.q.weight.shape[0] // self.head_dim
+
+    @property
+    def groups(self) -> int:
+        """Query heads for each key/value head: 1 except for grouped-query attention."""
+        return self.q.weight.shape[0] // self.k.weight.shape[0]
+
+    @property
+    def cross(self) -> bool:
+        """Whether keys and values come from another sequence."""
+        return self.row.cross
+
+
+@dataclass(frozen=True, eq=False)
+class Mlp:
+    """One MLP; neuron j is row j of every matrix in `ins` and column j of `out`.
+
+    Args:
+        index: Its number among the model's MLPs.
+        name: Dotted path of `module` in the model.
+        module: The module that holds it (the whole layer in BART and OPT).
+        ins: Expanding matrices `[width, d]`: one, or the activated gate and the one that it multiplies.
+        out: Contracting matrix `[d, width]`.
+        activation: Applied to the output of `ins[0]`.
+        row: The row of the table that it was made from.
+    """
+
+    index: int
+    name: str
+    module: nn.Module
+    ins: tuple[Projection, ...]
+    out: Projection
+    activation: Callable[[Tensor], Tensor]
+    row: MlpRow = field(repr=False)
+
+    @property
+    def width(self) -> int:
+        """Current number of neurons."""
+        return self.out.weight.shape[1]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """All attentions and MLPs of a model; the layer numbers of every public function are positions in these lists.
+
+    The views stay valid when heads and neurons are removed.
+    """
+
+    attentions: list[Attention]
+    mlps: list[Mlp]
+
+
+def find_blocks(model: nn.Module) -> Blocks:
+    """List the attentions and MLPs of a transformers model.
+
+    Encoder layers come before decoder layers, and a layer's self-attention before its cross-attention.
+
+    Args:
+        model: A transformers model, with or without a head; of a compiled one, the model inside.
+
+    Returns:
+        Views on the model's layers; nothing is copied.
+
+    Raises:
+        UserError: If the model's type is not in the table of architectures, or its layers are not where the table says.
+    """
+    model = getattr(model, "_orig_mod", model)  # so that names, and the record made of them, are the plain model's
+    architecture = find_architecture(_model_type(model))
+    names = {module: name for name, module in model.named_modules()}
+    blocks = Blocks([], [])
+    for layer in _layers(model, architecture):
+        for row in architecture.attentions:
+            if _has(layer, row.module):
+                blocks.attentions.append(_attention(layer, row, len(blocks.attentions), names))
+        for mlp_row in [row for row in architecture.mlps if _has(layer, row.out.path, *(i.path for i in row.ins))][:1]:
+            blocks.mlps.append(_mlp(layer, mlp_row, len(blocks.mlps), names))
+    if not blocks.attentions or not blocks.mlps:
+        raise UserError(
+            f"no {'attention' if not blocks.attentions else 'MLP'} found in {type(model).__name__}: its layers are not "
+            f"at {' or '.join(architecture.layers)} of its base model. If it wraps a transformers model, name the "
+            "attribute that holds that in its class (base_model_prefix = 'bert'); if it has PEFT's adapters, merge "
+            "them first (merge_and_unload()); else mend its row in neuroprune/pruning/architectures.py."
+        )
+    return blocks
+
+
+def _model_type(model: nn.Module) -> str:
+    """Return the model type that the model's configuration names."""
+    config = getattr(model, "config", None)
+    if not isinstance(getattr(config, "model_type", None), str):
+        raise UserError(f"{type(model).__name__} is not a transformers model: it has no config with a model_type.")
+    return config.model_type  # type: ignore[union-attr]
+
+
+def _layers(model: nn.Module, architecture: Architecture) -> Iterator[nn.Module]:
+    """Yield the layers of all lists of layers that the model has."""
+    named = getattr(model, getattr(model, "base_model_prefix", ""), model)  # of a module that is no PreTrainedModel
+    base = getattr(model, "base_model", named)
+    for path in architecture.layers:
+        if _has(base, path):
+            yield from attrgetter(path)(base)
+
+
+def _has(module: object, *paths: str) -> bool:
+    """Say whether the module has something at all these attribute paths."""
+    try:
+        return all(attrgetter(path)(module) is not None for path in paths)
+    except AttributeError:
+        return False
+
+
+def _attention(layer: nn.Module, row: AttentionRow, index: int, names: dict[nn.Module, str]) -> Attention:
+    """Make the view of one attention."""
+    module = attrgetter(row.module)(layer)
+    q, k, v, o = (_projection(layer, part) for part in (row.q, row.k, row.v, row.o))
+    return Attention(index, names[module], module, q, k, v, o, int(getattr(module, row.head_dim)), row)
+
+
+def _mlp(layer: nn.Module, row: MlpRow, index: int, names: dict[nn.Module, str]) -> Mlp:
+    """Make the view of one MLP."""
+    module = attrgetter(row.module)(layer) if row.module else layer
+    ins = tuple(_projection(layer, part) for part in row.ins)
+    out = _projection(layer, row.out)
+    return Mlp(index, names[module], module, ins, out, attrgetter(row.activation)(layer), row)
+
+
+def _projection(layer: nn.Module, part: Part) -> Projection:
+    """Make the view of one matrix."""
+    return Projection(attrgetter(part.path)(layer), part.index, part.of)

@@ -1,0 +1,91 @@
+"""Heads and neurons that contribute nothing, or the same to every input: found from the weights, exactly."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from neuroprune.pruning.blocks import Attention, Mlp, Projection
+
+
+def idle_heads(attention: Attention) -> list[int]:
+    """Return the heads that may be removed without changing what the model computes.
+
+    A head is idle if each of its channels has no weight in O, is always zero, or has a constant value that can go into
+    the bias of O. With grouped queries, only heads that may go together are returned (see `surgery.remove`). One head
+    stays in any case.
+
+    Args:
+        attention: An attention with current weights.
+
+    Returns:
+        Current positions, ascending.
+    """
+    idle = _idle(attention.o, constant_context(attention), attention.head_dim)
+    groups = idle.unflatten(0, (-1, attention.groups))
+    whole = groups.all(1)
+    whole[:1] &= ~whole.all()
+    each = groups[~whole].sum(1).clamp(max=attention.groups - 1).min()
+    gone = whole[:, None] | (groups & (groups.cumsum(1) <= each))
+    return gone.flatten().nonzero().flatten().tolist()
+
+
+def idle_neurons(mlp: Mlp) -> list[int]:
+    """Return the neurons that may be removed without changing what the model computes; one stays in any case.
+
+    Args:
+        mlp: An MLP with current weights.
+
+    Returns:
+        Current positions, ascending.
+    """
+    idle = _idle(mlp.out, constant_activation(mlp), 1)
+    return idle.nonzero().flatten().tolist()[int(idle.all()) :]
+
+
+def constant_context(attention: Attention) -> Tensor:
+    """Return what the channels before O are for every input, nan where they vary: `[heads * head_dim]`.
+
+    Attention weights sum to 1 (with dropout on them: on average), so a channel whose value weights are all zero is its
+    value bias.
+    """
+    v = attention.v
+    bias = v.weight.new_zeros(len(v.weight)) if v.bias is None else v.bias
+    channels = bias.masked_fill((v.weight != 0).any(1), torch.nan).unflatten(0, (-1, attention.head_dim))
+    return channels.repeat_interleave(attention.groups, 0).flatten()
+
+
+def constant_activation(mlp: Mlp) -> Tensor:
+    """Return what the neurons are for every input, nan where they vary: `[width]`."""
+    factors = torch.stack([_constant_output(projection) for projection in mlp.ins])
+    factors[0] = mlp.activation(factors[0])
+    return factors.prod(0).masked_fill((factors == 0).any(0), 0)
+
+
+def constant_effect(out: Projection, constant: Tensor, channels: Tensor) -> Tensor:
+    """Return what some channels add to the output of a projection at all times.
+
+    Args:
+        out: Output projection `[d, channels]`.
+        constant: Values of all its channels, nan where they vary.
+        channels: Channels that are to go, int64; those that vary must have no weight in `out`.
+
+    Returns:
+        `[d]`.
+    """
+    channels = channels.to(constant.device)
+    return out.weight[:, channels] @ constant[channels].nan_to_num()
+
+
+def _constant_output(projection: Projection) -> Tensor:
+    """Return what a projection gives for every input, nan where it varies: `[out]`."""
+    weight, bias = projection.weight, projection.bias
+    bias = weight.new_zeros(len(weight)) if bias is None else bias
+    return bias.masked_fill((weight != 0).any(1), torch.nan)
+
+
+def _idle(out: Projection, constant: Tensor, size: int) -> Tensor:
+    """Say which units of `size` channels can go: bool `[units]`."""
+    foldable = constant == 0 if out.bias is None else ~constant.isnan()
+    silent = (out.weight == 0).all(0)
+    return (foldable | silent).unflatten(0, (-1, size)).all(1)

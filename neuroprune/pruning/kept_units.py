@@ -1,0 +1,169 @@
+"""Which heads and neurons of the dense model a cut model still has: remembered in the model's configuration.
+
+The record has the form of a quantization config, because that is the hook by which transformers lets a package shape a
+model before its weights are loaded (see `checkpoints.py`). For each layer that was cut it holds the number of units of
+the dense model and a bit mask of those that are left. If the hidden dimension
+was cut too (see `hidden.py`), `hidden` holds the same for it, and how many parameters beside the weights of attentions
+and MLPs went with it (`others`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuroprune.errors import UserError
+from neuroprune.pruning.blocks import Attention, Blocks, Mlp, find_blocks
+
+RECORD = "neuroprune"
+"""The `quant_method` of the record."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a model still has of the dense model; the positions are the dense model's.
+
+    Args:
+        heads: For each attention, the heads that are left, ascending.
+        neurons: For each MLP, the neurons that are left, ascending, int64 on the CPU.
+        dense_heads: For each attention, the number of heads of the dense model.
+        dense_neurons: For each MLP, the number of neurons of the dense model.
+    """
+
+    heads: list[list[int]]
+    neurons: list[Tensor]
+    dense_heads: list[int]
+    dense_neurons: list[int]
+
+
+def kept_units(model: nn.Module) -> Kept:
+    """Tell which heads and neurons of the dense model are left, in the dense model's positions.
+
+    Args:
+        model: A transformers model of a known type, cut or not.
+
+    Returns:
+        What is left: everything, for a model that was never cut.
+
+    Raises:
+        UserError: If the record in `model.config` does not fit the model's shapes, or the model is quantized.
+    """
+    blocks, record = find_blocks(model), read_record(model)
+    heads = [_recall(model, record["heads"], a, a.heads) for a in blocks.attentions]
+    neurons = [_recall(model, record["neurons"], m, m.width) for m in blocks.mlps]
+    return Kept(
+        [kept.tolist() for kept, _ in heads],
+        [kept for kept, _ in neurons],
+        [dense for _, dense in heads],
+        [dense for _, dense in neurons],
+    )
+
+
+def read_record(model: nn.Module) -> dict[str, Any]:
+    """Return the record in the model's configuration, with no layer in it if the model was never cut.
+
+    Args:
+        model: A transformers model.
+
+    Returns:
+        `quant_method`, and `heads` and `neurons`: layer -> `of` (units of the dense model), `kept` (bit mask).
+
+    Raises:
+        UserError: If the model is quantized: there is room for one record.
+    """
+    record: Any = getattr(model.config, "quantization_config", None)
+    if record is None:
+        return {"quant_method": RECORD, "heads": {}, "neurons": {}}
+    record = record if isinstance(record, dict) else record.to_dict()
+    if record.get("quant_method") != RECORD:
+        raise UserError(
+            f"{type(model).__name__} is quantized ({record.get('quant_method')}); heads and neurons can only be "
+            "removed before quantization."
+        )
+    return record
+
+
+def write_record(model: nn.Module, blocks: Blocks, kept: Kept) -> None:
+    """Put the record into the model's configuration; a model that has all its units gets none.
+
+    Args:
+        model: A transformers model; its `config` is changed.
+        blocks: Its blocks.
+        kept: What it still has.
+    """
+    neurons = [positions.tolist() for positions in kept.neurons]
+    record = {
+        "quant_method": RECORD,
+        "heads": _entries(model, blocks.attentions, kept.heads, kept.dense_heads),
+        "neurons": _entries(model, blocks.mlps, neurons, kept.dense_neurons),
+    }
+    hidden = read_record(model).get("hidden")
+    if hidden:
+        record["hidden"] = hidden
+    if record["heads"] or record["neurons"] or hidden:
+        model.config.quantization_config = record  # type: ignore[union-attr]
+
+
+def unkept(model: nn.Module, record: Mapping[str, Any]) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
+    """Return what has to be removed from a dense model to get what the record says; layers it lacks are skipped.
+
+    Args:
+        model: A dense model of the type that the record was made for, possibly with another head.
+        record: A record as `read_record` returns it.
+
+    Returns:
+        Positions of heads for each attention number, positions of neurons for each MLP number.
+    """
+    blocks = find_blocks(model)
+    heads = {a.index: _missing(record["heads"].get(_key(model, a))) for a in blocks.attentions}
+    neurons = {m.index: _missing(record["neurons"].get(_key(model, m))) for m in blocks.mlps}
+    return heads, neurons
+
+
+def pack_positions(positions: Iterable[int]) -> str:
+    """Write positions as a hexadecimal bit mask, position 0 in the lowest bit."""
+    return f"{sum(1 << position for position in positions):x}"
+
+
+def unpack_positions(mask: str) -> list[int]:
+    """Read a bit mask of `pack_positions`; the positions ascend."""
+    return [position for position, bit in enumerate(reversed(f"{int(mask, 16):b}")) if bit == "1"]
+
+
+def _entries(
+    model: nn.Module, layers: Iterable[Attention | Mlp], kept: Iterable[list[int]], dense: Iterable[int]
+) -> dict[str, dict[str, Any]]:
+    """Return the record's entries of the layers that were cut."""
+    return {
+        _key(model, layer): {"of": size, "kept": pack_positions(positions)}
+        for layer, positions, size in zip(layers, kept, dense, strict=True)
+        if len(positions) < size
+    }
+
+
+def _recall(model: nn.Module, entries: dict[str, Any], layer: Attention | Mlp, size: int) -> tuple[Tensor, int]:
+    """Return a layer's kept positions and its size in the dense model."""
+    entry = entries.get(_key(model, layer))
+    if entry is None:
+        return torch.arange(size), size
+    kept = unpack_positions(entry["kept"])
+    if len(kept) != size:
+        raise UserError(
+            f"{layer.name} has {size} units, but the model's config says that {len(kept)} of {entry['of']} are left; "
+            "load a cut model with from_pretrained; for a new dense model delete config.quantization_config."
+        )
+    return torch.tensor(kept), entry["of"]
+
+
+def _missing(entry: Mapping[str, Any] | None) -> list[int]:
+    """Return the positions that an entry of the record does not have."""
+    return [] if entry is None else sorted(set(range(entry["of"])) - set(unpack_positions(entry["kept"])))
+
+
+def _key(model: nn.Module, layer: Attention | Mlp) -> str:
+    """Return a layer's name below the base model, so that the record holds with and without a head."""
+    return layer.name.removeprefix(f"{getattr(model, 'base_model_prefix', '')}.")

@@ -1,0 +1,168 @@
+"""The hidden dimension: which weights of a model read and write the residual stream, and its physical removal.
+
+Embeddings, attentions and MLPs write to the stream, layer norms work on it, all other matrices read it. To remove a
+dimension is to cut it from all of them. The model's `config` keeps the dense width; the record that `kept.py` writes
+there says which dimensions are left, so that a narrower model reloads as any cut model does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from neuroprune.errors import UserError
+from neuroprune.pruning.blocks import Blocks, find_blocks
+from neuroprune.pruning.kept_units import pack_positions, read_record, unpack_positions
+from neuroprune.pruning.surgery import Cut, cut_parameters
+
+# The norm before an output layer that shares the embeddings' weights, by model type; None: there is no such output.
+TIED_NORMS: dict[str, str | None] = {
+    "bert": None,
+    "distilbert": None,
+    "electra": None,
+    "gpt2": "ln_f",
+    "llama": "model.norm",
+    "opt": "decoder.final_layer_norm",
+    "qwen3": "model.norm",
+    "roberta": None,
+    "t5": "decoder.final_layer_norm",
+}
+# Matrices of model heads by the end of their name: those that read the stream, and those that read something else.
+READERS = ("pooler.dense", "classifier.dense", "pre_classifier", "lm_head", "score", "classification_head.dense")
+OTHERS = ("classifier", "classifier.out_proj", "classification_head.out_proj")
+
+
+class StreamError(UserError):
+    """A model's residual stream can't be cut; says why."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What touches the residual stream.
+
+    Args:
+        width: Its present number of dimensions.
+        embeddings: Tables that write to it; tables may share one weight.
+        writers: Output projections of attentions, then of MLPs.
+        norms: Layer norms over it.
+        readers: Other matrices that read it.
+        tied_norm: The norm whose output only an output layer reads that shares the embeddings' weights, if any.
+    """
+
+    width: int
+    embeddings: list[nn.Module] = field(default_factory=list)
+    writers: list[nn.Module] = field(default_factory=list)
+    norms: list[nn.Module] = field(default_factory=list)
+    readers: list[nn.Module] = field(default_factory=list)
+    tied_norm: nn.Module | None = None
+
+
+def find_stream(model: nn.Module) -> Stream:
+    """Find everything that reads or writes a model's residual stream.
+
+    Args:
+        model: A transformers model.
+
+    Returns:
+        Its parts; nothing is copied.
+
+    Raises:
+        StreamError: If the model's type is not in the table, or some weight of the stream's width is not known.
+    """
+    blocks, kind = find_blocks(model), str(model.config.model_type)  # type: ignore[union-attr]
+    if kind not in TIED_NORMS:
+        raise StreamError(f"the hidden dimension of {kind} can't be cut; it can be of {', '.join(sorted(TIED_NORMS))}.")
+    width = blocks.mlps[0].out.weight.shape[0]
+    writers = [a.o.module for a in blocks.attentions] + [m.out.module for m in blocks.mlps]
+    stream = Stream(width, writers=writers, readers=_block_readers(blocks))
+    inside = {module for a in blocks.attentions for module in a.module.modules()}
+    known = {*writers, *stream.readers, *inside}
+    for name, module in model.named_modules():
+        if module not in known:
+            _sort(stream, model, name, module)
+    if _is_tied(model, stream):
+        return _with_tied_norm(model, stream, TIED_NORMS[kind])
+    return stream
+
+
+def kept_hidden(model: nn.Module) -> tuple[list[int], int] | None:
+    """Return the hidden dimensions that are left, ascending, and the dense width; None if none was removed."""
+    entry = read_record(model).get("hidden")
+    return (unpack_positions(entry["kept"]), entry["of"]) if entry else None
+
+
+@torch.no_grad()
+def remove_hidden(model: nn.Module, keep: Tensor, optimizer: Any = None) -> None:
+    """Remove dimensions of the residual stream for good.
+
+    Exact if the removed dimensions are zero in everything that is written to the stream, and layer norms have been
+    taken over the others alone: see `methods.cofi_masks`.
+
+    Args:
+        model: A transformers model; changed in place.
+        keep: int64, present positions that stay, ascending, at least one.
+        optimizer: As in `surgery.remove`.
+
+    Raises:
+        StreamError: If the stream of this model can't be cut.
+    """
+    stream = find_stream(model)
+    positions, dense = kept_hidden(model) or (list(range(stream.width)), stream.width)
+    before = _other_parameters(model)
+    cuts = [Cut(module, "in", keep) for module in _unique(stream.embeddings + stream.readers)]
+    cuts += [Cut(module, "out", keep) for module in _unique(stream.writers + stream.norms)]
+    cut_parameters(cuts, optimizer)
+    record = read_record(model)
+    others = record.get("hidden", {}).get("others", 0) + before - _other_parameters(model)
+    left = pack_positions(positions[place] for place in keep.tolist())
+    model.config.quantization_config = record | {"hidden": {"of": dense, "kept": left, "others": others}}  # type: ignore
+
+
+def _block_readers(blocks: Blocks) -> list[nn.Module]:
+    found = [p.module for a in blocks.attentions for p in (a.q, a.k, a.v)]
+    return _unique(found + [p.module for m in blocks.mlps for p in m.ins])
+
+
+def _sort(stream: Stream, model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module where it belongs; refuse a matrix of the stream's width whose place is not known."""
+    shape = tuple(getattr(module, "weight", torch.empty(0)).shape)
+    if isinstance(module, nn.Embedding) and shape[1] == stream.width:
+        stream.embeddings.append(module)
+    elif type(module).__name__.endswith("Norm") and shape == (stream.width,):
+        stream.norms.append(module)
+    elif isinstance(module, nn.Linear | Conv1D) and stream.width in shape:
+        pooled = any(end.endswith(("pooler.dense", "pre_classifier")) for end, _ in model.named_modules())
+        if name.endswith(READERS) or (name in ("classifier", "qa_outputs") and not pooled):
+            stream.readers.append(module)
+        elif not name.endswith(OTHERS):
+            raise StreamError(f"the hidden dimension can't be cut, because of {name}: what it reads is not known.")
+
+
+def _is_tied(model: nn.Module, stream: Stream) -> bool:
+    tables = {id(module.weight) for module in stream.embeddings}
+    return any(id(module.weight) in tables for module in stream.readers)
+
+
+def _with_tied_norm(model: nn.Module, stream: Stream, end: str | None) -> Stream:
+    norms = [module for name, module in model.named_modules() if end and name.endswith(end) and module in stream.norms]
+    if len(norms) != 1:
+        raise StreamError(
+            "the hidden dimension can't be cut: its embeddings are its output layer, without a norm before."
+        )
+    return Stream(stream.width, stream.embeddings, stream.writers, stream.norms, stream.readers, norms[0])
+
+
+def _other_parameters(model: nn.Module) -> int:
+    """Count the parameters that are no weights of attentions and MLPs."""
+    blocks = find_blocks(model)
+    matrices = [p for a in blocks.attentions for p in (a.q, a.k, a.v, a.o)]
+    matrices += [p for m in blocks.mlps for p in (*m.ins, m.out)]
+    return sum(p.numel() for p in model.parameters()) - sum(p.weight.numel() for p in matrices)
+
+
+def _unique(modules: list[nn.Module]) -> list[nn.Module]:
+    return list(dict.fromkeys(modules))

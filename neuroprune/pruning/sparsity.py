@@ -1,0 +1,280 @@
+"""How sparse a model is, and how much is to go when: counts, schedules, and the smallest weights of many matrices.
+
+Sparsity is the share of the weights of all Q, K, V, O and MLP matrices of the dense model that are zero or removed;
+biases, embeddings, layer norms and the classifier are not counted. The dense model is known from `surgery.kept_units`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuroprune.pruning.blocks import Attention, Blocks, Mlp, Projection, find_blocks
+from neuroprune.pruning.kept_units import read_record
+from neuroprune.pruning.residual_stream import kept_hidden
+from neuroprune.pruning.surgery import kept_units
+
+
+@dataclasses.dataclass(frozen=True)
+class Sparsity:
+    """What is gone from a model, as shares of the dense one.
+
+    Args:
+        weights: Share of the prunable weights that are zero or removed.
+        heads: Share of the heads that are removed, or pass nothing on because each channel is zero in V or in O.
+        neurons: Share of the MLP neurons that are removed, or whose row in an expanding matrix or column in the
+            contracting one is zero.
+        parameters: All parameters that the model has now, embeddings and biases included.
+        dense_parameters: The same before anything was removed.
+        heads_per_layer: Heads that are left in each attention.
+        neurons_per_layer: Neurons that are left in each MLP.
+    """
+
+    weights: float
+    heads: float
+    neurons: float
+    parameters: int
+    dense_parameters: int
+    heads_per_layer: tuple[int, ...]
+    neurons_per_layer: tuple[int, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON knows them."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+
+
+def prunable_projections(blocks: Blocks) -> list[Projection]:
+    """Return the matrices that are counted: Q, K, V, O of every attention, then those of every MLP."""
+    attentions = [projection for a in blocks.attentions for projection in (a.q, a.k, a.v, a.o)]
+    return attentions + [projection for mlp in blocks.mlps for projection in (*mlp.ins, mlp.out)]
+
+
+def prunable_weights(model: nn.Module) -> int:
+    """Return N, the number of prunable weights of the dense model, of which `model` may be a cut copy."""
+    present = sum(projection.weight.numel() for projection in prunable_projections(find_blocks(model)))
+    return present + removed_weights(model)
+
+
+def removed_weights(model: nn.Module) -> int:
+    """Return how many of the dense model's prunable weights went with removed units and hidden dimensions."""
+    return _removed(model, biases=False)
+
+
+def zero_or_removed(model: nn.Module) -> int:
+    """Return how many of the dense model's prunable weights are exactly zero or removed."""
+    zeros = [p.weight.numel() - int(p.weight.count_nonzero()) for p in prunable_projections(find_blocks(model))]
+    return removed_weights(model) + sum(zeros)
+
+
+def measure_sparsity(model: nn.Module) -> Sparsity:
+    """Count what is zero or removed.
+
+    Args:
+        model: A model of a known architecture, cut or not.
+
+    Returns:
+        The shares of weights, heads and neurons that are gone, parameters, and what is left in each layer.
+    """
+    blocks, kept = find_blocks(model), kept_units(model)
+    heads = tuple(int(heads_connected(attention, *_weights(attention)).sum()) for attention in blocks.attentions)
+    neurons = tuple(int(neurons_connected(*_weights(mlp)).sum()) for mlp in blocks.mlps)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Sparsity(
+        weights=zero_or_removed(model) / prunable_weights(model),
+        heads=1 - sum(heads) / sum(kept.dense_heads),
+        neurons=1 - sum(neurons) / sum(kept.dense_neurons),
+        parameters=parameters,
+        dense_parameters=parameters + _removed(model, biases=True),
+        heads_per_layer=heads,
+        neurons_per_layer=neurons,
+    )
+
+
+def heads_connected(attention: Attention, value: Tensor, output: Tensor) -> Tensor:
+    """Tell which query heads pass anything on: some channel has a connection in V and one in O.
+
+    Args:
+        attention: One attention.
+        value: Its V weights, or a bool matrix of the same shape that is true where there is a connection.
+        output: Likewise for O.
+
+    Returns:
+        bool `[heads]`.
+    """
+    values = value.any(dim=1).view(-1, 1, attention.head_dim).expand(-1, attention.groups, -1)
+    channels = values.reshape(attention.heads, -1) & output.any(dim=0).view(attention.heads, -1)
+    return channels.any(dim=1)
+
+
+def neurons_connected(*matrices: Tensor) -> Tensor:
+    """Tell which neurons of an MLP have connections in every expanding matrix and in the contracting one.
+
+    Args:
+        *matrices: The weights of `mlp.ins` and of `mlp.out`, or bool matrices that are true where there is a
+            connection.
+
+    Returns:
+        bool `[width]`.
+    """
+    *ins, out = matrices
+    present = out.any(dim=0)
+    for matrix in ins:
+        present = present & matrix.any(dim=1)
+    return present
+
+
+def head_size(attention: Attention) -> int:
+    """Return the prunable weights of what is removed together: a key/value head with its query heads."""
+    return attention.head_dim * (
+        attention.groups * (attention.q.weight.shape[1] + attention.o.weight.shape[0])
+        + attention.k.weight.shape[1]
+        + attention.v.weight.shape[1]
+    )
+
+
+def neuron_size(mlp: Mlp) -> int:
+    """Return the prunable weights of one neuron: its rows of the expanding matrices and its contracting column."""
+    return sum(projection.weight.shape[1] for projection in mlp.ins) + mlp.out.weight.shape[0]
+
+
+def cubic_schedule(target: float, events: int) -> list[float]:
+    """Return the sparsity after each event: s_k = s (1 - (1 - k / n)^3), so .70 s, .96 s, s for n = 3.
+
+    Args:
+        target: Sparsity s at the end.
+        events: Number of events n.
+
+    Returns:
+        n shares; the last is exactly `target`.
+    """
+    return [target * (1 - (1 - k / events) ** 3) for k in range(1, events)] + [target]
+
+
+def event_steps(total_steps: int, start: float, end: float, events: int) -> list[int]:
+    """Return the optimizer steps after which events come, spread evenly from `start` to `end`.
+
+    Args:
+        total_steps: Optimizer steps of the run.
+        start: Share of the steps at which the first event comes.
+        end: Share of the steps at which the last event comes; a single event comes here.
+        events: Number of events.
+
+    Returns:
+        Steps in 1 .. total_steps, strictly rising; in a short run events that coincide become one, so it may be fewer.
+    """
+    shares = [end - (end - start) * (events - k) / max(1, events - 1) for k in range(1, events + 1)]
+    return sorted({min(total_steps, max(1, round(share * total_steps))) for share in shares})
+
+
+def magnitude_threshold(tensors: Sequence[Tensor], count: int) -> tuple[float, int]:
+    """Find the `count`-th smallest magnitude over all tensors without sorting them.
+
+    The bits of a non-negative float32 are ordered as its values are, so three histograms (of the upper 11 bits, the
+    next 11 and the last 9) find it exactly in three passes, one tensor at a time.
+
+    Args:
+        tensors: Any floating-point tensors; compared as float32.
+        count: How many magnitudes are to be at or below the threshold, 1 to the number of entries.
+
+    Returns:
+        The threshold, and how many of the entries whose magnitude equals it belong to the `count` smallest.
+
+    Raises:
+        ValueError: If `count` is out of range.
+    """
+    if not 1 <= count <= sum(tensor.numel() for tensor in tensors):
+        raise ValueError(f"count {count} is not between 1 and the number of entries")
+    prefix, rest, known = 0, count, 32
+    for shift in (20, 9, 0):
+        histogram = torch.zeros(1 << (known - shift), dtype=torch.int64)
+        for tensor in tensors:
+            bits = _bits(tensor)
+            if known < 32:
+                bits = bits[bits >> known == prefix]
+            low = (bits >> shift) & (len(histogram) - 1)
+            histogram += torch.bincount(low, minlength=len(histogram)).cpu()
+        below = histogram.cumsum(0)
+        digit = int(torch.searchsorted(below, rest))
+        rest -= int(below[digit] - histogram[digit])
+        prefix, known = (prefix << (known - shift)) | digit, shift
+    return float(torch.tensor(prefix, dtype=torch.int32).view(torch.float32)), rest
+
+
+def smallest(tensors: Sequence[Tensor], count: int) -> list[Tensor]:
+    """Mark the `count` entries of smallest magnitude over all tensors.
+
+    Args:
+        tensors: Any floating-point tensors.
+        count: How many, 0 to the number of entries; exactly so many are marked, equal ones in order of position.
+
+    Returns:
+        bool tensors of the same shapes, on the same devices.
+    """
+    if count == 0:
+        return [torch.zeros_like(tensor, dtype=torch.bool) for tensor in tensors]
+    threshold, ties = magnitude_threshold(tensors, count)
+    marks = []
+    for tensor in tensors:
+        magnitude = tensor.detach().float().abs()
+        equal = magnitude == threshold
+        first = equal & (equal.flatten().cumsum(0).view(equal.shape) <= ties)
+        ties -= int(first.sum())
+        marks.append((magnitude < threshold) | first)
+    return marks
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """Return the magnitudes' bits, which sort as the magnitudes do: int32, flat."""
+    return tensor.detach().float().abs().contiguous().view(torch.int32).flatten()
+
+
+def _weights(block: Attention | Mlp) -> list[Tensor]:
+    """Return the matrices that decide whether a unit is connected."""
+    projections = (block.v, block.o) if isinstance(block, Attention) else (*block.ins, block.out)
+    return [projection.weight.detach() for projection in projections]
+
+
+def _removed(model: nn.Module, biases: bool) -> int:
+    """Count the weights, and if asked all else, that went with removed heads, neurons and hidden dimensions."""
+    blocks, kept = find_blocks(model), kept_units(model)
+    left, of = _widths(model, blocks)
+    gone = biases * read_record(model).get("hidden", {}).get("others", 0)
+    for a, heads in zip(blocks.attentions, kept.dense_heads, strict=True):
+        groups = _dense_groups(model, a)
+        gone += _head_weights(a, heads, groups) * of // left - _head_weights(a, a.heads, a.groups)
+        gone += biases * (_head_biases(a, heads, groups) - _head_biases(a, a.heads, a.groups))
+    for m, neurons in zip(blocks.mlps, kept.dense_neurons, strict=True):
+        gone += neurons * neuron_size(m) * of // left - m.width * neuron_size(m)
+        gone += biases * (neurons - m.width) * sum(projection.bias is not None for projection in m.ins)
+    return gone
+
+
+def _widths(model: nn.Module, blocks: Blocks) -> tuple[int, int]:
+    """Return the width of the residual stream now and in the dense model; weights of a unit are in proportion to it."""
+    hidden, width = kept_hidden(model), blocks.mlps[0].out.weight.shape[0]
+    return (width, width) if hidden is None else (width, hidden[1])
+
+
+def _dense_groups(model: nn.Module, attention: Attention) -> int:
+    """Return how many query heads read a key/value head in the dense model; single queries may have been removed."""
+    config: Any = model.config
+    shared = getattr(config, "num_key_value_heads", None)
+    return config.num_attention_heads // shared if shared else attention.groups
+
+
+def _head_weights(attention: Attention, heads: int, groups: int) -> int:
+    """Count the weights of so many query heads and the key/value heads that they read."""
+    queries = attention.q.weight.shape[1] + attention.o.weight.shape[0]
+    return attention.head_dim * (
+        heads * queries + heads // groups * (attention.k.weight.shape[1] + attention.v.weight.shape[1])
+    )
+
+
+def _head_biases(attention: Attention, heads: int, groups: int) -> int:
+    """Count the biases of so many query heads and the key/value heads that they read."""
+    q, k, v = (projection.bias is not None for projection in (attention.q, attention.k, attention.v))
+    return attention.head_dim * (heads * q + heads // groups * (k + v))

@@ -1,0 +1,156 @@
+"""What single settings do: runs that differ in one setting alone, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from neuroprune.results.figures.grid import interval
+from neuroprune.results.figures.style import (
+    GREY,
+    METRIC_SPAN,
+    PAGE_WIDTH,
+    TASK_MARKERS,
+    at_least,
+    colours,
+    from_zero,
+    nothing_to_show,
+)
+from neuroprune.results.runs import OPTIONS, read_runs
+from neuroprune.results.tables.summary import summarize
+
+SETTINGS = {
+    "degree_weight": "degree weight",
+    "merge": "redundant heads are folded into",
+    "eps": "ε: a smaller entry is absent",
+    "mode": "the penalty enters",
+    "fold": "fold what removed units did",
+    "centred": "leave a unit's mean out of its connectivity",
+    "token_weights": "weigh tokens in the fold",
+}
+WORDS = {"True": "yes", "False": "no", "output": "output", "mlp_in": "MLP input", "none": "nothing"}
+PANELS = {"value": "metric (%)", "sparsity": "sparsity (%)", "train_seconds_without_eval": "training (s)"}
+POINT = ["model", "task", "method", "form", "point", "heads_asked", "alpha", "beta", "theta", "strength"]
+
+
+def ablations(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
+    """Draw what each setting does to metric, sparsity and training time, all else equal.
+
+    Args:
+        study_dir: The study's folder with ``runs.csv``.
+
+    Returns:
+        The figure, and what it shows: one row a mark. A note in place of both if no two finished runs differ in one of
+        ``SETTINGS`` alone.
+
+    Raises:
+        UserError: If there is no table of runs.
+    """
+    runs = read_runs(study_dir)
+    table = summarize(runs)
+    rest = table["group"].map(runs.drop_duplicates("group").set_index("group")["other_settings"])
+    shown = comparisons(table.assign(other_settings=rest)[table["runs"] > 0])
+    if shown.empty:
+        names = ", ".join(SETTINGS)
+        return nothing_to_show(
+            f"Nothing to show: no two finished runs differ in one of these settings alone:\n{names}."
+        )
+    return _plot(shown), shown
+
+
+def comparisons(table: pd.DataFrame) -> pd.DataFrame:
+    """Find the rows that differ in one setting alone.
+
+    Args:
+        table: Means of ``summarize``, finished runs only, with the column ``other_settings`` of ``runs.csv``.
+
+    Returns:
+        One row a mark: ``setting``, ``choice``, ``comparison`` (which rows belong together), ``model``, ``task``,
+        ``point`` (what they all asked for), ``panel``, ``value`` with ``low`` and ``high``, ``seeds``.
+    """
+    rows = []
+    for setting in SETTINGS:
+        others = [name for name in (*OPTIONS, "mode") if name != setting]
+        groups = table.groupby([*POINT, *others, "other_settings"], sort=False, dropna=False)
+        compared = [group for _, group in groups if group[setting].nunique() > 1]
+        for place, group in enumerate(compared):
+            for choice, some in group.groupby(setting, sort=False):
+                rows += _marks(some.iloc[0], setting, str(choice), place)
+    return pd.DataFrame(rows)
+
+
+def _marks(row: pd.Series, setting: str, choice: str, comparison: int) -> list[dict[str, object]]:
+    """Return the marks of one row in all panels."""
+    found: list[dict[str, object]] = []
+    for panel, unit in PANELS.items():
+        factor = 100 if "%" in unit else 1
+        low, high = interval(row.to_dict(), panel)
+        found.append(
+            {"setting": setting, "choice": choice, "comparison": comparison, "model": row["model"], "task": row["task"]}
+            | {"point": _point(row), "panel": panel, "unit": unit, "value": factor * row[panel]}
+            | {"low": factor * low, "high": factor * high, "seeds": row["runs"]}
+        )
+    return found
+
+
+def _point(row: pd.Series) -> str:
+    """Say what a run asked for."""
+    asked = [f"{100 * row['point']:g} %"] if np.isfinite(row["point"]) else []
+    asked += [f"{row['heads_asked']:.0f} heads"] if np.isfinite(row["heads_asked"]) else []
+    strengths = {"α": "alpha", "β": "beta", "θ": "theta"}
+    return ", ".join(asked + [f"{sign} {row[name]:g}" for sign, name in strengths.items() if np.isfinite(row[name])])
+
+
+def _plot(shown: pd.DataFrame) -> Figure:
+    """Draw a row of panels a setting, a column a quantity, a line for each comparison."""
+    settings = list(shown["setting"].unique())
+    tasks = colours(shown["task"].unique())
+    figure = Figure(figsize=(PAGE_WIDTH, 0.7 + 1.6 * len(settings)), layout="constrained")
+    grid = figure.subplots(len(settings), len(PANELS), squeeze=False)
+    for axes_row, setting in zip(grid, settings, strict=True):
+        rows = shown[shown["setting"] == setting]
+        for axes, (panel, unit) in zip(axes_row, PANELS.items(), strict=True):
+            _panel(axes, rows[rows["panel"] == panel], _choices(rows), tasks)
+            axes.set_ylabel(unit)
+        axes_row[0].set_title(SETTINGS[setting], loc="left", fontweight="bold")
+    handles = [Line2D([], [], color=colour, lw=3, label=task) for task, colour in tasks.items()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
+    note = "a line: runs that differ in this setting alone"
+    note += "; bars: ± 1 sd over seeds" if shown["seeds"].max() > 1 else "; one seed a point"
+    figure.supxlabel(note, fontsize=7, color=GREY)
+    return figure
+
+
+def _choices(rows: pd.DataFrame) -> list[str]:
+    """Order the choices of a setting: numbers ascending, words as they come."""
+    choices = list(rows["choice"].unique())
+    try:
+        return sorted(choices, key=float)
+    except ValueError:
+        return choices
+
+
+def _panel(axes: Axes, rows: pd.DataFrame, choices: list[str], tasks: dict[str, str]) -> None:
+    """Draw one quantity; comparisons stand a little beside each other so that bars do not cover each other."""
+    place = {choice: index for index, choice in enumerate(choices)}
+    lines = list(rows.groupby("comparison", sort=False))
+    for number, (_, line) in enumerate(lines):
+        ordered = line.sort_values("choice", key=lambda column: column.map(place))
+        x = ordered["choice"].map(place) + (number - (len(lines) - 1) / 2) * min(0.08, 0.5 / len(lines))
+        spread = [(ordered["value"] - ordered["low"]).fillna(0), (ordered["high"] - ordered["value"]).fillna(0)]
+        marker = TASK_MARKERS[number % len(TASK_MARKERS)]
+        axes.errorbar(
+            x, ordered["value"], yerr=spread, color=tasks[ordered["task"].iloc[0]], marker=marker, capsize=1.8
+        )
+    axes.set_xticks(range(len(choices)), [WORDS.get(choice, choice) for choice in choices])
+    axes.set_xlim(-0.5, len(choices) - 0.5)
+    if rows["panel"].iloc[0] == "train_seconds_without_eval":
+        from_zero(axes)
+    else:
+        at_least(axes, METRIC_SPAN)
+    axes.grid(visible=False, axis="x")

@@ -1,0 +1,119 @@
+"""Figure 1: which entries of a middle layer's matrices are there; whole rows and columns vanish."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+
+from neuroprune.results.figures.style import GREY, PAGE_WIDTH, nothing_to_show, presence_shades, say_empty
+from neuroprune.results.records import read_patterns, shrink
+from neuroprune.results.runs import neuroprune_runs, read_runs, run_file, with_file
+
+WANTED = (0.5, 0.9)
+PATTERNS = "patterns.safetensors"
+MATRICES = {"q": "Q", "k": "K", "v": "V", "in": "L_in", "out": "L_out"}
+LETTERS = {**MATRICES, "in": "L_{in}", "out": "L_{out}"}
+CELLS = 128  # rows and columns that a panel shows at most
+
+
+def figure1(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
+    """Draw Figure 1 of a study.
+
+    Args:
+        study_dir: The study's folder with ``runs.csv`` and the runs' ``patterns.safetensors``.
+
+    Returns:
+        The figure, and what it shows: one row of numbers a row of cells, each the percentage of entries that are there.
+        A note in place of both if no finished NeuroPrune run has left its patterns.
+
+    Raises:
+        UserError: If there is no table of runs, or an array can't be read.
+    """
+    chosen = choose_runs(study_dir, neuroprune_runs(read_runs(study_dir)))
+    if chosen.empty:
+        return nothing_to_show("Nothing to show: no finished NeuroPrune run has left its patterns.")
+    rows = [
+        (row, _middle(read_patterns(run_file(study_dir, row["run"], PATTERNS)))) for row in chosen.to_dict("records")
+    ]
+    cells = pd.concat([_cells(row, name, mask) for row, masks in rows for name, mask in masks.items()])
+    return _plot(rows), cells.reset_index(drop=True)
+
+
+def choose_runs(study_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
+    """Choose the runs nearest to 50 % and 90 % of the first model and task that have patterns.
+
+    Args:
+        study_dir: The study's folder.
+        runs: Finished NeuroPrune runs.
+
+    Returns:
+        One or two rows, sparsity ascending; none if no run has patterns.
+    """
+    there = with_file(study_dir, runs, PATTERNS)
+    if there.empty:
+        return there
+    first = there[(there["model"] == there["model"].iloc[0]) & (there["task"] == there["task"].iloc[0])]
+    nearest = [(first["sparsity"] - wanted).abs().idxmin() for wanted in WANTED]
+    return first.loc[list(dict.fromkeys(nearest))].sort_values("sparsity")
+
+
+def _middle(patterns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return Q, K, V, L_in and L_out of the middle one of the recorded layers, as far as they are there."""
+    found = {}
+    for kind in MATRICES:
+        layers = sorted(int(name.split(".")[1]) for name in patterns if name.split(".")[0] == kind)
+        if layers:
+            found[f"{kind}.{layers[len(layers) // 2]}"] = patterns[f"{kind}.{layers[len(layers) // 2]}"]
+    return found
+
+
+def _cells(row: dict[Any, Any], name: str, mask: np.ndarray) -> pd.DataFrame:
+    """Return the cells of one panel with the run they belong to."""
+    cells = np.rint(100 * shrink(mask, CELLS)).astype(int)
+    kind, layer = name.split(".")
+    head = {"run": row["run"], "sparsity_percent": 100 * row["sparsity"], "matrix": MATRICES[kind], "layer": int(layer)}
+    size = {"rows": mask.shape[0], "columns": mask.shape[1], "cell_row": range(len(cells))}
+    return pd.concat([pd.DataFrame(head | size), pd.DataFrame(cells).add_prefix("c")], axis=1)
+
+
+def _plot(rows: list[tuple[dict[Any, Any], dict[str, np.ndarray]]]) -> Figure:
+    """Draw a row of panels for each run."""
+    figure = Figure(figsize=(PAGE_WIDTH, 0.95 + 1.45 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), len(MATRICES), squeeze=False)
+    shades = presence_shades()
+    for axes_row, (row, masks) in zip(grid, rows, strict=True):
+        by_kind = {name.split(".")[0]: mask for name, mask in masks.items()}
+        for axes, kind in zip(axes_row, MATRICES, strict=True):
+            _panel(axes, by_kind.get(kind), shades)
+        axes_row[0].set_ylabel(f"sparsity {100 * row['sparsity']:.1f} %", fontweight="bold")
+    first, masks = rows[0]
+    sizes = {name.split(".")[0]: "  {} × {}".format(*mask.shape) for name, mask in masks.items()}
+    for axes, (kind, letter) in zip(grid[0], LETTERS.items(), strict=True):
+        axes.set_title(f"${letter}${sizes.get(kind, '')}")
+    layer = next(iter(masks)).split(".")[1]
+    heading = f"{first['model']} on {first['task']}, NeuroPrune, {first['form']} form, layer {layer} (counted from 0)"
+    figure.suptitle(heading, fontsize=8, fontweight="bold")
+    scale = ScalarMappable(norm=Normalize(0, 100), cmap=shades)
+    bar = figure.colorbar(scale, ax=grid, orientation="horizontal", shrink=0.4, aspect=40, pad=0.02, ticks=[0, 50, 100])
+    bar.set_label("entries of a block that are there (%)", fontsize=7)
+    return figure
+
+
+def _panel(axes: Axes, mask: np.ndarray | None, shades: LinearSegmentedColormap) -> None:
+    """Draw one matrix, rows downwards, and say how many rows and columns are gone."""
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(True)
+    axes.set(xticks=[], yticks=[])
+    if mask is None:
+        say_empty(axes, "not recorded")
+        return
+    axes.imshow(shrink(mask, CELLS), cmap=shades, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    gone = [100 * (1 - mask.any(axis=axis).mean()) for axis in (1, 0)]
+    axes.set_xlabel(f"gone: {gone[0]:.0f} % of rows,\n{gone[1]:.0f} % of columns", fontsize=7, color=GREY)

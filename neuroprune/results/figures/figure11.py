@@ -1,0 +1,26 @@
+"""Figure 11: Figure 4 for large models, of more than 300 M parameters, or for the largest of a study without such."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from neuroprune.results.figures.figure4 import sparsity_grid
+
+
+def figure11(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
+    """Draw Figure 11 of a study: metric, inference and training time of its large models against sparsity.
+
+    Args:
+        study_dir: The study's folder with ``runs.csv``.
+
+    Returns:
+        The figure and one row a mark, see ``grid.marks``: of the models of more than 300 M parameters or, if there is
+        none, of the largest, which the figure says. A note in place of both if no pruned run is finished.
+
+    Raises:
+        UserError: If there is no table of runs.
+    """
+    return sparsity_grid(study_dir, large=True)

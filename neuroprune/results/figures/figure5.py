@@ -1,0 +1,51 @@
+"""Figure 5: metric, inference time and training time against the number of heads that are left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from neuroprune.results.figures import grid
+from neuroprune.results.figures.figure4 import like_with_like
+from neuroprune.results.figures.style import nothing_to_show
+from neuroprune.results.runs import read_runs
+from neuroprune.results.tables.summary import summarize
+
+
+def figure5(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
+    """Draw Figure 5 of a study.
+
+    Args:
+        study_dir: The study's folder with ``runs.csv``.
+
+    Returns:
+        The figure, and what it shows: one row a mark, see ``grid.marks``. A note in place of both if no finished run
+        has removed heads.
+
+    Raises:
+        UserError: If there is no table of runs.
+    """
+    runs = read_runs(study_dir)
+    table = summarize(runs)
+    drawn, asked = runs_by_heads(table)
+    shown = grid.marks(table, drawn.assign(heading=grid.heading(drawn, form=False)))
+    if shown.empty:
+        return nothing_to_show("Nothing to show: no finished run has removed heads.")
+    note = grid.note(runs, shown) + ("" if asked else "; no run asked for a number of heads: all that removed some")
+    return grid.plot(shown, note, x="heads_left", label="heads that are left"), shown
+
+
+def runs_by_heads(table: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
+    """Choose the rows that are compared by heads: those that asked for a number, else all that have removed some.
+
+    Args:
+        table: Means of ``summarize``.
+
+    Returns:
+        Its rows, and whether they asked for a number of heads. Unfinished and unusual runs are left out.
+    """
+    asked = table[(table["runs"] > 0) & (table["variant"] == "") & table["heads_asked"].notna()]
+    others = like_with_like(table)
+    return (asked, True) if len(asked) else (others[others["heads_gone"] > 0], False)

@@ -1,0 +1,124 @@
+"""Figure 6: metric against heads that are left, and how sparse a model with few heads can be at a similar metric."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from neuroprune.results.figures.efficient import efficient
+from neuroprune.results.figures.figure5 import runs_by_heads
+from neuroprune.results.figures.grid import interval
+from neuroprune.results.figures.style import PAGE_WIDTH, method_look, nothing_to_show, say_empty
+from neuroprune.results.runs import read_runs
+from neuroprune.results.tables.summary import dense_rows, summarize
+
+SIMILAR = 0.95  # of the dense model's metric
+
+
+def figure6(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
+    """Draw Figure 6 of a study: of its translation task if it has one, else of the first that is compared by heads.
+
+    Args:
+        study_dir: The study's folder with ``runs.csv``.
+
+    Returns:
+        The figure, and what it shows: one row a mark. A note in place of both if no finished run has removed heads.
+
+    Raises:
+        UserError: If there is no table of runs.
+    """
+    table = summarize(read_runs(study_dir))
+    rows, _ = runs_by_heads(table)
+    rows = rows[rows["value"].notna()]
+    if rows.empty:
+        return nothing_to_show("Nothing to show: no finished run with a metric has removed heads.")
+    translated = rows[rows["metric"] == "bleu"]
+    model, task, metric = (translated if len(translated) else rows)[["model", "task", "metric"]].iloc[0]
+    all_of_it = table[(table["model"] == model) & (table["task"] == task)]
+    curves = _curves(rows[(rows["model"] == model) & (rows["task"] == task)])
+    points = _similar(all_of_it)
+    figure = _plot(curves, points, str(metric).replace("_", " "), f"{model} on {task}")
+    return figure, pd.concat([curves, points], ignore_index=True)
+
+
+def _curves(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the left panel: ``method``, ``heads_left``, ``value`` with ``low`` and ``high`` in percent, ``seeds``."""
+    spans = [interval(row, "value") for row in rows.to_dict("records")]
+    shown = pd.DataFrame(
+        {
+            "panel": "metric",
+            "method": rows["method"],
+            "form": rows["form"],
+            "heads_left": rows["heads_left"],
+            "value": 100 * rows["value"],
+            "low": [100 * low for low, _ in spans],
+            "high": [100 * high for _, high in spans],
+            "seeds": rows["runs"],
+        }
+    )
+    return shown.sort_values("heads_left", kind="stable")
+
+
+def _similar(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the right panel: finished runs whose metric is at least 95 % of dense, and which of them are efficient."""
+    dense = dense_rows(table)["value"]
+    pruned = table[(table["method"] != "dense") & (table["runs"] > 0)]
+    wanted = SIMILAR * (dense.iloc[0] if len(dense) else pruned["value"].max())
+    good = pruned[pruned["value"] >= wanted]
+    shown = pd.DataFrame(
+        {
+            "panel": "frontier",
+            "method": good["method"],
+            "form": good["form"],
+            "heads_left": good["heads_left"],
+            "sparsity_percent": 100 * good["sparsity"],
+            "value": 100 * good["value"],
+            "seeds": good["runs"],
+        }
+    ).sort_values("heads_left", kind="stable")
+    return shown.assign(efficient=efficient(shown["heads_left"], shown["sparsity_percent"]))
+
+
+def _plot(curves: pd.DataFrame, points: pd.DataFrame, metric: str, heading: str) -> Figure:
+    """Draw both panels with one legend."""
+    figure = Figure(figsize=(PAGE_WIDTH, 2.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for method, line in curves.groupby("method", sort=False):
+        spread = [(line["value"] - line["low"]).fillna(0), (line["high"] - line["value"]).fillna(0)]
+        left.errorbar(line["heads_left"], line["value"], yerr=spread, capsize=1.8, **method_look(str(method)))
+    left.set(xlabel="heads that are left", ylabel=f"{metric} (%)")
+    left.set_title("± 1 sd over seeds" if curves["seeds"].max() > 1 else "one seed", loc="left")
+    left.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    _frontier(right, points, metric)
+    handles = {h.get_label(): h for h in left.get_legend_handles_labels()[0] + right.get_legend_handles_labels()[0]}
+    figure.legend(handles=list(handles.values()), loc="outside upper right", ncols=len(handles))
+    figure.suptitle(heading, fontsize=8, fontweight="bold", x=0.01, ha="left")
+    return figure
+
+
+def _frontier(axes: Axes, points: pd.DataFrame, metric: str) -> None:
+    """Draw the runs of a similar metric and a step along those that are efficient."""
+    if points.empty:
+        say_empty(axes, f"no run reaches {100 * SIMILAR:.0f} % of the dense {metric}")
+        return
+    for method, some in points.groupby("method", sort=False):
+        axes.plot(some["heads_left"], some["sparsity_percent"], **(method_look(str(method)) | {"linestyle": ""}))
+    best = points[points["efficient"]]
+    axes.step(
+        best["heads_left"], best["sparsity_percent"], where="post", color="#222222", lw=1, zorder=1, label="efficient"
+    )
+    ring: dict[str, Any] = {
+        "markersize": 9,
+        "markeredgecolor": "#222222",
+        "markerfacecolor": "none",
+        "markeredgewidth": 0.8,
+    }
+    axes.plot(best["heads_left"], best["sparsity_percent"], "o", **ring)
+    axes.set(xlabel="heads that are left", ylabel="sparsity (%)")
+    axes.set_title(f"{metric} at least {100 * SIMILAR:.0f} % of dense", loc="left")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -1,0 +1,142 @@
+"""Figure 7: how important the removed heads were beside those that stay, and from which layers they went."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from neuroprune.results.figures.figure5 import runs_by_heads
+from neuroprune.results.figures.style import PAGE_WIDTH, method_look, nothing_to_show, say_empty
+from neuroprune.results.records import read_arrays
+from neuroprune.results.runs import layers_of, read_runs, run_file, usual_first, with_file
+from neuroprune.results.tables.summary import summarize
+
+HEADS = "heads.safetensors"
+
+
+def figure7(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
+    """Draw Figure 7 of a study: of its translation task if it has one, else of the first that is compared by heads.
+
+    Args:
+        study_dir: The study's folder with ``runs.csv`` and the dense runs' ``heads.safetensors``.
+
+    Returns:
+        The figure, and what it shows: points of the left panel, bars of the right one. A note in place of both if no
+        finished run has removed heads.
+
+    Raises:
+        UserError: If there is no table of runs, or an array can't be read.
+    """
+    runs = read_runs(study_dir)
+    rows, _ = runs_by_heads(summarize(runs))
+    done = runs[(runs["status"] == "done") & runs["group"].isin(rows["group"])]
+    done = done[np.array([any(layers_of(text)) for text in done["removed_heads"]], dtype=bool)]
+    if done.empty:
+        return nothing_to_show("Nothing to show: no finished run has removed heads.")
+    translated = done[done["metric"] == "bleu"]
+    model, task = (translated if len(translated) else done)[["model", "task"]].iloc[0]
+    ours = done[(done["model"] == model) & (done["task"] == task)]
+    ratios, layers = _ratios(ours, _importance(study_dir, runs, str(model), str(task))), _layers(ours)
+    return _plot(ratios, layers, f"{model} on {task}"), pd.concat([ratios, layers], ignore_index=True)
+
+
+def relative_importance(removed: list[list[int]], importance: list[np.ndarray]) -> float:
+    """Return the mean importance of removed heads over that of the others, averaged over the layers that have both.
+
+    Args:
+        removed: For each layer the positions of removed heads.
+        importance: For each layer the heads' importance, ``[heads]``: sum of absolute weights of W^O that leave a head.
+
+    Returns:
+        The ratio; below 1 if heads went that weigh less than those that stay; NaN if no layer has both kinds.
+    """
+    ratios = []
+    for gone, weights in zip(removed, importance, strict=True):
+        stays = np.delete(weights, gone)
+        if len(gone) and len(stays) and stays.mean() > 0:
+            ratios.append(weights[gone].mean() / stays.mean())
+    return float(np.mean(ratios)) if ratios else math.nan
+
+
+def _importance(study_dir: Path, runs: pd.DataFrame, model: str, task: str) -> list[np.ndarray] | None:
+    """Return the heads' importance in the first usual dense run of a model and task that has left it."""
+    dense = runs[(runs["method"] == "dense") & (runs["model"] == model) & (runs["task"] == task)]
+    there = with_file(study_dir, usual_first(dense[dense["status"] == "done"]), HEADS)["run"]
+    if there.empty:
+        return None
+    arrays = read_arrays(run_file(study_dir, there.iloc[0], HEADS))
+    count = sum(name.startswith("importance.") for name in arrays)
+    return [arrays[f"importance.{layer}"].astype(float) for layer in range(count)]
+
+
+def _ratios(runs: pd.DataFrame, importance: list[np.ndarray] | None) -> pd.DataFrame:
+    """Return one row a run: ``panel`` (importance), ``method``, ``run``, ``heads_left``, ``relative_importance``."""
+    found: list[dict[str, Any]] = [
+        {
+            "panel": "importance",
+            "method": row["method"],
+            "run": row["run"],
+            "heads_left": row["heads_left"],
+            "relative_importance": relative_importance(layers_of(row["removed_heads"]), importance),
+        }
+        for row in runs.to_dict("records")
+        if importance is not None
+    ]
+    shown = pd.DataFrame(found, columns=["panel", "method", "run", "heads_left", "relative_importance"])
+    return shown[shown["relative_importance"].notna()].sort_values("heads_left", kind="stable")
+
+
+def _layers(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a method and layer: ``panel`` (layers), ``removed`` heads, mean, and ``sd`` over ``runs``."""
+    rows = []
+    for method, some in runs.groupby("method", sort=False):
+        counts = pd.DataFrame([[len(gone) for gone in layers_of(text)] for text in some["removed_heads"]])
+        rows += [
+            {"panel": "layers", "method": method, "layer": layer, "removed": counts[layer].mean()}
+            | {"sd": counts[layer].std(), "runs": len(some)}
+            for layer in counts
+        ]
+    return pd.DataFrame(rows)
+
+
+def _plot(ratios: pd.DataFrame, layers: pd.DataFrame, heading: str) -> Figure:
+    """Draw both panels."""
+    figure = Figure(figsize=(PAGE_WIDTH, 2.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    if ratios.empty:
+        say_empty(left, "no dense run has left the\nimportance of its heads")
+    for method, some in ratios.groupby("method", sort=False):
+        left.plot(some["heads_left"], some["relative_importance"], **(method_look(str(method)) | {"linestyle": ""}))
+    if len(ratios):
+        left.axhline(1, color="#777777", lw=0.8, ls=":")
+        left.set(xlabel="heads that are left", ylabel="removed / remaining", title="")
+        left.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    left.set_title("relative importance of removed heads", loc="left")
+    _bars(right, layers)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside upper right", ncols=4)
+    figure.suptitle(heading, fontsize=8, fontweight="bold", x=0.01, ha="left")
+    return figure
+
+
+def _bars(axes: Axes, layers: pd.DataFrame) -> None:
+    """Draw bars side by side, one a method, for each layer."""
+    methods = list(layers["method"].unique())
+    width = 0.8 / len(methods)
+    for place, method in enumerate(methods):
+        bars, look = layers[layers["method"] == method], method_look(method)
+        x = bars["layer"] + (place - (len(methods) - 1) / 2) * width
+        below = np.minimum(bars["sd"], bars["removed"])  # of a single run neither is known, and no bar is drawn
+        spread: dict[str, Any] = {"yerr": [below, bars["sd"]], "capsize": 1.6}
+        axes.bar(x, bars["removed"], width, color=look["color"], label=look["label"], **spread)
+    most = layers["runs"].max()
+    axes.set(xlabel="attention layer (counted from 0)", ylabel="heads")
+    axes.set_title("heads removed" + (", mean ± 1 sd over runs" if most > 1 else ""), loc="left")
+    axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    axes.grid(visible=False, axis="x")

@@ -1,0 +1,90 @@
+"""Is the connectivity heavy-tailed? Inequality and tail of the MLP neurons' degrees, by sparsity and method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from neuroprune.results.figures.heavy_tail import gini, tail
+from neuroprune.results.figures.style import GREY, PAGE_WIDTH, method_look, nothing_to_show, say_empty
+from neuroprune.results.records import read_arrays
+from neuroprune.results.runs import at_sparsities, read_runs, run_file, with_file
+from neuroprune.results.tables.nearest import nearest_runs
+
+DEGREES = "degrees.safetensors"
+MOST_RUNS = 30  # fitted; a fit takes a tenth of a second
+
+
+def topology(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
+    """Draw Gini coefficient, spread and tail of the degrees against sparsity for all methods; one model and task.
+
+    Args:
+        study_dir: The study's folder with ``runs.csv`` and the runs' ``degrees.safetensors``.
+
+    Returns:
+        The figure, and what it shows: one row a run. A note in place of both if no pruned run has left its degrees.
+
+    Raises:
+        UserError: If there is no table of runs, or an array can't be read.
+    """
+    runs = read_runs(study_dir)
+    done = runs[(runs["status"] == "done") & (runs["variant"] == "") & runs["sparsity"].notna()]
+    there = with_file(study_dir, at_sparsities(done), DEGREES)
+    pruned = there[there["method"] != "dense"]
+    if pruned.empty:
+        return nothing_to_show("Nothing to show: no finished pruned run has left the degrees of its neurons.")
+    model, task = pruned[["model", "task"]].iloc[0]
+    same = nearest_runs(there[(there["model"] == model) & (there["task"] == task)])
+    chosen = same.sort_values("seed", kind="stable").drop_duplicates("group").head(MOST_RUNS)
+    shown = pd.DataFrame([_row(study_dir, row) for row in chosen.to_dict("records")])
+    return _plot(shown, f"{model} on {task}"), shown.sort_values(["method", "form", "sparsity_percent"])
+
+
+def _row(study_dir: Path, row: dict[Any, Any]) -> dict[str, Any]:
+    """Measure the degrees of one run: rows of all expanding and contracting MLP matrices together, as in Figure 2."""
+    arrays = read_arrays(run_file(study_dir, row["run"], DEGREES)).values()
+    degrees = np.concatenate([values.astype(float).ravel() for values in arrays])
+    return {
+        **{key: row[key] for key in ("run", "model", "task", "method", "form")},
+        "sparsity_percent": 100 * row["sparsity"],
+        "gini": gini(degrees),
+        "sd_percent": 100 * degrees.std(),
+        **tail(degrees),
+    }
+
+
+def _plot(shown: pd.DataFrame, heading: str) -> Figure:
+    """Draw a panel a quantity; a line for each method and form."""
+    figure = Figure(figsize=(PAGE_WIDTH, 4.2), layout="constrained")
+    (spread, inequality), (exponential, lognormal) = figure.subplots(2, 2, sharex=True)
+    _panel(spread, shown, "sd_percent", "sd of the degrees (%)")
+    _panel(inequality, shown, "gini", "Gini coefficient")
+    for axes, name in ((exponential, "exponential"), (lognormal, "lognormal")):
+        _panel(axes, shown, f"versus_{name}", "log-likelihood ratio (sd)")
+        axes.axhspan(-1.96, 1.96, color="#eeeeee", zorder=0)
+        axes.axhline(0, color=GREY, lw=0.8)
+        axes.set_title(f"power law against {name}", loc="left")
+        axes.set_xlabel("sparsity (%)")
+    figure.legend(*spread.get_legend_handles_labels(), loc="outside upper right", ncols=4)
+    figure.suptitle(heading, fontsize=8, fontweight="bold", x=0.01, ha="left")
+    note = "ratio above 0: the power law fits the tail better; grey: undecided (p > 0.05); no mark: no tail to fit"
+    figure.supxlabel(note, fontsize=7, color=GREY)
+    return figure
+
+
+def _panel(axes: Axes, shown: pd.DataFrame, name: str, label: str) -> None:
+    """Draw one quantity against sparsity."""
+    axes.set_ylabel(label)
+    if not shown[name].notna().any():
+        say_empty(axes, "no run has a tail to fit")
+        return
+    for (method, form), some in shown.groupby(["method", "form"], sort=False):
+        line, look = some.sort_values("sparsity_percent"), method_look(str(method))
+        if form == "penalty":
+            look |= {"label": f"{look['label']} (penalty)", "markerfacecolor": "white", "linestyle": ":", "marker": "P"}
+        axes.plot(line["sparsity_percent"], line[name], **look)

@@ -1,0 +1,78 @@
+"""One study out of several: the runs of other studies or machines side by side."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from neuroprune.errors import UserError
+from neuroprune.files.atomic import write_bytes, write_json
+from neuroprune.results.records import read_plan, read_record
+
+KEPT = ("run.json", "timing.json", "*.safetensors")  # of a run; its model stays where it is
+
+
+def merge(sources: Sequence[Path], target: Path) -> list[str]:
+    """Copy the records and small arrays of several studies into one folder, ready for ``collect`` or ``redraw``.
+
+    Of a run that several sources have, each file comes from the first that has it.
+
+    Args:
+        sources: Folders of studies.
+        target: The folder to write, which may hold an earlier merge.
+
+    Returns:
+        Names of the runs that are there now.
+
+    Raises:
+        UserError: If a source has no run, or two have different records of a run with the same name, or a plan
+            is damaged; nothing is written then.
+    """
+    found: dict[str, list[Path]] = defaultdict(list)
+    for source in sources:
+        records = sorted(Path(source).glob("runs/*/run.json"))
+        if not records:
+            raise UserError(f"{source}: no run has a record (runs/*/run.json); name the folder of a study.")
+        for record in records:
+            found[record.parent.name].append(record.parent)
+            _check_same(found[record.parent.name][0], record.parent)
+    for name, folders in found.items():
+        earlier = target / "runs" / name / "run.json"
+        if earlier.exists():
+            _check_same(earlier.parent, folders[0])
+    plans = [read_plan(Path(folder)) for folder in (*sources, target)]
+    for name, folders in found.items():
+        for path in _files(folders):
+            write_bytes(target / "runs" / name / path.name, path.read_bytes())
+    write_json(target / "plan.json", _one_plan(plans, target))
+    return sorted(path.parent.name for path in target.glob("runs/*/run.json"))
+
+
+def _check_same(one: Path, other: Path) -> None:
+    """Refuse two records of one name that differ."""
+    if one != other and read_record(one / "run.json") != read_record(other / "run.json"):
+        raise UserError(
+            f"{one} and {other} are different records of a run with the same name; leave one of them out, or rename "
+            "the model or task in one of the studies."
+        )
+
+
+def _files(folders: Sequence[Path]) -> list[Path]:
+    """Return the files of one run that are kept, each from the first folder that has it."""
+    there = [path for folder in folders for pattern in KEPT for path in sorted(folder.glob(pattern))]
+    return list({path.name: path for path in reversed(there)}.values())
+
+
+def _one_plan(plans: Sequence[dict[str, Any]], target: Path) -> dict[str, Any]:
+    """Join the plans, so that missing runs are still known; what no plan names is added from its record."""
+    runs: dict[str, Any] = {}
+    for plan in plans:
+        runs = {**plan["runs"], **runs}
+    there = {path.parent.name: path for path in sorted(target.glob("runs/*/run.json"))}
+    runs |= {
+        name: read_record(path).settings.model_dump(mode="json") for name, path in there.items() if name not in runs
+    }
+    timed = dict.fromkeys(name for plan in plans for name in plan["timed"])
+    return {"schema_version": 1, "study": target.name, "runs": runs, "timed": list(timed)}

@@ -1,0 +1,279 @@
+"""What a run leaves behind: the schema of its record and timing, and the small arrays beside them.
+
+A run is a folder, ``results/<study>/runs/<run>/``. Its ``run.json`` has three sections (settings, environment, result),
+so that every number has an address: which code, which data, which machine. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
+
+from neuroprune.config.settings import RunSettings, TimingSettings
+from neuroprune.errors import UserError
+from neuroprune.results.environment import Environment, Part
+
+SCHEMA_VERSION: Literal[1] = 1
+
+
+class SparsityRecord(Part):
+    """What is gone or zero at the end, as fractions of the dense model, and what is left."""
+
+    weights: float = Field(description="Fraction of the prunable weights (Q, K, V, O and MLP matrices).")
+    heads: float
+    neurons: float
+    parameters: int = Field(description="All parameters that are left, embeddings included.")
+    dense_parameters: int
+    heads_per_layer: list[int] = Field(description="Heads left in each attention.")
+    neurons_per_layer: list[int] = Field(description="Neurons left in each MLP.")
+
+
+class Quartiles(Part):
+    """Median and quartiles over counted passes."""
+
+    median: float
+    q1: float
+    q3: float
+
+
+class StepTimes(Part):
+    """Training steps between two changes of the model's size, in milliseconds each."""
+
+    parameters: int = Field(description="Size of the model that was trained in this stretch.")
+    steps: int
+    ms: Quartiles = Field(description="From the forward pass to the end of the method's work, on the device's clock.")
+
+
+class Result(Part):
+    """What a run found; values that are not finite are stored as null."""
+
+    metric: str = Field(description="Name of the metric that tables and figures show.")
+    value: float | None
+    metrics: dict[str, float | None]
+    majority: float | None = Field(description="The metric's value if the most frequent class is always answered.")
+    copied: float | None = Field(
+        default=None,
+        description="Its value if the source is copied: whole in translation; in summarization its first words, as "
+        "many as the training rows' summaries have on average.",
+    )
+    labels: list[str]
+    train_rows: int
+    eval_rows: int
+    steps: int
+    epochs: float
+    train_seconds: float = Field(description="Wall time of training, its evaluations included, over all jobs.")
+    eval_seconds: float = Field(description="Part of it that was evaluation.")
+    seconds_per_step: float | None
+    resumed_at: list[int] = Field(
+        default_factory=list, description="Steps at which a job went on where another was killed."
+    )
+    step_times: list[StepTimes] = Field(
+        default_factory=list, description="Steps before the first cut, between cuts, after the last one, over all jobs."
+    )
+    sparsity: SparsityRecord
+    degree_sd_percent: float | None = Field(description="Standard deviation of the MLP neurons' degrees, times 100.")
+    history: list[dict[str, float | None]] = Field(
+        default_factory=list, description="What was logged: step, epoch, loss, metrics."
+    )
+    method: dict[str, Any] = Field(default_factory=dict, description="The method's own report.")
+    files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of the files that lie beside the record.")
+
+
+class RunRecord(Part):
+    """``run.json``: one run with everything that one needs to trust and repeat it."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    run: str
+    status: Literal["done", "diverged", "stopped"]
+    settings: RunSettings
+    environment: Environment
+    result: Result
+
+    @model_validator(mode="after")
+    def _one_name(self) -> RunRecord:
+        if self.run != self.settings.run:
+            raise ValueError(f"run {self.run!r} and settings.run {self.settings.run!r} must be the same")
+        return self
+
+
+class BatchTiming(Part):
+    """Inference of the cut and the dense model at one batch size, in milliseconds an example."""
+
+    batch_size: int
+    examples: int
+    ms_per_example: Quartiles
+    dense_ms_per_example: Quartiles
+    speedup: Quartiles = Field(description="Dense time over cut time, pass by pass.")
+
+
+class TimingRecord(Part):
+    """``timing.json``: inference times of one run; no batches if the run left no model to time."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    run: str
+    settings: TimingSettings
+    environment: Environment
+    dense_parameters: int | None
+    parameters: int | None
+    batches: list[BatchTiming]
+
+
+AnyRecord = TypeVar("AnyRecord", RunRecord, TimingRecord)
+
+
+# ---- files
+
+
+def _read(path: Path, kind: type[AnyRecord]) -> AnyRecord:
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: no record can be read here ({error.strerror}); run the study first.") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not a JSON file ({error}); delete it and run again.") from error
+    found = data.get("schema_version") if isinstance(data, dict) else None
+    if found != SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: records of version {found!r} cannot be read, this program writes version {SCHEMA_VERSION}; "
+            "delete the file and run again."
+        )
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_first_problem(error)}; delete the file and run again.") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    """Name the first of a record's mistakes and count the others; say so if it is merely of another version."""
+    problem = error.errors()[0]
+    if problem["loc"][:2] == ("settings", "method") and problem["loc"][-1] == "version":
+        return f"made by version {problem['input']} of {problem['loc'][-2]}, which gives other results than this one"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{'.'.join(str(part) for part in problem['loc']) or 'record'}: {problem['msg']}{more}"
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read a ``run.json``.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The record.
+
+    Raises:
+        UserError: The file is missing, damaged, or of another version.
+    """
+    return _read(path, RunRecord)
+
+
+def read_timing(path: Path) -> TimingRecord:
+    """Read a ``timing.json``; a missing, damaged or old file is a UserError."""
+    return _read(path, TimingRecord)
+
+
+def read_plan(study_dir: Path) -> dict[str, Any]:
+    """Read a study's plan, ``plan.json``.
+
+    Args:
+        study_dir: The study's folder.
+
+    Returns:
+        At least ``runs``, settings by name, and ``timed``, names; both empty if there is no plan.
+
+    Raises:
+        UserError: The file is damaged or no plan.
+    """
+    path = Path(study_dir) / "plan.json"
+    if not path.exists():
+        return {"runs": {}, "timed": []}
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no plan can be read here ({error}); plan the study again or delete it.") from error
+    plan = {"timed": [], **plan} if isinstance(plan, dict) else {}
+    if not (isinstance(plan.get("runs"), dict) and isinstance(plan["timed"], list)):
+        raise UserError(f"{path}: this is no plan of a study; plan the study again or delete it.")
+    return plan
+
+
+# ---- which weights are there, as bits
+
+
+def _pack(present: np.ndarray, every: int) -> np.ndarray:
+    """Pack a mask of present weights to bits.
+
+    Args:
+        present: Which entries have an absolute value of at least eps, bool ``[rows, columns]``.
+        every: Take each so-many-th row and column alone.
+
+    Returns:
+        Bits along the last axis, uint8 ``[ceil(rows / every), ceil(ceil(columns / every) / 8)]``.
+    """
+    return np.packbits(np.asarray(present, dtype=bool)[::every, ::every], axis=-1)
+
+
+def _unpack(packed: np.ndarray, shape: Iterable[int], every: int) -> np.ndarray:
+    """Undo ``_pack``: bool ``[rows, columns]`` of this shape; what was taken stands for its neighbours."""
+    rows, columns = (np.arange(int(size)) // every for size in shape)
+    present = np.unpackbits(np.asarray(packed, dtype=np.uint8), axis=-1, count=columns[-1] + 1).astype(bool)
+    return present[rows[:, None], columns]
+
+
+def pack_patterns(patterns: Mapping[str, np.ndarray], room: float = np.inf) -> dict[str, np.ndarray]:
+    """Return the tensors of ``patterns.safetensors``: each mask as bits, its shape as ``<name>.shape``, int64 [2].
+
+    Args:
+        patterns: Masks by name, bool ``[rows, columns]``.
+        room: Bytes that the bits may take: of masks that take more, every second, third … row and column is kept.
+
+    Returns:
+        The tensors, and which rows and columns were kept as ``every``, int64 [1].
+    """
+    every = 1
+    while sum(-(-mask.shape[0] // every) * -(-mask.shape[1] // (8 * every)) for mask in patterns.values()) > room:
+        every += 1
+    packed = {name: _pack(present, every) for name, present in patterns.items()}
+    shapes = {f"{name}.shape": np.array(present.shape, dtype=np.int64) for name, present in patterns.items()}
+    return packed | shapes | {"every": np.array([every], dtype=np.int64)}
+
+
+def read_patterns(path: Path) -> dict[str, np.ndarray]:
+    """Read a run's ``patterns.safetensors``: name (``q.3``) to bool ``[rows, columns]`` in the dense coordinates."""
+    tensors = read_arrays(path)
+    every = int(tensors.pop("every", [1])[0])
+    names = [name for name in tensors if not name.endswith(".shape")]
+    return {name: _unpack(tensors[name], tensors[f"{name}.shape"], every) for name in names}
+
+
+def shrink(mask: np.ndarray, cells: int) -> np.ndarray:
+    """Average a mask over blocks, so that it can be stored and printed.
+
+    Args:
+        mask: bool ``[rows, columns]``.
+        cells: Rows and columns of the result at most.
+
+    Returns:
+        float ``[min(rows, cells), min(columns, cells)]``: the share of entries of each block that are there. Blocks
+        differ by at most one row and column, and every entry is in exactly one.
+    """
+    starts = [np.linspace(0, size, min(size, cells), endpoint=False).astype(int) for size in mask.shape]
+    sums = np.add.reduceat(np.add.reduceat(mask.astype(float), starts[0], axis=0), starts[1], axis=1)
+    sizes = [np.diff([*start, size]) for start, size in zip(starts, mask.shape, strict=True)]
+    return sums / np.outer(*sizes)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read a safetensors file as NumPy arrays; a missing or damaged file is a UserError."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run this run again.") from error

@@ -1,0 +1,71 @@
+"""The tables and figures of a study anew, from its records alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+import pandas as pd
+
+from neuroprune.errors import UserError, did_you_mean
+from neuroprune.results import figures, tables
+from neuroprune.results.records import read_plan
+from neuroprune.results.runs import collect
+from neuroprune.results.tables.formats import Table, write_table
+
+SLOW_FIRST = ("topology", "ablations", "figure8", "frontier", "figure4")  # so that processes end together
+
+
+def redraw(study_dir: Path, names: Sequence[str] = ()) -> list[str]:
+    """Collect a study's records and make its tables and figures anew; nothing else is read or written.
+
+    Args:
+        study_dir: The study's folder, of which ``runs/`` and, if it is there, ``plan.json`` are read.
+        names: Figures and tables to make; none: those that the plan asks for, or all.
+
+    Returns:
+        One sentence for each thing a reader has to know: those of ``collect``, and tables that have nothing to show.
+
+    Raises:
+        UserError: If a name is unknown, there is no readable record, or an array can't be read.
+    """
+    study_dir = Path(study_dir)
+    names = sorted(names or _asked_for(study_dir), key=lambda name: (name not in SLOW_FIRST, name))
+    known = [*figures.FIGURES, *tables.TABLES]
+    for name in names:
+        if name not in known:
+            raise UserError(f"{name!r} is no figure or table{did_you_mean(name, known)}; there are {', '.join(known)}.")
+    notes = collect(study_dir)
+    import_module("neuroprune.results.figures.style")  # before processes part, so that matplotlib is read once
+    with ProcessPoolExecutor(min(_cores(), len(names))) as pool:
+        said = list(pool.map(partial(_make, study_dir), names))
+    return notes + [note for note in said if note]
+
+
+def _asked_for(study_dir: Path) -> Sequence[str]:
+    """Return the figures and tables that a study's plan asks for; all if it names none."""
+    return read_plan(study_dir).get("settings", {}).get("artefacts") or [*figures.FIGURES, *tables.TABLES]
+
+
+def _cores() -> int:
+    """Return how many processes can run at a time."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _make(study_dir: Path, name: str) -> str:
+    """Make one table or figure; a table that has no rows says so in them, as figures do."""
+    if name in figures.FIGURES:
+        figures.draw(name, study_dir)
+        return ""
+    try:
+        tables.write(name, study_dir)
+    except UserError as error:
+        note = str(error)
+        empty = Table(f"{name} of the study “{study_dir.name}”", pd.DataFrame({"note": [note]}), {}, [note])
+        write_table(empty, study_dir / "tables" / name)
+        return note
+    return ""

@@ -1,0 +1,241 @@
+"""The study's summary: how good, how small, how fast and how dear each method is at each sparsity."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from neuroprune.errors import UserError
+from neuroprune.results.runs import (
+    GUESSES,
+    LATER,
+    LAYERS,
+    OPTIONS,
+    STRENGTHS,
+    method_label,
+    place_of,
+    read_runs,
+    usual_first,
+)
+from neuroprune.results.tables.formats import NBSP, Table
+
+IDENTITY = ["group", "variant", "model", "model_random", "task", "method", "form", "point", "heads_asked"]
+IDENTITY += [*STRENGTHS, *OPTIONS, "metric"]
+NOT_MEASURED = {*IDENTITY, *LAYERS, "study", "run", "status", "dirty", "commit", "seed", "device", "cpu", *LATER}
+FIXED = {*GUESSES, "dense_parameters", "epochs", "steps"}  # the same for all seeds
+SYMBOLS = {"alpha": "α", "beta": "β", "theta": "θ", "strength": "λ"}
+Row = Mapping[Any, Any]
+
+
+def summarize(runs: pd.DataFrame) -> pd.DataFrame:
+    """Average over seeds: one row for each model, task, method and point.
+
+    Args:
+        runs: The tidy table, one row a run.
+
+    Returns:
+        ``IDENTITY``; ``runs``, how many were averaged, and ``diverged``, how many were left out as their loss was not
+        finite; the mean of each measured column under its own name and the sample standard deviation over seeds as
+        ``<name>_sd`` (NaN for one run); ``percent_of_dense``, of the dense mean of the same model and task;
+        ``training_to_dense`` and ``training_to_neuroprune``, training time without evaluation over that of the dense
+        model and over that of NeuroPrune's target form at the same sparsity or number of heads. Models and tasks stand
+        in the order of the runs, in each dense comes first, then the methods, points ascending.
+
+    Raises:
+        UserError: If there is no run.
+    """
+    if runs.empty:
+        raise UserError("There is no run to sum up; run the study first.")
+    measured = [name for name in map(str, runs) if name not in NOT_MEASURED]
+    table = _sorted(_averages(runs, measured))
+    name = "train_seconds_without_eval"
+    return table.assign(
+        percent_of_dense=100 * table["value"] / _dense_of_each(table, "value"),
+        training_to_dense=table[name] / _dense_of_each(table, name),
+        training_to_neuroprune=table[name] / _neuroprune_of_each(table, name),
+    )
+
+
+def _averages(runs: pd.DataFrame, measured: list[str]) -> pd.DataFrame:
+    """Average the finished runs of each group, in the order in which groups appear; the others are counted."""
+    table = runs.drop_duplicates("group").set_index("group", drop=False)[IDENTITY]
+    done = runs[runs["status"] == "done"]
+    values = done[measured].apply(pd.to_numeric, errors="coerce").groupby(done["group"])
+    spread = [name for name in measured if name not in FIXED and not name.endswith(("_q1", "_q3"))]
+    counts: dict[str, Any] = {
+        "runs": done["group"].value_counts().reindex(table.index, fill_value=0),
+        "diverged": (runs["status"] == "diverged").groupby(runs["group"]).sum(),
+    }
+    means, deviations = values.mean(), values.std()[spread].add_suffix("_sd")
+    parts = [table.assign(**counts), means.reindex(table.index), deviations.reindex(table.index)]
+    return pd.concat(parts, axis=1).reset_index(drop=True)
+
+
+def _sorted(table: pd.DataFrame) -> pd.DataFrame:
+    """Sort by model, task, form and method as they first appear, dense (which has no form) first, then by point."""
+    orders = {name: list(table[name].unique()) for name in ("model", "task", "method")}
+    orders["form"] = ["", *(form for form in table["form"].unique() if form)]
+    ranks = {name: {value: rank for rank, value in enumerate(order)} for name, order in orders.items()}
+    keys = table.assign(**{name: table[name].map(rank) for name, rank in ranks.items()})
+    order = keys.sort_values(["model", "task", "form", "method", "point", "sparsity"], kind="stable").index
+    return table.loc[order].reset_index(drop=True)
+
+
+def _dense_of_each(table: pd.DataFrame, name: str) -> pd.Series:
+    """Return for each row the usual dense model's mean of a column on the same model and task; NaN without one."""
+    return _partners(table, dense_rows(table), name, ["model", "task"])
+
+
+def _neuroprune_of_each(table: pd.DataFrame, name: str) -> pd.Series:
+    """Return for each row with a target NeuroPrune's mean of a column where it was asked for the same; else NaN."""
+    asked = table["point"].notna() | table["heads_asked"].notna()
+    usual = asked & (table["method"] == "neuroprune") & (table["variant"] == "")
+    return _partners(table, table[usual], name, ["model", "task", "point", "heads_asked"]).where(asked)
+
+
+def dense_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the finished dense rows of means; those without unusual options stand first."""
+    return usual_first(table[(table["method"] == "dense") & (table["runs"] > 0)])
+
+
+def _partners(table: pd.DataFrame, chosen: pd.DataFrame, name: str, same: list[str]) -> pd.Series:
+    """Return for each row a column's value in the first chosen row that is the same in some columns, or NaN."""
+    values: dict[tuple[Any, ...], float] = {}
+    for key, value in zip(_keys(chosen[same]), chosen[name], strict=True):
+        values.setdefault(key, value)
+    return pd.Series([values.get(key, math.nan) for key in _keys(table[same])], index=table.index, dtype=float)
+
+
+def _keys(rows: pd.DataFrame) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in rows.fillna(-1).itertuples(index=False)]
+
+
+def summary(study_dir: Path) -> Table:
+    """Make the summary table of a study.
+
+    Args:
+        study_dir: The study's folder with ``runs.csv``.
+
+    Returns:
+        The numbers of ``summarize``, and for people one section a model with all times and sizes.
+    """
+    runs = read_runs(study_dir)
+    table = summarize(runs)
+    sizes = batch_sizes(table)
+    sections = {
+        _heading(rows.iloc[0]): without_empty(pd.DataFrame([_cells(row, sizes) for row in rows.to_dict("records")]))
+        for _, rows in table.groupby(["model", "task"], sort=False)
+    }
+    return Table(f"Summary of the study “{study_dir.name}”", table, sections, _notes(runs, table))
+
+
+def _heading(row: pd.Series) -> str:
+    """Name model, task, metric and what the simplest guess reaches."""
+    mark = "†" if row["model_random"] else ""
+    guesses = [
+        f"; always the {label}: {number(100 * row[name], 1)}" for name, label in GUESSES.items() if row[name] > 0
+    ]
+    return f"{row['model']}{mark} on {row['task']} ({row['metric'].replace('_', ' ')} in %{''.join(guesses)})"
+
+
+def batch_sizes(table: pd.DataFrame) -> list[int]:
+    """Return the batch sizes at which inference was timed, ascending."""
+    found = (re.fullmatch(r"inference_ms_b(\d+)", name) for name in map(str, table))
+    return sorted(int(match.group(1)) for match in found if match)
+
+
+def _cells(row: Row, sizes: list[int]) -> dict[str, str]:
+    """Write one row for people; an empty text says that there is nothing to say."""
+    cells = {
+        "Method": method_label(row["method"], row["form"]),
+        "Asked for": asked(row),
+        "Sparsity %": number(100 * row["sparsity"], 1),
+        "Metric %": _spread(100 * row["value"], 100 * row["value_sd"], 1),
+        "Runs": f"{row['runs']}" + (f" (−{row['diverged']}‡)" if row["diverged"] else ""),
+        "% of dense": number(row["percent_of_dense"], 1),
+        "Heads left": number(row["heads_left"], 0),
+        "Parameters (M)": number(row["parameters"] / 1e6, 2),
+    }
+    for size in sizes:
+        time, speedup = number(row[f"inference_ms_b{size}"], 2), number(row[f"speedup_b{size}"], 2)
+        cells[f"Inference (ms), batch {size}"] = f"{time} (×{speedup})" if time else ""
+    training, with_it = (_seconds(row[name]) for name in ("train_seconds_without_eval", "train_seconds"))
+    return cells | {
+        "Training (s)": f"{training} ({with_it})" if training else "",
+        "A step (s)": number(row["seconds_per_step"], 3),
+        "Training × dense": number(row["training_to_dense"], 2),
+        "Training × NeuroPrune": number(row["training_to_neuroprune"], 2),
+    }
+
+
+def asked(row: Row) -> str:
+    """Say which point was asked for: a sparsity or the strengths of a penalty, and what is unusual."""
+    target = [f"{100 * row['point']:g} %"] if math.isfinite(row["point"]) else []
+    target += [f"{row['heads_asked']:.0f} heads"] if math.isfinite(row["heads_asked"]) else []
+    strengths = [f"{SYMBOLS[name]}{NBSP}{row[name]:g}" for name in SYMBOLS if math.isfinite(row[name])]
+    return ", ".join([*target, *strengths, *filter(None, [row["mode"], row["variant"]])])
+
+
+def number(value: float, digits: int) -> str:
+    """Return a number with so many decimals, or nothing if it is not finite."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else ""
+
+
+def _seconds(value: float) -> str:
+    """Return seconds with a decimal below 100."""
+    return number(value, 1 if value < 100 else 0)
+
+
+def _spread(mean: float, sd: float, digits: int) -> str:
+    """Return mean ± standard deviation, the mean alone for one run, and a dash if there is no value."""
+    return (number(mean, digits) or "–") + (f" ± {number(sd, digits)}" if math.isfinite(sd) else "")
+
+
+def without_empty(cells: pd.DataFrame) -> pd.DataFrame:
+    """Leave columns out in which nothing is said."""
+    return cells[[name for name in cells if (cells[name] != "").any()]]
+
+
+def _notes(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """Say how the numbers are meant, and what to beware of."""
+    notes = [
+        "Metric: mean ± sample standard deviation over seeds; Runs: how many seeds were averaged.",
+        "Sparsity: share of the dense model's attention (Q, K, V, O) and MLP weights that is gone or zero.",
+        "Inference: milliseconds an example, median over passes on the physically cut model; in brackets the dense "
+        "model's time over it, both timed in turn in one job. Means over the seeds that were timed; of the dense model "
+        "the median of what it took beside the others.",
+        "Training: wall time without evaluation, in brackets with it; a step: without it. × dense, × NeuroPrune: that "
+        "time over the dense model's, and over NeuroPrune's where it was asked for the same sparsity or heads.",
+    ]
+    diverged = "‡ So many runs diverged (their loss was not finite) and are not in the means."
+    return notes + notes_on(runs, table) + [diverged] * bool(table["diverged"].any())
+
+
+def notes_on(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """Say on which machine times were taken, and what to beware of in any table of these runs."""
+    marks = {
+        "† Weights were initialised at random: the values show that the code runs, not how good the method is.": table[
+            "model_random"
+        ].any(),
+        "Some runs were stopped before their end and are not in the means.": (runs["status"] == "stopped").any(),
+        "Some runs were made by code with uncommitted changes.": runs["dirty"].eq(True).any(),
+    }
+    return [_machines(runs), *(text for text, holds in marks.items() if holds)]
+
+
+def _machines(runs: pd.DataFrame) -> str:
+    """Say on which machine training and inference were timed."""
+    trained = [place_of(*row) for row in zip(runs["device"], runs["cpu"], strict=True)]
+    timed = [place_of(*row) for row in zip(runs["timing_device"], runs["timing_cpu"], strict=True)]
+    if all(place == own for place, own, device in zip(timed, trained, runs["timing_device"], strict=True) if device):
+        return f"Times belong to the machine: {'; '.join(sorted(set(trained)))}."
+    inference = {place for place, device in zip(timed, runs["timing_device"], strict=True) if device}
+    return (
+        f"Training times belong to the machine: {'; '.join(sorted(set(trained)))}; "
+        f"inference times to: {'; '.join(sorted(inference))}."
+    )

@@ -1,0 +1,86 @@
+"""Times alone: training steps before and after the cuts, and inference beside the dense model."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from neuroprune.results.runs import method_label, read_runs
+from neuroprune.results.tables.formats import Table
+from neuroprune.results.tables.summary import (
+    Row,
+    asked,
+    batch_sizes,
+    dense_rows,
+    notes_on,
+    number,
+    summarize,
+    without_empty,
+)
+
+IDENTITY = ["model", "model_random", "task", "method", "form", "point", "runs", "sparsity", "parameters"]
+
+
+def timing(study_dir: Path) -> Table:
+    """Make the table of times of a study.
+
+    Args:
+        study_dir: The study's folder with ``runs.csv``.
+
+    Returns:
+        One row for each model, task, method and point: milliseconds of a training step at the dense size and at the
+        last one, each also as a multiple of the dense run's, and inference times with their speed-up.
+    """
+    runs = read_runs(study_dir)
+    table = summarize(runs).reindex(columns=_columns(runs))
+    sizes = batch_sizes(table)
+    dense = dense_rows(table).groupby(["model", "task"])["step_ms_last"].first()
+    table["step_ratio"] = [
+        row["step_ms_last"] / dense.get((row["model"], row["task"]), math.nan) for row in table.to_dict("records")
+    ]
+    sections = {
+        f"{model}{'†' if rows['model_random'].any() else ''} on {task}": without_empty(
+            pd.DataFrame([_cells(row, sizes) for row in rows.to_dict("records")])
+        )
+        for (model, task), rows in table.groupby(["model", "task"], sort=False)
+    }
+    notes = [
+        "A training step: median, forward and backward pass, optimizer and method, on the device's own clock; at the "
+        "dense size, and at the size after the last cut, in brackets over the dense run's.",
+        "Inference: milliseconds an example, median over passes on the physically cut model; in brackets the dense "
+        "model's time over it, both timed in turn in one job.",
+    ]
+    return Table(f"Times of the study “{study_dir.name}”", table, sections, notes + notes_on(runs, table))
+
+
+def _columns(runs: pd.DataFrame) -> list[str]:
+    """Return the columns of the averaged table that tell a run and its times."""
+    times = [
+        f"{kind}_b{size}" for size in batch_sizes(runs) for kind in ("inference_ms", "dense_inference_ms", "speedup")
+    ]
+    more = ["variant", "heads_asked", "alpha", "beta", "theta", "strength", "mode"]
+    return [*IDENTITY, *more, "step_ms_first", "step_ms_last", *times]
+
+
+def _cells(row: Row, sizes: list[int]) -> dict[str, Any]:
+    """Write one row for people."""
+    cells = {
+        "Method": method_label(row["method"], row["form"]),
+        "Asked for": asked(row),
+        "Sparsity %": number(100 * row["sparsity"], 1),
+        "Parameters (M)": number(row["parameters"] / 1e6, 2),
+        "Step, dense size (ms)": number(row["step_ms_first"], 1),
+        "Step, last size (ms)": _with(row["step_ms_last"], row["step_ratio"], 1),
+    }
+    for size in sizes:
+        time, speedup = row[f"inference_ms_b{size}"], row[f"speedup_b{size}"]
+        cells[f"Inference (ms), batch {size}"] = _with(time, speedup, 3)
+    return cells
+
+
+def _with(time: float, ratio: float, digits: int) -> str:
+    """Write a time and in brackets a ratio, as far as they are known."""
+    return number(time, digits) + (f" (×{number(ratio, 2)})" if math.isfinite(ratio) else "")

@@ -1,0 +1,193 @@
+"""Inference time, measured one way for every method: the physically cut model and the dense one, turn by turn."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from neuroprune import tasks
+from neuroprune.config.canonical import settings_hash
+from neuroprune.config.settings import TimingSettings
+from neuroprune.errors import UserError
+from neuroprune.files.atomic import write_json
+from neuroprune.models import pretrained, sources
+from neuroprune.results.environment import Environment, environment
+from neuroprune.results.records import BatchTiming, Quartiles, RunRecord, TimingRecord, read_record
+
+log = logging.getLogger(__name__)
+
+Batch = Mapping[str, Any]
+
+
+def measure(timing: TimingSettings, run: Path, output: Path, data_root: Path) -> None:
+    """Time the inference of a run's model and of the dense model it was made from, and write ``timing.json``.
+
+    Both read the same batches of the judged split in the same order: rows sorted by length, so that little is padded,
+    and padded once, before any clock runs. Both are in float32 unless the settings say otherwise. A run that is not
+    done has no model worth timing; its file says so by having no batches.
+
+    Args:
+        timing: Batch sizes, rows a pass, passes, threads.
+        run: The run's record, ``<run folder>/run.json``; the model lies beside it in ``model/``.
+        output: The file to write, whole or not at all.
+        data_root: Where datasets are kept.
+
+    Raises:
+        UserError: If the record or the model can't be read, or the data can't be had.
+    """
+    started = datetime.now(UTC)
+    record = read_record(run)
+    with _threads(timing.threads):
+        found = _time_both(timing, record, run.parent, data_root) if record.status == "done" else NOTHING
+    if not found["batches"]:
+        log.warning("%s is %s: there is nothing to time.", record.run, record.status)
+    hashes = {"settings_sha256": settings_hash(timing), "data_sha256": record.environment.data_sha256}
+    place = Environment(**environment(threads=timing.threads, started=started), **hashes)
+    write_json(output, TimingRecord(run=record.run, settings=timing, environment=place, **found))
+
+
+NOTHING: dict[str, Any] = {"parameters": None, "dense_parameters": None, "batches": []}
+
+
+def _time_both(timing: TimingSettings, record: RunRecord, folder: Path, data_root: Path) -> dict[str, Any]:
+    """Load both models and the rows, and time every batch size."""
+    if not (folder / "model").is_dir():
+        raise UserError(f"{folder / 'model'}: the run's model is not there any more; train {record.run} again.")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data = tasks.load(record.settings.task, data_root)
+    dense, tokenizer = sources.load(record.settings.model, data, seed=record.settings.seed)
+    pair = {"cut": pretrained.from_pretrained(folder / "model"), "dense": dense}
+    dtype = torch.bfloat16 if use_bf16(timing.precision) else torch.float32
+    pair = {name: model.to(device, dtype).eval() for name, model in pair.items()}
+    objective = data.objective(dense, tokenizer)
+    answers = {name: partial(objective.answer, model) for name, model in pair.items()}
+    rows = objective.encode(data.eval.select(range(min(timing.examples, len(data.eval)))))
+    batches = [
+        time_batch_size(answers, batch_rows(rows, objective.question, size, device), size, len(rows), timing)
+        for size in timing.batch_sizes
+    ]
+    parameters, dense_parameters = (pair[name].num_parameters() for name in ("cut", "dense"))
+    return {"parameters": parameters, "dense_parameters": dense_parameters, "batches": batches}
+
+
+def batch_rows(rows: Any, question: Callable[..., Batch], size: int, device: torch.device) -> list[Batch]:
+    """Sort rows by length, cut them into batches, pad each to its longest row and put it on the device.
+
+    Args:
+        rows: Encoded rows with ``input_ids``.
+        question: Pads rows and leaves their answers out, see `tasks.Objective`.
+        size: Rows a batch; the last batch may have fewer.
+        device: Where the models are.
+
+    Returns:
+        Batches of tensors ``[rows, tokens]``, shortest rows first.
+    """
+    features = sorted(rows, key=lambda row: len(row["input_ids"]))
+    chunks = (features[start : start + size] for start in range(0, len(features), size))
+    return [{name: _on(device, value) for name, value in question(chunk).items()} for chunk in chunks]
+
+
+def _on(device: torch.device, value: Any) -> Any:
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+def time_batch_size(
+    pair: Mapping[str, Callable[..., Any]], batches: Sequence[Batch], size: int, examples: int, timing: TimingSettings
+) -> BatchTiming:
+    """Time passes of the cut and the dense model over the same batches.
+
+    Args:
+        pair: What answers a batch, by the names ``cut`` and ``dense``.
+        batches: What a pass reads.
+        size: Rows a batch.
+        examples: Rows of all batches.
+        timing: Passes that count, and passes before them that don't.
+
+    Returns:
+        Milliseconds an example, and the speed-up as the ratio of neighbouring passes.
+    """
+    passes = {name: _one_pass(model, batches) for name, model in pair.items()}
+    seconds = interleave(passes, timing.repeats, timing.warmup, synchronise)
+    cut, dense = (np.array(seconds[name]) for name in ("cut", "dense"))
+    return BatchTiming(
+        batch_size=size,
+        examples=examples,
+        ms_per_example=quartiles(cut * 1000 / examples),
+        dense_ms_per_example=quartiles(dense * 1000 / examples),
+        speedup=quartiles(dense / cut),
+    )
+
+
+def interleave(
+    functions: Mapping[str, Callable[[], Any]], repeats: int, warmup: int, sync: Callable[[], Any]
+) -> dict[str, list[float]]:
+    """Time functions in turn (A B A B …), so that a machine that slows down for a while slows down all of them.
+
+    Args:
+        functions: What to time, by name.
+        repeats: Calls of each that count.
+        warmup: Calls of each before them that don't.
+        sync: Waits until the device has done what it was told; called before each look at the clock.
+
+    Returns:
+        Seconds of each counted call, by name; entry i of all names comes from the same round.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(warmup + repeats):
+        for name, function in functions.items():
+            sync()
+            start = time.perf_counter()
+            function()
+            sync()
+            if turn >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def use_bf16(precision: str) -> bool:
+    """Tell whether to compute in bf16; on CPUs without bf16 units it is many times slower than fp32."""
+    supported = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return precision == "bf16" or (precision == "auto" and supported)
+
+
+def quartiles(values: np.ndarray) -> Quartiles:
+    """Return median and quartiles (linear between values) of at least one number."""
+    q1, median, q3 = np.percentile(values, [25, 50, 75])
+    return Quartiles(median=float(median), q1=float(q1), q3=float(q3))
+
+
+def synchronise() -> None:
+    """Wait for the accelerator, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _one_pass(answer: Callable[..., Any], batches: Sequence[Batch]) -> Callable[[], None]:
+    """Return a function that lets a model answer all batches once."""
+
+    @torch.inference_mode()
+    def run() -> None:
+        for batch in batches:
+            answer(**batch)
+
+    return run
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Compute with so many CPU threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,195 @@
+"""Prune a model without writing code or a study: one run, whose model lies in a folder at its end."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from neuroprune.config.catalogue import make_plan, read_catalogue, read_yaml
+from neuroprune.config.settings import RunSettings
+from neuroprune.errors import ConfigError, UserError, did_you_mean
+from neuroprune.results.records import RunRecord, read_record
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for on the command line.
+
+    Args:
+        model: A row of the catalogue, a folder or a hub id.
+        task: A row of the catalogue, or a YAML file like those in `config/tasks`.
+        sparsity: Share of the weights in attentions and MLPs that is to go.
+        seed: Of the head's initialisation, data order and dropout.
+        catalogue: The folder with `models.yaml` and `tasks/`.
+        training: Training settings that replace those of the rows.
+    """
+
+    model: str
+    task: str
+    sparsity: float
+    seed: int
+    catalogue: Path
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+def prune(request: Request, out: Path, data_root: Path) -> list[str]:
+    """Fine-tune and prune a model; save it with its tokenizer, its card and the record of the run (`run.json`).
+
+    Args:
+        request: What is asked for.
+        out: The folder to write to, new or empty; a new one appears only when it is whole, an empty one gets its
+            `config.json` last.
+        data_root: Where datasets are kept.
+
+    Returns:
+        Sentences about what was written.
+
+    Raises:
+        UserError: If something in the request is wrong, `out` can't be written, model or data can't be had, or the loss
+            diverged.
+    """
+    settings = run_settings(request)
+    folder = _work_folder(out)
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        try:
+            result = _train(settings, folder, data_root)
+            _hand_over(folder / "model", out.resolve())
+        except (OSError, SafetensorError) as error:
+            if not (folder / "model").is_dir():  # it was not made yet
+                raise
+            stack.pop_all()
+            raise UserError(
+                f"--out: the model is made, but {out} can't be written ({_reason(error)}); what is missing there is "
+                f"kept in {folder / 'model'}."
+            ) from error
+    return _summary(result, out)
+
+
+def _work_folder(out: Path) -> Path:
+    """Make the folder to work in, on the disk of `out`: inside it if it is there (it may be a mount), else beside it.
+
+    Nothing is trained yet, so a place that can't be written costs no training.
+    """
+    try:
+        place = out.resolve()
+        begun = f".{place.name}-"  # what a killed start has left in a folder that was there
+        if place.exists() and not (place.is_dir() and all(file.name.startswith(begun) for file in place.iterdir())):
+            raise UserError(f"--out: {out} holds something already; give a new folder.")
+        parent = place if place.exists() else place.parent
+        parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=begun, dir=parent))
+    except (OSError, RuntimeError) as error:  # links that lead to each other are a RuntimeError
+        raise UserError(f"--out: {out} can't be written ({_reason(error)}); give another folder.") from error
+
+
+def _train(settings: RunSettings, folder: Path, data_root: Path) -> RunRecord:
+    """Train into `folder/model`, with the record inside."""
+    from neuroprune.training import run
+
+    record = folder / "run.json"
+    run.train(settings, record, data_root)
+    result = read_record(record)
+    if result.status != "done":
+        raise UserError(f"{settings.run}: the loss is no longer finite; try a smaller --learning-rate.")
+    record.replace(folder / "model" / record.name)
+    return result
+
+
+def _hand_over(made: Path, out: Path) -> None:
+    """Move a model to its place: a new folder appears at once, one that was there gets its `config.json` last."""
+    from neuroprune.models.pretrained import move_files
+
+    if made.parent.parent == out:
+        move_files(made, out)
+    else:
+        made.replace(out)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def run_settings(request: Request) -> RunSettings:
+    """Resolve a request to the settings of its run.
+
+    Args:
+        request: What is asked for.
+
+    Returns:
+        The settings, every default written out.
+
+    Raises:
+        UserError: One sentence for each mistake, naming the option.
+    """
+    rows = read_catalogue(request.catalogue)
+    model, models = _row(request.model, rows.models, {"source": request.model})
+    task, tasks = _row(request.task, rows.tasks, _task_file(request, rows.tasks))
+    method = {"name": "neuroprune", "sparsity": request.sparsity}
+    grid: dict[str, Any] = {"models": [model], "tasks": [task], "methods": [method], "seeds": [request.seed]}
+    grid["training"] = dict(request.training)
+    study = {"study": "prune", "models": models, "tasks": tasks, "experiments": {"prune": grid}}
+    try:
+        plan = make_plan(study, "prune", request.catalogue)
+    except ConfigError as error:
+        raise ConfigError(_in_words_of_options(problem, model, task) for problem in error.problems) from error
+    return next(iter(plan.runs.values()))
+
+
+def _row(name: str, rows: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return a row's name, and the row if it is not in the catalogue."""
+    if name in rows:
+        return name, {}
+    last = Path(name).stem if name.endswith(".yaml") else Path(name).name.strip(".") or Path(name).resolve().name
+    short = re.sub(r"[^a-zA-Z0-9_.]+", "_", last).lstrip("_.") or "model"
+    return short, {short: dict(new)}
+
+
+def _task_file(request: Request, rows: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a task's file, if a file is what the request names."""
+    if request.task in rows:
+        return {}
+    if not request.task.endswith(".yaml"):
+        raise UserError(
+            f"--task: there is no task {request.task!r} in {request.catalogue / 'tasks'}"
+            f"{did_you_mean(request.task, rows)}; known: {', '.join(sorted(rows)) or 'none'}; or give a YAML file."
+        )
+    return read_yaml(Path(request.task))
+
+
+def _in_words_of_options(problem: str, model: str, task: str) -> str:
+    """Put the command line's options in the place of a study's keys."""
+    grid = r"prune: experiments\.prune\."
+    for key, option in (
+        (grid + r"methods\[0\]\.sparsity", "--sparsity"),
+        (grid + r"seeds\[0\]", "--seed"),
+        (grid + r"training\.(\w+)", r"--\1"),
+        (r"prune: experiments\.prune", "--model"),
+        (rf"prune: models\.{re.escape(model)}\.source", "--model"),
+        (rf"prune: models\.{re.escape(model)}", "--model"),
+        (rf"prune: tasks\.{re.escape(task)}", "--task"),
+    ):
+        problem, found = re.subn(f"^{key}", option, problem)
+        if found:
+            option_name, rest = problem.split(":", 1)
+            return f"{option_name.replace('_', '-')}:{rest}"
+    return problem
+
+
+def _summary(record: RunRecord, out: Path) -> list[str]:
+    """Say what was made and how to load it."""
+    result, sparsity = record.result, record.result.sparsity
+    return [
+        f"{out}: {result.metric} {result.value:.4g} on {record.settings.task.name} ({result.eval_rows} rows); "
+        f"{sparsity.weights:.1%} of the weights in attentions and MLPs gone, {sparsity.parameters / 1e6:.3g} M of "
+        f"{sparsity.dense_parameters / 1e6:.3g} M parameters left.",
+        f'Load it: neuroprune.from_pretrained("{out}"); more is in {out / "README.md"}.',
+    ]

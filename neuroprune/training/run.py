@@ -1,0 +1,283 @@
+"""One run: a model, a task and a method become a run folder with a record, a model and small arrays."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from transformers import Seq2SeqTrainingArguments, Trainer, TrainerCallback, set_seed
+
+from neuroprune import distributed, methods, tasks
+from neuroprune.config.canonical import settings_hash
+from neuroprune.config.settings import RunSettings, TrainingSettings
+from neuroprune.errors import UserError
+from neuroprune.files.atomic import file_hash, write_json
+from neuroprune.models import pretrained, sources
+from neuroprune.pruning.sparsity import measure_sparsity
+from neuroprune.results import records
+from neuroprune.results.environment import environment as describe_environment
+from neuroprune.results.manifests import Prepared
+from neuroprune.training import batches, checkpoints, weight_arrays
+from neuroprune.training.inference_time import use_bf16
+from neuroprune.training.step_times import StepClock
+
+ARRAY_BYTES = 975_000  # of a run's arrays: with record, times and logs it keeps less than a megabyte
+CODE = ("versions", "commit", "dirty")  # of the environment: a checkpoint of other code is not gone on from
+
+
+def train(
+    settings: RunSettings,
+    output: Path,
+    data_root: Path,
+    checkpoint_minutes: float = math.inf,
+    made: Prepared | None = None,
+) -> None:
+    """Fine-tune one model with one method and write its run folder.
+
+    The record is written last, so a folder without one holds no result. A run whose loss is no longer finite is
+    recorded as diverged, without a metric. A run that was killed goes on from its last checkpoint, if there is one.
+
+    Args:
+        settings: Everything that decides the result.
+        output: The record to write, `<run folder>/run.json`; the model and the arrays lie beside it.
+        data_root: Where datasets are kept.
+        checkpoint_minutes: Time between checkpoints, which are deleted at the end; 0: after every step.
+        made: What data and model were prepared, for the record; a checkpoint of other files is not gone on from.
+
+    Raises:
+        UserError: If another process writes the same folder, or data or model can't be had.
+    """
+    processes, folder = settings.training.processes, output.parent
+    if distributed.must_start(processes):
+        distributed.launch(train, processes, settings, output, data_root, checkpoint_minutes, made)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with distributed.joined(processes), _only_writer(folder) if distributed.is_main() else nullcontext():
+        distributed.from_main(partial(_forget, output))
+        with checkpoints.kept_log(folder) if distributed.is_main() else nullcontext():
+            record = _run(settings, folder, data_root, checkpoint_minutes, made)
+        if record is not None:
+            write_json(output, record)
+            checkpoints.delete_checkpoints(folder)
+
+
+def _forget(output: Path) -> None:
+    """Delete the record and the times of an earlier model."""
+    for path in (output, output.with_name("timing.json")):
+        path.unlink(missing_ok=True)
+
+
+def _run(
+    settings: RunSettings, folder: Path, data_root: Path, checkpoint_minutes: float, made: Prepared | None
+) -> records.RunRecord | None:
+    """Train, judge and save; return the record, in the main process."""
+    environment = describe_environment(threads=settings.training.threads)
+    _set_up(settings)
+    with distributed.main_first():
+        data = tasks.load(settings.task, data_root)
+    identity = {"settings_sha256": settings_hash(settings), "data_sha256": data.sha256}
+    identity |= {} if made is None else {"model_sha256": made.model_sha256}
+    progress = distributed.from_main(
+        checkpoints.find_progress, folder, identity | {key: environment[key] for key in CODE}
+    )
+    with distributed.main_first():
+        model, tokenizer = sources.load(settings.model, data, seed=settings.seed)
+    if progress.checkpoint is not None:
+        model = pretrained.from_pretrained(progress.checkpoint)  # with the shapes that it had
+    pretrained.align(model)
+    method = methods.build(settings.method)
+    trainer = _trainer(settings, folder, data, model, tokenizer, method)
+    fit = _fit(trainer, checkpoints.Checkpoints(progress, checkpoint_minutes))
+    if not distributed.is_main():
+        return None
+    with _whole(folder / "model") as temporary:
+        pretrained.save_pretrained(model, temporary, tokenizer, **_card(settings, data, fit["metrics"]))
+    result = {
+        "metric": settings.task.metric,
+        "value": fit["metrics"].get(settings.task.metric),
+        "majority": data.majority,
+        "copied": data.copied if made is None else made.value_of_copying(data),
+        "labels": list(data.labels),
+        "train_rows": len(data.train),
+        "eval_rows": len(data.eval),
+        "epochs": settings.training.epochs,
+        "sparsity": measure_sparsity(model).as_dict(),
+        "method": method.report,
+    }
+    return records.RunRecord.model_validate(
+        {
+            "run": settings.run,
+            "status": fit.pop("status"),
+            "settings": settings,
+            "environment": environment | identity,
+            "result": result | fit | _save_arrays(model, folder, getattr(settings.method, "eps", 1e-4)),
+        }
+    )
+
+
+def _card(settings: RunSettings, data: tasks.Data, metrics: dict[str, float]) -> dict[str, Any]:
+    """Return what the model card says besides what can be seen in the model."""
+    source = settings.model.source
+    return {
+        "metrics": metrics,
+        "base_model": Path(source).name if Path(source).is_dir() else source,
+        "dataset": settings.task.name if settings.task.source == "demo" else settings.task.source,
+        "task": settings.task.name,
+        "labels": data.labels,
+        "name": settings.run,
+    }
+
+
+class DivergedError(Exception):
+    """The loss is no longer finite."""
+
+
+class _Watch(TrainerCallback):
+    """Stops a run whose loss is not finite."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise DivergedError
+
+
+def _fit(trainer: Trainer, kept: checkpoints.Checkpoints) -> dict[str, Any]:
+    """Train and judge; return status, metrics, steps, times in seconds and the history of losses and metrics."""
+    status, metrics, progress = "done", {}, kept.progress
+    clock = StepClock(progress.step_seconds)
+    trainer.add_callback(_Watch())
+    trainer.add_callback(clock)
+    trainer.add_callback(kept)
+    checkpoint = None if progress.checkpoint is None else str(progress.checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+        judged = trainer.evaluate()
+        metrics = {key.removeprefix("eval_"): value for key, value in judged.items() if _is_metric(key)}
+    except DivergedError:
+        status = "diverged"
+    kept.stop()
+    steps = trainer.state.global_step
+    return {
+        "status": status,
+        "metrics": metrics,
+        "steps": steps,
+        "train_seconds": progress.train_seconds,
+        "eval_seconds": progress.eval_seconds,
+        "seconds_per_step": (progress.train_seconds - progress.eval_seconds) / max(1, steps),
+        "step_times": clock.times(),
+        "resumed_at": progress.resumed_at,
+        "history": [{k: v for k, v in entry.items() if _is_history(k, v)} for entry in trainer.state.log_history],
+    }
+
+
+def _is_metric(key: str) -> bool:
+    return key.startswith("eval_") and not key.endswith(("_runtime", "_per_second"))
+
+
+def _is_history(key: str, value: Any) -> bool:
+    return (key in {"step", "epoch", "loss", "learning_rate"} or _is_metric(key)) and math.isfinite(value)
+
+
+def _trainer(settings: RunSettings, folder: Path, data: Any, model: Any, tokenizer: Any, method: Any) -> Trainer:
+    """Build the Trainer that is the same for every method but for its callback."""
+    if settings.training.freeze_embeddings:
+        model.get_input_embeddings().requires_grad_(False)
+    if settings.training.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # the hooks of methods count on it
+    objective = data.objective(model, tokenizer)
+    return batches.trainer_class(objective.trainer_class, settings.training.parts)(
+        model=model,
+        args=_arguments(settings.training, settings.seed, folder, objective.arguments),
+        train_dataset=objective.encode(data.train),
+        eval_dataset=objective.encode(data.eval),
+        data_collator=objective.collate,
+        processing_class=tokenizer,
+        compute_metrics=objective.compute_metrics,
+        callbacks=[method],
+    )
+
+
+def _arguments(training: TrainingSettings, seed: int, folder: Path, more: dict[str, Any]) -> Seq2SeqTrainingArguments:
+    """Translate our settings to the Trainer's; `more` is what the task's objective adds."""
+    if training.optimizer != "adamw":  # the Trainer's own
+        more = more | {"optim": training.optimizer}
+    return Seq2SeqTrainingArguments(
+        output_dir=str(folder / checkpoints.FOLDER),
+        num_train_epochs=training.epochs,
+        per_device_train_batch_size=training.batch_size // training.parts,
+        per_device_eval_batch_size=max(1, training.batch_size // training.parts),
+        gradient_accumulation_steps=training.accumulation,
+        use_cpu=training.processes > 1 and not torch.cuda.is_available(),  # else each thinks it is alone
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        warmup_steps=training.warmup,  # below 1 it is a share of the steps
+        max_grad_norm=training.max_grad_norm,
+        bf16=use_bf16(training.precision),
+        eval_strategy="epoch" if training.evaluate == "epoch" else "no",
+        save_strategy="no",
+        logging_steps=0.05,
+        logging_nan_inf_filter=False,
+        seed=seed,
+        full_determinism=training.deterministic,
+        report_to="none",
+        **more,
+    )
+
+
+def _save_arrays(model: torch.nn.Module, folder: Path, eps: float) -> dict[str, Any]:
+    """Write the small arrays beside the record; return their hashes and the spread of the degrees."""
+    degrees = weight_arrays.degrees(model, eps)
+    arrays = {
+        "degrees.safetensors": degrees,
+        "cells.safetensors": weight_arrays.cells(model, eps),
+        "heads.safetensors": weight_arrays.head_arrays(model),
+    }
+    room = ARRAY_BYTES - sum(array.nbytes for tensors in arrays.values() for array in tensors.values())
+    arrays["patterns.safetensors"] = records.pack_patterns(weight_arrays.patterns(model, eps), room)
+    files = {}
+    for name, tensors in arrays.items():
+        _write_arrays(folder / name, tensors)
+        files[name] = file_hash(folder / name)
+    return {"degree_sd_percent": weight_arrays.degree_sd_percent(degrees), "files": files}
+
+
+def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    temporary = path.with_suffix(".tmp")
+    save_file(arrays, temporary)
+    temporary.replace(path)
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder that takes the place of `folder` only when everything in it is written."""
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    yield temporary
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.replace(folder)
+
+
+@contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Hold a kernel lock on a run folder: a killed scheduler may leave a job that still writes there."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another process is writing this run; wait for it to end or stop it") from None
+        yield
+
+
+def _set_up(settings: RunSettings) -> None:
+    """Fix threads and seeds before anything is drawn."""
+    torch.set_num_threads(settings.training.threads)
+    set_seed(settings.seed, deterministic=settings.training.deterministic)

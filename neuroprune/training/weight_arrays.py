@@ -1,0 +1,157 @@
+"""Small arrays that a run leaves for the figures: how connected its neurons are, and which entries are not zero.
+
+All are in the coordinates of the dense model, so that runs of any sparsity lie on each other: a removed neuron has
+degree 0, and its row and column are empty.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neuroprune.pruning import heads
+from neuroprune.pruning.blocks import Attention, Mlp, find_blocks
+from neuroprune.pruning.residual_stream import kept_hidden
+from neuroprune.pruning.surgery import Kept, kept_units
+from neuroprune.pruning.topology import fractional_degree
+from neuroprune.results.records import shrink
+
+CELLS = 64
+
+
+def degrees(model: nn.Module, eps: float = 1e-4) -> dict[str, np.ndarray]:
+    """Return the fractional degree of every MLP neuron, as Figure 2 shows it.
+
+    Args:
+        model: A model of a known architecture, cut or not.
+        eps: An entry with a smaller absolute value counts as absent.
+
+    Returns:
+        For the MLP with index i, `in.<i>`: float16 [dense width], the rows of its first expanding matrix, and
+        `out.<i>`: float16 [model width], the rows of its contracting matrix; both are shares of the dense row.
+    """
+    kept = kept_units(model)
+    columns, model_width = _columns(model)
+    found = {}
+    for mlp in find_blocks(model).mlps:
+        width = kept.dense_neurons[mlp.index]
+        rows = torch.zeros(width)
+        share = len(columns) / model_width
+        rows[kept.neurons[mlp.index]] = fractional_degree(mlp.ins[0].weight.detach(), eps).float().cpu() * share
+        out = torch.zeros(model_width)
+        out[columns] = fractional_degree(mlp.out.weight.detach(), eps).float().cpu() * (mlp.width / width)
+        found[f"in.{mlp.index}"] = rows.numpy().astype(np.float16)
+        found[f"out.{mlp.index}"] = out.numpy().astype(np.float16)
+    return found
+
+
+def degree_sd_percent(arrays: dict[str, np.ndarray]) -> float:
+    """Return the standard deviation of all fractional degrees in percent, the paper's "MLP spread"."""
+    return float(np.concatenate([a.astype(np.float64) for a in arrays.values()]).std() * 100)
+
+
+def patterns(model: nn.Module, eps: float = 1e-4) -> dict[str, np.ndarray]:
+    """Return which entries of the middle layer's matrices are present, as Figure 1 shows it.
+
+    Args:
+        model: A model of a known architecture, cut or not.
+        eps: An entry with a smaller absolute value counts as absent.
+
+    Returns:
+        `q.<i>`, `k.<i>`, `v.<i>`: bool [dense heads * head size, model width] of the middle attention with index i, and
+        `in.<j>`: bool [dense width, model width], `out.<j>`: bool [model width, dense width] of the middle MLP.
+    """
+    blocks, kept = find_blocks(model), kept_units(model)
+    attention, mlp = blocks.attentions[len(blocks.attentions) // 2], blocks.mlps[len(blocks.mlps) // 2]
+    wide = _columns(model)
+    return _attention_patterns(attention, kept, wide, eps) | _mlp_patterns(mlp, kept, wide, eps)
+
+
+def cells(model: nn.Module, eps: float = 1e-4) -> dict[str, np.ndarray]:
+    """Return which entries of some layers' matrices are present, in blocks, as Figures 8 to 10 show it.
+
+    Args:
+        model: A model of a known architecture, cut or not.
+        eps: An entry with a smaller absolute value counts as absent.
+
+    Returns:
+        The first, the middle and the last layer's matrices, named as by `patterns`: uint8 with at most 64 rows and
+        columns, the percentage of entries of a block that are there. 61 kB for BERT-base.
+    """
+    blocks, kept, wide = find_blocks(model), kept_units(model), _columns(model)
+    found: dict[str, np.ndarray] = {}
+    for attention in _ends_and_middle(blocks.attentions):
+        found |= _attention_patterns(attention, kept, wide, eps)
+    for mlp in _ends_and_middle(blocks.mlps):
+        found |= _mlp_patterns(mlp, kept, wide, eps)
+    return {name: np.rint(100 * shrink(mask, CELLS)).astype(np.uint8) for name, mask in found.items()}
+
+
+def _ends_and_middle(layers: list[Any]) -> list[Any]:
+    return [layers[place] for place in sorted({0, len(layers) // 2, len(layers) - 1})]
+
+
+def head_arrays(model: nn.Module) -> dict[str, np.ndarray]:
+    """Return how important heads are and how far apart: for Figure 7 and the comparison of dominating sets.
+
+    Args:
+        model: A model of a known architecture, cut or not.
+
+    Returns:
+        For the attention with index i, `importance.<i>`: float32 [dense heads], the sum of absolute weights of W^O that
+        leave each head, 0 for a head that is gone; and `distance.<i>`: float32 [heads left, heads left], the l-infinity
+        distances of Algorithm 2 (under grouped-query attention between key/value heads).
+    """
+    kept = kept_units(model)
+    found: dict[str, np.ndarray] = {}
+    for attention in find_blocks(model).attentions:
+        importance = np.zeros(kept.dense_heads[attention.index], dtype=np.float32)
+        columns = attention.o.weight.detach().abs().sum(dim=0, dtype=torch.float32)
+        importance[kept.heads[attention.index]] = columns.view(attention.heads, -1).sum(dim=1).cpu().numpy()
+        found[f"importance.{attention.index}"] = importance
+        found[f"distance.{attention.index}"] = heads.distances(attention).cpu().numpy()
+    return found
+
+
+def _columns(model: nn.Module) -> tuple[Tensor, int]:
+    """Return the hidden dimensions that are left, int64, and how many the dense model has."""
+    width = find_blocks(model).mlps[0].out.weight.shape[0]
+    left, dense = kept_hidden(model) or (list(range(width)), width)
+    return torch.tensor(left), dense
+
+
+def _attention_patterns(
+    attention: Attention, kept: Kept, wide: tuple[Tensor, int], eps: float
+) -> dict[str, np.ndarray]:
+    found = {}
+    for name, groups in (("q", 1), ("k", attention.groups), ("v", attention.groups)):
+        left = torch.as_tensor(kept.heads[attention.index])[::groups] // groups
+        rows = (left[:, None] * attention.head_dim + torch.arange(attention.head_dim)).flatten()
+        present = _present(getattr(attention, name).weight, eps)
+        own = present.shape[1]  # a cross-attention may read a stream of another width
+        columns = wide if own == len(wide[0]) else (torch.arange(own), own)
+        dense_rows = kept.dense_heads[attention.index] // groups * attention.head_dim
+        found[f"{name}.{attention.index}"] = _spread(present, (rows, dense_rows), columns)
+    return found
+
+
+def _mlp_patterns(mlp: Mlp, kept: Kept, wide: tuple[Tensor, int], eps: float) -> dict[str, np.ndarray]:
+    rows, width = kept.neurons[mlp.index], kept.dense_neurons[mlp.index]
+    return {
+        f"in.{mlp.index}": _spread(_present(mlp.ins[0].weight, eps), (rows, width), wide),
+        f"out.{mlp.index}": _spread(_present(mlp.out.weight, eps), wide, (rows, width)),
+    }
+
+
+def _present(weight: Tensor, eps: float) -> Tensor:
+    return (weight.detach().abs() >= eps).cpu()
+
+
+def _spread(present: Tensor, rows: tuple[Tensor, int], columns: tuple[Tensor, int]) -> np.ndarray:
+    """Put what is left back to its place in the dense matrix: positions and dense size of rows and columns."""
+    dense = torch.zeros(rows[1], columns[1], dtype=torch.bool)
+    dense[rows[0][:, None], columns[0]] = present
+    return dense.numpy()

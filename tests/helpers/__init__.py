@@ -1,0 +1,1 @@
+"""Small models, data, records and loops that tests share."""

@@ -1,0 +1,186 @@
+"""Names, settings, and what goes wrong in words for people."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers
+
+import neuroprune
+from helpers.loops import assert_no_hooks, make_run, make_trainer, take_step, train_bare, weights
+from helpers.models import NAMES, make_model
+from neuroprune import methods
+from neuroprune.config.settings import METHOD_SETTINGS, DenseSettings, L1Settings, NeuroPruneSettings
+from neuroprune.errors import UserError
+from neuroprune.methods.base import Run
+from neuroprune.methods.cofi.method import CoFi
+from neuroprune.methods.dense import Dense
+from neuroprune.methods.dsp import DSP
+from neuroprune.methods.l1 import L1
+from neuroprune.methods.neuroprune import NeuroPrune
+from neuroprune.methods.taylor import Taylor
+from neuroprune.pruning.sparsity import measure_sparsity
+from neuroprune.pruning.surgery import remove
+
+
+def test_methods_are_built_from_their_settings():
+    for settings, cls in (
+        (DenseSettings(), Dense),
+        (L1Settings(sparsity=0.5), L1),
+        (L1Settings(strength=0.5, mode="decoupled"), L1),
+        (NeuroPruneSettings(sparsity=0.5, events=2), NeuroPrune),
+        (NeuroPruneSettings(alpha=0.1), NeuroPrune),
+    ):
+        method = methods.build(settings)
+        assert type(method) is cls and method.settings == settings
+    assert methods.NeuroPrune is NeuroPrune and set(methods.METHODS) == set(METHOD_SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: NeuroPrune(sparsty=0.8), "sparsity"),
+        (lambda: NeuroPrune(sparsity=1.2), "less than 1"),
+        (lambda: NeuroPrune(), "alpha, beta and theta"),
+        (lambda: NeuroPrune(sparsity=0.5, alpha=1.0), "not both"),
+        (lambda: L1(sparsity=0.5, strength=1.0), "not both"),
+        (lambda: methods.find("neurprune"), "did you mean 'neuroprune'"),
+        (lambda: Run(make_model("bert"), None, total_steps=-1), "max_steps"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(make, says):
+    with pytest.raises(UserError, match=says) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_every_public_name_loads():
+    assert all(getattr(neuroprune, name) is not None for name in neuroprune.__all__)
+
+
+def test_a_trainer_that_would_load_other_shapes_is_refused(tmp_path):
+    arguments = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    trainer = make_trainer(NeuroPrune(sparsity=0.5), make_model("bert"), tmp_path, **arguments)
+    with pytest.raises(UserError, match="load_best_model_at_end"):
+        trainer.train()
+
+
+def test_several_devices_are_refused():
+    args = SimpleNamespace(world_size=2, n_gpu=1, load_best_model_at_end=False)
+    with pytest.raises(UserError, match="2 devices"):
+        NeuroPrune(sparsity=0.5).on_train_begin(args, None, None)
+
+
+@pytest.mark.parametrize("field", ["deepspeed", "fsdp"])
+def test_weights_that_lie_elsewhere_are_refused(field):
+    args = SimpleNamespace(world_size=1, n_gpu=1, load_best_model_at_end=False, **{field: "auto"})
+    with pytest.raises(UserError, match=field):
+        NeuroPrune(sparsity=0.5).on_train_begin(args, None, None)
+
+
+def test_a_compiled_model_is_refused_at_the_start(tmp_path):
+    trainer = make_trainer(NeuroPrune(sparsity=0.5), make_model("bert"), tmp_path)
+    trainer.args.torch_compile = True
+    with pytest.raises(UserError, match="torch_compile=True"):
+        trainer.train()
+    in_place = make_model("bert")
+    in_place.compile(backend="eager")
+    for model in (torch.compile(make_model("bert"), backend="eager"), in_place):
+        for method in (NeuroPrune(sparsity=0.5), DSP(heads=3), CoFi(sparsity=0.5), L1(strength=1.0)):
+            with pytest.raises(UserError, match=r"before torch\.compile"):
+                method.start(make_run(model, steps=3))
+
+
+def test_a_model_that_is_not_trained_is_refused():
+    model = make_model("bert")
+    model.bert.requires_grad_(False)
+    with pytest.raises(UserError, match="requires_grad"):
+        train_bare(NeuroPrune(sparsity=0.5), model)
+
+
+@pytest.mark.parametrize("method", [L1(sparsity=0.5), L1(strength=0.1), NeuroPrune(heads=4), NeuroPrune(alpha=0.1)])
+def test_a_model_whose_prunable_weights_are_frozen_is_refused_at_the_start(method):
+    model = make_model("bert")
+    model.bert.encoder.requires_grad_(False)  # gradients pass to the embeddings
+    with pytest.raises(UserError, match=r"are frozen.*requires_grad_\(True\)"):
+        method.start(make_run(model, steps=12))
+
+
+@pytest.mark.parametrize("make", [NeuroPrune, Taylor])
+def test_the_first_measured_pass_names_the_layer_that_no_gradient_reaches(make):
+    model = make_model("bert").train()
+    model.bert.embeddings.requires_grad_(False)
+    model.bert.encoder.layer[0].requires_grad_(False)
+    method, run = make(sparsity=0.5, calibration_rows=8), make_run(model, steps=30)
+    method.start(run)
+    with pytest.raises(UserError, match=r"bert\.encoder\.layer\.0\.attention.*requires_grad_\(True\)"):
+        while run.step < 10:
+            take_step(method, run)
+    assert run.step == 8  # the window before the event at 10 begins
+
+
+def test_frozen_layers_can_be_cut_where_gradients_pass():
+    model = make_model("bert")
+    model.bert.embeddings.requires_grad_(False)
+    model.bert.encoder.layer[0].requires_grad_(False)
+    model.enable_input_require_grads()
+    train_bare(NeuroPrune(sparsity=0.5), model)
+    assert measure_sparsity(model).weights == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("make", [L1, NeuroPrune, CoFi])
+def test_a_target_below_what_is_gone_is_refused_at_the_start(make):
+    model = make_model("bert")
+    remove(model, {0: [0, 1, 2], 1: [0, 1, 2]}, {0: range(20), 1: range(20)})
+    with pytest.raises(UserError, match="are removed already"):
+        make(sparsity=0.5).start(make_run(model, steps=12))
+    make(sparsity=0.9).start(make_run(model, steps=12))
+
+
+@pytest.mark.parametrize("method", [L1(sparsity=0.5), NeuroPrune(heads=4), CoFi(sparsity=0.5, final_lr=2.0)])
+def test_a_rate_that_is_not_there_cannot_be_raised(method):
+    model = make_model("bert")
+    optimizer = transformers.Adafactor(model.parameters(), lr=None, relative_step=True)
+    with pytest.raises(UserError, match="lr=None"):
+        method.start(Run(model, optimizer, total_steps=12))
+    L1(sparsity=0.5, post_lr=1).start(Run(model, optimizer, total_steps=12, training="another"))
+
+
+def test_a_run_that_ends_early_says_so_and_leaves_no_hooks(caplog):
+    model, method = make_model("bert").train(), NeuroPrune(sparsity=0.5)
+    run = make_run(model, steps=100)
+    method.start(run)
+    for _ in range(28):
+        take_step(method, run)
+    with caplog.at_level(logging.WARNING):
+        method.finish(run)
+    assert "before the events" in caplog.text
+    assert_no_hooks(model)
+
+
+def test_going_on_with_a_cut_model_after_the_last_event():
+    model = make_model("bert")
+    train_bare(NeuroPrune(sparsity=0.613), model)
+    zeros = [weight == 0 for weight in weights(model)]
+    method, run = NeuroPrune(sparsity=0.613), make_run(model, steps=12)
+    run.step = 8
+    method.start(run)
+    while run.step < 12:
+        take_step(method, run)
+    assert all(torch.equal(weight == 0, zero) for weight, zero in zip(weights(model), zeros, strict=True))
+
+
+def test_going_on_with_a_dense_model_after_the_last_event_is_refused():
+    run = make_run(make_model("bert"), steps=12)
+    run.step = 8
+    with pytest.raises(UserError, match="from_pretrained"):
+        NeuroPrune(sparsity=0.5).start(run)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dense_training_changes_no_shape(name):
+    model = make_model(name)
+    shapes = [parameter.shape for parameter in model.parameters()]
+    train_bare(Dense(), model, name, steps=2)
+    assert [parameter.shape for parameter in model.parameters()] == shapes

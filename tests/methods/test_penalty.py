@@ -1,0 +1,157 @@
+"""The penalty form: the step of the paper's loss, redundant heads merged, what is empty removed."""
+
+import json
+
+import pytest
+import torch
+
+from helpers.loops import assert_optimizer_fits, labelled_batch, make_run, make_trainer, take_step, train_bare, weights
+from helpers.models import each_model, make_model
+from neuroprune.methods.base import Run
+from neuroprune.methods.l1 import L1
+from neuroprune.methods.neuroprune import NeuroPrune
+from neuroprune.pruning import penalties
+from neuroprune.pruning.blocks import find_blocks
+from neuroprune.pruning.sparsity import measure_sparsity, prunable_projections
+from neuroprune.pruning.surgery import kept_units
+
+
+@pytest.mark.parametrize("name", ["bert", "t5", "t5-gated", "opt", "gpt2", "llama"])
+def test_a_coupled_step_is_that_of_the_papers_loss(name):
+    models = [make_model(name), make_model(name)]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
+    batch = labelled_batch(name, seed=0)
+    blocks = find_blocks(models[0])
+    loss = models[0](**batch).loss + 0.01 * sum(map(penalties.mlp_penalty, blocks.mlps))
+    (loss + 0.02 * sum(map(penalties.attention_penalty, blocks.attentions))).backward()
+    optimizers[0].step()
+    method, run = NeuroPrune(alpha=0.01, beta=0.02), Run(models[1], optimizers[1], total_steps=1)
+    method.start(run)
+    models[1](**batch).loss.backward()
+    method.before_step(run)
+    optimizers[1].step()
+    method.after_step(run)
+    for expected, got in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_coupled_l1_step_is_that_of_the_loss_with_the_norm():
+    models = [make_model("bert"), make_model("bert")]
+    sum(
+        0.3 * weight.abs().sum() for weight in (p.weight for p in prunable_projections(find_blocks(models[0])))
+    ).backward()
+    run = Run(models[1], torch.optim.SGD(models[1].parameters(), lr=0.1), total_steps=1)
+    for parameter in models[1].parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    method = L1(strength=0.3)
+    method.start(run)
+    method.before_step(run)
+    for expected, got in zip(*(prunable_projections(find_blocks(model)) for model in models), strict=True):
+        torch.testing.assert_close(got.grad, expected.grad)
+
+
+def test_a_decoupled_step_follows_the_present_learning_rate():
+    for rate in (0.0, 0.5):
+        model, twin = make_model("bert"), make_model("bert")
+        run = Run(model, torch.optim.SGD(model.parameters(), lr=rate), total_steps=1)
+        method = NeuroPrune(alpha=0.1, beta=0.2, mode="decoupled")
+        method.start(run)
+        method.before_step(run)
+        method.after_step(run)
+        for mlp in find_blocks(twin).mlps:
+            penalties.shrink_mlp(mlp, rate * 0.1)
+        for attention in find_blocks(twin).attentions:
+            penalties.shrink_attention(attention, rate * 0.2)
+        for expected, got in zip(twin.parameters(), model.parameters(), strict=True):
+            torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("merge", ["output", "mlp_in", "none"])
+def test_redundant_heads_go_after_an_epoch(merge):
+    model, method = make_model("bert"), NeuroPrune(theta=1e-4, merge=merge)
+    for attention in find_blocks(model).attentions:
+        with torch.no_grad():
+            for projection in (attention.q, attention.k, attention.v):
+                for tensor in (projection.weight, projection.bias):
+                    tensor[:4] = tensor[8:12]
+    run = make_run(model, steps=2, lr=0.0)
+    method.start(run)
+    method.epoch_end(run)
+    method.finish(run)
+    assert method.report["removed_heads"] == [[0], [0]]
+    assert_optimizer_fits(run)
+    dense = make_model("bert")
+    o, dense_o = (find_blocks(m).attentions[0].o.weight for m in (model, dense))
+    ins, dense_ins = (find_blocks(m).mlps[0].ins[0].weight for m in (model, dense))
+    folded, added = dense_o[:, 8:12] + dense_o[:, :4], dense_ins[:, 8:12] + dense_ins[:, :4]
+    torch.testing.assert_close(o[:, 4:8], folded if merge == "output" else dense_o[:, 8:12])
+    torch.testing.assert_close(ins[:, 8:12], added if merge == "mlp_in" else dense_ins[:, 8:12])
+
+
+@each_model
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+def test_the_penalty_form_makes_every_architecture_sparse(name, mode):
+    strength = {"coupled": 0.5, "decoupled": 20.0}[mode]
+    model = make_model(name)
+    method = NeuroPrune(alpha=strength, beta=strength, theta=0.5, mode=mode, eps=0.01)
+    run = train_bare(method, model, name, steps=8, lr=0.01)
+    assert measure_sparsity(model).weights > 0.03
+    assert all(((weight == 0) | (weight.abs() >= 0.01)).all() for weight in weights(model))
+    assert_optimizer_fits(run)
+    assert json.loads(json.dumps(method.report))["form"] == "penalty"
+    model(**labelled_batch(name, seed=99)).loss.backward()
+
+
+def test_the_decoupled_penalty_removes_empty_units_as_soon_as_they_are_there():
+    model = make_model("bert")
+    with torch.no_grad():
+        mlp = find_blocks(model).mlps[0]
+        mlp.ins[0].weight[5] *= 1e-3
+        mlp.ins[0].bias[5] = 0
+        mlp.out.weight[:, 5] *= 1e-3
+    method = NeuroPrune(alpha=3.0, mode="decoupled")
+    run = make_run(model, steps=4, lr=0.01)
+    method.start(run)
+    take_step(method, run)
+    method.epoch_end(run)
+    assert 5 not in kept_units(model).neurons[0].tolist()
+    assert_optimizer_fits(run)
+    take_step(method, run)
+
+
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+def test_the_penalty_forms_work_in_the_trainer(mode, tmp_path):
+    for method in (NeuroPrune(alpha=1.0, beta=1.0, theta=0.2, mode=mode), L1(strength=1.0, mode=mode)):
+        model = make_model("bert")
+        make_trainer(method, model, tmp_path, max_grad_norm=0.5).train()
+        assert method.report["events"][-1]["step"] == 24
+        assert measure_sparsity(model).weights > 0
+
+
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+def test_penalties_and_merging_can_begin_after_dense_epochs(mode):
+    model = make_model("bert")
+    with torch.no_grad():
+        for attention in find_blocks(model).attentions:
+            for projection in (attention.q, attention.k, attention.v):
+                for tensor in (projection.weight, projection.bias):
+                    tensor[:4] = tensor[8:12]
+    run = Run(model, torch.optim.SGD(model.parameters(), lr=0.1), total_steps=4, steps_per_epoch=2)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    method = NeuroPrune(alpha=0.1, beta=0.1, theta=1e-4, mode=mode, penalty_start=0.5)
+    method.start(run)
+    changed, heads = [], []
+    for step in range(4):
+        before = [weight.clone() for weight in weights(model)]
+        run.optimizer.zero_grad(set_to_none=False)
+        method.before_step(run)
+        run.optimizer.step()
+        run.step += 1
+        method.after_step(run)
+        changed.append(any(not old.equal(new) for old, new in zip(before, weights(model), strict=True)))
+        if step % 2:
+            method.epoch_end(run)
+            heads.append(min(map(len, kept_units(model).heads)))
+    assert changed == [False, False, True, True]
+    assert heads == [4, 3]

@@ -1,0 +1,304 @@
+"""The target form: exact at any size, in any number of steps, on every architecture; zeros stay; the rate is raised."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from helpers.loops import (
+    assert_no_hooks,
+    assert_optimizer_fits,
+    labelled_batch,
+    make_run,
+    make_trainer,
+    take_step,
+    train_bare,
+    weights,
+)
+from helpers.models import each_model, make_batch, make_model
+from neuroprune.methods.components.forms import RaisedRate, freeze_embeddings
+from neuroprune.methods.dense import Dense
+from neuroprune.methods.l1 import L1
+from neuroprune.methods.neuroprune import NeuroPrune
+from neuroprune.pruning.blocks import find_blocks
+from neuroprune.pruning.sparsity import cubic_schedule, measure_sparsity, prunable_weights
+from neuroprune.pruning.surgery import kept_units
+
+both_targets = pytest.mark.parametrize("method_class", [NeuroPrune, L1])
+
+
+@both_targets
+@each_model
+def test_the_target_is_met_exactly(name, method_class):
+    model, method = make_model(name), method_class(sparsity=0.8)
+    run = train_bare(method, model, name)
+    total = prunable_weights(model)
+    assert measure_sparsity(model).weights == round(0.8 * total) / total
+    assert_optimizer_fits(run)
+    assert_no_hooks(model)
+    model(**labelled_batch(name, seed=99)).loss.backward()  # it trains on
+
+
+@both_targets
+@pytest.mark.parametrize("sparsity", [0.02, 0.3, 0.95, 0.99])
+@pytest.mark.parametrize("steps", [1, 2, 5, 12])
+def test_any_target_is_met_in_any_number_of_steps(method_class, sparsity, steps):
+    model = make_model("bert")
+    train_bare(method_class(sparsity=sparsity), model, steps=steps)
+    assert measure_sparsity(model).weights == pytest.approx(sparsity, abs=1e-3)
+    blocks = find_blocks(model)
+    assert all(a.heads >= 1 for a in blocks.attentions) and all(m.width >= 1 for m in blocks.mlps)
+
+
+def test_the_model_really_gets_smaller():
+    model = make_model("bert")
+    train_bare(NeuroPrune(sparsity=0.8), model)
+    left = sum(weight.numel() for weight in weights(model))
+    assert left / prunable_weights(model) == pytest.approx(0.2, abs=0.05)  # whole units, topped up by single weights
+
+
+@both_targets
+def test_the_trainer_needs_nothing_but_the_callback(method_class, tmp_path):
+    model, method = make_model("bert"), method_class(sparsity=0.8)
+    trainer = make_trainer(method, model, tmp_path)
+    trainer.train()
+    assert measure_sparsity(model).weights == pytest.approx(0.8, abs=1e-3)
+    assert [event["step"] for event in method.report["events"]] == [8, 10, 12]
+    assert_optimizer_fits(SimpleNamespace(model=model, optimizer=trainer.optimizer.optimizer))
+    assert_no_hooks(model)
+    assert trainer.predict(trainer.train_dataset).predictions.shape == (48, 2)
+
+
+@each_model
+@pytest.mark.parametrize(
+    "fields", [{"sparsity": 0.8}, {"alpha": 0.1, "beta": 0.1, "theta": 5.0}], ids=["target", "penalty"]
+)
+def test_trainer_and_seq2seq_trainer_need_nothing_but_the_callback(name, fields, tmp_path):
+    model = make_model(name)
+    trainer = make_trainer(NeuroPrune(**fields), model, tmp_path, rows=12, name=name)
+    trainer.train()
+    found = measure_sparsity(model)
+    assert found.weights == pytest.approx(0.8, abs=1e-3) if "sparsity" in fields else found.heads > 0
+    assert_optimizer_fits(SimpleNamespace(model=model, optimizer=trainer.optimizer.optimizer))
+    assert_no_hooks(model)
+    judged = trainer.evaluate()
+    assert torch.isfinite(torch.tensor(judged["eval_loss"]))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"gradient_accumulation_steps": 3},
+        {"bf16": True},
+        {"gradient_checkpointing": True},
+        {"num_train_epochs": 0.5},
+        {"max_steps": 7},
+        {"lr_scheduler_type": "cosine", "warmup_steps": 2},
+        {"lr_scheduler_type": "constant"},
+        {"eval_strategy": "steps", "eval_steps": 1},
+        {"optim": "sgd"},
+        {"full_determinism": True},
+    ],
+    ids=str,
+)
+def test_the_trainers_options_go_together_with_it(arguments, tmp_path):
+    model = make_model("bert")
+    trainer = make_trainer(NeuroPrune(sparsity=0.7), model, tmp_path, **arguments)
+    trainer.train()
+    assert measure_sparsity(model).weights == pytest.approx(0.7, abs=1e-3)
+    torch.use_deterministic_algorithms(False)
+
+
+def test_the_report_says_what_went_when():
+    model = make_model("bert")
+    method = NeuroPrune(sparsity=0.8)
+    train_bare(method, model)
+    report = json.loads(json.dumps(method.report))
+    assert report["form"] == "target"
+    assert [event["asked"] for event in report["events"]] == pytest.approx(cubic_schedule(0.8, 3))
+    assert [event["step"] for event in report["events"]] == [4, 5, 6]
+    assert all(e["reached"] == pytest.approx(e["asked"], abs=0.05) for e in report["events"])
+    assert report["events"][-1]["reached"] == pytest.approx(0.8, abs=1e-3)
+    kept = kept_units(model)
+    assert report["removed_heads"] == [[h for h in range(4) if h not in left] for left in kept.heads]
+    assert report["events"][-1]["neurons_removed"] == 48 - sum(map(len, kept.neurons))
+    assert 0 < report["head_distances"]["min"] <= report["head_distances"]["q1"] <= report["head_distances"]["q3"]
+
+
+def test_both_target_forms_follow_the_same_schedule():
+    reports = []
+    for method in (NeuroPrune(sparsity=0.8), L1(sparsity=0.8)):
+        train_bare(method, make_model("bert"), steps=30)
+        reports.append([(event["step"], event["asked"]) for event in method.report["events"]])
+    assert reports[0] == reports[1]
+
+
+def test_outside_its_windows_it_is_plain_training():
+    """Until the first event the weights are those of a dense run, to the bit."""
+    models = {}
+    for method in (Dense(), NeuroPrune(sparsity=0.8, start=0.5, end=0.6, calibration_rows=8)):
+        torch.manual_seed(1)
+        model = models[type(method)] = make_model("bert").train()
+        run = make_run(model, steps=12)
+        method.start(run)
+        for step in range(5):
+            take_step(method, run)
+            hooked = any(m._forward_hooks for m in model.modules())
+            assert hooked == (type(method) is NeuroPrune and step + 1 in (4, 5))  # on during steps 5 and 6
+    for dense, other in zip(models[Dense].parameters(), models[NeuroPrune].parameters(), strict=True):
+        assert torch.equal(dense, other)
+
+
+@pytest.mark.parametrize(("accumulation", "first"), [(1, 2), (2, 6), (3, 7), (8, 9)])
+def test_the_window_counts_the_rows_of_an_accumulated_step(accumulation, first):
+    model = make_model("bert").train()
+    method = NeuroPrune(sparsity=0.5, start=0.5, end=0.5, events=1, calibration_rows=32)
+    run = make_run(model, steps=20, accumulation=accumulation)
+    method.start(run)
+    for _ in range(first):
+        assert not model._forward_pre_hooks
+        take_step(method, run)
+    assert model._forward_pre_hooks  # 32 rows, four a batch, before the event at step 10
+
+
+def test_l1_zeroes_the_smallest_weights_of_all_matrices():
+    model, method = make_model("bert").train(), L1(sparsity=0.6, start=0.1, end=0.1, events=1, post_lr=1)
+    run = make_run(model, steps=10, lr=0.0)
+    before = torch.cat([weight.flatten() for weight in weights(model)]).abs()
+    method.start(run)
+    take_step(method, run)
+    after = torch.cat([weight.flatten() for weight in weights(model)])
+    assert torch.equal(after == 0, before <= before.sort().values[round(0.6 * len(before)) - 1])
+
+
+@both_targets
+def test_zeros_stay_zero(method_class):
+    model, method = make_model("bert").train(), method_class(sparsity=0.613, start=0.3, end=0.3, events=1)
+    run = make_run(model, steps=10)
+    method.start(run)
+    for _ in range(3):
+        take_step(method, run)
+    zeros = [weight == 0 for weight in weights(model)]
+    assert sum(int(zero.sum()) for zero in zeros) > 0
+    for _ in range(5):
+        take_step(method, run)
+        assert all(torch.equal(weight == 0, zero) for weight, zero in zip(weights(model), zeros, strict=True))
+
+
+def test_l1_removes_units_that_it_leaves_empty():
+    model = make_model("bert")
+    with torch.no_grad():
+        find_blocks(model).mlps[0].out.weight[:, [3, 7]] *= 1e-4
+    train_bare(L1(sparsity=0.5), model, steps=6, lr=1e-6)
+    kept = kept_units(model).neurons[0].tolist()
+    assert 3 not in kept and 7 not in kept
+    assert measure_sparsity(model).weights == pytest.approx(0.5, abs=1e-3)
+
+
+def test_the_fold_helps():
+    """Without training after it, a folded model stays nearer to the dense one."""
+    errors = {}
+    batch = make_batch("bert", rows=4)
+    for fold in (True, False):
+        model = make_model("bert").eval()
+        expected = model(**batch).logits.detach()
+        method = NeuroPrune(sparsity=0.5, events=1, start=1, end=1, fold=fold, calibration_rows=24, ridge=1e-4)
+        run = make_run(model, steps=6, lr=0.0)
+        method.start(run)
+        for _ in range(6):
+            take_step(method, run)
+        errors[fold] = (model.eval()(**batch).logits - expected).square().sum().item()
+    assert errors[True] < 0.7 * errors[False]
+
+
+@pytest.mark.parametrize("name", ["bert", "t5", "llama"])
+def test_options_of_the_target_form(name):
+    for fields in ({"fold": False}, {"token_weights": False}, {"min_share": 0.5}, {"events": 7}, {"post_lr": 1}):
+        model = make_model(name)
+        train_bare(NeuroPrune(sparsity=0.6, **fields), model, name)
+        assert measure_sparsity(model).weights == pytest.approx(0.6, abs=1e-3)
+        if "min_share" in fields:
+            assert all(mlp.width >= 12 for mlp in find_blocks(model).mlps)
+
+
+@pytest.mark.parametrize("scheduled", [True, False])
+def test_the_rate_rises_over_three_percent_and_then_follows_the_schedule(scheduled):
+    model, rates = make_model("bert"), []
+    run = make_run(model, steps=100, scheduled=scheduled)
+    plain = [1 - step / 100 if scheduled else 1.0 for step in range(101)]
+    run.step = 50
+    run.optimizer.step()
+    if scheduled:
+        for _ in range(50):
+            run.scheduler.step()
+    raised = RaisedRate(2.0, run)
+    while run.step < 60:
+        raised.follow(run)
+        if scheduled:
+            run.scheduler.step()
+        rates.append(run.optimizer.param_groups[0]["lr"] / 1e-3)
+        run.step += 1
+    # the schedule of this loop is one step ahead of the counter
+    factors = [rate / plain[min(100, 51 + i)] if scheduled else rate for i, rate in enumerate(rates)]
+    assert factors == pytest.approx([2 / 3, 4 / 3, *[2.0] * 8])
+
+
+def test_it_does_not_matter_whether_the_schedule_steps_before_or_after():
+    found = []
+    for before in (True, False):
+        run = make_run(make_model("bert"), steps=100)
+        raised = RaisedRate(2.0, run)
+        for _ in range(8):
+            run.optimizer.step()
+            if before:
+                run.scheduler.step()
+            run.step += 1
+            raised.follow(run)
+            if not before:
+                run.scheduler.step()
+        found.append(run.optimizer.param_groups[0]["lr"])
+    assert found[0] == pytest.approx(found[1]) == pytest.approx(2 * 1e-3 * 0.92)
+
+
+def test_the_trainers_rate_is_raised_after_the_last_event(tmp_path):
+    trainer = make_trainer(NeuroPrune(sparsity=0.5), make_model("bert"), tmp_path, logging_steps=1)
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    plain = [1e-3 * (1 - step / 24) for step in range(24)]
+    assert rates == pytest.approx([*plain[:12], *[2 * rate for rate in plain[12:]]])  # 3 % of 24 steps is one step
+
+
+def test_embeddings_rest_after_the_last_event_and_are_free_again_at_the_end():
+    model, method = make_model("bert").train(), NeuroPrune(sparsity=0.5)
+    run = make_run(model, steps=12)
+    method.start(run)
+    seen = []
+    while run.step < 12:
+        take_step(method, run)
+        seen.append(model.bert.embeddings.word_embeddings.weight.detach().clone())
+    assert torch.equal(seen[5], seen[-1]) and not torch.equal(seen[4], seen[5])
+    assert not model.bert.embeddings.word_embeddings.weight.requires_grad
+    method.finish(run)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_embeddings_that_are_the_output_layer_too_stay_free():
+    model = make_model("gpt2")
+    frozen = freeze_embeddings(model)
+    assert model.lm_head.weight.requires_grad
+    assert [tuple(weight.shape) for weight in frozen] == [(40, 16)]  # the positions
+
+
+def test_position_biases_of_attentions_stay_free():
+    model = make_model("t5")
+    freeze_embeddings(model)
+    bias = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias
+    assert bias.weight.requires_grad
+
+
+def test_what_was_frozen_before_stays_frozen():
+    model = make_model("bert")
+    model.get_input_embeddings().requires_grad_(False)
+    train_bare(NeuroPrune(sparsity=0.5), model)
+    assert not model.get_input_embeddings().weight.requires_grad

@@ -1,0 +1,244 @@
+"""Figures: the csv is what is drawn, odd results give a figure all the same, files are the same each time."""
+
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+from helpers import results
+from neuroprune.errors import UserError
+from neuroprune.results import figures
+from neuroprune.results.figures.figure1 import figure1
+from neuroprune.results.figures.figure2 import figure2
+from neuroprune.results.figures.figure4 import figure4
+from neuroprune.results.figures.style import print_style
+from neuroprune.results.records import shrink
+from neuroprune.results.runs import collect
+
+SIGNATURES = {"pdf": b"%PDF", "png": b"\x89PNG", "svg": b"<?xml"}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results") / "demo"
+    results.write_study(folder)
+    collect(folder)
+    return folder
+
+
+def write(folder, *runs):
+    """Write runs given as (settings, changes) and collect them."""
+    for settings, changes in runs:
+        results.write_run(folder, settings, **changes)
+    collect(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_a_figure_is_written_whole_and_the_same_each_time(study, name):
+    files = figures.draw(name, study)
+    assert [path.name for path in files] == [f"{name}.{ending}" for ending in ("csv", "pdf", "png", "svg")]
+    for path in files[1:]:
+        assert path.read_bytes().startswith(SIGNATURES[path.suffix[1:]])
+    first = [path.read_bytes() for path in files]
+    assert [path.read_bytes() for path in figures.draw(name, study)] == first
+    assert not list(study.rglob("*.tmp"))
+
+
+def test_unknown_figures_are_refused_with_the_nearest_name(study):
+    with pytest.raises(UserError, match=r"figure 'figure44': unknown \(did you mean 'figure4'\?\)"):
+        figures.draw("figure44", study)
+
+
+# ---- figure 4
+
+
+def test_figure4_shows_means_and_spreads(study):
+    _, shown = figure4(study)
+    assert len(shown) == 2 * 2 * 3 * 3  # tasks, methods, points, panels
+    one = shown[
+        (shown["task"] == "verse_pairs") & (shown["method"] == "neuroprune") & (shown["sparsity_percent"].round() == 80)
+    ]
+    found = one.set_index("panel")[["unit", "value", "low", "high", "dense"]].to_dict("index")
+    value = 100 * (0.82 - 0.05 * 0.64)
+    wanted = {
+        "metric": ("accuracy (%)", value, value - 1, value + 1, 82.0),
+        "inference": ("inference (ms an example), batch 32", 2.4, 2.4, 2.4, 6.0),
+        "training": ("training (s), without evaluation", 18.0, 17.0, 19.0, 34.0),
+    }
+    for panel, (unit, *numbers) in wanted.items():
+        assert found[panel]["unit"] == unit
+        assert list(found[panel].values())[1:] == pytest.approx(numbers)
+
+
+def test_figure4_compares_targets_with_targets_unless_there_are_two_penalties(study, tmp_path):
+    assert set(figure4(study)[1]["form"]) == {"target"}
+    target = results.settings(method={"name": "neuroprune", "sparsity": 0.5})
+    penalties = [
+        results.settings(method={"name": "neuroprune", "alpha": 0.1}),
+        results.settings(method={"name": "l1", "strength": 0.1}),
+    ]
+    write(tmp_path, (target, {}), *((run, {"sparsity": 0.4}) for run in penalties))
+    assert set(figure4(tmp_path)[1]["form"]) == {"target", "penalty"}
+
+
+def test_figure4_shows_penalties_alone(tmp_path):
+    write(tmp_path, (results.settings(method={"name": "neuroprune", "alpha": 0.1}), {"sparsity": 0.4}))
+    assert set(figure4(tmp_path)[1]["form"]) == {"penalty"}
+
+
+def test_figure4_marks_random_weights(tmp_path):
+    run = results.settings(method={"name": "neuroprune", "sparsity": 0.5}, source="random:bert")
+    figure, _ = figure4(write(tmp_path, (run, {})))
+    assert figure.axes[0].get_title(loc="left").strip() == "minilm (random weights), target form"
+
+
+def test_figure4_uses_quartiles_of_passes_for_one_seed(tmp_path):
+    write(tmp_path, (results.settings(method={"name": "neuroprune", "sparsity": 0.8}), {}))
+    shown = figure4(tmp_path)[1].set_index("panel")
+    assert list(shown.loc["inference", ["low", "value", "high"]]) == pytest.approx([1.52, 1.6, 1.68])
+    assert shown.loc[["metric", "training"], ["low", "high"]].isna().all(axis=None)
+
+
+def test_figure4_leaves_variants_and_diverged_runs_out(tmp_path):
+    method = {"name": "neuroprune", "sparsity": 0.8}
+    figure, shown = figure4(
+        write(
+            tmp_path,
+            (results.settings(method=method), {}),
+            (results.settings(method=method, label="neuroprune-80-fold_false"), {}),
+            (results.settings(method={"name": "l1", "sparsity": 0.8}), {"status": "diverged", "with_timing": False}),
+        )
+    )
+    assert set(shown["method"]) == {"neuroprune"}
+    assert len(shown) == 3
+    assert "1 diverged run left out" in figure._supxlabel.get_text()
+
+
+def test_figure4_points_at_the_most_frequent_class_where_a_method_falls_to_it(tmp_path):
+    low = results.settings(method={"name": "l1", "sparsity": 0.9})
+    high = results.settings(method={"name": "l1", "sparsity": 0.5})
+    figure, _ = figure4(write(tmp_path, (low, {"value": 0.51}), (high, {})))
+    assert "most frequent class" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_figure4_points_at_what_copying_reaches(tmp_path):
+    runs = [results.settings(task="docstrings", method={"name": "l1", "sparsity": s}) for s in (0.5, 0.9)]
+    copies = {"guesses": {"majority": None, "copied": 0.28}}
+    figure, shown = figure4(write(tmp_path, (runs[0], copies | {"value": 0.3}), (runs[1], copies | {"value": 0.2})))
+    legend = {handle.get_label(): handle for handle in figure.legends[0].legend_handles}
+    assert "most frequent class" not in legend
+    assert legend["source's own words"].get_markerfacecolor() == "white"
+    (mark,) = (line for line in figure.axes[0].get_lines() if line.get_label() == "source's own words")
+    assert list(mark.get_ydata()) == pytest.approx([28.0])
+    assert list(shown[shown["panel"] == "metric"]["copied"]) == pytest.approx([28.0, 28.0])
+
+
+# ---- figure 1
+
+
+def test_figure1_shows_the_runs_nearest_to_half_and_nine_tenths(study):
+    figure, shown = figure1(study)
+    assert list(shown["run"].unique()) == [f"minilm-movie_snippets-neuroprune-a{a}-s0" for a in ("0.0001", "0.001")]
+    assert list(shown["sparsity_percent"].unique()) == pytest.approx([51.2, 91.2])
+    assert list(shown["matrix"].unique()) == ["Q", "K", "V", "L_in", "L_out"]
+    assert figure.axes[0].get_ylabel() == "sparsity 51.2 %"
+
+
+def test_figure1_cells_are_the_shares_of_entries(study):
+    _, shown = figure1(study)
+    patterns = results.arrays(0.912, 0)["patterns"]
+    present = np.unpackbits(patterns["q.1"], axis=1, count=results.WIDTH)
+    cells = shown[(shown["matrix"] == "Q") & (shown["sparsity_percent"] > 90)].filter(regex=r"^c\d+$").dropna(axis=1)
+    np.testing.assert_array_equal(cells.to_numpy(), 100 * present)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (10, 7), (128, 300)])
+def test_shrinking_counts_every_entry_once(shape):
+    mask = np.random.default_rng(0).random(shape) < 0.5
+    cells = shrink(mask, cells=7)
+    assert cells.shape == (min(shape[0], 7), min(shape[1], 7))
+    assert 0 <= cells.min() <= cells.max() <= 1
+    edges = [np.append(np.linspace(0, size, min(size, 7), endpoint=False).astype(int), size) for size in shape]
+    assert (cells * np.outer(*map(np.diff, edges))).sum() == pytest.approx(mask.sum())
+
+
+def test_whole_rows_that_vanish_are_seen():
+    mask = np.ones((8, 8), bool)
+    mask[2:4] = False
+    np.testing.assert_array_equal(shrink(mask, cells=4)[:, 0], [1, 0, 1, 1])
+
+
+# ---- figure 2
+
+
+def test_figure2_shows_all_neurons_and_the_spread(study):
+    _, shown = figure2(study)
+    bins = shown[shown["panel"] == "distribution"]
+    assert bins.groupby("run")["neurons_percent"].sum().tolist() == pytest.approx([100] * 3)
+    dense = bins[bins["sparsity_percent"] == 0]
+    assert dense.loc[dense["degree_to"] == 1, "neurons_percent"].item() == 100
+    points = shown[(shown["panel"] == "spread") & (shown["task"] == "verse_pairs")]
+    assert list(points["sparsity_percent"]) == pytest.approx([0, 51.2, 91.2])
+    assert list(points["spread_percent"]) == pytest.approx([0.1 + 40 * s * (1 - s) for s in (0, 0.512, 0.912)])
+    assert list(points["seeds"]) == [3, 1, 1]
+
+
+def test_figure2_does_without_arrays(tmp_path):
+    run = results.settings(method={"name": "neuroprune", "sparsity": 0.5})
+    figure, shown = figure2(write(tmp_path, (run, {"with_arrays": False})))
+    assert set(shown["panel"]) == {"spread"}
+    assert "no degrees were recorded" in [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_figure2_shows_at_most_seven_sparsities(tmp_path):
+    points = np.linspace(0.1, 0.9, 9).round(2)
+    runs = [results.settings(method={"name": "neuroprune", "sparsity": float(point)}) for point in points]
+    _, shown = figure2(write(tmp_path, *((run, {}) for run in runs)))
+    strips = shown.loc[shown["panel"] == "distribution", "sparsity_percent"].unique()
+    assert len(strips) == 7
+    assert (strips.min(), strips.max()) == pytest.approx((10, 90))
+
+
+# ---- odd results
+
+NEUROPRUNE, L1 = {"name": "neuroprune", "sparsity": 0.8}, {"name": "l1", "sparsity": 0.8}
+ODD = {
+    "dense alone": [({"name": "dense"}, {})],
+    "l1 alone": [(L1, {})],
+    "NeuroPrune alone": [(NEUROPRUNE, {})],
+    "all diverged": [(NEUROPRUNE, {"status": "diverged"}), ({"name": "dense"}, {"status": "diverged"})],
+    "stopped": [(NEUROPRUNE, {"status": "stopped"})],
+    "no value": [(NEUROPRUNE, {"value": float("nan")})],
+    "nothing timed": [(NEUROPRUNE, {"with_timing": False}), (L1, {"with_timing": False})],
+    "no arrays": [(NEUROPRUNE, {"with_arrays": False})],
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_odd_results_give_a_figure_that_says_something(tmp_path, name, case):
+    write(tmp_path, *((results.settings(method=method), changes) for method, changes in ODD[case]))
+    figure, shown = getattr(import_module(f"neuroprune.results.figures.{name}"), name)(tmp_path)
+    assert len(shown)
+    if "note" in shown:
+        assert figure.texts[0].get_text() == shown["note"].item()
+        assert shown["note"].item().startswith("Nothing to show: no ")
+    else:
+        with print_style():
+            figure.draw_without_rendering()
+
+
+def test_a_damaged_array_is_an_error(tmp_path):
+    run = results.settings(method=NEUROPRUNE)
+    write(tmp_path, (run, {}))
+    (tmp_path / "runs" / run.run / "patterns.safetensors").write_bytes(b"half")
+    with pytest.raises(UserError, match=r"patterns.safetensors: cannot be read"):
+        figures.draw("figure1", tmp_path)
+
+
+def test_without_a_table_there_is_an_error(tmp_path):
+    for name in figures.FIGURES:
+        with pytest.raises(UserError, match="neuroprune collect"):
+            figures.draw(name, tmp_path)
+    assert not list(tmp_path.iterdir())

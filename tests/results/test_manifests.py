@@ -1,0 +1,45 @@
+"""What runs are made of, read from manifests."""
+
+from functools import cached_property
+from types import SimpleNamespace
+
+from datasets import Dataset
+from test_text_pairs import own, pairs
+
+from neuroprune import tasks
+from neuroprune.files.atomic import write_json
+from neuroprune.results.manifests import Prepared
+
+
+class Counted:
+    """Data whose copies are judged, and counted."""
+
+    sha256 = "a"
+    judged = 0
+
+    @cached_property
+    def copied(self):
+        self.judged += 1
+        return 0.25
+
+
+def test_manifests_are_read(tmp_path):
+    for split in ("train", "validation"):
+        Dataset.from_list(pairs(4)).to_json(tmp_path / f"{split}.json")
+    data = tasks.load(own(tmp_path), tmp_path)
+    write_json(tmp_path / "data-manifest.json", tasks.prepare(own(tmp_path), tmp_path))
+    write_json(tmp_path / "model-manifest.json", {"sha256": "b"})
+    read = Prepared.read(tmp_path / "data-manifest.json", tmp_path / "model-manifest.json")
+    assert read == Prepared(data.sha256, "b", data.copied)
+
+
+def test_copies_are_judged_once_for_all_runs_unless_their_rows_changed():
+    data = Counted()
+    assert Prepared("a", "b", 0.5).value_of_copying(data) == 0.5
+    assert data.judged == 0
+    assert Prepared("another", "b", 0.5).value_of_copying(data) == 0.25
+    assert data.judged == 1
+
+
+def test_classes_can_t_be_copied():
+    assert Prepared("a", "b").value_of_copying(SimpleNamespace(sha256="a", copied=None)) is None

@@ -1,0 +1,113 @@
+"""Several studies become one, and all tables and figures come from records alone."""
+
+import json
+import shutil
+
+import pytest
+
+from helpers import results
+from neuroprune import cli
+from neuroprune.errors import UserError
+from neuroprune.results import figures, tables
+from neuroprune.results.merge import merge
+from neuroprune.results.redraw import redraw
+from neuroprune.results.runs import collect, read_runs
+
+DENSE, PRUNED = results.settings(), results.settings(method={"name": "neuroprune", "sparsity": 0.8})
+
+
+def study(folder, *runs, **changes):
+    for settings in runs:
+        results.write_run(folder, settings, **changes)
+    results.write_plan(folder, runs)
+    return folder
+
+
+def test_runs_of_two_machines_become_one_study(tmp_path):
+    one = study(tmp_path / "one", DENSE, cpu="First CPU")
+    other = study(tmp_path / "other", DENSE, PRUNED, cpu="First CPU")
+    (one / "runs" / DENSE.run / "model").mkdir()
+    assert cli.main(["merge", str(one), str(other), "--study", str(tmp_path / "both")]) == 0
+    assert list(read_runs(tmp_path / "both")["run"]) == [DENSE.run, PRUNED.run]
+    folder = tmp_path / "both" / "runs" / DENSE.run
+    assert {path.name for path in folder.iterdir()} == {
+        "run.json", "timing.json", "degrees.safetensors", "patterns.safetensors", "cells.safetensors",
+        "heads.safetensors",
+    }  # fmt: skip
+
+
+def test_runs_that_are_missing_in_all_studies_are_still_known(tmp_path):
+    one = study(tmp_path / "one", DENSE, PRUNED)
+    shutil.rmtree(one / "runs" / PRUNED.run)
+    merge([one], tmp_path / "both")
+    assert list(json.loads((tmp_path / "both" / "plan.json").read_text())["runs"]) == [DENSE.run, PRUNED.run]
+
+
+def test_different_records_of_one_name_are_refused_before_anything_is_written(tmp_path):
+    one, other = study(tmp_path / "one", DENSE), study(tmp_path / "other", DENSE, value=0.5)
+    with pytest.raises(UserError, match="are different records of a run with the same name"):
+        merge([one, other], tmp_path / "both")
+    assert not (tmp_path / "both").exists()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_file_that_one_source_lacks_comes_from_the_other(tmp_path, order):
+    one = study(tmp_path / "one", DENSE, with_timing=False, with_arrays=False)
+    other = study(tmp_path / "other", DENSE)
+    merge([one, other][::order], tmp_path / "both")
+    there = {path.name for path in (tmp_path / "both" / "runs" / DENSE.run).iterdir()}
+    assert {"run.json", "timing.json", "degrees.safetensors"} <= there
+
+
+def test_a_damaged_plan_is_told_before_anything_is_written(tmp_path):
+    one = study(tmp_path / "one", DENSE)
+    (one / "plan.json").write_text('{"runs"')
+    with pytest.raises(UserError, match="no plan can be read here"):
+        merge([one], tmp_path / "both")
+    assert not (tmp_path / "both").exists()
+
+
+def test_a_folder_without_runs_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no run has a record"):
+        merge([tmp_path], tmp_path / "both")
+
+
+def test_records_alone_give_all_tables_and_figures_and_nothing_else_is_touched(tmp_path):
+    folder = study(tmp_path / "demo", DENSE, PRUNED)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert redraw(folder) == []
+    new = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path not in before}
+    wanted = {f"figures/{name}.{kind}" for name in figures.FIGURES for kind in ("csv", "pdf", "png", "svg")}
+    wanted |= {f"tables/{name}.{kind}" for name in tables.TABLES for kind in ("csv", "md", "tex", "html")}
+    assert new == wanted | {"runs.csv", "provenance.json"}
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_study_whose_runs_all_diverged_is_drawn_and_says_what_is_missing(tmp_path):
+    notes = redraw(study(tmp_path / "odd", DENSE, status="diverged", with_timing=False))
+    assert any("diverged, without a metric" in note for note in notes)
+    assert any("Table 1 has no rows" in note for note in notes)
+    assert "no run is finished" in (tmp_path / "odd" / "tables" / "table1.html").read_text()
+
+
+def test_what_the_study_asks_for_is_drawn_or_what_is_named(tmp_path):
+    folder = study(tmp_path / "demo", DENSE, PRUNED)
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(plan | {"settings": {"artefacts": ["frontier", "summary"]}}))
+    redraw(folder)
+    assert {path.stem for path in folder.glob("*/*.csv")} == {"frontier", "summary"}
+    assert cli.main(["redraw", "table1", "--study", str(folder)]) == 0
+    assert {path.stem for path in folder.glob("*/*.csv")} == {"frontier", "summary", "table1"}
+    with pytest.raises(UserError, match=r"'figre4' is no figure or table .did you mean 'figure4'"):
+        redraw(folder, ["figre4"])
+
+
+def test_a_method_that_has_gained_a_setting_makes_no_record_old(tmp_path):
+    folder = study(tmp_path / "demo", DENSE, PRUNED)
+    plan = json.loads((folder / "plan.json").read_text())
+    del plan["runs"][PRUNED.run]["method"]["penalty_start"]
+    (folder / "plan.json").write_text(json.dumps(plan))
+    assert collect(folder) == []
+    plan["runs"][PRUNED.run]["method"]["ridge"] = 0.5
+    (folder / "plan.json").write_text(json.dumps(plan))
+    assert collect(folder) == [f"1 of 2 runs made with other settings than the plan's: {PRUNED.run}."]

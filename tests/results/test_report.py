@@ -1,0 +1,36 @@
+"""When a workflow ends with a report, and what is said if it can't be made."""
+
+from pathlib import Path
+
+import pytest
+
+from neuroprune.results.report import ASKED, make_report, report_command
+
+FAILS = ["no_such_program", "--report", "results/small/report.html"]
+
+
+@pytest.fixture(autouse=True)
+def asked(monkeypatch):
+    monkeypatch.delenv(ASKED, raising=False)
+
+
+def test_the_command_repeats_how_the_study_was_configured():
+    command = report_command(Path("/np/Snakefile"), Path("out/small"), ["a.yaml", "b.yaml"], {"seeds": [0, 1]})
+    assert command == [
+        *("snakemake", "--snakefile", "/np/Snakefile", "--quiet", "all", "--configfile", "a.yaml", "b.yaml"),
+        *("--config", "seeds=[0, 1]", "--report", "out/small/report.html"),
+        *("--report-stylesheet", "/np/workflow/report/report.css"),
+    ]
+    assert not {"--configfile", "--config"} & set(report_command(Path("Snakefile"), Path("results/demo"), [], {}))
+
+
+def test_a_report_that_can_t_be_made_is_told_with_the_command_for_another_try():
+    said = make_report(FAILS, [__file__])
+    assert said.startswith("The report could not be made; try again with\n  no_such_program --report results/small")
+    assert "No module named no_such_program" in said
+
+
+def test_there_is_none_before_all_is_drawn_or_if_none_is_wanted(tmp_path, monkeypatch):
+    assert make_report(FAILS, [__file__, tmp_path / "figure4.svg"]) is None
+    monkeypatch.setenv(ASKED, "")
+    assert make_report(FAILS, [__file__]) is None

@@ -1,0 +1,92 @@
+"""Pieces of work in forks: one that fails harms no other, and none outlives the process that started it."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from neuroprune.errors import UserError
+from neuroprune.training.forked import Piece, in_turn
+
+FORKSERVER = multiprocessing.get_context("forkserver")
+
+
+def fail():
+    raise UserError("the disk is full.")
+
+
+def crash():
+    raise ZeroDivisionError
+
+
+def be_killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def say():
+    print("said")
+
+
+def make_pieces(folder, *works):
+    return [
+        Piece(f"piece{number}", folder / f"piece{number}" / "log", work, (folder / f"after{number}").touch)
+        for number, work in enumerate(works)
+    ]
+
+
+def in_turn_to_file(folder, *works):
+    """In a process of its own: what it prints, and which pieces failed, go to a file."""
+    os.dup2(os.open(folder / "said", os.O_WRONLY | os.O_CREAT), 1)
+    print([piece.name for piece in in_turn(make_pieces(folder, *works))])
+
+
+@pytest.mark.parametrize(
+    ("work", "told"), [(fail, "the disk is full."), (crash, "ZeroDivisionError"), (be_killed, "exit code -9")]
+)
+def test_a_piece_that_fails_is_told_and_the_others_are_done(work, told, tmp_path):
+    process = FORKSERVER.Process(target=in_turn_to_file, args=(tmp_path, say, work, say))
+    process.start()
+    process.join()
+    first, second, third, failed = (tmp_path / "said").read_text().splitlines()
+    assert first.startswith("1 of 3: piece0 done in 0 s, about 0 s left")
+    assert second.startswith(f"2 of 3: piece1 failed ({told})")
+    assert third.startswith("3 of 3: piece2 done") and failed == "['piece1']"
+    assert [(tmp_path / name / "log").read_text() for name in ("piece0", "piece2")] == ["said\n", "said\n"]
+    assert sorted(path.name for path in tmp_path.glob("after*")) == ["after0", "after2"]
+
+
+def write_number_and_sleep(path):
+    path.write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def work_for_long(folder):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in a shell's background have it ignored
+    in_turn(make_pieces(folder, lambda: write_number_and_sleep(folder / "number")))
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT"])
+def test_a_piece_ends_with_the_process_that_started_it(name, tmp_path):
+    parent = FORKSERVER.Process(target=work_for_long, args=[tmp_path])
+    parent.start()
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "number").exists() or not (tmp_path / "number").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(parent.pid, getattr(signal, name))
+    parent.join(timeout=30)
+    assert parent.exitcode not in (0, None)
+    while is_alive(int((tmp_path / "number").read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_alive(number):
+    """Whether a process is there and has not ended; one that nobody has waited for yet counts as ended."""
+    try:
+        return Path("/proc", str(number), "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,138 @@
+"""`neuroprune prune` promises: a small model without writing code, or a sentence that names the option to mend."""
+
+import json
+
+import pytest
+import transformers
+import yaml
+from test_run import BERT, TASK
+
+import neuroprune
+from helpers.data import write_glue
+from neuroprune.cli import main
+from neuroprune.pruning.sparsity import measure_sparsity
+from neuroprune.training import run
+from neuroprune.training.prune import Request, run_settings
+
+TASK_ROW = {key: value for key, value in TASK.items() if key != "name"} | {"training": {"epochs": 2, "batch_size": 8}}
+
+
+@pytest.fixture
+def at_home(tmp_path, monkeypatch):
+    """A folder with a catalogue and data, where the command is run."""
+    write_glue(tmp_path / "resources" / "data", "sst2", train=60, evaluated=24)
+    (tmp_path / "config" / "tasks").mkdir(parents=True)
+    (tmp_path / "config" / "models.yaml").write_text(
+        yaml.safe_dump({"tiny": {"source": "random:bert", "config": BERT}})
+    )
+    (tmp_path / "config" / "tasks" / "sst2.yaml").write_text(yaml.safe_dump(TASK_ROW))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def words(**changes):
+    options = {"model": "tiny", "task": "sst2", "sparsity": 0.5, "out": "small"} | changes
+    return ["prune", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+
+
+def test_a_row_becomes_a_small_model_with_its_card_and_record(at_home, capsys):
+    assert main(words()) == 0
+    shown = capsys.readouterr().out
+    assert "small: accuracy 0." in shown and "50.0% of the weights" in shown
+    model = neuroprune.from_pretrained("small")
+    assert measure_sparsity(model).weights == pytest.approx(0.5, abs=1e-3)
+    record = json.loads((at_home / "small" / "run.json").read_text())
+    assert record["settings"]["training"]["epochs"] == 2
+    card = (at_home / "small" / "README.md").read_text()
+    assert f"| accuracy | {record['result']['value']:.4g} |" in card and "# tiny-sst2-neuroprune-50-s0" in card
+    answer = transformers.pipeline("text-classification", model="small", device="cpu")("a great film")[0]
+    assert answer["label"] in {"negative", "positive"}
+    assert sorted(path.name for path in at_home.iterdir()) == ["config", "resources", "small"]
+
+
+def test_a_folder_can_be_pruned_again_on_a_task_of_ones_own(at_home, capsys):
+    assert main(words(out="a", epochs=1)) == 0
+    (at_home / "mine.yaml").write_text(yaml.safe_dump(TASK_ROW))
+    assert main(words(model="a", task="mine.yaml", out="b/c", sparsity=0.8, epochs=1, seed=3)) == 0
+    assert measure_sparsity(neuroprune.from_pretrained("b/c")).weights == pytest.approx(0.8, abs=1e-3)
+    assert "fine-tuned on mine (nyu-mll/glue)" in (at_home / "b" / "c" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("out", [".", "../link"])
+def test_an_empty_folder_is_filled_wherever_it_is(out, at_home, monkeypatch, capsys):
+    """Where one stands, behind a link, or a mount: no folder can be moved onto those."""
+    (at_home / "here" / ".here-left").mkdir(parents=True)  # by an earlier start that was killed
+    (at_home / "link").symlink_to("here")
+    monkeypatch.chdir(at_home / "here")
+    places = {"catalogue": at_home / "config", "data-root": at_home / "resources" / "data"}
+    assert main(words(out=out, epochs=1, **places)) == 0
+    assert measure_sparsity(neuroprune.from_pretrained(at_home / "here")).weights == pytest.approx(0.5, abs=1e-3)
+    assert (at_home / "link").is_symlink()
+    assert [path.name for path in (at_home / "here").iterdir() if path.name.startswith(".")] == [".here-left"]
+    assert (at_home / "here" / "run.json").exists()
+
+
+def test_a_place_that_cannot_be_written_is_told_before_training(at_home, monkeypatch, capsys):
+    monkeypatch.setattr(run, "train", lambda *_: pytest.fail("it was trained"))
+    (at_home / "file").write_text("")
+    (at_home / "loop").symlink_to("loop")
+    for out in ("file/small", "loop", "/proc/small"):
+        assert main(words(out=out)) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"--out: {out} can't be written (") and error.endswith("; give another folder.\n")
+
+
+def test_a_model_that_cannot_take_its_place_is_kept(at_home, monkeypatch, capsys):
+    train = run.train
+
+    def and_meanwhile(*arguments):
+        train(*arguments)
+        (at_home / "small").mkdir()
+        (at_home / "small" / "notes.txt").write_text("mine")
+
+    monkeypatch.setattr(run, "train", and_meanwhile)
+    assert main(words(epochs=1)) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("--out: the model is made, but small can't be written (Directory not empty)")
+    kept = error.split("kept in ")[1].rstrip(".")
+    assert measure_sparsity(neuroprune.from_pretrained(kept)).weights == pytest.approx(0.5, abs=1e-3)
+    assert [path.name for path in (at_home / "small").iterdir()] == ["notes.txt"]
+
+
+def test_options_lie_over_rows_and_rows_over_defaults(at_home):
+    settings = run_settings(Request("org/some-model", "sst2", 0.8, 0, at_home / "config", {"epochs": 5.0}))
+    assert settings.model.source == "org/some-model" and settings.run == "some_model-sst2-neuroprune-80-s0"
+    assert (settings.training.epochs, settings.training.batch_size) == (5.0, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sparsity": 2}, "--sparsity: 2.0 is not allowed; it must be greater than 0 and less than 1"),
+        ({"task": "sst3"}, "--task: there is no task 'sst3' in config/tasks (did you mean 'sst2'?); known: sst2; or"),
+        ({"task": "no.yaml"}, "no.yaml: the file cannot be read: No such file or directory"),
+        ({"epochs": 0}, "--epochs: 0.0 is not allowed; it must be greater than 0"),
+        ({"batch_size": 0}, "--batch-size: 0 is not allowed"),
+        ({"seed": -1}, "--seed: -1 is not allowed"),
+        ({"model": "random:brt"}, "--model: "),
+        ({"model": "not a name!"}, "model not_a_name_: 'not a name!' is neither a folder nor a hub id"),
+        ({"model": "."}, "model test_a_mistake_is_one"),
+        ({"model": "/"}, "model model: no config.json in /"),
+        ({"out": "config"}, "--out: config holds something already; give a new folder"),
+        ({"catalogue": "nowhere"}, "--task: there is no task 'sst2' in nowhere/tasks; known: none; or"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_nothing_is_written(changes, sentence, at_home, capsys):
+    before = sorted(at_home.rglob("*.json"))
+    changes = {name.replace("_", "-"): value for name, value in changes.items()}
+    assert main(words(**changes)) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.splitlines()[-1].startswith(sentence), error
+    assert "is not allowed" not in "".join(error.splitlines()[:-1])
+    assert sorted(at_home.rglob("*.json")) == before and not (at_home / "small").exists()
+
+
+def test_a_loss_that_diverges_is_told_and_leaves_nothing(at_home, capsys):
+    assert main([*words(), "--learning-rate", "1e30", "--epochs", "8"]) == 1
+    assert "the loss is no longer finite; try a smaller --learning-rate" in capsys.readouterr().err
+    assert sorted(path.name for path in at_home.iterdir()) == ["config", "resources"]

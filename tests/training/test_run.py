@@ -1,0 +1,274 @@
+"""One run from settings to its folder: what is written, when it is not, and that it can be trusted."""
+
+import fcntl
+import json
+import os
+import resource
+
+import numpy as np
+import pytest
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModel, BertConfig
+
+import neuroprune
+from helpers.data import write_glue
+from helpers.models import make_model
+from neuroprune import tasks
+from neuroprune.config.settings import RunSettings
+from neuroprune.errors import UserError
+from neuroprune.pruning.surgery import remove
+from neuroprune.results.records import read_arrays, read_patterns, read_record
+from neuroprune.training import run as training
+from neuroprune.training import weight_arrays
+from neuroprune.training.batches import ShuffledLengthGroups
+from neuroprune.training.step_times import StepClock
+
+BERT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+TASK = {"name": "sst2", "source": "nyu-mll/glue", "config": "sst2", "inputs": ["sentence"], "max_length": 32}
+
+
+def settings(**changes):
+    values = {
+        "run": "tiny",
+        "model": {"name": "tiny", "source": "random:bert", "config": BERT},
+        "task": TASK,
+        "method": {"name": "neuroprune", "sparsity": 0.5, "calibration_rows": 16},
+        "training": {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3},
+        "seed": 0,
+    }
+    return RunSettings.model_validate(values | changes)
+
+
+@pytest.fixture
+def data_root(tmp_path):
+    return write_glue(tmp_path / "data", "sst2", train=60, evaluated=24)
+
+
+def run(chosen, data_root, folder):
+    training.train(chosen, folder / "run.json", data_root)
+    return read_record(folder / "run.json")
+
+
+def test_a_run_folder_tells_everything(data_root, tmp_path):
+    chosen = settings()
+    record = run(chosen, data_root, tmp_path / "runs" / "tiny")
+    assert record.status == "done" and record.settings == chosen
+    assert record.environment.versions["torch"] in (torch.__version__, torch.__version__.partition("+")[0])  # +cu130
+    assert record.result.sparsity.weights == pytest.approx(0.5, abs=1e-3)
+    assert record.result.steps == 16  # 60 rows in batches of 8, twice
+    assert 0 < record.result.eval_seconds < record.result.train_seconds
+    assert {"loss", "step"} <= set(record.result.history[0])
+    folder = tmp_path / "runs" / "tiny"
+    assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == [
+        "cells.safetensors",
+        "degrees.safetensors",
+        "heads.safetensors",
+        "model",
+        "patterns.safetensors",
+        "run.json",
+    ]
+    card = (folder / "model" / "README.md").read_text()
+    assert f"| accuracy | {record.result.value:.4g} |" in card
+    assert "made from `random:bert`, fine-tuned on sst2 (nyu-mll/glue)" in card
+
+
+def test_steps_are_timed_before_between_and_after_the_cuts(data_root, tmp_path):
+    record = run(settings(), data_root, tmp_path / "tiny")
+    stretches = record.result.step_times
+    assert sum(stretch.steps for stretch in stretches) == record.result.steps
+    sizes = [stretch.parameters for stretch in stretches]
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == len(sizes) > 1
+    assert sizes[0] == record.result.sparsity.dense_parameters and sizes[-1] == record.result.sparsity.parameters
+    assert all(0 < stretch.ms.q1 <= stretch.ms.median <= stretch.ms.q3 for stretch in stretches)
+    seconds = sum(stretch.steps * stretch.ms.median / 1000 for stretch in stretches)
+    assert seconds < record.result.train_seconds
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_steps_are_timed_by_events_on_a_gpu():
+    clock, model = StepClock([]), torch.nn.Linear(512, 512).cuda()
+    rows = torch.randn(4096, 512, device="cuda")
+    for _ in range(5):
+        clock.on_step_begin(None, None, None, model=model)
+        for _ in range(200):
+            model(rows)
+        clock.on_step_end(None, None, None)
+    (stretch,) = clock.times()
+    assert stretch.steps == 5 and stretch.ms.median > 0.1  # the work, not the time that it takes to queue it
+
+
+def test_deterministic_training_refuses_what_has_no_repeatable_result(data_root, tmp_path):
+    try:
+        training.train(
+            settings(training={"epochs": 0.5, "batch_size": 8, "deterministic": True}), tmp_path / "run.json", data_root
+        )
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] in (":16:8", ":4096:8")  # else cuBLAS may choose anew each time
+        with pytest.raises(RuntimeError, match="deterministic"):
+            torch.zeros(4).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_the_saved_model_gives_the_recorded_metric(data_root, tmp_path):
+    record = run(settings(), data_root, tmp_path / "tiny")
+    model = neuroprune.from_pretrained(tmp_path / "tiny" / "model")
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tiny" / "model")
+    data = tasks.load(record.settings.task, data_root)
+    objective = data.objective(model, tokenizer)
+    rows = objective.collate(list(objective.encode(data.eval)))
+    labels = rows.pop("labels")
+    with torch.inference_mode():
+        right = model(**rows).logits.argmax(-1) == labels
+    assert float(right.float().mean()) == pytest.approx(record.result.value)
+    assert model.config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_the_same_settings_give_the_same_result(data_root, tmp_path):
+    first, second = (run(settings(), data_root, tmp_path / name) for name in "ab")
+    assert first.result.metrics == second.result.metrics
+    assert first.result.files == second.result.files  # degrees and patterns, bit for bit
+    other = run(settings(seed=1), data_root, tmp_path / "c")
+    assert other.result.files != first.result.files
+
+
+def test_every_method_sees_the_same_batches(data_root, tmp_path):
+    """Fair comparison: the first steps, before anything is removed, have the same losses."""
+    methods = [{"name": "dense"}, {"name": "l1", "sparsity": 0.5}, {"name": "neuroprune", "sparsity": 0.5}]
+    histories = [run(settings(method=m), data_root, tmp_path / m["name"]).result.history for m in methods]
+    early = [[entry["loss"] for entry in history if "loss" in entry and entry["step"] <= 4] for history in histories]
+    assert early[0] and early[0] == early[1] == early[2]
+
+
+def test_a_run_without_finite_loss_is_recorded_as_diverged(data_root, tmp_path):
+    training_settings = {"epochs": 8, "batch_size": 8, "learning_rate": 1e30, "warmup": 0.0}
+    record = run(settings(method={"name": "dense"}, training=training_settings), data_root, tmp_path / "tiny")
+    assert record.status == "diverged"
+    assert record.result.value is None and record.result.metrics == {}
+    json.loads((tmp_path / "tiny" / "run.json").read_text(), parse_constant=pytest.fail)  # no NaN in the file
+
+
+def test_a_folder_that_is_being_written_is_left_alone(data_root, tmp_path):
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process is writing this run"):
+            training.train(settings(), folder / "run.json", data_root)
+    assert not (folder / "run.json").exists()
+
+
+def test_a_run_that_fails_leaves_no_record_of_an_earlier_one(data_root, tmp_path):
+    run(settings(), data_root, tmp_path / "tiny")
+    with pytest.raises(UserError):
+        training.train(settings(task=TASK | {"inputs": ["missing"]}), tmp_path / "tiny" / "run.json", data_root)
+    assert not (tmp_path / "tiny" / "run.json").exists()
+
+
+def test_a_file_that_does_not_fit_on_the_disk_leaves_no_half_of_a_run(data_root, tmp_path):
+    folder = tmp_path / "tiny"
+    tasks.load(settings().task, data_root)  # its cache is written before
+    most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))  # the model is larger
+    try:
+        with pytest.raises(SafetensorError, match="File too large"):
+            run(settings(), data_root, folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    assert not (folder / "run.json").exists() and not (folder / "model").exists()
+    assert run(settings(), data_root, folder).status == "done"  # there is room again
+    assert (folder / "model" / "model.safetensors").exists() and not (folder / "model.tmp").exists()
+
+
+def test_frozen_embeddings_stay_as_they_are(data_root, tmp_path):
+    chosen = settings(method={"name": "dense"}, training={"epochs": 1, "freeze_embeddings": True})
+    run(chosen, data_root, tmp_path / "tiny")
+    trained = neuroprune.from_pretrained(tmp_path / "tiny" / "model")
+    from neuroprune.models import sources
+
+    fresh, _ = sources.load(chosen.model, tasks.load(chosen.task, data_root), seed=chosen.seed)
+    weight = "bert.embeddings.word_embeddings.weight"
+    assert torch.equal(trained.get_parameter(weight), fresh.get_parameter(weight))
+
+
+def test_batches_hold_rows_of_similar_length_and_come_in_random_order():
+    lengths = [int(n) for n in np.random.default_rng(0).integers(1, 100, 256)]
+    order = list(ShuffledLengthGroups(lengths, 8, seed=0))
+    assert sorted(order) == list(range(256))
+    batches = np.array([[lengths[row] for row in order[i : i + 8]] for i in range(0, 256, 8)])
+    assert np.ptp(batches, axis=1).mean() < 25  # of random rows: about 78
+    means = batches.mean(axis=1)
+    assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.5  # neighbours are no more alike than others
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "qwen3", "t5"])
+def test_snapshots_are_in_the_coordinates_of_the_dense_model(name):
+    model = make_model(name)
+    dense_patterns, dense_degrees = weight_arrays.patterns(model), weight_arrays.degrees(model)
+    mlps = neuroprune.find_blocks(model).mlps
+    middle = len(mlps) // 2
+    remove(model, neurons={middle: [0, 2]})
+    cut_patterns, cut_degrees = weight_arrays.patterns(model), weight_arrays.degrees(model)
+    expected = dense_patterns[f"in.{middle}"].copy()
+    expected[[0, 2]] = False
+    assert np.array_equal(cut_patterns[f"in.{middle}"], expected)
+    assert not cut_patterns[f"out.{middle}"][:, [0, 2]].any()
+    assert cut_degrees[f"in.{middle}"][[0, 2]].tolist() == [0, 0]
+    assert np.array_equal(cut_degrees[f"in.{middle}"][3:], dense_degrees[f"in.{middle}"][3:])
+    assert {key: value.shape for key, value in cut_patterns.items()} == {
+        key: value.shape for key, value in dense_patterns.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "qwen3", "t5"])
+def test_heads_that_are_gone_have_no_importance_and_no_distances(name):
+    model = make_model(name)
+    attention = neuroprune.find_blocks(model).attentions[0]
+    gone, before = list(range(attention.groups)), weight_arrays.head_arrays(model)
+    weights = attention.o.weight.detach().abs().sum(dim=0).view(attention.heads, -1).sum(dim=1)
+    assert before["importance.0"] == pytest.approx(weights.numpy())
+    remove(model, heads={0: gone})
+    after = weight_arrays.head_arrays(model)
+    assert not after["importance.0"][gone].any()
+    left = attention.groups
+    assert after["importance.0"][left:] == pytest.approx(before["importance.0"][left:])
+    assert np.array_equal(after["distance.0"], before["distance.0"][1:, 1:])
+
+
+def test_cells_show_ends_and_middle_in_blocks():
+    model = make_model("bert")
+    found, exact = weight_arrays.cells(model), weight_arrays.patterns(model)
+    last = len(neuroprune.find_blocks(model).mlps) - 1
+    assert {name.split(".")[1] for name in found} == {"0", str((last + 1) // 2), str(last)}
+    for name, present in exact.items():
+        assert found[name].dtype == np.uint8 and max(found[name].shape) <= 64
+        assert found[name].mean() == pytest.approx(100 * present.mean(), abs=1)
+
+
+def test_what_bert_base_leaves_behind_is_below_a_megabyte(tmp_path):
+    bert = AutoModel.from_config(BertConfig(vocab_size=8, max_position_embeddings=8))
+    training._save_arrays(bert, tmp_path, eps=1e-4)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 980_000  # the rest is for records and logs
+    assert read_arrays(tmp_path / "patterns.safetensors")["every"] == [1]  # nothing is thinned
+
+
+def test_arrays_beside_a_record_are_read_back(data_root, tmp_path):
+    folder = tmp_path / "tiny"
+    record = run(settings(), data_root, folder)
+    degrees = read_arrays(folder / "degrees.safetensors")
+    assert {name: array.shape for name, array in degrees.items()} == {
+        "in.0": (64,), "out.0": (32,), "in.1": (64,), "out.1": (32,)
+    }  # fmt: skip
+    assert record.result.degree_sd_percent == pytest.approx(weight_arrays.degree_sd_percent(degrees))
+    patterns = read_patterns(folder / "patterns.safetensors")
+    gone = 64 - record.result.sparsity.neurons_per_layer[1]
+    assert int((~patterns["in.1"].any(axis=1)).sum()) == gone
