@@ -71,7 +71,9 @@ def data_root(tmp_path_factory):
 def by_two(data_root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent / "training"), os.environ.get("PYTHONPATH", "")]))
+        here = Path(__file__).parent
+        places = [here, here / "training", os.environ.get("PYTHONPATH", "")]
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, places)))
         distributed.launch(train_all, 2, data_root, folder)
     return folder
 
