@@ -3,6 +3,7 @@ PYTHON ?= python3
 CONFIG ?= config/config.yaml
 CORES ?= all
 BIN := .venv/bin
+PUBLISHED := results/published
 FOLDER = $$($(BIN)/neuroprune plan --config $(CONFIG) --folder)
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
@@ -44,15 +45,15 @@ report: $(BIN)/.ready
 	snakemake --quiet all --configfile $(CONFIG) --report "$$folder/report.html" \
 	  --report-stylesheet workflow/report/report.css && echo "The report: $$folder/report.html"
 
-figures: $(BIN)/.ready ## Draw all tables and figures anew from the records alone; RESULTS=published for the committed ones
+figures: $(BIN)/.ready ## Redraw all tables and figures from the records; RESULTS=results/published for the committed ones
 	@folder="$(FOLDER)" && $(BIN)/neuroprune redraw --study "$(if $(RESULTS),$(RESULTS)/$${folder##*/},$$folder)"
 
-publish: $(BIN)/.ready ## Copy a study's records, tables and figures to published/, to be committed
+publish: $(BIN)/.ready ## Copy a study's records, tables and figures to results/published/, to be committed
 	@folder="$(FOLDER)" && study="$${folder##*/}" && \
 	{ test -f "$$folder/runs.csv" || { echo "$$folder has no runs.csv: run the study first." >&2; exit 1; }; } && \
-	rm -rf published/.new && mkdir -p published && cp -r "$$folder" published/.new && \
-	( cd published/.new && rm -rf logs jobs report.html runs/*/model runs/*/*.log runs/*/.lock runs/*/checkpoint* figures/*.png ) && \
-	rm -rf "published/$$study" && mv published/.new "published/$$study" && echo "To be committed: published/$$study"
+	rm -rf $(PUBLISHED)/.new && mkdir -p $(PUBLISHED) && cp -r "$$folder" $(PUBLISHED)/.new && \
+	( cd $(PUBLISHED)/.new && rm -rf logs jobs report.html runs/*/model runs/*/*.log runs/*/.lock runs/*/checkpoint* figures/*.png ) && \
+	rm -rf "$(PUBLISHED)/$$study" && mv $(PUBLISHED)/.new "$(PUBLISHED)/$$study" && echo "To be committed: $(PUBLISHED)/$$study"
 
 test: $(BIN)/.ready ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest
@@ -111,5 +112,6 @@ environment.yml: requirements.lock
 	  "name: neuroprune" "channels: [conda-forge, nodefaults]" "dependencies:" "  - python=3.11" "  - pip" "  - pip:"; \
 	  grep -v '^#' requirements.lock | sed 's/^/      - /'; } > $@
 
-clean: ## Remove the results and downloads of this folder, not the environment
-	rm -rf results resources .snakemake
+clean: ## Remove results and downloads; the environment and results/published stay
+	rm -rf resources .snakemake
+	@test ! -d results || find results -mindepth 1 -maxdepth 1 ! -name published -exec rm -rf {} +

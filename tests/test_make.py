@@ -22,7 +22,7 @@ def place(tmp_path):
     """A folder with a study's file and the results of another study, published before."""
     shutil.copytree(ROOT / "config", tmp_path / "config")
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(STUDY))
-    for folder in ("published/other", "published/small"):
+    for folder in ("results/published/other", "results/published/small"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "runs.csv").write_text("earlier\n")
     return tmp_path
@@ -35,7 +35,11 @@ def make(place, *words):
 
 
 def published(place):
-    return {str(file.relative_to(place)): file.read_text() for file in place.glob("published/**/*") if file.is_file()}
+    return {
+        str(file.relative_to(place)): file.read_text()
+        for file in place.glob("results/published/**/*")
+        if file.is_file()
+    }
 
 
 @pytest.mark.parametrize("config", ["typo.yaml", "small.yaml"], ids=["no such study", "not run"])
@@ -57,5 +61,25 @@ def test_publishing_copies_what_is_to_be_kept_from_where_the_study_has_its_resul
         file.write_text("new\n")
     done = make(place, "publish", "CONFIG=small.yaml")
     assert done.returncode == 0, done.stderr
-    new = {f"published/small/{name}": "new\n" for name in kept}
-    assert published(place) == {"published/other/runs.csv": "earlier\n"} | new
+    new = {f"results/published/small/{name}": "new\n" for name in kept}
+    assert published(place) == {"results/published/other/runs.csv": "earlier\n"} | new
+
+
+def test_clean_keeps_the_published_results(place):
+    for folder in ("results/small", "resources", ".snakemake"):
+        (place / folder).mkdir()
+    before = published(place)
+    assert make(place, "clean").returncode == 0
+    assert published(place) == before != {}
+    assert {path.name for path in place.iterdir()} == {"config", "results", "small.yaml"}
+    assert [path.name for path in (place / "results").iterdir()] == ["published"]
+
+
+@pytest.mark.parametrize(
+    ("path", "ignored"), [("results/demo/runs.csv", True), ("results/published/demo/runs.csv", False)]
+)
+def test_git_ignores_all_results_but_the_published_ones(place, path, ignored):
+    shutil.copy(ROOT / ".gitignore", place)
+    subprocess.run(["git", "init", "--quiet"], cwd=place, check=True)
+    done = subprocess.run(["git", "check-ignore", "--quiet", path], cwd=place, check=False)
+    assert done.returncode == (0 if ignored else 1)

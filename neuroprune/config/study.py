@@ -29,6 +29,8 @@ from neuroprune.config.settings import (
 from neuroprune.errors import UserError, did_you_mean
 from neuroprune.pruning.architectures import find_architecture
 
+PUBLISHED = "published"  # `make publish` copies studies to `results/published/<study>`
+
 
 class JobSettings(Settings):
     """What a training or timing job asks a cluster for; it decides no result, so a change redoes nothing."""
@@ -142,6 +144,13 @@ def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def _not_reserved(name: str) -> str:
+    """Refuse the name of the folder that holds the committed results of all studies."""
+    if name == PUBLISHED:
+        raise ValueError(f"{name!r} is reserved for committed results; choose another name")
+    return name
+
+
 RunsPerJob = Annotated[int, Field(ge=1, le=50)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_once)]
 Method = Annotated[dict[str, Any], AfterValidator(_check_method)]
@@ -173,7 +182,9 @@ class ExperimentSettings(Settings):
 class StudySettings(Settings):
     """One study file. Training settings that are left out come from: experiment, task, model, study, defaults."""
 
-    study: FolderName = Field(description="The study's name; its results lie in `<results>/<study>`.")
+    study: Annotated[FolderName, AfterValidator(_not_reserved)] = Field(
+        description="The study's name; its results lie in `<results>/<study>`."
+    )
     experiments: dict[Name, ExperimentSettings] = Field(min_length=1, description="What is compared.")
     seeds: Seeds = Field(default=(0,), description="Seeds of every experiment that names none.")
     training: TrainingSettings = Field(default_factory=TrainingSettings, description="For all runs.")

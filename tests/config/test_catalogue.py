@@ -267,6 +267,7 @@ KNOWN_TASKS = ", ".join(sorted(CATALOGUE.tasks))
         ({"experiments": {}}, "experiments: {} is not allowed; it must have at least 1 item"),
         ({"experiments": None}, "experiments: nothing (null) is not allowed; it must be a mapping of keys to values"),
         ({"study": "../up"}, "study: '../up' is not allowed; it must be a name of letters, digits, '_', '.' and '-' that begins with a letter or digit"),
+        ({"study": "published"}, "study: 'published' is reserved for committed results; choose another name"),
         ({"study": 5}, "study: 5 is not allowed; it must be text"),
         ({"seeds": ["a"]}, "seeds[0]: 'a' is not allowed; it must be a valid integer"),
         ({"seeds": [0, -1]}, "seeds[1]: -1 is not allowed; it must be greater than or equal to 0"),
