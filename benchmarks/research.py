@@ -31,7 +31,7 @@ from neuroprune import Dense, NeuroPrune, RandomUnits, Run, Taylor, tasks
 from neuroprune.config.catalogue import read_catalogue
 from neuroprune.config.settings import ModelSettings, TaskSettings
 from neuroprune.errors import UserError
-from neuroprune.methods.base import Method
+from neuroprune.methods.callback import Method
 from neuroprune.methods.components.calibration import Calibration
 from neuroprune.methods.neuroprune import NeuroPruneTarget
 from neuroprune.methods.taylor import taylor_scores

@@ -13,7 +13,7 @@ from neuroprune.models.import_hook import teach_transformers
 
 if TYPE_CHECKING:
     from neuroprune.methods import DSP, L1, CoFi, Dense, NeuroPrune, RandomUnits, Taylor
-    from neuroprune.methods.base import Run
+    from neuroprune.methods.hooks import Run
     from neuroprune.models.pretrained import from_pretrained, save_pretrained
     from neuroprune.pruning import heads, penalties, topology
     from neuroprune.pruning.blocks import find_blocks
@@ -46,7 +46,7 @@ _MODULES = {
     "Dense": "methods",
     "NeuroPrune": "methods",
     "RandomUnits": "methods",
-    "Run": "methods.base",
+    "Run": "methods.hooks",
     "Taylor": "methods",
     "find_blocks": "pruning.blocks",
     "from_pretrained": "models.pretrained",

@@ -1,6 +1,7 @@
-"""The methods by name; a class loads when it is asked for.
+"""The methods by name; each class is imported when it is first used.
 
-A new method is one file with a class of `base.Method`, its settings in `neuroprune.config.settings`, and one line here.
+To add a method, write one file with a subclass of `callback.Method`, its settings in `neuroprune.config`, and one line
+in `METHODS`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from neuroprune.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from neuroprune.config.settings import MethodSettings
-    from neuroprune.methods.base import Method
+    from neuroprune.methods.callback import Method
 
 METHODS: dict[str, str] = {
     "dense": "neuroprune.methods.dense:Dense",
@@ -26,7 +27,7 @@ METHODS: dict[str, str] = {
 
 
 def find(name: str) -> type[Method]:
-    """Load the class of a method.
+    """Return the class of a method.
 
     Args:
         name: A key of `METHODS`.
@@ -35,21 +36,21 @@ def find(name: str) -> type[Method]:
         The class.
 
     Raises:
-        UserError: If there is no such method.
+        UserError: If the name is unknown.
     """
     if name not in METHODS:
-        raise UserError(f"method {name!r} is unknown{did_you_mean(name, METHODS)}; known are {', '.join(METHODS)}.")
+        raise UserError(f"method {name!r} is unknown{did_you_mean(name, METHODS)}; choose one of {', '.join(METHODS)}.")
     module, _, attribute = METHODS[name].partition(":")
     return getattr(import_module(module), attribute)
 
 
 def build(settings: MethodSettings) -> Method:
-    """Make the method that the settings name."""
+    """Create the method named by the settings."""
     return find(settings.name).from_settings(settings)
 
 
 def __getattr__(name: str) -> Any:
-    """Load `methods.NeuroPrune` and the other classes when they are used."""
+    """Import `methods.NeuroPrune` and the other classes on first use."""
     for path in METHODS.values():
         module, _, attribute = path.partition(":")
         if attribute == name:

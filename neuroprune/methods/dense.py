@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from neuroprune.config.settings import DenseSettings
-from neuroprune.methods.base import Method
+from neuroprune.methods.callback import Method
 
 
 class Dense(Method):

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from neuroprune import distributed
 from neuroprune.config.settings import DSPSettings
 from neuroprune.errors import UserError
-from neuroprune.methods.base import Method, Run
-from neuroprune.methods.components.forms import head_distances, reached
+from neuroprune.methods.callback import Method
 from neuroprune.methods.components.gumbel_top_k import gumbel_top_k, log_linear, straight_through_top_k, top_k
-from neuroprune.methods.components.state_files import State, nest, unnest
+from neuroprune.methods.components.removal_report import head_distances, reached
+from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.components.unit_masks import Gates, remove_closed, unit_counts
+from neuroprune.methods.hooks import Run, State
 from neuroprune.pruning.blocks import find_blocks
 
 CLIP = 1.0  # largest norm of a step's gradient of the scores

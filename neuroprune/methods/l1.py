@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from neuroprune.config.settings import L1Settings
-from neuroprune.methods.base import Run, TwoForms
-from neuroprune.methods.components.forms import PenaltyForm, TargetForm
+from neuroprune.methods.callback import TwoForms
+from neuroprune.methods.components.penalty import PenaltyForm
+from neuroprune.methods.components.target import TargetForm
 from neuroprune.methods.components.zero_mask import zero_smallest
+from neuroprune.methods.hooks import Run
 from neuroprune.pruning.penalties import add_l1_gradient, soft_threshold
 from neuroprune.pruning.sparsity import prunable_projections
 

@@ -23,15 +23,17 @@ from torch import nn
 
 from neuroprune.config.settings import NeuroPruneSettings
 from neuroprune.errors import UserError
-from neuroprune.methods.base import Run, TwoForms
+from neuroprune.methods.callback import TwoForms
 from neuroprune.methods.components.calibration import Calibration, no_gradient
 from neuroprune.methods.components.fold import fold
-from neuroprune.methods.components.forms import PenaltyForm, TargetForm
 from neuroprune.methods.components.head_count import check_head_count, choose_heads_first, heads_to_go
-from neuroprune.methods.components.state_files import State, nest, unnest
+from neuroprune.methods.components.penalty import PenaltyForm
+from neuroprune.methods.components.state_files import nest, unnest
+from neuroprune.methods.components.target import TargetForm
 from neuroprune.methods.components.unit_removal import fewest_units, remove_units, unit_sizes
 from neuroprune.methods.components.unit_selection import choose_units
 from neuroprune.methods.components.zero_mask import zero_smallest
+from neuroprune.methods.hooks import Run, State
 from neuroprune.pruning import heads, penalties
 from neuroprune.pruning.blocks import Attention, find_blocks
 from neuroprune.pruning.sparsity import cubic_schedule, removed_weights
@@ -185,8 +187,8 @@ class NeuroPrune(TwoForms):
     """NeuroPrune: `NeuroPrune(sparsity=0.8)` or `NeuroPrune(heads=50)` or both meet a target;
     `NeuroPrune(alpha=, beta=, theta=)` is the paper's penalty.
 
-    Add it to a Trainer, `Trainer(..., callbacks=[NeuroPrune(sparsity=0.8)])`, or call its hooks (see `base.Hooks`). The
-    model gets smaller while it trains; afterwards `report` says what went when.
+    Add it to a Trainer, `Trainer(..., callbacks=[NeuroPrune(sparsity=0.8)])`, or call its hooks (see `hooks.Hooks`).
+    The model gets smaller while it trains; afterwards `report` lists what was removed at which step.
 
     Args:
         **fields: See `neuroprune.config.settings.NeuroPruneSettings`.

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from neuroprune.config.settings import RandomUnitsSettings
-from neuroprune.methods.base import Run, TwoForms
+from neuroprune.methods.callback import TwoForms
 from neuroprune.methods.components.unit_removal import UnitTarget, unit_sizes
+from neuroprune.methods.hooks import Run
 from neuroprune.pruning.blocks import find_blocks
 
 

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from neuroprune.config.settings import TaylorSettings
 from neuroprune.errors import UserError
-from neuroprune.methods.base import Run, TwoForms
-from neuroprune.methods.components.state_files import State, unnest
+from neuroprune.methods.callback import TwoForms
+from neuroprune.methods.components.state_files import unnest
 from neuroprune.methods.components.unit_removal import UnitTarget
+from neuroprune.methods.hooks import Run, State
 from neuroprune.pruning.blocks import Projection, find_blocks
 
 

@@ -15,7 +15,7 @@ from transformers import Trainer
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from neuroprune import distributed
-from neuroprune.methods.base import Method
+from neuroprune.methods.callback import Method
 
 
 class ShuffledLengthGroups(Sampler[int]):

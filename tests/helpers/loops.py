@@ -16,7 +16,8 @@ from transformers import (
 )
 
 from helpers.models import ROWS, make_batch
-from neuroprune.methods.base import Method, Run
+from neuroprune.methods.callback import Method
+from neuroprune.methods.hooks import Run
 from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.sparsity import prunable_projections
 

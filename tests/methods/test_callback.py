@@ -13,10 +13,10 @@ from helpers.models import NAMES, make_model
 from neuroprune import methods
 from neuroprune.config.settings import METHOD_SETTINGS, DenseSettings, L1Settings, NeuroPruneSettings
 from neuroprune.errors import UserError
-from neuroprune.methods.base import Run
 from neuroprune.methods.cofi.method import CoFi
 from neuroprune.methods.dense import Dense
 from neuroprune.methods.dsp import DSP
+from neuroprune.methods.hooks import Run
 from neuroprune.methods.l1 import L1
 from neuroprune.methods.neuroprune import NeuroPrune
 from neuroprune.methods.taylor import Taylor

@@ -7,7 +7,7 @@ import torch
 
 from helpers.loops import assert_optimizer_fits, labelled_batch, make_run, make_trainer, take_step, train_bare, weights
 from helpers.models import each_model, make_model
-from neuroprune.methods.base import Run
+from neuroprune.methods.hooks import Run
 from neuroprune.methods.l1 import L1
 from neuroprune.methods.neuroprune import NeuroPrune
 from neuroprune.pruning import penalties

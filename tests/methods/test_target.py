@@ -17,7 +17,8 @@ from helpers.loops import (
     weights,
 )
 from helpers.models import each_model, make_batch, make_model
-from neuroprune.methods.components.forms import RaisedRate, freeze_embeddings
+from neuroprune.methods.components.embeddings import freeze_embeddings
+from neuroprune.methods.components.rewarm import RaisedRate
 from neuroprune.methods.dense import Dense
 from neuroprune.methods.l1 import L1
 from neuroprune.methods.neuroprune import NeuroPrune

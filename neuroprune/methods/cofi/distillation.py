@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from neuroprune.errors import UserError
-from neuroprune.methods.components.state_files import State, nest, unnest
+from neuroprune.methods.components.state_files import nest, unnest
+from neuroprune.methods.hooks import State
 from neuroprune.models.pretrained import from_pretrained
 
 TEACHER_LAYERS = 4  # of each stack, spread evenly: 3, 6, 9, 12 of twelve

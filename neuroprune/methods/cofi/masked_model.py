@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuroprune.methods.base import Run
 from neuroprune.methods.cofi.masks import MaskValues
 from neuroprune.methods.components.unit_masks import output_projection, remove_closed
+from neuroprune.methods.hooks import Run
 from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.residual_stream import Stream, remove_hidden
 

@@ -23,14 +23,17 @@ from torch import Tensor, nn
 from neuroprune import distributed
 from neuroprune.config.settings import CoFiSettings
 from neuroprune.errors import UserError
-from neuroprune.methods.base import Method, Run
+from neuroprune.methods.callback import Method
 from neuroprune.methods.cofi.distillation import Distillation, copy_of, load_teacher, weights_of
 from neuroprune.methods.cofi.masked_model import MaskedModel, compact
 from neuroprune.methods.cofi.masks import MaskParameters, MaskValues, Sizes, meet, opened, sparsity_of
 from neuroprune.methods.components import preconditions
-from neuroprune.methods.components.forms import RaisedRate, freeze_embeddings, head_distances, reached, removed_heads
-from neuroprune.methods.components.state_files import State, nest, unnest
+from neuroprune.methods.components.embeddings import freeze_embeddings
+from neuroprune.methods.components.removal_report import head_distances, reached, removed_heads
+from neuroprune.methods.components.rewarm import RaisedRate
+from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.components.zero_mask import KeptZeros
+from neuroprune.methods.hooks import Run, State
 from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.residual_stream import Stream, StreamError, find_stream
 from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, removed_weights, smallest

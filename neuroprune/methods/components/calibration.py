@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from neuroprune import distributed
 from neuroprune.errors import UserError
-from neuroprune.methods.components.state_files import State
+from neuroprune.methods.hooks import State
 from neuroprune.pruning.blocks import Attention, Mlp, Projection, find_blocks
 
 WEIGHT_FLOOR = 0.01  # a token that the loss does not depend on still counts so much, against the mean of 1

@@ -12,9 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from neuroprune.errors import UserError
-
-State = dict[str, Any]
-"""What a method has to remember: names -> tensors or JSON-able values."""
+from neuroprune.methods.hooks import State
 
 TENSORS, VALUES = "method.safetensors", "method.json"
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from neuroprune.methods.base import Run
 from neuroprune.methods.components.unit_removal import remove_units
+from neuroprune.methods.hooks import Run
 from neuroprune.pruning.blocks import Attention, Mlp, find_blocks
 
 Draw = Callable[[bool], Sequence[Tensor]]

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from neuroprune.methods.base import Run
-from neuroprune.methods.components.forms import TargetForm
+from neuroprune.methods.components.target import TargetForm
 from neuroprune.methods.components.unit_selection import choose_units
 from neuroprune.methods.components.zero_mask import zero_smallest
+from neuroprune.methods.hooks import Run
 from neuroprune.pruning import heads
 from neuroprune.pruning.blocks import Blocks, find_blocks
 from neuroprune.pruning.sparsity import head_size, neuron_size, removed_weights

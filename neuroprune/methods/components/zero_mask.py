@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuroprune.methods.base import Run
-from neuroprune.methods.components.state_files import State
+from neuroprune.methods.hooks import Run, State
 from neuroprune.pruning.blocks import Blocks, Projection, find_blocks
 from neuroprune.pruning.sparsity import (
     heads_connected,

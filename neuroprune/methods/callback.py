@@ -1,16 +1,14 @@
-"""A training run as methods see it, the five hooks that they implement, and the one link to transformers' Trainer."""
+"""The adapter between a method's hooks and transformers' Trainer: settings, ownership of the model, checkpoints."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import ValidationError
 from torch import nn
-from torch.optim import Optimizer
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -20,125 +18,10 @@ from neuroprune.config.settings import Settings
 from neuroprune.errors import UserError
 from neuroprune.methods.components import preconditions
 from neuroprune.methods.components.ownership import abandon_earlier, hold, release
-from neuroprune.methods.components.state_files import State, load_state, save_state
+from neuroprune.methods.components.state_files import load_state, save_state
+from neuroprune.methods.hooks import Hooks, Run, State
 
 logger = logging.getLogger(__name__)
-
-ASSUMED_BATCH = 32  # rows of an optimizer step where a bare loop does not say
-
-
-@dataclass
-class Run:
-    """What a method may know of a training run, and how far it has come.
-
-    Args:
-        model: The model that is trained, not wrapped.
-        optimizer: Its optimizer; accelerate's wrapper is taken off.
-        scheduler: The learning rate's schedule, or None if it is constant; accelerate's wrapper is taken off.
-        total_steps: Optimizer steps of the whole run.
-        steps_per_epoch: Optimizer steps of one epoch.
-        batch_size: Rows of an optimizer step, if known.
-        step: Completed optimizer steps; a bare loop counts it up between `optimizer.step()` and `after_step`.
-        accumulation: Forward and backward passes of one optimizer step.
-        loss_rows: Rows over which the loss of a pass is a mean, where those are not the rows that the pass reads.
-        training: What all methods of the same training share, and no other training has; default: the optimizer.
-    """
-
-    model: nn.Module
-    optimizer: Optimizer
-    scheduler: Any | None = None
-    total_steps: int = 0
-    steps_per_epoch: int = 0
-    batch_size: int | None = None
-    step: int = 0
-    accumulation: int = 1
-    loss_rows: float | None = None
-    training: Any | None = None
-
-    def __post_init__(self) -> None:
-        self.optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
-        self.scheduler = getattr(self.scheduler, "scheduler", self.scheduler)
-        if self.total_steps < 1:
-            raise UserError(
-                f"Run(total_steps={self.total_steps}): the number of optimizer steps must be known and at least 1, "
-                "because events are planned as shares of it; with a dataset without length set max_steps."
-            )
-
-    def steps_for(self, rows: int) -> int:
-        """Return the number of optimizer steps that read at least so many rows."""
-        return -(-rows // (self.batch_size or ASSUMED_BATCH))
-
-    def learning_rates(self) -> dict[nn.Parameter, float]:
-        """Return the present learning rate of every parameter that the optimizer has."""
-        return {parameter: group["lr"] for group in self.optimizer.param_groups for parameter in group["params"]}
-
-    def scale_learning_rate(self, factor: float) -> None:
-        """Multiply the learning rate from now on, whatever the schedule goes on to do with it.
-
-        Args:
-            factor: Applied to the optimizer's present rate and to the schedule's base rates, so that it does not matter
-                whether the schedule steps before or after.
-        """
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["lr"] * factor
-        if self.scheduler is not None and hasattr(self.scheduler, "base_lrs"):
-            self.scheduler.base_lrs = [rate * factor for rate in self.scheduler.base_lrs]
-
-
-class Hooks:
-    """The five moments at which a method may act; each does nothing unless a method says otherwise.
-
-    A bare PyTorch loop calls them itself::
-
-        run = Run(model, optimizer, scheduler, total_steps=len(loader) * epochs, steps_per_epoch=len(loader))
-        method.start(run)
-        for _ in range(epochs):
-            for batch in loader:
-                model(**batch).loss.backward()
-                method.before_step(run)
-                optimizer.step()
-                run.step += 1
-                method.after_step(run)
-                scheduler.step()
-                optimizer.zero_grad()
-            method.epoch_end(run)
-        method.finish(run)
-
-    A run can be stopped after any step and go on in another process: `state_dict` says what the method has to remember
-    beside the model, the optimizer and the schedule; once these are as they were, `resume` takes the place of `start`.
-    """
-
-    def start(self, run: Run) -> None:
-        """Act before the first step."""
-
-    def state_dict(self) -> State:
-        """Return what `resume` needs: tensors and JSON-able values by name, as they stand after a step."""
-        return {}
-
-    def resume(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Go on after `run.step` steps; called in place of `start`.
-
-        Args:
-            run: The run as it was: the model with its shapes and weights, the optimizer with its state (that of the
-                parameters it was made with; parameters that a method adds are the method's to restore).
-            state: What `state_dict` returned then; tensors are on the CPU.
-        """
-        self.start(run)
-
-    def before_step(self, run: Run) -> None:
-        """Act when the gradients of a step are complete (and clipped), before the optimizer takes it."""
-
-    def after_step(self, run: Run) -> None:
-        """Act after the optimizer's step; `run.step` counts it already."""
-
-    def epoch_end(self, run: Run) -> None:
-        """Act after an epoch."""
-
-    def finish(self, run: Run) -> None:
-        """Act when training is over."""
-
-    def abandon(self) -> None:
-        """Take off the model what a run that was interrupted has left on it; may be called at any time, and again."""
 
 
 class Method(TrainerCallback, Hooks):

@@ -1,0 +1,80 @@
+"""The penalty form: a penalty in every step, and the removal of what has become zero."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from neuroprune.config.settings import L1Settings, NeuroPruneSettings
+from neuroprune.methods.components.removal_report import head_distances, reached, removed_heads
+from neuroprune.methods.hooks import Hooks, Run, State
+from neuroprune.pruning.blocks import find_blocks
+from neuroprune.pruning.sparsity import prunable_projections
+from neuroprune.pruning.surgery import remove_zero_units
+
+
+class PenaltyForm(Hooks):
+    """Penalise weights in every step, coupled with the optimizer or decoupled from it; remove units that become zero.
+
+    Args:
+        settings: `mode`, `eps` and `penalty_start` are read here.
+    """
+
+    def __init__(self, settings: L1Settings | NeuroPruneSettings) -> None:
+        self.settings: Any = settings
+        self.report: dict[str, Any] = {"form": "penalty", "mode": settings.mode, "events": []}
+
+    def add_gradients(self, run: Run) -> None:
+        """Add the penalty's gradient to the weights' `.grad`."""
+        raise NotImplementedError
+
+    def shrink(self, run: Run, rates: Mapping[nn.Parameter, float]) -> None:
+        """Take the penalty's proximal step, with a strength proportional to the weights' learning rates."""
+        raise NotImplementedError
+
+    def start(self, run: Run) -> None:
+        """Find the blocks; report the distances between heads."""
+        self.blocks = find_blocks(run.model)
+        self.report["head_distances"] = head_distances(run.model)
+
+    def state_dict(self) -> State:
+        """Return the report so far; everything else is in the model."""
+        return {"report": self.report}
+
+    def resume(self, run: Run, state: Mapping[str, Any]) -> None:
+        """Find the blocks of the current model; restore the report."""
+        self.blocks = find_blocks(run.model)
+        self.report.update(state["report"])
+
+    def begun(self, run: Run, step: int) -> bool:
+        """Return whether a step, counted from 0, has a penalty."""
+        return max(0, step) >= round(self.settings.penalty_start * run.total_steps)
+
+    def before_step(self, run: Run) -> None:
+        """Coupled: pass the penalty's gradient through the optimizer."""
+        if self.settings.mode == "coupled" and self.begun(run, run.step):
+            self.add_gradients(run)
+
+    def after_step(self, run: Run) -> None:
+        """Decoupled: shrink the weights after the optimizer's step."""
+        if self.settings.mode == "decoupled" and self.begun(run, run.step - 1):
+            self.shrink(run, run.learning_rates())
+
+    def epoch_end(self, run: Run) -> None:
+        """Decoupled: remove units that are entirely zero, for speed; the coupled mode leaves no exact zeros."""
+        if self.settings.mode == "decoupled":
+            remove_zero_units(run.model, run.optimizer)
+        self.report["events"].append({"step": run.step} | reached(run.model))
+
+    @torch.no_grad()
+    def finish(self, run: Run) -> None:
+        """Set weights below `eps` to zero and remove the units that are then entirely zero."""
+        for projection in prunable_projections(self.blocks):
+            weight = projection.weight
+            weight.masked_fill_(weight.abs() < self.settings.eps, 0)
+        remove_zero_units(run.model, run.optimizer)
+        self.report["events"].append({"step": run.step} | reached(run.model))
+        self.report["removed_heads"] = removed_heads(run.model)

@@ -1,0 +1,42 @@
+"""Entries of a method's report: what was removed, and the distances between heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from neuroprune.pruning import heads
+from neuroprune.pruning.blocks import find_blocks
+from neuroprune.pruning.sparsity import measure_sparsity
+from neuroprune.pruning.surgery import kept_units
+
+
+def reached(model: nn.Module) -> dict[str, Any]:
+    """Return the sparsity and the numbers of removed heads and neurons."""
+    found, kept = measure_sparsity(model), kept_units(model)
+    return {
+        "reached": found.weights,
+        "heads_removed": sum(kept.dense_heads) - sum(map(len, kept.heads)),
+        "neurons_removed": sum(kept.dense_neurons) - sum(map(len, kept.neurons)),
+    }
+
+
+def removed_heads(model: nn.Module) -> list[list[int]]:
+    """Return the removed heads of each attention, as positions in the dense model."""
+    kept = kept_units(model)
+    return [sorted(set(range(of)) - set(left)) for of, left in zip(kept.dense_heads, kept.heads, strict=True)]
+
+
+def head_distances(model: nn.Module) -> dict[str, float] | None:
+    """Return the minimum and quartiles of the distances between heads of a layer; None if no layer has two heads."""
+    found = []
+    for attention in find_blocks(model).attentions:
+        distance = heads.distances(attention)
+        found.append(distance[torch.ones_like(distance, dtype=torch.bool).triu(diagonal=1)].cpu())
+    values = torch.cat(found)
+    if len(values) == 0:
+        return None
+    points = torch.quantile(values, torch.tensor([0.0, 0.25, 0.5, 0.75])).tolist()
+    return dict(zip(("min", "q1", "median", "q3"), points, strict=True))

@@ -1,0 +1,126 @@
+"""The target form: removal events that end exactly at a target sparsity, then training at a raised learning rate."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from neuroprune.errors import UserError
+from neuroprune.methods.components import preconditions
+from neuroprune.methods.components.embeddings import freeze_embeddings
+from neuroprune.methods.components.removal_report import head_distances, reached, removed_heads
+from neuroprune.methods.components.rewarm import RaisedRate
+from neuroprune.methods.components.state_files import nest, unnest
+from neuroprune.methods.components.zero_mask import KeptZeros
+from neuroprune.methods.hooks import Hooks, Run, State
+from neuroprune.pruning.sparsity import cubic_schedule, event_steps, measure_sparsity, prunable_weights
+from neuroprune.pruning.surgery import remove_zero_units
+
+logger = logging.getLogger(__name__)
+
+
+class TargetForm(Hooks):
+    """Removal events that end exactly at a sparsity, then training at a raised learning rate.
+
+    Args:
+        settings: `sparsity` (None if no share is asked for), `start`, `end`, `events`, `post_lr` and
+            `freeze_embeddings` are read here.
+    """
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+        self.report: dict[str, Any] = {"form": "target", "sparsity": self.settings.sparsity, "events": []}
+        self.zeros = KeptZeros()
+        self._rate: RaisedRate | None = None
+        self._frozen: list[Tensor] = []
+
+    def prune(self, run: Run, goal: int, last: bool) -> None:
+        """Bring the number of zero or removed weights to `goal`, exactly so at the last event."""
+        raise NotImplementedError
+
+    def start(self, run: Run) -> None:
+        """Plan the events that are still to come."""
+        preconditions.check_rate(run.optimizer, "post_lr", self.settings.post_lr)
+        if self.settings.sparsity is not None:
+            preconditions.check_target(run.model, self.settings.sparsity)
+        self._plan(run)
+        self.report["head_distances"] = head_distances(run.model)
+        if not self.events:
+            self._go_on(run)
+
+    def state_dict(self) -> State:
+        """Return the report so far, the zeros that are held, and where the learning rate and the embeddings are."""
+        values = {"report": self.report, "frozen": bool(self._frozen), "plan": self.plan}
+        rate = {} if self._rate is None else nest("rate", self._rate.state_dict())
+        return values | rate | nest("zeros", self.zeros.state_dict(self._model))
+
+    def resume(self, run: Run, state: Mapping[str, Any]) -> None:
+        """Keep the plan, in a longer run too; hold the same zeros, follow the learning rate further."""
+        self._plan(run, state.get("plan"))
+        self.report.update(state["report"])
+        self.zeros = KeptZeros.from_state(run.model, unnest("zeros", state))
+        if rate := unnest("rate", state):
+            self._rate = RaisedRate(self.settings.post_lr, run)
+            self._rate.load_state(rate)
+        if state["frozen"]:
+            self._frozen = freeze_embeddings(run.model)
+
+    def after_step(self, run: Run) -> None:
+        """Hold zeros, take an event if it is time, follow the learning rate."""
+        self.zeros.apply()
+        if run.step in self.events:
+            self._take_event(run, self.events.pop(run.step))
+        if self._rate is not None:
+            self._rate.follow(run)
+
+    def finish(self, run: Run) -> None:
+        """Remove what is entirely zero, set embeddings free again and complete the report."""
+        self.abandon()
+        self.zeros.apply()
+        if self.events:
+            logger.warning("training ended at step %d, before the events at %s", run.step, sorted(self.events))
+        remove_zero_units(run.model, run.optimizer)
+        self.report["removed_heads"] = removed_heads(run.model)
+
+    def abandon(self) -> None:
+        """Set embeddings free again."""
+        while self._frozen:
+            self._frozen.pop().requires_grad_(True)
+
+    def _plan(self, run: Run, plan: Sequence[tuple[int, float]] | None = None) -> None:
+        """Find the steps of the events to come, and the share of the weights that each leads to; or keep a plan."""
+        self._model = run.model
+        steps = event_steps(run.total_steps, self.settings.start, self.settings.end, self.settings.events)
+        shares = cubic_schedule(self.settings.sparsity or 0.0, len(steps))
+        self.plan = list(zip(steps, shares, strict=True)) if plan is None else plan
+        self.events = {step: share for step, share in self.plan if step > run.step}
+
+    def _take_event(self, run: Run, share: float) -> None:
+        last = not self.events
+        self.prune(run, round(share * prunable_weights(run.model)), last)
+        self.report["events"].append({"step": run.step, "asked": share} | reached(run.model))
+        if last:
+            self._after_last(run)
+
+    def _after_last(self, run: Run) -> None:
+        """Freeze the embeddings and begin to raise the learning rate."""
+        if self.settings.freeze_embeddings:
+            self._frozen = freeze_embeddings(run.model)
+        if self.settings.post_lr != 1:
+            self._rate = RaisedRate(self.settings.post_lr, run)
+
+    def _go_on(self, run: Run) -> None:
+        """Go on after the last event with a model that is cut already, and nothing else known."""
+        found = measure_sparsity(run.model).weights
+        if found < (self.settings.sparsity or 0.0) - 1e-3:
+            raise UserError(
+                f"training goes on at step {run.step} of {run.total_steps}, after the last event, with a model of "
+                f"which {found:.1%} is gone instead of {self.settings.sparsity:.1%}; load the cut model with "
+                "neuroprune.from_pretrained, or train from the beginning."
+            )
+        self.zeros = KeptZeros.of(run.model)
+        if self.settings.freeze_embeddings:
+            self._frozen = freeze_embeddings(run.model)

@@ -1,0 +1,131 @@
+"""The training run as methods see it, and the five hooks that methods implement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from neuroprune.errors import UserError
+
+State = dict[str, Any]
+"""What a method must restore when a run resumes: tensors and JSON-able values by name."""
+
+ASSUMED_BATCH = 32  # rows of an optimizer step if a bare loop does not set `batch_size`
+
+
+@dataclass
+class Run:
+    """A training run and its progress.
+
+    Args:
+        model: The model being trained, without wrappers.
+        optimizer: Its optimizer; accelerate's wrapper is removed.
+        scheduler: The learning-rate schedule, or None if the rate is constant; accelerate's wrapper is removed.
+        total_steps: Optimizer steps of the whole run.
+        steps_per_epoch: Optimizer steps of one epoch.
+        batch_size: Rows of an optimizer step, if known.
+        step: Completed optimizer steps; a bare loop increments it between `optimizer.step()` and `after_step`.
+        accumulation: Forward and backward passes of one optimizer step.
+        loss_rows: Number of rows the loss of a pass is averaged over, if it is not the number of rows in the pass.
+        training: An object shared by all methods of the same training and by no other training; default: the optimizer.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: Any | None = None
+    total_steps: int = 0
+    steps_per_epoch: int = 0
+    batch_size: int | None = None
+    step: int = 0
+    accumulation: int = 1
+    loss_rows: float | None = None
+    training: Any | None = None
+
+    def __post_init__(self) -> None:
+        self.optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        self.scheduler = getattr(self.scheduler, "scheduler", self.scheduler)
+        if self.total_steps < 1:
+            raise UserError(
+                f"Run(total_steps={self.total_steps}): the number of optimizer steps must be known and at least 1, "
+                "because pruning events are planned as fractions of it. For a dataset without a length, set max_steps."
+            )
+
+    def steps_for(self, rows: int) -> int:
+        """Return the smallest number of optimizer steps that read at least `rows` rows."""
+        return -(-rows // (self.batch_size or ASSUMED_BATCH))
+
+    def learning_rates(self) -> dict[nn.Parameter, float]:
+        """Return the current learning rate of every parameter in the optimizer."""
+        return {parameter: group["lr"] for group in self.optimizer.param_groups for parameter in group["params"]}
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Multiply the learning rate from now on.
+
+        Args:
+            factor: Applied to the optimizer's current rate and to the schedule's base rates, so that the schedule may
+                step before or after.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["lr"] * factor
+        if self.scheduler is not None and hasattr(self.scheduler, "base_lrs"):
+            self.scheduler.base_lrs = [rate * factor for rate in self.scheduler.base_lrs]
+
+
+class Hooks:
+    """The five points of a training run at which a method may act; each does nothing by default.
+
+    A bare PyTorch loop calls them itself::
+
+        run = Run(model, optimizer, scheduler, total_steps=len(loader) * epochs, steps_per_epoch=len(loader))
+        method.start(run)
+        for _ in range(epochs):
+            for batch in loader:
+                model(**batch).loss.backward()
+                method.before_step(run)
+                optimizer.step()
+                run.step += 1
+                method.after_step(run)
+                scheduler.step()
+                optimizer.zero_grad()
+            method.epoch_end(run)
+        method.finish(run)
+
+    A run can be interrupted after any step and resumed in another process: `state_dict` returns what the method needs
+    besides the model, the optimizer and the schedule. Once those are restored, call `resume` instead of `start`.
+    """
+
+    def start(self, run: Run) -> None:
+        """Act before the first step."""
+
+    def state_dict(self) -> State:
+        """Return what `resume` needs: tensors and JSON-able values by name, as they are after a step."""
+        return {}
+
+    def resume(self, run: Run, state: Mapping[str, Any]) -> None:
+        """Continue after `run.step` steps; called instead of `start`.
+
+        Args:
+            run: The restored run: the model with its shapes and weights, and the optimizer with the state of the
+                parameters it was created with. A method restores the state of the parameters it adds.
+            state: What `state_dict` returned; tensors are on the CPU.
+        """
+        self.start(run)
+
+    def before_step(self, run: Run) -> None:
+        """Act before the optimizer's step, when the gradients are complete and clipped."""
+
+    def after_step(self, run: Run) -> None:
+        """Act after the optimizer's step, which `run.step` already counts."""
+
+    def epoch_end(self, run: Run) -> None:
+        """Act after an epoch."""
+
+    def finish(self, run: Run) -> None:
+        """Act after the last step."""
+
+    def abandon(self) -> None:
+        """Remove what an interrupted run has left on the model; may be called at any time and repeatedly."""
