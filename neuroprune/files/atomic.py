@@ -1,4 +1,4 @@
-"""Write files whole or not at all, and hash them. The only place that does either."""
+"""Atomic, durable writes and file hashes. All modules that write results use these functions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 
 def finite(value: Any) -> Any:
-    """Return JSON-able data with NaN and infinities as None, which JSON has no words for."""
+    """Return JSON-serializable data with NaN and infinities, which JSON cannot represent, replaced by None."""
     if isinstance(value, Mapping):
         return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -23,33 +23,49 @@ def finite(value: Any) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all, in UTF-8."""
+    """Write a text file in UTF-8, atomically; see `write_bytes`."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: to a temporary name beside it, then renamed."""
+    """Write a file atomically: to a temporary file beside it, which is synced to disk and then renamed.
+
+    Args:
+        path: The file; its folder is created if necessary, and an existing file is replaced.
+        data: The content.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(data)
+        sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_json(path: Path, data: BaseModel | Mapping[str, Any]) -> None:
-    """Write a record or a dict as JSON, whole or not at all.
+    """Write a record or a mapping as JSON, atomically; see `write_bytes`.
 
     Args:
-        path: The file; its folder is made if need be.
-        data: A pydantic model, or a mapping of JSON-able values. Values that are not finite become null.
+        path: The file; its folder is created if necessary.
+        data: A pydantic model, or a mapping of JSON-serializable values. Non-finite numbers become null.
     """
     plain = data.model_dump(mode="json") if isinstance(data, BaseModel) else data
     write_text(Path(path), json.dumps(finite(plain), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file as 64 hex digits."""
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

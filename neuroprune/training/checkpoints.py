@@ -1,13 +1,15 @@
-"""Checkpoints of a run: a training job that was killed goes on from the last one and ends with the same weights.
+"""Checkpoints: an interrupted run resumes from the last complete one and ends with the same weights.
 
-transformers' Trainer writes and reads them (model, optimizer, schedule, random states); the method puts its state
-beside (see `methods.states`), and here follows what the run's record needs. That file comes last and marks a checkpoint
-as whole; only then the one before is deleted.
+transformers' Trainer writes and reads them (model, optimizer, schedule, random states), the method adds its own state
+(see `methods.components.state_files`), and this module adds `progress.json`. That file comes last. It holds what the
+run's record needs, and the size and hash of every other file: a checkpoint that does not match it is never used.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -22,7 +24,9 @@ from typing import Any
 from transformers import TrainerCallback
 
 from neuroprune import distributed
-from neuroprune.files.atomic import write_json
+from neuroprune.files.atomic import file_hash, finite, sync, write_json
+
+log = logging.getLogger(__name__)
 
 FOLDER, MARK = "checkpoints", "progress.json"
 STDOUT = 1
@@ -30,17 +34,17 @@ STDOUT = 1
 
 @dataclass
 class Progress:
-    """How far a run has come, over all the jobs that have worked on it.
+    """State of a run's training, accumulated over all jobs that have worked on it.
 
     Args:
-        identity: What the run depends on: settings, data, code. A checkpoint of another identity is of no use.
-        train_seconds: Wall time of training up to the checkpoint, evaluations included. Steps that were lost with a
-            killed job and taken again count once.
-        eval_seconds: Part of it that was evaluation.
-        resumed_at: Steps at which a job went on where another was killed.
-        step_seconds: Times of the steps up to the checkpoint, a pair for each size of the model: its parameters, and a
-            list with the seconds of each step.
-        checkpoint: The folder to go on from; None at the beginning.
+        identity: What the result depends on: settings, data, code. A checkpoint with another identity is not used.
+        train_seconds: Wall-clock time of training up to the checkpoint, evaluations included. Steps that were lost
+            with an interrupted job and repeated count once.
+        eval_seconds: The part of it spent on evaluation.
+        resumed_at: Steps at which jobs resumed.
+        step_seconds: Times of the steps up to the checkpoint, one pair for each size of the model: the number of
+            parameters, and a list with the seconds of each step.
+        checkpoint: The folder to resume from; None at the beginning.
     """
 
     identity: Mapping[str, Any]
@@ -52,24 +56,29 @@ class Progress:
 
 
 def find_progress(folder: Path, identity: Mapping[str, Any]) -> Progress:
-    """Find where a run can go on; what can't be gone on from is deleted.
+    """Find the newest intact checkpoint of a run; newer ones that cannot be used are deleted with a warning.
 
     Args:
         folder: The run's folder.
-        identity: What the run depends on, JSON-able.
+        identity: What the result depends on, JSON-serializable.
 
     Returns:
-        The progress of the newest whole checkpoint with this identity, or that of a run that is about to begin.
+        The progress stored in that checkpoint, or that of a run that starts from the beginning.
     """
-    found = Progress(identity)
     for checkpoint in sorted((folder / FOLDER).glob("checkpoint-*"), key=_step, reverse=True):
-        stored = _read(checkpoint / MARK)
-        if found.checkpoint is None and stored.get("identity") == identity:
-            found = Progress(**stored, checkpoint=checkpoint)
-            found.resumed_at.append(_step(checkpoint))
+        try:
+            progress = _load(checkpoint, identity)
+        except (_Unusable, OSError) as problem:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            log.warning(
+                "%s: %s; the checkpoint is deleted, and training resumes from an earlier one or starts again.",
+                checkpoint,
+                problem,
+            )
         else:
-            shutil.rmtree(checkpoint)
-    return found
+            progress.resumed_at.append(_step(checkpoint))
+            return progress
+    return Progress(identity)
 
 
 def delete_checkpoints(folder: Path) -> None:
@@ -79,34 +88,34 @@ def delete_checkpoints(folder: Path) -> None:
 
 @contextmanager
 def kept_log(folder: Path) -> Iterator[None]:
-    """Keep the words of a job that is killed: give its log a second name, `train.1.log` or the next number.
+    """Preserve the log of an interrupted job through a hard link named `train.1.log`, or with the next number.
 
-    Snakemake deletes a job's log before it starts the job again. A job that ends well has no use for the second name.
-    Nothing happens where the standard output is not the run's log, or the disk knows no second names.
+    Snakemake deletes a job's log before it restarts the job. The link is removed when the job succeeds. Nothing happens
+    if the standard output is not the run's log, or the file system has no hard links.
 
     Args:
-        folder: The run's folder, in which the log is `train.log`.
+        folder: The run's folder, which contains the log `train.log`.
     """
-    log, earlier = folder / "train.log", sorted(path.name for path in folder.glob("train.*.log"))
-    if not (log.exists() and os.path.samestat(os.fstat(STDOUT), log.stat())):
+    current, earlier = folder / "train.log", sorted(path.name for path in folder.glob("train.*.log"))
+    if not (current.exists() and os.path.samestat(os.fstat(STDOUT), current.stat())):
         yield
         return
-    words = f"; of jobs that were killed: {', '.join(earlier)}" if earlier else ""
-    print(f"A job begins at {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC{words}", flush=True)
-    second = folder / f"train.{len(earlier) + 1}.log"
+    interrupted = f"; logs of interrupted jobs: {', '.join(earlier)}" if earlier else ""
+    print(f"Job started at {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC{interrupted}", flush=True)
+    link = folder / f"train.{len(earlier) + 1}.log"
     with suppress(OSError):
-        second.hardlink_to(log)
+        link.hardlink_to(current)
     yield
-    second.unlink(missing_ok=True)
+    link.unlink(missing_ok=True)
 
 
 class Checkpoints(TrainerCallback):
-    """Has the Trainer write a checkpoint from time to time, keeps the last whole one, and adds up times.
+    """Callback that has the Trainer write checkpoints, keeps the last complete one, and accumulates times.
 
-    It has to come after the method and the clock of the steps among the Trainer's callbacks.
+    It has to follow the method and the step clock in the Trainer's list of callbacks.
 
     Args:
-        progress: How far the run has come.
+        progress: The run's progress so far.
         minutes: Time between checkpoints; 0: after every step; inf: never.
     """
 
@@ -116,38 +125,38 @@ class Checkpoints(TrainerCallback):
         self._started = self._saved = time.perf_counter()
 
     def stop(self) -> None:
-        """Bring the training time up to date."""
+        """Update the training time."""
         self.progress.train_seconds = self._before + time.perf_counter() - self._started
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Ask for a checkpoint if it is time; an epoch's last step waits for its hooks and its evaluation."""
+        """Request a checkpoint if one is due; after an epoch's last step, hooks and evaluation come first."""
         if not float(state.epoch).is_integer():
-            self._ask(state, control)
+            self._request(state, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Ask for a checkpoint if it is time."""
-        self._ask(state, control)
+        """Request a checkpoint if one is due."""
+        self._request(state, control)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
         """Add the time of an evaluation."""
         self.progress.eval_seconds += metrics.get("eval_runtime", 0.0)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Mark the checkpoint as whole and delete the one before."""
+        """Mark the checkpoint as complete and delete earlier ones."""
         self.stop()
-        distributed.wait()  # each process has a file in it
+        distributed.wait()  # every process writes a file of its own
         if distributed.is_main():
-            self._mark(Path(args.output_dir), state)
+            self._finish(Path(args.output_dir), state)
         self._saved = time.perf_counter()
 
-    def _mark(self, folder: Path, state: Any) -> None:
+    def _finish(self, folder: Path, state: Any) -> None:
         new = folder / f"checkpoint-{state.global_step}"
-        write_json(new / MARK, {key: value for key, value in asdict(self.progress).items() if key != "checkpoint"})
+        _write_mark(new, self.progress)
         for old in folder.glob("checkpoint-*"):
             if old != new:
                 shutil.rmtree(old)
 
-    def _ask(self, state: Any, control: Any) -> None:
+    def _request(self, state: Any, control: Any) -> None:
         due = math.isfinite(self._interval) and distributed.from_main(self._is_due)
         control.should_save = control.should_save or (due and state.global_step < state.max_steps)
 
@@ -155,16 +164,69 @@ class Checkpoints(TrainerCallback):
         return time.perf_counter() - self._saved >= self._interval
 
 
+class _Unusable(Exception):  # noqa: N818
+    """A checkpoint must not be used; the text is the reason."""
+
+
+def _write_mark(checkpoint: Path, progress: Progress) -> None:
+    """Write a checkpoint's `progress.json` once all its files are on disk."""
+    files = {name: _fingerprint(path) for name, path in _files(checkpoint).items()}
+    for path in [*_files(checkpoint).values(), checkpoint, checkpoint.parent]:
+        sync(path)
+    state = {key: value for key, value in asdict(progress).items() if key != "checkpoint"}
+    content = finite({"progress": state, "files": files})
+    write_json(checkpoint / MARK, {"sha256": _digest(content), **content})
+
+
+def _load(checkpoint: Path, identity: Mapping[str, Any]) -> Progress:
+    """Return the progress in a checkpoint whose identity and files match.
+
+    Raises:
+        _Unusable: If they do not.
+    """
+    mark = _read_mark(checkpoint / MARK)
+    if mark["progress"]["identity"] != identity:
+        raise _Unusable("it belongs to other settings, data or code")
+    files = _files(checkpoint)
+    if missing := mark["files"].keys() - files.keys():
+        raise _Unusable(f"{min(missing)} is missing")
+    if unknown := files.keys() - mark["files"].keys():
+        raise _Unusable(f"{min(unknown)} is not part of it")
+    for name, path in files.items():
+        if mark["files"][name] != _fingerprint(path):
+            raise _Unusable(f"{name} has changed since it was written")
+    return Progress(**mark["progress"], checkpoint=checkpoint)
+
+
+def _read_mark(path: Path) -> dict[str, Any]:
+    """Return the content of a `progress.json`, checked against its own hash."""
+    try:
+        mark = json.loads(path.read_text(encoding="utf-8"))
+        intact = mark.pop("sha256") == _digest(mark)
+    except FileNotFoundError:
+        raise _Unusable(f"it was not completed: it has no {MARK}") from None
+    except (ValueError, KeyError, AttributeError, RecursionError):
+        intact = False
+    if not intact:
+        raise _Unusable(f"{MARK} has changed since it was written")
+    return mark
+
+
+def _files(checkpoint: Path) -> dict[str, Path]:
+    """Return all files of a checkpoint except its mark, by their relative names."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    return {path.relative_to(checkpoint).as_posix(): path for path in files if path != checkpoint / MARK}
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def _step(checkpoint: Path) -> int:
-    """Return the step in a checkpoint's name, -1 if it is none of the Trainer's."""
+    """Return the step in a checkpoint's name, -1 if the Trainer did not write it."""
     number = checkpoint.name.rpartition("-")[2]
     return int(number) if number.isdecimal() else -1
-
-
-def _read(mark: Path) -> dict[str, Any]:
-    """Return what a mark says; nothing if there is none, or it is damaged."""
-    try:
-        found = json.loads(mark.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

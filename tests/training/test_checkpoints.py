@@ -5,6 +5,7 @@ import logging
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 
@@ -234,7 +235,7 @@ def test_a_run_may_be_killed_again_and_again(processes, data_root, tmp_path):
     for step in (4, 14, 23):
         kill_at(step, processes, run, data_root, folder)
         # A kill between the last checkpoint's writing and its predecessor's removal leaves two whole ones.
-        left = [json.loads(mark.read_text()) for mark in folder.glob("checkpoints/*/progress.json")]
+        left = [json.loads(mark.read_text())["progress"] for mark in folder.glob("checkpoints/*/progress.json")]
         last = max(left, key=lambda mark: mark["train_seconds"])
         parts.append(last["train_seconds"])
         assert sum(sum(seconds) for _, seconds in last["step_seconds"]) < last["train_seconds"] - last["eval_seconds"]
@@ -261,7 +262,7 @@ def test_the_words_of_killed_jobs_are_kept(processes, data_root, tmp_path):
     for step in (2, 10):
         kill_at(step, processes, run, data_root, folder, train_as_a_job)
     first = (folder / "train.1.log").read_text()
-    assert first.startswith("A job begins at ") and first.splitlines()[0].endswith("UTC")
+    assert first.startswith("Job started at ") and first.splitlines()[0].endswith("UTC")
     assert (folder / "train.2.log").samefile(folder / "train.log")
     process = processes.Process(target=train_as_a_job, args=(run, folder / "run.json", data_root, math.inf))
     process.start()
@@ -270,7 +271,119 @@ def test_the_words_of_killed_jobs_are_kept(processes, data_root, tmp_path):
     assert sorted(path.name for path in folder.glob("*.log")) == ["train.1.log", "train.2.log", "train.log"]
     assert (folder / "train.1.log").read_text() == first
     last = (folder / "train.log").read_text()
-    assert "; of jobs that were killed: train.1.log, train.2.log\n" in last and "eval_accuracy" in last
+    assert "; logs of interrupted jobs: train.1.log, train.2.log\n" in last and "eval_accuracy" in last
+
+
+# ---- damaged checkpoints
+
+
+@pytest.fixture(scope="module")
+def interrupted(data_root, tmp_path_factory):
+    """A run interrupted in step 14 that has two complete checkpoints, and the same run without interruption."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    keep = checkpoints.Checkpoints.on_save
+
+    def on_save(self, args, state, *more, **kwargs):
+        keep(self, args, state, *more, **kwargs)
+        if state.global_step == 12:
+            shutil.copytree(folder / "run" / "checkpoints" / "checkpoint-12", folder / "earlier")
+        if state.global_step == 14:  # in a calibration, between two cuts
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints.Checkpoints, "on_save", on_save)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(short(), folder / "run" / "run.json", data_root, 0.0)
+    (folder / "earlier").rename(folder / "run" / "checkpoints" / "checkpoint-12")
+    training.train(short(), folder / "whole" / "run.json", data_root)
+    return folder
+
+
+def short():
+    return settings(method=TARGET, training={"epochs": 2, "batch_size": 8, "learning_rate": 1e-3})
+
+
+@pytest.fixture
+def run_folder(interrupted, tmp_path):
+    """A copy of the interrupted run."""
+    return shutil.copytree(interrupted / "run", tmp_path / "run")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def change(path):
+    """Replace one byte in the middle; the size stays."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def remove(path):
+    path.unlink()
+
+
+CHECKPOINT_FILES = (
+    "config.json",
+    "method.json",
+    "method.safetensors",
+    "model.safetensors",
+    "optimizer.pt",
+    "progress.json",
+    "rng_state.pth",
+    "scheduler.pt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "trainer_state.json",
+    "training_args.bin",
+)
+
+
+def files_of(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("damage", [cut, empty, change, remove])
+@pytest.mark.parametrize("name", CHECKPOINT_FILES)
+def test_a_damaged_checkpoint_is_never_used(name, damage, run_folder, interrupted, data_root, caplog):
+    newest = run_folder / "checkpoints" / "checkpoint-14"
+    damage(newest / name)
+    training.train(short(), run_folder / "run.json", data_root)
+    (sentence,) = [record.message for record in caplog.records if record.name == checkpoints.__name__]
+    assert sentence.startswith(f"{newest}: ") and name in sentence
+    assert read_record(run_folder / "run.json").result.resumed_at == [12]
+    assert_same_run(run_folder, interrupted / "whole")
+
+
+@pytest.mark.parametrize("damage", [cut, remove])
+def test_without_an_intact_checkpoint_training_starts_again(damage, run_folder, interrupted, data_root):
+    for checkpoint in (run_folder / "checkpoints").iterdir():
+        damage(checkpoint / "optimizer.pt")
+    training.train(short(), run_folder / "run.json", data_root)
+    assert read_record(run_folder / "run.json").result.resumed_at == []
+    assert_same_run(run_folder, interrupted / "whole")
+
+
+def test_every_file_of_a_checkpoint_is_tried(interrupted):
+    assert files_of(interrupted / "run" / "checkpoints" / "checkpoint-14") == set(CHECKPOINT_FILES)
+
+
+def test_a_file_added_to_a_checkpoint_makes_it_unusable(run_folder, data_root, caplog):
+    (run_folder / "checkpoints" / "checkpoint-14" / "model.safetensors.index.json").write_text("{}")
+    training.train(short(), run_folder / "run.json", data_root)
+    assert "model.safetensors.index.json is not part of it" in caplog.text
+    assert read_record(run_folder / "run.json").result.resumed_at == [12]
+
+
+def assert_same_run(folder, expected):
+    assert comparable(read_record(folder / "run.json")) == comparable(read_record(expected / "run.json"))
+    state, wanted = (pretrained.from_pretrained(run / "model").state_dict() for run in (folder, expected))
+    assert_same(state, wanted)
 
 
 def test_only_the_last_whole_checkpoint_is_kept_and_none_of_other_settings_used(data_root, tmp_path, monkeypatch):

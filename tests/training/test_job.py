@@ -247,7 +247,7 @@ def test_after_a_kill_what_is_there_stays_and_the_rest_goes_on(empty, processes)
     resumed = {run: bool(read_record(empty.record(run)).result.resumed_at) for run in METHODS}
     assert resumed == {"dense": False, "l1": True, "ours": False}
     earlier, later = (empty.place.folder("l1") / name for name in ("train.1.log", "train.log"))
-    assert earlier.exists() and "of jobs that were killed: train.1.log" in later.read_text()
+    assert earlier.exists() and "logs of interrupted jobs: train.1.log" in later.read_text()
     assert not (empty.place.folder("dense") / "train.1.log").exists()
 
 
