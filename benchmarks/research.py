@@ -99,7 +99,7 @@ class OtherScore(NeuroPruneTarget):
 def scored(score: str, **fields: Any) -> NeuroPrune:
     """Return NeuroPrune with the score `taylor`, `root` (of the Fisher information) or `both` (their product)."""
     form = type(f"{score.title()}Score", (OtherScore,), {"score": score})
-    return type("Scored", (NeuroPrune,), {"forms": {"target": form}})(**fields)
+    return type("Scored", (NeuroPrune,), {"make_strategy": lambda method: form(method.settings)})(**fields)
 
 
 LATE = {"start": 1 / 3, "end": 2 / 3, "post_lr": 3}

@@ -1,9 +1,10 @@
-"""The adapter between a method's hooks and transformers' Trainer: settings, ownership of the model, checkpoints."""
+"""The adapter between a method's strategy and transformers' Trainer: settings, ownership of the model, checkpoints."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,8 +25,11 @@ from neuroprune.methods.hooks import Hooks, Run, State
 logger = logging.getLogger(__name__)
 
 
-class Method(TrainerCallback, Hooks):
-    """A way to train: for its user a callback of transformers' Trainer, for its author five hooks.
+class Method(TrainerCallback):
+    """A training method: a callback for transformers' Trainer, or five hooks for a bare loop (see `hooks.Hooks`).
+
+    The hooks are those of `strategy`, which is created anew when a run starts or resumes, so that a method can be used
+    for several runs.
 
     Args:
         **fields: The method's settings, see `settings_class`.
@@ -36,9 +40,7 @@ class Method(TrainerCallback, Hooks):
 
     settings_class: ClassVar[type[Settings]]
     cuts: ClassVar[bool] = True  # whether the shapes of the model's weights change
-    split_steps: bool = False  # whether who calls averages gradients over processes; see `batches.SplitSteps`
-    report: dict[str, Any]
-    _held: nn.Module | None = None
+    run: Run  # of the Trainer, from the beginning of its training
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -46,37 +48,91 @@ class Method(TrainerCallback, Hooks):
         except ValidationError as error:
             found = "; ".join(sentences(error, self.settings_class))
             raise UserError(f"{type(self).__name__}: {found}") from None
-        self.report = {}
+        self.strategy = self.make_strategy()
+        self.split_steps = False  # whether the Trainer averages gradients over processes; see `batches.SplitSteps`
+        self._held: nn.Module | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Method:
-        """Make the method from settings that are already validated."""
+        """Create the method from validated settings."""
         return cls(**settings.model_dump())
 
-    def hold(self, run: Run) -> None:
-        """Begin to work on the run's model; a method that leaves something on it calls this first, in every run.
+    def make_strategy(self) -> Hooks:
+        """Return a new strategy for `settings`."""
+        raise NotImplementedError
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What the current or last run has removed, JSON-able."""
+        return self.strategy.report
+
+    # ---- hooks
+
+    def start(self, run: Run) -> None:
+        """Take over the run's model and start the strategy.
 
         Args:
-            run: The run. What an earlier one that was interrupted has left on its model is taken off.
+            run: The run. What an interrupted run has left on its model is removed first.
 
         Raises:
-            UserError: If another method works on the model in the same training, or the model is compiled.
+            UserError: If another method works on the model in the same training, the model is compiled, or the strategy
+                refuses the run; nothing is left on the model then.
         """
-        preconditions.check_not_compiled(run.model)
-        hold(run.model, self, run, run.training or run.optimizer)
-        self._held = run.model
+        with self._taking_over(run):
+            self.strategy.start(run)
+
+    def resume(self, run: Run, state: Mapping[str, Any]) -> None:
+        """Take over the run's model and resume the strategy; see `start`."""
+        with self._taking_over(run):
+            self.strategy.resume(run, state)
+
+    def state_dict(self) -> State:
+        """Return what `resume` needs."""
+        return self.strategy.state_dict()
+
+    def before_step(self, run: Run) -> None:
+        """Act before the optimizer's step."""
+        self.strategy.before_step(run)
+
+    def after_step(self, run: Run) -> None:
+        """Act after the optimizer's step."""
+        self.strategy.after_step(run)
+
+    def epoch_end(self, run: Run) -> None:
+        """Act after an epoch."""
+        self.strategy.epoch_end(run)
+
+    def finish(self, run: Run) -> None:
+        """Act after the last step; release the model."""
+        self.strategy.finish(run)
+        self.abandon()
 
     def abandon(self) -> None:
-        """Take off the model what a run that was interrupted has left on it."""
+        """Remove what an interrupted run has left on its model; release the model."""
+        self.strategy.abandon()
         if self._held is not None:
             release(self._held, self)
         self._held = None
 
-    # The Trainer clips gradients before `on_pre_optimizer_step`, steps its schedule after `on_optimizer_step`, and
-    # counts the step (`state.global_step`) later still.
+    @contextmanager
+    def _taking_over(self, run: Run) -> Iterator[None]:
+        self.abandon()
+        self.strategy = self.make_strategy()
+        try:
+            if self.cuts:
+                preconditions.check_not_compiled(run.model)
+                hold(run.model, self, run, run.training or run.optimizer)
+                self._held = run.model
+            yield
+        except BaseException:
+            self.abandon()
+            raise
+
+    # ---- callbacks: the Trainer clips gradients before `on_pre_optimizer_step`, steps its schedule after
+    # `on_optimizer_step`, and increments `state.global_step` after that.
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Set free what an interrupted run has frozen, before an optimizer is made of what trains."""
+        """Unfreeze parameters left frozen by an interrupted run before the optimizer is created."""
         if model is not None:
             abandon_earlier(model)
 
@@ -90,7 +146,7 @@ class Method(TrainerCallback, Hooks):
         lr_scheduler: Any = None,
         **_: Any,
     ) -> None:
-        """Begin: build the run from what the Trainer knows."""
+        """Build the run from the Trainer's arguments; start it, or resume it from a checkpoint."""
         if self.cuts:
             preconditions.check_trainer(args, self.split_steps)
         self.run = Run(
@@ -112,98 +168,53 @@ class Method(TrainerCallback, Hooks):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Write the method's state beside the Trainer's checkpoint."""
-        folder, values = _checkpoint(args, state), self.state_dict()  # to which all processes contribute
-        if args.should_save and folder.is_dir():  # a search over hyperparameters has them elsewhere
+        folder, values = _checkpoint(args, state), self.state_dict()  # every process contributes to the state
+        if args.should_save and folder.is_dir():  # a hyperparameter search stores checkpoints elsewhere
             save_state(folder, values | {"method": self._identity()})
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Call `before_step`."""
+        self.before_step(self.run)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Count the step and call `after_step`."""
+        self.run.step = state.global_step + 1
+        self.after_step(self.run)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Call `epoch_end`."""
+        self.epoch_end(self.run)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Call `finish`."""
+        self.finish(self.run)
+
+    # ---- checkpoints
 
     def _identity(self) -> list[str]:
         return [getattr(self.settings, "name", type(self).__name__), settings_hash(self.settings)]
 
     def _load(self, folder: Path) -> State | None:
-        """Read the state beside a checkpoint; say so if there is none, refuse another method's."""
+        """Read the state beside a checkpoint; warn if it is missing, refuse the state of another method."""
         saved = load_state(folder)
         if saved is None:
             if self.cuts:
                 logger.warning(
-                    "no state of the method in %s, where the Trainer's checkpoint of this step would be: the method "
-                    "goes on without what it knew; put the checkpoint there (output_dir) to go on with it",
+                    "no method state in %s: the Trainer's checkpoint of this step is expected there. Continuing "
+                    "without the saved state; to restore it, set output_dir to the folder that holds the checkpoint.",
                     folder,
                 )
             return None
         found, own = saved.pop("method", None), self._identity()
         if found is not None and found != own:
             what = f"of {found[0]}, not of {own[0]}" if found[0] != own[0] else f"of {own[0]} with other settings"
-            raise UserError(f"{folder}: the method's state is {what}; go on with the method as it was, or begin anew.")
+            raise UserError(
+                f"{folder}: the saved method state is {what}; resume with the original method and settings, or train "
+                "from the beginning."
+            )
         return saved
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Pass on: the gradients are complete."""
-        self.before_step(self.run)
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Pass on: the optimizer has taken a step."""
-        self.run.step = state.global_step + 1
-        self.after_step(self.run)
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Pass on: an epoch is over."""
-        self.epoch_end(self.run)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Pass on: training is over."""
-        self.finish(self.run)
-
-
-class TwoForms(Method):
-    """A method in two forms, of which its settings pick one; the hooks are the form's."""
-
-    forms: ClassVar[dict[str, type[Any]]]
-    form: Any = None
-
-    def start(self, run: Run) -> None:
-        """Begin anew with the form that the settings ask for."""
-        self._begin(run)
-        self.form.start(run)
-
-    def state_dict(self) -> State:
-        """Return the form's state."""
-        return self.form.state_dict()
-
-    def resume(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Go on with the form that the settings ask for."""
-        self._begin(run)
-        self.form.resume(run, state)
-
-    def before_step(self, run: Run) -> None:
-        """Pass on to the form."""
-        self.form.before_step(run)
-
-    def after_step(self, run: Run) -> None:
-        """Pass on to the form."""
-        self.form.after_step(run)
-
-    def epoch_end(self, run: Run) -> None:
-        """Pass on to the form."""
-        self.form.epoch_end(run)
-
-    def finish(self, run: Run) -> None:
-        """Pass on to the form."""
-        self.form.finish(run)
-        self.abandon()
-
-    def abandon(self) -> None:
-        """Pass on to the form."""
-        super().abandon()
-        if self.form is not None:
-            self.form.abandon()
-
-    def _begin(self, run: Run) -> None:
-        self.hold(run)
-        preconditions.check_trained(run.model)
-        self.form = self.forms[self.settings.form](self.settings)  # type: ignore[attr-defined]
-        self.report = self.form.report
 
 
 def _checkpoint(args: Any, state: Any) -> Path:
-    """Return the Trainer's folder for a checkpoint after the present step."""
+    """Return the Trainer's folder for a checkpoint after the current step."""
     return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"

@@ -1,9 +1,10 @@
-"""Plain fine-tuning: what the other methods are compared with."""
+"""Plain fine-tuning, the baseline of all comparisons."""
 
 from __future__ import annotations
 
 from neuroprune.config.settings import DenseSettings
 from neuroprune.methods.callback import Method
+from neuroprune.methods.hooks import Hooks
 
 
 class Dense(Method):
@@ -11,3 +12,7 @@ class Dense(Method):
 
     settings_class = DenseSettings
     cuts = False
+
+    def make_strategy(self) -> Hooks:
+        """Return hooks that do nothing."""
+        return Hooks(self.settings)

@@ -22,24 +22,21 @@ from neuroprune.methods.components.gumbel_top_k import gumbel_top_k, log_linear,
 from neuroprune.methods.components.removal_report import head_distances, reached
 from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.components.unit_masks import Gates, remove_closed, unit_counts
-from neuroprune.methods.hooks import Run, State
+from neuroprune.methods.hooks import Hooks, Run, State
 from neuroprune.pruning.blocks import find_blocks
 
 CLIP = 1.0  # largest norm of a step's gradient of the scores
 
 
-class DSP(Method):
-    """Differentiable subset pruning: `DSP(heads=50)`.
+class SubsetPruning(Hooks):
+    """Learn a score for each head, mask heads by their scores, keep the best at the end.
 
-    The scores are float64 and lie on the CPU with an optimizer of their own; the model's optimizer knows nothing of
-    them.
+    The scores are float64 on the CPU and have an optimizer of their own; the model's optimizer does not hold them.
 
     Args:
-        **fields: See `neuroprune.config.settings.DSPSettings`.
+        settings: All are read here.
     """
 
-    settings_class = DSPSettings
-    settings: DSPSettings
     _gates: Gates | None = None
     _frozen: Sequence[nn.Parameter] = ()
 
@@ -91,7 +88,6 @@ class DSP(Method):
 
     def abandon(self) -> None:
         """Take the gates off; set free what was frozen."""
-        super().abandon()
         if self._gates is not None:
             self._gates.detach()
         for parameter in self._frozen:
@@ -115,7 +111,6 @@ class DSP(Method):
         return mask.split(self._counts)
 
     def _attach(self, run: Run) -> None:
-        self.hold(run)
         attentions = find_blocks(run.model).attentions
         self._counts, self._groups = unit_counts(attentions), attentions[0].groups
         self._units = _units(self.settings.heads, sum(self._counts), self._groups)
@@ -128,8 +123,21 @@ class DSP(Method):
         self._frozen = [p for p in run.model.parameters() if pipelined and p.requires_grad]
         for parameter in self._frozen:
             parameter.requires_grad_(False)
-        self.report.clear()
         self.report |= {"heads": self.settings.heads, "events": [], "head_distances": head_distances(run.model)}
+
+
+class DSP(Method):
+    """Differentiable subset pruning: `DSP(heads=50)`.
+
+    Args:
+        **fields: See `neuroprune.config.settings.DSPSettings`.
+    """
+
+    settings_class = DSPSettings
+
+    def make_strategy(self) -> SubsetPruning:
+        """Return a new strategy."""
+        return SubsetPruning(self.settings)
 
 
 def xavier_scores(counts: list[int]) -> Tensor:

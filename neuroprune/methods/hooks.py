@@ -96,7 +96,17 @@ class Hooks:
 
     A run can be interrupted after any step and resumed in another process: `state_dict` returns what the method needs
     besides the model, the optimizer and the schedule. Once those are restored, call `resume` instead of `start`.
+
+    Args:
+        settings: The method's settings.
+
+    Attributes:
+        report: What the run has removed, JSON-able.
     """
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+        self.report: dict[str, Any] = {}
 
     def start(self, run: Run) -> None:
         """Act before the first step."""

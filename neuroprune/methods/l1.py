@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from neuroprune.config.settings import L1Settings
-from neuroprune.methods.callback import TwoForms
+from neuroprune.methods.callback import Method
 from neuroprune.methods.components.penalty import PenaltyForm
 from neuroprune.methods.components.target import TargetForm
 from neuroprune.methods.components.zero_mask import zero_smallest
@@ -41,7 +41,7 @@ class L1Penalty(PenaltyForm):
             soft_threshold(projection.weight, rate * self.settings.strength)
 
 
-class L1(TwoForms):
+class L1(Method):
     """l1 pruning: `L1(sparsity=0.8)` for magnitude pruning to a target, `L1(strength=1e-4)` for the penalty.
 
     Args:
@@ -49,4 +49,8 @@ class L1(TwoForms):
     """
 
     settings_class = L1Settings
-    forms = {"target": L1Target, "penalty": L1Penalty}  # noqa: RUF012
+    settings: L1Settings
+
+    def make_strategy(self) -> L1Target | L1Penalty:
+        """Return a new strategy of the form that the settings ask for."""
+        return L1Target(self.settings) if self.settings.form == "target" else L1Penalty(self.settings)

@@ -23,7 +23,7 @@ from torch import nn
 
 from neuroprune.config.settings import NeuroPruneSettings
 from neuroprune.errors import UserError
-from neuroprune.methods.callback import TwoForms
+from neuroprune.methods.callback import Method
 from neuroprune.methods.components.calibration import Calibration, no_gradient
 from neuroprune.methods.components.fold import fold
 from neuroprune.methods.components.head_count import check_head_count, choose_heads_first, heads_to_go
@@ -183,7 +183,7 @@ class NeuroPrunePenalty(PenaltyForm):
         return heads.query_heads(attention, replaced)
 
 
-class NeuroPrune(TwoForms):
+class NeuroPrune(Method):
     """NeuroPrune: `NeuroPrune(sparsity=0.8)` or `NeuroPrune(heads=50)` or both meet a target;
     `NeuroPrune(alpha=, beta=, theta=)` is the paper's penalty.
 
@@ -195,4 +195,8 @@ class NeuroPrune(TwoForms):
     """
 
     settings_class = NeuroPruneSettings
-    forms = {"target": NeuroPruneTarget, "penalty": NeuroPrunePenalty}  # noqa: RUF012
+    settings: NeuroPruneSettings
+
+    def make_strategy(self) -> NeuroPruneTarget | NeuroPrunePenalty:
+        """Return a new strategy of the form that the settings ask for."""
+        return NeuroPruneTarget(self.settings) if self.settings.form == "target" else NeuroPrunePenalty(self.settings)

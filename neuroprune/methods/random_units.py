@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from neuroprune.config.settings import RandomUnitsSettings
-from neuroprune.methods.callback import TwoForms
+from neuroprune.methods.callback import Method
 from neuroprune.methods.components.unit_removal import UnitTarget, unit_sizes
 from neuroprune.methods.hooks import Run
 from neuroprune.pruning.blocks import find_blocks
@@ -27,7 +27,7 @@ class RandomTarget(UnitTarget):
         return [torch.rand(n, generator=generator) * size for n, size in zip(counts, sizes, strict=True)]
 
 
-class RandomUnits(TwoForms):
+class RandomUnits(Method):
     """Random structured removal to a target: `RandomUnits(sparsity=0.8)`.
 
     Args:
@@ -35,4 +35,7 @@ class RandomUnits(TwoForms):
     """
 
     settings_class = RandomUnitsSettings
-    forms = {"target": RandomTarget}  # noqa: RUF012
+
+    def make_strategy(self) -> RandomTarget:
+        """Return a new strategy."""
+        return RandomTarget(self.settings)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from neuroprune.config.settings import TaylorSettings
 from neuroprune.errors import UserError
-from neuroprune.methods.callback import TwoForms
+from neuroprune.methods.callback import Method
 from neuroprune.methods.components.state_files import unnest
 from neuroprune.methods.components.unit_removal import UnitTarget
 from neuroprune.methods.hooks import Run, State
@@ -89,7 +89,7 @@ def _products(name: str, projection: Projection) -> Tensor:
     return (projection.weight.float() * grad.float()).abs()
 
 
-class Taylor(TwoForms):
+class Taylor(Method):
     """First-order structured pruning to a target: `Taylor(sparsity=0.8)`.
 
     Args:
@@ -97,4 +97,7 @@ class Taylor(TwoForms):
     """
 
     settings_class = TaylorSettings
-    forms = {"target": TaylorTarget}  # noqa: RUF012
+
+    def make_strategy(self) -> TaylorTarget:
+        """Return a new strategy."""
+        return TaylorTarget(self.settings)

@@ -305,7 +305,7 @@ def test_the_published_stages():
     train_bare(method, model, steps=20)
     targets = [entry["target"] for entry in method.report["history"]]
     assert targets[:6] == pytest.approx([0, 0.125, 0.25, 0.375, 0.5, 0.5])
-    assert [group["betas"] for group in method._optimizers[0].param_groups] == [(0.9, 0.999)]
+    assert [group["betas"] for group in method.strategy._optimizers[0].param_groups] == [(0.9, 0.999)]
 
 
 @pytest.mark.parametrize("steps", [80, 400])
@@ -317,19 +317,19 @@ def test_the_fair_schedule_follows_its_target_without_passing_it(steps):
     run = make_run(make_model("bert"), steps=steps)
     method = CoFi(sparsity=0.8, start=0.0, end=1.0)
     method.start(run)
-    method.masks, method._total = MaskParameters(sizes, ALL), total
-    method._masked.detach()
-    method._begin_pruning(run)
-    pull = {kind: torch.randn_like(p).exp() * 0.1 / len(p) for kind, p in method.masks.log_alpha.items()}
+    method.strategy.masks, method.strategy._total = MaskParameters(sizes, ALL), total
+    method.strategy._masked.detach()
+    method.strategy._begin_pruning(run)
+    pull = {kind: torch.randn_like(p).exp() * 0.1 / len(p) for kind, p in method.strategy.masks.log_alpha.items()}
     gaps = []
     while run.step < steps - 1:
-        sum(-(pull[kind] * p.sigmoid()).sum() for kind, p in method.masks.log_alpha.items()).backward()
+        sum(-(pull[kind] * p.sigmoid()).sum() for kind, p in method.strategy.masks.log_alpha.items()).backward()
         method.before_step(run)
         run.step += 1
-        expected = sparsity_of(method.masks.open_probability(), sizes, total).item()
-        gaps.append(expected - 0.8 * min(1, run.step / method.warmup))
+        expected = sparsity_of(method.strategy.masks.open_probability(), sizes, total).item()
+        gaps.append(expected - 0.8 * min(1, run.step / method.strategy.warmup))
     assert max(gaps[steps // 4 :]) < 0.1 and abs(gaps[-1]) < 0.02
-    assert method.masks.open_probability().mlps.max() > 0.5
+    assert method.strategy.masks.open_probability().mlps.max() > 0.5
 
 
 def test_what_is_gone_stays_gone_in_the_final_fine_tuning():
@@ -390,8 +390,8 @@ def test_a_run_goes_on_from_its_state(stop, tmp_path):
         while run.step < 14:
             if stopped and run.step == stop:
                 save_state(tmp_path, method.state_dict())
-                if method._masked is not None:
-                    method._masked.detach()
+                if method.strategy._masked is not None:
+                    method.strategy._masked.detach()
                 random_state = torch.get_rng_state()
                 for parameter in model.parameters():
                     parameter.requires_grad_(True)

@@ -96,8 +96,8 @@ def test_the_mask_sums_to_k_at_every_step(estimator):
     temperatures = []
     while run.step < 12:
         take_step(method, run)
-        temperatures.append(method.temperature)
-        assert sum(mask.sum().item() for mask in method._gates._masks) == pytest.approx(3, abs=1e-9)
+        temperatures.append(method.strategy.temperature)
+        assert sum(mask.sum().item() for mask in method.strategy._gates._masks) == pytest.approx(3, abs=1e-9)
     assert temperatures[7] > 1e-8 and temperatures[8:] == pytest.approx([1e-8] * 4)  # 68 % of 12 steps: 8.16
 
 
@@ -109,7 +109,7 @@ def test_evaluation_is_without_noise_and_does_not_move_training():
     first = logits(model.eval(), batch)
     assert torch.equal(first, logits(model, batch)) and torch.equal(torch.get_rng_state(), state)
     model.train()
-    assert sorted(torch.cat(method.draw(False)).tolist()) == [0] * 5 + [1] * 3
+    assert sorted(torch.cat(method.strategy.draw(False)).tolist()) == [0] * 5 + [1] * 3
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -145,11 +145,11 @@ def test_joint_trains_weights_and_scores_and_pipelined_only_scores():
         before = [p.detach().clone() for p in model.parameters()]
         run = make_run(model, steps=6)
         method.start(run)
-        scores = method.scores.detach().clone()
+        scores = method.strategy.scores.detach().clone()
         for _ in range(3):
             take_step(method, run)
         same = all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-        assert same == (stage == "pipelined") and not torch.equal(scores, method.scores)
+        assert same == (stage == "pipelined") and not torch.equal(scores, method.strategy.scores)
         method.finish(run)
         assert all(p.requires_grad for p in model.parameters())
 
@@ -196,14 +196,14 @@ def test_a_run_goes_on_from_its_state():
         method.start(run)
         while run.step < 6:
             if run.step == stop:
-                method._gates.detach()
+                method.strategy._gates.detach()
                 state, rng = {k: v.clone() if torch.is_tensor(v) else v for k, v in method.state_dict().items()}, None
                 rng = torch.get_rng_state()
                 method = DSP(heads=3)
                 method.resume(run, state)
                 torch.set_rng_state(rng)
             take_step(method, run)
-        finals.append(method.scores.detach().clone())
+        finals.append(method.strategy.scores.detach().clone())
     assert torch.equal(*finals)
 
 

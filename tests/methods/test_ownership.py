@@ -11,6 +11,7 @@ from helpers.models import make_model
 from neuroprune.errors import UserError
 from neuroprune.methods import DSP, L1, CoFi, NeuroPrune, Taylor
 from neuroprune.pruning.sparsity import measure_sparsity
+from neuroprune.pruning.surgery import remove
 
 
 class Stop(TrainerCallback):
@@ -126,6 +127,26 @@ def test_two_methods_in_one_loop_are_refused_and_one_after_the_other_are_not():
         take_step(second, run)
     second.finish(run)
     assert measure_sparsity(model).weights == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("refused", [lambda: NeuroPrune(heads=9), lambda: DSP(heads=9), lambda: CoFi(sparsity=0.2)])
+def test_a_refused_start_leaves_the_model_free(refused):
+    model = make_model("bert")
+    remove(model, {0: [0, 1, 2], 1: [0, 1, 2]}, {0: range(20), 1: range(20)})
+    run, other = make_run(model, steps=4), L1(sparsity=0.9)
+    with pytest.raises(UserError, match=r"heads|removed already"):
+        refused().start(run)
+    assert_clean(model)
+    other.start(run)  # the same training
+
+
+def test_a_method_that_moves_to_another_model_leaves_nothing_on_the_first():
+    first, second, method = make_model("bert"), make_model("bert"), DSP(heads=4, stage="pipelined")
+    method.start(make_run(first, steps=4))
+    method.start(make_run(second, steps=4))
+    assert_clean(first)
+    train_bare(L1(sparsity=0.5), first, steps=4)
+    assert not any(parameter.requires_grad for parameter in second.parameters())
 
 
 def test_training_twice_in_turn_is_no_trouble(tmp_path):

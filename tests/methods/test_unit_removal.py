@@ -103,5 +103,5 @@ def test_random_lots_leave_dropout_alone():
     run = make_run(model, steps=3)
     method.start(run)
     before = torch.get_rng_state()
-    method.form.scores(run)
+    method.strategy.scores(run)
     assert torch.equal(torch.get_rng_state(), before)

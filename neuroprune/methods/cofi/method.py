@@ -33,7 +33,7 @@ from neuroprune.methods.components.removal_report import head_distances, reached
 from neuroprune.methods.components.rewarm import RaisedRate
 from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.components.zero_mask import KeptZeros
-from neuroprune.methods.hooks import Run, State
+from neuroprune.methods.hooks import Hooks, Run, State
 from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.residual_stream import Stream, StreamError, find_stream
 from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, removed_weights, smallest
@@ -47,17 +47,15 @@ FAIR_WARMUP = 0.6  # least share of the pruning stage over which the target rise
 ENTRIES = 50  # of the history in the report
 
 
-class CoFi(Method):
-    """CoFi: `CoFi(sparsity=0.8)`.
+class MaskedPruning(Hooks):
+    """Fine-tune, learn masks under a rising target, compact the model, fine-tune it.
 
-    Masks and multipliers lie outside the model and have optimizers of their own.
+    Masks and multipliers are not part of the model and have optimizers of their own.
 
     Args:
-        **fields: See `neuroprune.config.settings.CoFiSettings`.
+        settings: All are read here.
     """
 
-    settings_class = CoFiSettings
-    settings: CoFiSettings
     _masked: MaskedModel | None = None
     _rate: RaisedRate | None = None
     _distillation: Distillation | None = None
@@ -75,7 +73,6 @@ class CoFi(Method):
         kinds = [kind for kind in asked.masks if kind not in left_out]
         self.masks = MaskParameters(Sizes.of(run.model), kinds, self._device)
         distributed.copy_main(self.masks.log_alpha.values())
-        self.report.clear()
         self.report |= {"form": "target", "sparsity": asked.sparsity, "schedule": asked.schedule, "masks": kinds}
         self.report |= {"left_out": left_out, "events": [], "history": [], "head_distances": head_distances(run.model)}
         if asked.teacher is not None and asked.teacher != "run":
@@ -106,7 +103,6 @@ class CoFi(Method):
         self._plan(run)
         if "stages" in state:  # as they were planned, in a longer run too
             self.begin, self.end, self.warmup = (int(step) for step in state["stages"])
-        self.report.clear()
         self.report.update(state["report"])
         self._zeros = KeptZeros.from_state(run.model, unnest("zeros", state))
         if rate := unnest("rate", state):
@@ -170,7 +166,6 @@ class CoFi(Method):
 
     def abandon(self) -> None:
         """Take masks and teacher off; set embeddings free again."""
-        super().abandon()
         for attached in (self._masked, self._distillation):
             if attached is not None:
                 attached.detach()
@@ -186,7 +181,6 @@ class CoFi(Method):
 
     def _plan(self, run: Run) -> None:
         """Find the steps of the stages; freeze the embeddings."""
-        self.hold(run)
         asked, last = self.settings, run.total_steps - 1
         self.begin, self.end = (min(last, round(share * run.total_steps)) for share in (asked.start, asked.end))
         self.end = max(self.end, self.begin + 1)
@@ -259,6 +253,20 @@ class CoFi(Method):
             first, second = self.multipliers.tolist()
             entry = {"step": run.step, "expected": expected, "target": target, "lambda1": first, "lambda2": second}
             self.report["history"].append(entry)
+
+
+class CoFi(Method):
+    """CoFi: `CoFi(sparsity=0.8)`.
+
+    Args:
+        **fields: See `neuroprune.config.settings.CoFiSettings`.
+    """
+
+    settings_class = CoFiSettings
+
+    def make_strategy(self) -> MaskedPruning:
+        """Return a new strategy."""
+        return MaskedPruning(self.settings)
 
 
 def lagrangian(expected: Tensor, target: float, multipliers: Tensor) -> Tensor:

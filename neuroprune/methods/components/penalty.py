@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from neuroprune.config.settings import L1Settings, NeuroPruneSettings
+from neuroprune.methods.components import preconditions
 from neuroprune.methods.components.removal_report import head_distances, reached, removed_heads
 from neuroprune.methods.hooks import Hooks, Run, State
-from neuroprune.pruning.blocks import find_blocks
+from neuroprune.pruning.blocks import Blocks, find_blocks
 from neuroprune.pruning.sparsity import prunable_projections
 from neuroprune.pruning.surgery import remove_zero_units
 
@@ -24,8 +25,9 @@ class PenaltyForm(Hooks):
     """
 
     def __init__(self, settings: L1Settings | NeuroPruneSettings) -> None:
-        self.settings: Any = settings
-        self.report: dict[str, Any] = {"form": "penalty", "mode": settings.mode, "events": []}
+        super().__init__(settings)
+        self.report |= {"form": "penalty", "mode": settings.mode, "events": []}
+        self.blocks = Blocks([], [])
 
     def add_gradients(self, run: Run) -> None:
         """Add the penalty's gradient to the weights' `.grad`."""
@@ -36,7 +38,8 @@ class PenaltyForm(Hooks):
         raise NotImplementedError
 
     def start(self, run: Run) -> None:
-        """Find the blocks; report the distances between heads."""
+        """Check the model; report the distances between heads."""
+        preconditions.check_trained(run.model)
         self.blocks = find_blocks(run.model)
         self.report["head_distances"] = head_distances(run.model)
 
@@ -45,7 +48,8 @@ class PenaltyForm(Hooks):
         return {"report": self.report}
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Find the blocks of the current model; restore the report."""
+        """Check the model; restore the report."""
+        preconditions.check_trained(run.model)
         self.blocks = find_blocks(run.model)
         self.report.update(state["report"])
 

@@ -31,8 +31,8 @@ class TargetForm(Hooks):
     """
 
     def __init__(self, settings: Any) -> None:
-        self.settings = settings
-        self.report: dict[str, Any] = {"form": "target", "sparsity": self.settings.sparsity, "events": []}
+        super().__init__(settings)
+        self.report |= {"form": "target", "sparsity": settings.sparsity, "events": []}
         self.zeros = KeptZeros()
         self._rate: RaisedRate | None = None
         self._frozen: list[Tensor] = []
@@ -92,6 +92,7 @@ class TargetForm(Hooks):
 
     def _plan(self, run: Run, plan: Sequence[tuple[int, float]] | None = None) -> None:
         """Find the steps of the events to come, and the share of the weights that each leads to; or keep a plan."""
+        preconditions.check_trained(run.model)
         self._model = run.model
         steps = event_steps(run.total_steps, self.settings.start, self.settings.end, self.settings.events)
         shares = cubic_schedule(self.settings.sparsity or 0.0, len(steps))
