@@ -21,9 +21,8 @@ from neuroprune.methods.callback import Method
 from neuroprune.methods.components.gumbel_top_k import gumbel_top_k, log_linear, straight_through_top_k, top_k
 from neuroprune.methods.components.removal_report import head_distances, reached
 from neuroprune.methods.components.state_files import nest, unnest
-from neuroprune.methods.components.unit_masks import Gates, remove_closed, unit_counts
+from neuroprune.methods.components.unit_masks import Gates, remove_closed
 from neuroprune.methods.hooks import Hooks, Run, State
-from neuroprune.pruning.blocks import find_blocks
 
 CLIP = 1.0  # largest norm of a step's gradient of the scores
 
@@ -77,7 +76,7 @@ class SubsetPruning(Hooks):
         """Keep the heads with the highest scores, remove the others."""
         self.abandon()
         chosen = top_k(self.scores, self._units).split(self._counts)
-        groups, neurons = self._groups, [torch.ones(m.width) for m in find_blocks(run.model).mlps]
+        groups, neurons = self._groups, [torch.ones(m.width) for m in run.blocks.mlps]
         self.report["removed_heads"] = [
             [unit * groups + query for unit in (mask == 0).nonzero().flatten().tolist() for query in range(groups)]
             for mask in chosen
@@ -111,8 +110,8 @@ class SubsetPruning(Hooks):
         return mask.split(self._counts)
 
     def _attach(self, run: Run) -> None:
-        attentions = find_blocks(run.model).attentions
-        self._counts, self._groups = unit_counts(attentions), attentions[0].groups
+        attentions = run.blocks.attentions
+        self._counts, self._groups = [attention.units for attention in attentions], attentions[0].groups
         self._units = _units(self.settings.heads, sum(self._counts), self._groups)
         self._step, self._total_steps = run.step, run.total_steps
         self.scores = nn.Parameter(xavier_scores(self._counts))
@@ -123,7 +122,7 @@ class SubsetPruning(Hooks):
         self._frozen = [p for p in run.model.parameters() if pipelined and p.requires_grad]
         for parameter in self._frozen:
             parameter.requires_grad_(False)
-        self.report |= {"heads": self.settings.heads, "events": [], "head_distances": head_distances(run.model)}
+        self.report |= {"heads": self.settings.heads, "events": [], "head_distances": head_distances(run.blocks)}
 
 
 class DSP(Method):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from neuroprune.errors import UserError
+from neuroprune.pruning.blocks import Blocks, find_blocks
 
 State = dict[str, Any]
 """What a method must restore when a run resumes: tensors and JSON-able values by name."""
@@ -53,6 +55,11 @@ class Run:
                 f"Run(total_steps={self.total_steps}): the number of optimizer steps must be known and at least 1, "
                 "because pruning events are planned as fractions of it. For a dataset without a length, set max_steps."
             )
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """The model's attentions and MLPs; they stay valid when units are removed."""
+        return find_blocks(self.model)
 
     def steps_for(self, rows: int) -> int:
         """Return the smallest number of optimizer steps that read at least `rows` rows."""

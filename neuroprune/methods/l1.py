@@ -30,13 +30,13 @@ class L1Penalty(PenaltyForm):
 
     def add_gradients(self, run: Run) -> None:
         """Add strength x sign(w) to the gradients."""
-        for projection in prunable_projections(self.blocks):
+        for projection in prunable_projections(run.blocks):
             add_l1_gradient(projection, self.settings.strength)
 
     @torch.no_grad()
     def shrink(self, run: Run, rates: Mapping[nn.Parameter, float]) -> None:
         """Soft-threshold every weight by learning rate x strength."""
-        for projection in prunable_projections(self.blocks):
+        for projection in prunable_projections(run.blocks):
             rate = rates.get(projection.module.weight, 0.0)  # type: ignore[call-overload]
             soft_threshold(projection.weight, rate * self.settings.strength)
 

@@ -35,7 +35,7 @@ from neuroprune.methods.components.unit_selection import choose_units
 from neuroprune.methods.components.zero_mask import zero_smallest
 from neuroprune.methods.hooks import Run, State
 from neuroprune.pruning import heads, penalties
-from neuroprune.pruning.blocks import Attention, find_blocks
+from neuroprune.pruning.blocks import Attention
 from neuroprune.pruning.sparsity import cubic_schedule, removed_weights
 from neuroprune.pruning.surgery import kept_units, remove
 
@@ -89,7 +89,7 @@ class NeuroPruneTarget(TargetForm):
         if self._calibration is None and self.events and run.step >= min(self.events) - window:
             asked = self.settings
             self._calibration = Calibration(
-                run.model, asked.fold, asked.token_weights, asked.centred, loss_rows=lambda: run.loss_rows
+                run.model, run.blocks, asked.fold, asked.token_weights, asked.centred, loss_rows=lambda: run.loss_rows
             )
 
     def _take_calibration(self, run: Run) -> Calibration:
@@ -98,22 +98,20 @@ class NeuroPruneTarget(TargetForm):
         assert calibration is not None, "the window of an event begins at the latest in the step before it"
         calibration.detach()
         calibration.gather()
-        blocks = find_blocks(run.model)
-        names = [block.name for block in (*blocks.attentions, *blocks.mlps)]  # type: ignore[attr-defined]
+        names = [block.name for block in run.blocks.all]
         seen = zip(names, (*calibration.attentions, *calibration.mlps), strict=True)
         if silent := [name for name, statistics in seen if not statistics.samples]:
             raise no_gradient(silent)
         return calibration
 
     def _remove_units(self, run: Run, calibration: Calibration, room: int) -> None:
-        blocks = find_blocks(run.model)
-        statistics = [*calibration.attentions, *calibration.mlps]
+        blocks, statistics = run.blocks, [*calibration.attentions, *calibration.mlps]
         scores, sizes = [s.connectivity for s in statistics], unit_sizes(blocks)
         fewest = fewest_units(blocks, kept_units(run.model), self.settings.min_share)
         if self.settings.heads is None:
             chosen = choose_units(scores, sizes, fewest, room)
         else:
-            going = heads_to_go(run.model, self.settings.heads, self._progress())
+            going = heads_to_go(run, self.settings.heads, self._progress())
             chosen = choose_heads_first(scores, sizes, fewest, going, room, len(blocks.attentions))
         for found, units in zip(statistics, chosen, strict=True):
             if found.moments is not None:
@@ -128,14 +126,14 @@ class NeuroPruneTarget(TargetForm):
     def _start_head_count(self, run: Run) -> None:
         """Check the number of heads that is asked for; note the paper's threshold that would leave as many."""
         count = self.settings.heads
-        check_head_count(run.model, count, self.settings.sparsity, self.settings.min_share)
+        check_head_count(run, count, self.settings.sparsity, self.settings.min_share)
         left = sum(map(len, kept_units(run.model).heads))
         if not self.events and left > count:
             raise UserError(
                 f"training goes on at step {run.step} of {run.total_steps}, after the last event, with {left} heads "
                 f"instead of {count}; load the cut model with neuroprune.from_pretrained, or train from the beginning."
             )
-        attentions = find_blocks(run.model).attentions
+        attentions = run.blocks.attentions
         theta, survivors = heads.theta_for([heads.distances(a) for a in attentions], count // attentions[0].groups)
         self.report |= {"heads": count, "theta": {"value": theta, "heads": survivors * attentions[0].groups}}
 
@@ -146,26 +144,26 @@ class NeuroPrunePenalty(PenaltyForm):
     def add_gradients(self, run: Run) -> None:
         """Add the gradients of alpha x Eq. 1 and beta x Eq. 2."""
         widths = kept_units(run.model).dense_neurons if self.settings.alpha else []
-        for mlp, width in zip(self.blocks.mlps, widths, strict=False):
+        for mlp, width in zip(run.blocks.mlps, widths, strict=False):
             eps, reading = self.settings.eps, self.settings.degree_weight
             penalties.add_mlp_gradient(mlp, self.settings.alpha, eps, reading, width)
-        for attention in self.blocks.attentions if self.settings.beta else []:
+        for attention in run.blocks.attentions if self.settings.beta else []:
             penalties.add_attention_gradient(attention, self.settings.beta)
 
     def shrink(self, run: Run, rates: Mapping[nn.Parameter, float]) -> None:
         """Take the proximal steps of learning rate x alpha x Eq. 1 and learning rate x beta x Eq. 2."""
         widths = kept_units(run.model).dense_neurons if self.settings.alpha else []
-        for mlp, width in zip(self.blocks.mlps, widths, strict=False):
+        for mlp, width in zip(run.blocks.mlps, widths, strict=False):
             strength = rates.get(mlp.out.module.weight, 0.0) * self.settings.alpha  # type: ignore[call-overload]
             penalties.shrink_mlp(mlp, strength, self.settings.eps, self.settings.degree_weight, width)
-        for attention in self.blocks.attentions if self.settings.beta else []:
+        for attention in run.blocks.attentions if self.settings.beta else []:
             strength = rates.get(attention.q.module.weight, 0.0) * self.settings.beta  # type: ignore[call-overload]
             penalties.shrink_attention(attention, strength)
 
     def epoch_end(self, run: Run) -> None:
         """Merge each redundant head into its dominating head and remove it (Algorithm 2)."""
         if self.settings.theta is not None and self.begun(run, run.step - 1):
-            gone = {attention.index: self._merge(run, attention) for attention in self.blocks.attentions}
+            gone = {attention.index: self._merge(run, attention) for attention in run.blocks.attentions}
             remove(run.model, gone, optimizer=run.optimizer)
         super().epoch_end(run)
 
@@ -177,7 +175,7 @@ class NeuroPrunePenalty(PenaltyForm):
         elif self.settings.merge == "mlp_in":
             kept, groups = kept_units(run.model), attention.groups
             positions = [head // groups for head in kept.heads[attention.index][::groups]]
-            mlp = heads.mlp_of(attention, self.blocks.mlps)
+            mlp = heads.mlp_of(attention, run.blocks.mlps)
             heads.merge_mlp_in(attention, mlp, dominating, positions, kept.dense_heads[attention.index] // groups)
         replaced = [head for head, dominant in enumerate(dominating.tolist()) if head != dominant]
         return heads.query_heads(attention, replaced)

@@ -9,7 +9,6 @@ from neuroprune.config.settings import RandomUnitsSettings
 from neuroprune.methods.callback import Method
 from neuroprune.methods.components.unit_removal import UnitTarget, unit_sizes
 from neuroprune.methods.hooks import Run
-from neuroprune.pruning.blocks import find_blocks
 
 
 class RandomTarget(UnitTarget):
@@ -20,11 +19,12 @@ class RandomTarget(UnitTarget):
 
     def scores(self, run: Run) -> list[Tensor]:
         """Draw a number for each unit; in proportion to its size, because the budget's order is by score and size."""
-        blocks = find_blocks(run.model)
-        counts = [a.heads // a.groups for a in blocks.attentions] + [mlp.width for mlp in blocks.mlps]
         generator = torch.Generator().manual_seed((torch.initial_seed() + run.step) % 2**63)
-        sizes = unit_sizes(blocks)
-        return [torch.rand(n, generator=generator) * size for n, size in zip(counts, sizes, strict=True)]
+        sizes = unit_sizes(run.blocks)
+        return [
+            torch.rand(block.units, generator=generator) * size
+            for block, size in zip(run.blocks.all, sizes, strict=True)
+        ]
 
 
 class RandomUnits(Method):

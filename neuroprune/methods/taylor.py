@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from neuroprune.methods.callback import Method
 from neuroprune.methods.components.state_files import unnest
 from neuroprune.methods.components.unit_removal import UnitTarget
 from neuroprune.methods.hooks import Run, State
-from neuroprune.pruning.blocks import Projection, find_blocks
+from neuroprune.pruning.blocks import Block, Projection
 
 
 class TaylorTarget(UnitTarget):
@@ -64,19 +64,14 @@ def taylor_scores(run: Run) -> list[Tensor]:
     Raises:
         UserError: If no gradient has reached some matrix.
     """
-    blocks = find_blocks(run.model)
-    scores = []
-    for a in blocks.attentions:
-        scores.append(_sum(a.name, [a.q, a.k, a.v], a.o, units=a.heads // a.groups))
-    for mlp in blocks.mlps:
-        scores.append(_sum(mlp.name, mlp.ins, mlp.out, units=mlp.width))
-    return scores
+    return [_sum(block) for block in run.blocks.all]
 
 
-def _sum(name: str, rows: Sequence[Projection], columns: Projection, units: int) -> Tensor:
-    """Sum over a unit's rows of some matrices and its columns of another."""
-    found = [_products(name, projection).sum(dim=1) for projection in rows] + [_products(name, columns).sum(dim=0)]
-    return torch.stack([channels.view(units, -1).sum(dim=1) for channels in found]).sum(dim=0)
+def _sum(block: Block) -> Tensor:
+    """Sum over the rows of the input projections and the columns of the output projection that belong to each unit."""
+    found = [_products(block.name, projection).sum(dim=1) for projection in block.inputs]
+    found.append(_products(block.name, block.output).sum(dim=0))
+    return torch.stack([channels.view(block.units, -1).sum(dim=1) for channels in found]).sum(dim=0)
 
 
 def _products(name: str, projection: Projection) -> Tensor:

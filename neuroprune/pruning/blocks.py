@@ -92,6 +92,21 @@ class Attention:
         return self.q.weight.shape[0] // self.k.weight.shape[0]
 
     @property
+    def inputs(self) -> tuple[Projection, ...]:
+        """The projections whose rows belong to heads: Q, K and V."""
+        return self.q, self.k, self.v
+
+    @property
+    def output(self) -> Projection:
+        """The projection whose columns belong to heads: O."""
+        return self.o
+
+    @property
+    def units(self) -> int:
+        """Current number of removable units: key/value heads, each with the query heads that read it."""
+        return self.heads // self.groups
+
+    @property
     def cross(self) -> bool:
         """Whether keys and values come from another sequence."""
         return self.row.cross
@@ -124,6 +139,24 @@ class Mlp:
         """Current number of neurons."""
         return self.out.weight.shape[1]
 
+    @property
+    def inputs(self) -> tuple[Projection, ...]:
+        """The projections whose rows belong to neurons."""
+        return self.ins
+
+    @property
+    def output(self) -> Projection:
+        """The projection whose columns belong to neurons."""
+        return self.out
+
+    @property
+    def units(self) -> int:
+        """Current number of removable units: neurons."""
+        return self.width
+
+
+Block = Attention | Mlp
+
 
 @dataclass(frozen=True)
 class Blocks:
@@ -134,6 +167,11 @@ class Blocks:
 
     attentions: list[Attention]
     mlps: list[Mlp]
+
+    @property
+    def all(self) -> list[Block]:
+        """The attentions, followed by the MLPs."""
+        return [*self.attentions, *self.mlps]
 
 
 def find_blocks(model: nn.Module) -> Blocks:

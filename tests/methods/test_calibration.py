@@ -54,7 +54,7 @@ def statistics(found: Calibration) -> list[calibration.UnitStatistics]:
 
 
 def calibrate(model: nn.Module, *batches: dict[str, Tensor], **kwargs: bool) -> Calibration:
-    found = Calibration(model, **kwargs)
+    found = Calibration(model, find_blocks(model), **kwargs)
     for batch in batches:
         sample_losses(model, batch).mean().backward()
     found.detach()
@@ -147,7 +147,7 @@ def test_padding_does_not_matter():
 
 def test_without_a_mask_every_token_counts():
     model, ids = make_model("bert"), make_batch("bert")["input_ids"]
-    found = Calibration(model, weigh_tokens=False)
+    found = Calibration(model, find_blocks(model), weigh_tokens=False)
     model(input_ids=ids).logits.sum().backward()
     assert all(got.moments[-1, -1] == ids.numel() for got in statistics(found))
 
@@ -156,7 +156,7 @@ def test_a_decoder_without_mask_leaves_ignored_labels_out():
     model, batch = make_model("t5"), make_batch("t5")
     del batch["decoder_input_ids"]
     labels = torch.tensor([[5, 6, 7, -100], [5, 6, -100, -100], [5, -100, -100, -100]])
-    found = Calibration(model, weigh_tokens=False)
+    found = Calibration(model, find_blocks(model), weigh_tokens=False)
     model(**batch, labels=labels).loss.backward()
     blocks = find_blocks(model)
     for block, got in zip([*blocks.attentions, *blocks.mlps], statistics(found), strict=True):
@@ -170,7 +170,7 @@ def test_moments_can_be_left_out():
 
 def test_passes_without_gradient_count_for_nothing():
     model, batch = make_model("bert"), make_batch("bert")
-    found = Calibration(model)
+    found = Calibration(model, find_blocks(model))
     with torch.no_grad():
         model(**batch)
     model(**batch)  # a forward pass that nobody differentiates
@@ -196,7 +196,7 @@ def test_recomputed_activations_count_once():
 def test_statistics_are_float32_under_autocast(name):
     model, batch = make_model(name), make_batch(name)
     exact = statistics(calibrate(model, batch))
-    found = Calibration(model)
+    found = Calibration(model, find_blocks(model))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = sample_losses(model, batch).mean()
         loss.backward()
@@ -217,7 +217,7 @@ def test_a_pass_that_overflowed_adds_nothing():
 
 def test_detaching_leaves_no_hook():
     model = make_model("bert")
-    found = Calibration(model)
+    found = Calibration(model, find_blocks(model))
     found.detach()
     assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules())
     sample_losses(model, make_batch()).mean().backward()

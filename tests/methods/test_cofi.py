@@ -24,6 +24,7 @@ from neuroprune.methods.cofi.method import CoFi, lagrangian, unwind
 from neuroprune.methods.components.state_files import load_state, save_state
 from neuroprune.models.export.full import full_size
 from neuroprune.models.pretrained import from_pretrained, save_pretrained
+from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.residual_stream import StreamError, find_stream, kept_hidden
 from neuroprune.pruning.sparsity import measure_sparsity, prunable_weights
 from neuroprune.training import weight_arrays
@@ -46,7 +47,7 @@ def batch_of(name, **kwargs):
 
 def random_masks(model, fractional, seed=0, hidden=True):
     """Masks with zeros of every kind: one attention and one MLP gone, some heads, neurons and dimensions."""
-    sizes, generator = Sizes.of(model), torch.Generator().manual_seed(seed)
+    sizes, generator = Sizes.of(find_blocks(model)), torch.Generator().manual_seed(seed)
 
     def mask(count, zeros):
         values = torch.rand(count, generator=generator) * 0.9 + 0.1 if fractional else torch.ones(count)
@@ -104,7 +105,7 @@ def test_evaluation_gates_by_hand():
 
 def test_expected_sparsity_against_the_literal_sum():
     model = make_model("llama")
-    sizes, total = Sizes.of(model), prunable_weights(model)
+    sizes, total = Sizes.of(find_blocks(model)), prunable_weights(model)
     p = random_masks(model, fractional=True)
     remaining = 0.0
     for h in p.hidden.tolist():
@@ -149,10 +150,10 @@ def test_a_masked_norm_is_a_norm_over_the_open_dimensions(centred):
 def test_compaction_of_all_kinds_is_exact(name, fractional):
     model = make(name)
     masks, stream = random_masks(model, fractional), find_stream(model)
-    batch, sizes, total = batch_of(name), Sizes.of(model), prunable_weights(model)
+    batch, sizes, total = batch_of(name), Sizes.of(find_blocks(model)), prunable_weights(model)
     dense = measure_sparsity(model)
     asked = float(sparsity_of(opened(masks), sizes, total))
-    masked = MaskedModel(model, stream, lambda training: masks)
+    masked = MaskedModel(model, find_blocks(model), stream, lambda training: masks)
     expected = logits(model, batch)
     masked.detach()
     assert_no_hooks(model)
@@ -170,7 +171,7 @@ def test_the_papers_own_fold_would_be_wrong():
     """A fractional hidden mask matters: without it in norms' biases the logits differ."""
     model = make_model("bert")
     masks = random_masks(model, fractional=True)
-    masked = MaskedModel(model, find_stream(model), lambda training: masks)
+    masked = MaskedModel(model, find_blocks(model), find_stream(model), lambda training: masks)
     expected = logits(model, make_batch())
     masked.detach()
     with torch.no_grad():
@@ -190,7 +191,7 @@ def test_kinds_that_a_model_cannot_have_are_left_out_with_a_sentence(name):
     method.start(run)
     assert "hidden" not in method.report["masks"] and method.report["left_out"]["hidden"].endswith(".")
     masks = random_masks(model, fractional=True, hidden=False)
-    masked = MaskedModel(model, None, lambda training: masks)
+    masked = MaskedModel(model, find_blocks(model), None, lambda training: masks)
     expected = logits(model, make_batch(name))
     masked.detach()
     compact(run, None, masks)
@@ -208,7 +209,7 @@ def test_a_narrow_model_reloads_bit_by_bit_and_can_be_cut_again(name, tmp_path):
     assert measure_sparsity(again) == measure_sparsity(model)
     batch = make_batch(name)
     masks = random_masks(again, fractional=False, seed=1)
-    masked = MaskedModel(again, find_stream(again), lambda training: masks)
+    masked = MaskedModel(again, find_blocks(again), find_stream(again), lambda training: masks)
     expected = logits(again, batch)
     masked.detach()
     compact(make_run(again, steps=2), find_stream(again), masks)

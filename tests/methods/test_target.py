@@ -286,14 +286,14 @@ def test_embeddings_rest_after_the_last_event_and_are_free_again_at_the_end():
 
 def test_embeddings_that_are_the_output_layer_too_stay_free():
     model = make_model("gpt2")
-    frozen = freeze_embeddings(model)
+    frozen = freeze_embeddings(make_run(model, steps=1))
     assert model.lm_head.weight.requires_grad
     assert [tuple(weight.shape) for weight in frozen] == [(40, 16)]  # the positions
 
 
 def test_position_biases_of_attentions_stay_free():
     model = make_model("t5")
-    freeze_embeddings(model)
+    freeze_embeddings(make_run(model, steps=1))
     bias = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias
     assert bias.weight.requires_grad
 

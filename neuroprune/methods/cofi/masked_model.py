@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune.methods.cofi.masks import MaskValues
-from neuroprune.methods.components.unit_masks import output_projection, remove_closed
+from neuroprune.methods.components.unit_masks import remove_closed
 from neuroprune.methods.hooks import Run
-from neuroprune.pruning.blocks import find_blocks
+from neuroprune.pruning.blocks import Blocks
 from neuroprune.pruning.residual_stream import Stream, remove_hidden
 
 
@@ -25,7 +25,8 @@ class MaskedModel:
     """A model with masks: drawn once a forward pass, multiplied in, until `detach`.
 
     Args:
-        model: A model of a known architecture.
+        model: A model.
+        blocks: Its attentions and MLPs.
         stream: Its residual stream, None if there is no hidden mask.
         draw: Makes the masks; its argument says whether the model trains.
 
@@ -35,12 +36,12 @@ class MaskedModel:
 
     masks: MaskValues
 
-    def __init__(self, model: nn.Module, stream: Stream | None, draw: Callable[[bool], MaskValues]) -> None:
+    def __init__(
+        self, model: nn.Module, blocks: Blocks, stream: Stream | None, draw: Callable[[bool], MaskValues]
+    ) -> None:
         self._draw, self._norms = draw, [] if stream is None else stream.norms
-        blocks = find_blocks(model)
         self._handles = [model.register_forward_pre_hook(self._draw_masks)]
-        modules = [*map(output_projection, blocks.attentions), *map(output_projection, blocks.mlps)]
-        for i, module in enumerate(modules):
+        for i, module in enumerate(block.output.module for block in blocks.all):
             self._handles.append(module.register_forward_pre_hook(partial(self._multiply_units, i)))
             self._handles.append(module.register_forward_hook(partial(self._multiply_output, i, stream is not None)))
         for table in [] if stream is None else stream.embeddings:
@@ -109,8 +110,7 @@ def compact(run: Run, stream: Stream | None, masks: MaskValues) -> list[str]:
     Returns:
         Names of attentions and MLPs that pass nothing on any more.
     """
-    blocks = find_blocks(run.model)
-    layers = [a.o for a in blocks.attentions] + [m.out for m in blocks.mlps]
+    layers = [block.output for block in run.blocks.all]
     for projection, gate in zip(layers, torch.cat([masks.attentions, masks.mlps]), strict=True):
         projection.weight.mul_(gate.to(projection.weight))
         if projection.bias is not None:

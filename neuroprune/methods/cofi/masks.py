@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune.methods.cofi.hard_concrete import LIMIT, draw, evaluation_gates, open_probability
-from neuroprune.methods.components.unit_masks import unit_counts
-from neuroprune.pruning.blocks import find_blocks
+from neuroprune.pruning.blocks import Blocks
 from neuroprune.pruning.sparsity import head_size, neuron_size
 
 START, SPREAD = 10.0, 0.01  # log alpha at the beginning: mean and standard deviation
@@ -60,13 +59,12 @@ class Sizes:
     neuron: list[int]
 
     @classmethod
-    def of(cls, model: nn.Module) -> Sizes:
-        """Read them off a model."""
-        blocks = find_blocks(model)
+    def of(cls, blocks: Blocks) -> Sizes:
+        """Return the sizes of a model's blocks."""
         return cls(
             blocks.mlps[0].out.weight.shape[0],
-            unit_counts(blocks.attentions),
-            unit_counts(blocks.mlps),
+            [attention.units for attention in blocks.attentions],
+            [mlp.units for mlp in blocks.mlps],
             [head_size(a) for a in blocks.attentions],
             [neuron_size(m) for m in blocks.mlps],
         )

@@ -34,7 +34,6 @@ from neuroprune.methods.components.rewarm import RaisedRate
 from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.components.zero_mask import KeptZeros
 from neuroprune.methods.hooks import Hooks, Run, State
-from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.residual_stream import Stream, StreamError, find_stream
 from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, removed_weights, smallest
 
@@ -71,10 +70,10 @@ class MaskedPruning(Hooks):
         self._plan(run)
         self._stream, left_out = _stream(run.model, asked.masks)
         kinds = [kind for kind in asked.masks if kind not in left_out]
-        self.masks = MaskParameters(Sizes.of(run.model), kinds, self._device)
+        self.masks = MaskParameters(Sizes.of(run.blocks), kinds, self._device)
         distributed.copy_main(self.masks.log_alpha.values())
         self.report |= {"form": "target", "sparsity": asked.sparsity, "schedule": asked.schedule, "masks": kinds}
-        self.report |= {"left_out": left_out, "events": [], "history": [], "head_distances": head_distances(run.model)}
+        self.report |= {"left_out": left_out, "events": [], "history": [], "head_distances": head_distances(run.blocks)}
         if asked.teacher is not None and asked.teacher != "run":
             self._learn_from(load_teacher(asked.teacher, run.model))
         if self.begin == 0:
@@ -83,7 +82,7 @@ class MaskedPruning(Hooks):
     def state_dict(self) -> State:
         """Return the report, log alpha, multipliers and their moments while there are masks, and what is held after."""
         state: State = {"report": self.report, "stages": [self.begin, self.end, self.warmup]}
-        state |= nest("zeros", self._zeros.state_dict(self._model))
+        state |= nest("zeros", self._zeros.state_dict(self._blocks))
         if self._rate is not None:
             state |= nest("rate", self._rate.state_dict())
         if self._distillation is not None:
@@ -104,7 +103,7 @@ class MaskedPruning(Hooks):
         if "stages" in state:  # as they were planned, in a longer run too
             self.begin, self.end, self.warmup = (int(step) for step in state["stages"])
         self.report.update(state["report"])
-        self._zeros = KeptZeros.from_state(run.model, unnest("zeros", state))
+        self._zeros = KeptZeros.from_state(run.blocks, unnest("zeros", state))
         if rate := unnest("rate", state):
             self._rate = RaisedRate(self.settings.final_lr, run)
             self._rate.load_state(rate)
@@ -114,7 +113,7 @@ class MaskedPruning(Hooks):
             self._learn_from(teacher).load_state(distillation)
         if log_alpha := unnest("log_alpha", state):
             self._stream, _ = _stream(run.model, self.settings.masks)
-            self.masks = MaskParameters(Sizes.of(run.model), self.report["masks"], self._device)
+            self.masks = MaskParameters(Sizes.of(run.blocks), self.report["masks"], self._device)
             for kind, parameter in self.masks.log_alpha.items():
                 parameter.data.copy_(log_alpha[kind])
         if "multipliers" in state:
@@ -187,11 +186,11 @@ class MaskedPruning(Hooks):
         self.warmup = max(1, round(asked.warmup * run.total_steps))
         if asked.schedule == "fair":
             self.warmup = max(self.warmup, round(FAIR_WARMUP * (self.end - self.begin)))
-        self._model, self._device = run.model, next(run.model.parameters()).device
+        self._model, self._blocks, self._device = run.model, run.blocks, next(run.model.parameters()).device
         self._total = prunable_weights(run.model)
         self._rate = None
         self._zeros = KeptZeros()
-        frozen = {id(parameter) for parameter in freeze_embeddings(run.model)}
+        frozen = {id(parameter) for parameter in freeze_embeddings(run)}
         self._frozen = [name for name, parameter in run.model.named_parameters() if id(parameter) in frozen]
 
     def _learned(self) -> Iterator[tuple[str, nn.Parameter, torch.optim.Optimizer]]:
@@ -211,7 +210,7 @@ class MaskedPruning(Hooks):
             torch.optim.AdamW(masks, lr=rate, betas=memory, weight_decay=0.0),
             torch.optim.AdamW([self.multipliers], lr=rate * lead, weight_decay=0.0, maximize=True),
         ]
-        self._masked = MaskedModel(run.model, self._stream, self._draw)
+        self._masked = MaskedModel(run.model, run.blocks, self._stream, self._draw)
 
     def _learn_from(self, teacher: nn.Module) -> Distillation:
         share, temperature = self.settings.layer_share, self.settings.teacher_temperature
@@ -223,7 +222,7 @@ class MaskedPruning(Hooks):
         if self._masked is not None:
             return self._masked.masks.mlps != 0
         silent = self.report.get("silent", ())
-        return torch.tensor([mlp.name not in silent for mlp in find_blocks(self._model).mlps])
+        return torch.tensor([mlp.name not in silent for mlp in self._blocks.mlps])
 
     def _draw(self, training: bool) -> MaskValues:
         return self.masks.draw() if training else self.masks.for_evaluation()
@@ -241,8 +240,8 @@ class MaskedPruning(Hooks):
         if self._distillation is not None and self._stream is not None:
             self._distillation.cut(masks.hidden.nonzero().flatten())
         if self.settings.schedule == "fair":
-            top_up(run.model, round(self.settings.sparsity * self._total))
-        self._zeros = KeptZeros.of(run.model)
+            top_up(run, round(self.settings.sparsity * self._total))
+        self._zeros = KeptZeros.of(run.blocks)
         self.report["events"].append({"step": run.step, "asked": self.settings.sparsity} | reached(run.model))
         if self.settings.final_lr != 1:
             self._rate = RaisedRate(self.settings.final_lr, run)
@@ -285,15 +284,15 @@ def lagrangian(expected: Tensor, target: float, multipliers: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def top_up(model: nn.Module, goal: int) -> None:
+def top_up(run: Run, goal: int) -> None:
     """Set the smallest single weights to zero until so many of the dense model's are zero or removed; cut nothing.
 
     Args:
-        model: Changed in place; as it is if more is gone already.
+        run: Its model is changed in place, unless more is removed already.
         goal: Number of weights.
     """
-    weights = [projection.weight for projection in prunable_projections(find_blocks(model))]
-    marks = smallest(weights, max(0, goal - removed_weights(model)))
+    weights = [projection.weight for projection in prunable_projections(run.blocks)]
+    marks = smallest(weights, max(0, goal - removed_weights(run.model)))
     for weight, mark in zip(weights, marks, strict=True):
         weight.masked_fill_(mark, 0)
 

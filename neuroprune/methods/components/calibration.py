@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from neuroprune import distributed
 from neuroprune.errors import UserError
 from neuroprune.methods.hooks import State
-from neuroprune.pruning.blocks import Attention, Mlp, Projection, find_blocks
+from neuroprune.pruning.blocks import Attention, Blocks, Mlp, Projection
 
 WEIGHT_FLOOR = 0.01  # a token that the loss does not depend on still counts so much, against the mean of 1
 
@@ -171,7 +171,8 @@ class Calibration:
     """Hooks on all output projections of a model, and the statistics that they gather until `detach`.
 
     Args:
-        model: A model of a known architecture; its weights keep their shapes while the hooks are on.
+        model: A model; its weights keep their shapes while the hooks are on.
+        blocks: Its attentions and MLPs.
         moments: Whether the second moments for the fold are gathered too.
         weigh_tokens: Whether tokens count by how much the loss depends on them in these moments.
         centred: Whether a unit's connectivity leaves out its mean, where the fold can put it into a bias.
@@ -181,12 +182,12 @@ class Calibration:
     def __init__(
         self,
         model: nn.Module,
+        blocks: Blocks,
         moments: bool = True,
         weigh_tokens: bool = True,
         centred: bool = True,
         loss_rows: Callable[[], float | None] = lambda: None,
     ) -> None:
-        blocks = find_blocks(model)
         empty = partial(UnitStatistics.empty, moments=moments, centred=centred)
         self.attentions = [empty(a.o, a.head_dim * a.groups) for a in blocks.attentions]
         self.mlps = [empty(m.out, 1) for m in blocks.mlps]

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from neuroprune.errors import UserError
 from neuroprune.methods.components.unit_removal import fewest_units, unit_sizes
 from neuroprune.methods.components.unit_selection import choose_units
-from neuroprune.pruning.blocks import find_blocks
+from neuroprune.methods.hooks import Run
 from neuroprune.pruning.sparsity import prunable_weights
 from neuroprune.pruning.surgery import kept_units
 
 
-def check_head_count(model: nn.Module, heads: int, sparsity: float | None, min_share: float) -> None:
+def check_head_count(run: Run, heads: int, sparsity: float | None, min_share: float) -> None:
     """Refuse a number of heads that the model can't be left with, or not together with the sparsity.
 
     Args:
-        model: The model at the beginning.
+        run: The run at its start.
         heads: Query heads that are to be left.
         sparsity: Share of the prunable weights that is to go, None if nothing but heads is.
         min_share: Share of its neurons that a layer keeps at least.
@@ -26,7 +26,7 @@ def check_head_count(model: nn.Module, heads: int, sparsity: float | None, min_s
     Raises:
         UserError: If it can't be had; the sentence says what can.
     """
-    blocks, kept = find_blocks(model), kept_units(model)
+    blocks, kept = run.blocks, kept_units(run.model)
     groups, present = blocks.attentions[0].groups, sum(map(len, kept.heads))
     fewest = len(blocks.attentions) * groups
     if not fewest <= heads <= present or heads % groups:
@@ -37,7 +37,7 @@ def check_head_count(model: nn.Module, heads: int, sparsity: float | None, min_s
         )
     if sparsity is not None:
         sizes, least = unit_sizes(blocks), fewest_units(blocks, kept, min_share)
-        count, total = len(blocks.attentions), prunable_weights(model)
+        count, total = len(blocks.attentions), prunable_weights(run.model)
         gone = (sum(kept.dense_heads) - heads) // groups * sizes[0] / total
         neurons = sum(size * few for size, few in zip(sizes[count:], least[count:], strict=True))
         most = 1 - (heads // groups * sizes[0] + neurons) / total
@@ -48,18 +48,18 @@ def check_head_count(model: nn.Module, heads: int, sparsity: float | None, min_s
             )
 
 
-def heads_to_go(model: nn.Module, heads: int, progress: float) -> int:
+def heads_to_go(run: Run, heads: int, progress: float) -> int:
     """Return how many heads an event removes (with grouped queries: key/value heads with their queries).
 
     Args:
-        model: The model as it is now.
+        run: The run.
         heads: Query heads that are left in the end.
         progress: Share of all removed heads that are gone after this event; 1 at the last.
 
     Returns:
         How many are to be chosen.
     """
-    kept, groups = kept_units(model), find_blocks(model).attentions[0].groups
+    kept, groups = kept_units(run.model), run.blocks.attentions[0].groups
     dense = sum(kept.dense_heads)
     left = dense - round(progress * (dense - heads) / groups) * groups
     return max(0, sum(map(len, kept.heads)) - left) // groups

@@ -12,7 +12,6 @@ from neuroprune.config.settings import L1Settings, NeuroPruneSettings
 from neuroprune.methods.components import preconditions
 from neuroprune.methods.components.removal_report import head_distances, reached, removed_heads
 from neuroprune.methods.hooks import Hooks, Run, State
-from neuroprune.pruning.blocks import Blocks, find_blocks
 from neuroprune.pruning.sparsity import prunable_projections
 from neuroprune.pruning.surgery import remove_zero_units
 
@@ -27,7 +26,6 @@ class PenaltyForm(Hooks):
     def __init__(self, settings: L1Settings | NeuroPruneSettings) -> None:
         super().__init__(settings)
         self.report |= {"form": "penalty", "mode": settings.mode, "events": []}
-        self.blocks = Blocks([], [])
 
     def add_gradients(self, run: Run) -> None:
         """Add the penalty's gradient to the weights' `.grad`."""
@@ -39,9 +37,8 @@ class PenaltyForm(Hooks):
 
     def start(self, run: Run) -> None:
         """Check the model; report the distances between heads."""
-        preconditions.check_trained(run.model)
-        self.blocks = find_blocks(run.model)
-        self.report["head_distances"] = head_distances(run.model)
+        preconditions.check_trained(run.blocks)
+        self.report["head_distances"] = head_distances(run.blocks)
 
     def state_dict(self) -> State:
         """Return the report so far; everything else is in the model."""
@@ -49,8 +46,7 @@ class PenaltyForm(Hooks):
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
         """Check the model; restore the report."""
-        preconditions.check_trained(run.model)
-        self.blocks = find_blocks(run.model)
+        preconditions.check_trained(run.blocks)
         self.report.update(state["report"])
 
     def begun(self, run: Run, step: int) -> bool:
@@ -76,7 +72,7 @@ class PenaltyForm(Hooks):
     @torch.no_grad()
     def finish(self, run: Run) -> None:
         """Set weights below `eps` to zero and remove the units that are then entirely zero."""
-        for projection in prunable_projections(self.blocks):
+        for projection in prunable_projections(run.blocks):
             weight = projection.weight
             weight.masked_fill_(weight.abs() < self.settings.eps, 0)
         remove_zero_units(run.model, run.optimizer)

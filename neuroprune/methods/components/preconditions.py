@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from neuroprune.errors import UserError
-from neuroprune.pruning.blocks import find_blocks
+from neuroprune.pruning.blocks import Blocks
 from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, removed_weights
 
 
@@ -62,16 +62,16 @@ def check_not_compiled(model: nn.Module) -> None:
         )
 
 
-def check_trained(model: nn.Module) -> None:
+def check_trained(blocks: Blocks) -> None:
     """Refuse a model whose prunable weights are all frozen.
 
     Args:
-        model: The model of a run.
+        blocks: The blocks of a run's model.
 
     Raises:
         UserError: If none of the weights of attentions and MLPs has `requires_grad`.
     """
-    modules = {projection.module for projection in prunable_projections(find_blocks(model))}
+    modules = {projection.module for projection in prunable_projections(blocks)}
     if not any(module.weight.requires_grad for module in modules):
         raise UserError(
             "all weights of the attentions and MLPs are frozen, so what is left could not make up for what goes; "

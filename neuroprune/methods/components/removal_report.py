@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from neuroprune.pruning import heads
-from neuroprune.pruning.blocks import find_blocks
+from neuroprune.pruning.blocks import Blocks
 from neuroprune.pruning.sparsity import measure_sparsity
 from neuroprune.pruning.surgery import kept_units
 
@@ -29,10 +29,10 @@ def removed_heads(model: nn.Module) -> list[list[int]]:
     return [sorted(set(range(of)) - set(left)) for of, left in zip(kept.dense_heads, kept.heads, strict=True)]
 
 
-def head_distances(model: nn.Module) -> dict[str, float] | None:
+def head_distances(blocks: Blocks) -> dict[str, float] | None:
     """Return the minimum and quartiles of the distances between heads of a layer; None if no layer has two heads."""
     found = []
-    for attention in find_blocks(model).attentions:
+    for attention in blocks.attentions:
         distance = heads.distances(attention)
         found.append(distance[torch.ones_like(distance, dtype=torch.bool).triu(diagonal=1)].cpu())
     values = torch.cat(found)

@@ -47,7 +47,7 @@ class TargetForm(Hooks):
         if self.settings.sparsity is not None:
             preconditions.check_target(run.model, self.settings.sparsity)
         self._plan(run)
-        self.report["head_distances"] = head_distances(run.model)
+        self.report["head_distances"] = head_distances(run.blocks)
         if not self.events:
             self._go_on(run)
 
@@ -55,18 +55,18 @@ class TargetForm(Hooks):
         """Return the report so far, the zeros that are held, and where the learning rate and the embeddings are."""
         values = {"report": self.report, "frozen": bool(self._frozen), "plan": self.plan}
         rate = {} if self._rate is None else nest("rate", self._rate.state_dict())
-        return values | rate | nest("zeros", self.zeros.state_dict(self._model))
+        return values | rate | nest("zeros", self.zeros.state_dict(self._blocks))
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
         """Keep the plan, in a longer run too; hold the same zeros, follow the learning rate further."""
         self._plan(run, state.get("plan"))
         self.report.update(state["report"])
-        self.zeros = KeptZeros.from_state(run.model, unnest("zeros", state))
+        self.zeros = KeptZeros.from_state(run.blocks, unnest("zeros", state))
         if rate := unnest("rate", state):
             self._rate = RaisedRate(self.settings.post_lr, run)
             self._rate.load_state(rate)
         if state["frozen"]:
-            self._frozen = freeze_embeddings(run.model)
+            self._frozen = freeze_embeddings(run)
 
     def after_step(self, run: Run) -> None:
         """Hold zeros, take an event if it is time, follow the learning rate."""
@@ -92,8 +92,8 @@ class TargetForm(Hooks):
 
     def _plan(self, run: Run, plan: Sequence[tuple[int, float]] | None = None) -> None:
         """Find the steps of the events to come, and the share of the weights that each leads to; or keep a plan."""
-        preconditions.check_trained(run.model)
-        self._model = run.model
+        preconditions.check_trained(run.blocks)
+        self._blocks = run.blocks
         steps = event_steps(run.total_steps, self.settings.start, self.settings.end, self.settings.events)
         shares = cubic_schedule(self.settings.sparsity or 0.0, len(steps))
         self.plan = list(zip(steps, shares, strict=True)) if plan is None else plan
@@ -109,7 +109,7 @@ class TargetForm(Hooks):
     def _after_last(self, run: Run) -> None:
         """Freeze the embeddings and begin to raise the learning rate."""
         if self.settings.freeze_embeddings:
-            self._frozen = freeze_embeddings(run.model)
+            self._frozen = freeze_embeddings(run)
         if self.settings.post_lr != 1:
             self._rate = RaisedRate(self.settings.post_lr, run)
 
@@ -122,6 +122,6 @@ class TargetForm(Hooks):
                 f"which {found:.1%} is gone instead of {self.settings.sparsity:.1%}; load the cut model with "
                 "neuroprune.from_pretrained, or train from the beginning."
             )
-        self.zeros = KeptZeros.of(run.model)
+        self.zeros = KeptZeros.of(run.blocks)
         if self.settings.freeze_embeddings:
-            self._frozen = freeze_embeddings(run.model)
+            self._frozen = freeze_embeddings(run)

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from neuroprune.methods.components.unit_removal import remove_units
 from neuroprune.methods.hooks import Run
-from neuroprune.pruning.blocks import Attention, Mlp, find_blocks
+from neuroprune.pruning.blocks import Block
 
 Draw = Callable[[bool], Sequence[Tensor]]
 """Whether the model trains -> a mask `[units]` for each gated block."""
@@ -31,13 +31,13 @@ class Gates:
         draw: Makes their masks.
     """
 
-    def __init__(self, model: nn.Module, blocks: Sequence[Attention | Mlp], draw: Draw) -> None:
+    def __init__(self, model: nn.Module, blocks: Sequence[Block], draw: Draw) -> None:
         self._draw = draw
         self._masks: list[Tensor] = []
         self._handles: list[RemovableHandle] = [model.register_forward_pre_hook(self._draw_masks)]
         for position, block in enumerate(blocks):
             hook = partial(self._multiply, position)
-            self._handles.append(output_projection(block).register_forward_pre_hook(hook))
+            self._handles.append(block.output.module.register_forward_pre_hook(hook))
 
     def detach(self) -> None:
         """Take the hooks off."""
@@ -50,16 +50,6 @@ class Gates:
     def _multiply(self, position: int, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x, mask = inputs[0], self._masks[position]
         return (x * mask.to(x).repeat_interleave(x.shape[-1] // len(mask)), *inputs[1:])
-
-
-def output_projection(block: Attention | Mlp) -> nn.Module:
-    """Return the module that reads the units of a block."""
-    return block.o.module if isinstance(block, Attention) else block.out.module
-
-
-def unit_counts(blocks: Sequence[Attention | Mlp]) -> list[int]:
-    """Return the number of heads (with grouped queries: of key/value heads) or neurons of each block."""
-    return [block.heads // block.groups if isinstance(block, Attention) else block.width for block in blocks]
 
 
 @torch.no_grad()
@@ -76,11 +66,9 @@ def remove_closed(run: Run, masks: Sequence[Tensor]) -> list[str]:
     Returns:
         Names of the blocks that pass nothing on any more.
     """
-    found = find_blocks(run.model)
-    blocks: list[Attention | Mlp] = [*found.attentions, *found.mlps]
     gone, silent = [], []
-    for block, mask in zip(blocks, masks, strict=True):
-        weight = (block.o if isinstance(block, Attention) else block.out).weight
+    for block, mask in zip(run.blocks.all, masks, strict=True):
+        weight = block.output.weight
         weight *= mask.to(weight).repeat_interleave(weight.shape[1] // len(mask))
         closed = (mask == 0).nonzero().flatten().tolist()
         if len(closed) == len(mask):
@@ -93,11 +81,10 @@ def remove_closed(run: Run, masks: Sequence[Tensor]) -> list[str]:
 
 
 @torch.no_grad()
-def silence(block: Attention | Mlp) -> None:
+def silence(block: Block) -> None:
     """Set all weights of a block's units to zero; the bias of its output projection stays, as it belongs to no unit."""
-    ins = (block.q, block.k, block.v) if isinstance(block, Attention) else block.ins
-    for projection in ins:
+    for projection in block.inputs:
         projection.weight.zero_()
         if projection.bias is not None:
             projection.bias.zero_()
-    (block.o if isinstance(block, Attention) else block.out).weight.zero_()
+    block.output.weight.zero_()

@@ -12,7 +12,7 @@ from neuroprune.methods.components.unit_selection import choose_units
 from neuroprune.methods.components.zero_mask import zero_smallest
 from neuroprune.methods.hooks import Run
 from neuroprune.pruning import heads
-from neuroprune.pruning.blocks import Blocks, find_blocks
+from neuroprune.pruning.blocks import Blocks
 from neuroprune.pruning.sparsity import head_size, neuron_size, removed_weights
 from neuroprune.pruning.surgery import Kept, kept_units, remove
 
@@ -29,7 +29,7 @@ class UnitTarget(TargetForm):
 
     def prune(self, run: Run, goal: int, last: bool) -> None:
         """Remove whole units within the budget."""
-        blocks = find_blocks(run.model)
+        blocks = run.blocks
         fewest = fewest_units(blocks, kept_units(run.model), self.settings.min_share)
         room = goal - removed_weights(run.model)
         remove_units(run, choose_units(self.scores(run), unit_sizes(blocks), fewest, room))
@@ -63,7 +63,7 @@ def remove_units(run: Run, chosen: Sequence[Sequence[int]]) -> None:
         run: The run.
         chosen: Positions for each block; those of attentions count key/value heads with the queries that read them.
     """
-    attentions = find_blocks(run.model).attentions
+    attentions = run.blocks.attentions
     gone, neurons = chosen[: len(attentions)], chosen[len(attentions) :]
     queries = {a.index: heads.query_heads(a, units) for a, units in zip(attentions, gone, strict=True)}
     remove(run.model, queries, dict(enumerate(neurons)), run.optimizer)

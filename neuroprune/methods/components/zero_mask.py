@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from neuroprune.methods.hooks import Run, State
-from neuroprune.pruning.blocks import Blocks, Projection, find_blocks
+from neuroprune.pruning.blocks import Blocks, Projection
 from neuroprune.pruning.sparsity import (
     heads_connected,
     neurons_connected,
@@ -31,22 +31,22 @@ class KeptZeros:
         self._marks = marks or []
 
     @classmethod
-    def of(cls, model: nn.Module) -> KeptZeros:
+    def of(cls, blocks: Blocks) -> KeptZeros:
         """Hold every prunable weight that is zero now."""
-        projections = prunable_projections(find_blocks(model))
+        projections = prunable_projections(blocks)
         marks = [(projection, projection.weight.detach() == 0) for projection in projections]
         return cls([(projection, mark) for projection, mark in marks if bool(mark.any())])
 
-    def state_dict(self, model: nn.Module) -> State:
+    def state_dict(self, blocks: Blocks) -> State:
         """Return the marks: number of a projection among the model's prunable ones -> bool matrix."""
-        projections = prunable_projections(find_blocks(model))
+        projections = prunable_projections(blocks)
         numbers = {(projection.module, projection.part): str(i) for i, projection in enumerate(projections)}
         return {numbers[projection.module, projection.part]: mark for projection, mark in self._marks}
 
     @classmethod
-    def from_state(cls, model: nn.Module, state: Mapping[str, Any]) -> KeptZeros:
+    def from_state(cls, blocks: Blocks, state: Mapping[str, Any]) -> KeptZeros:
         """Hold the zeros that `state_dict` told of."""
-        projections = prunable_projections(find_blocks(model))
+        projections = prunable_projections(blocks)
         return cls([(projections[int(i)], mark.to(projections[int(i)].weight.device)) for i, mark in state.items()])
 
     @torch.no_grad()
@@ -73,7 +73,7 @@ def zero_smallest(run: Run, goal: int) -> KeptZeros:
     removed = removed_weights(run.model)
     if goal <= removed:
         return KeptZeros()
-    blocks = find_blocks(run.model)
+    blocks = run.blocks
     projections = prunable_projections(blocks)
     _zero_idle_units(
         blocks, dict(zip(projections, smallest([p.weight for p in projections], goal - removed), strict=True))
@@ -82,7 +82,7 @@ def zero_smallest(run: Run, goal: int) -> KeptZeros:
     marks = smallest([p.weight for p in projections], max(0, goal - removed_weights(run.model)))
     for projection, mark in zip(projections, marks, strict=True):
         projection.weight.masked_fill_(mark, 0)
-    return KeptZeros.of(run.model)
+    return KeptZeros.of(blocks)
 
 
 def _zero_idle_units(blocks: Blocks, marks: dict[Projection, Tensor]) -> None:
