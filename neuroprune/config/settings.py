@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, mode
 from neuroprune.config.fields import (
     KIND_METRICS,
     PATTERNS,
+    RAMP_END,
     SHA256,
     TASK_KINDS,
     Count,
@@ -226,6 +227,11 @@ class NeuroPruneSettings(Settings):
     task_kinds: ClassVar[tuple[str, ...]] = TASK_KINDS
     name: Literal["neuroprune"] = Field(default="neuroprune", description="The method.")
     version: Literal[2] = Field(default=2, description="Rises when the method's results change; not to be set.")
+    algorithm: Literal["connectivity", "penalties"] = Field(
+        default="connectivity",
+        description="Algorithm that meets `sparsity`: `connectivity`, this project's own removal events by functional "
+        "connectivity, or `penalties`, the paper's, with strengths that are regulated during training.",
+    )
     # ---- target form
     sparsity: TargetSparsity | None = Field(
         default=None,
@@ -297,6 +303,8 @@ class NeuroPruneSettings(Settings):
     @model_validator(mode="after")
     def _one_form(self) -> NeuroPruneSettings:
         penalty = [name for name in ("alpha", "beta", "theta") if getattr(self, name) is not None]
+        if self.algorithm == "penalties":
+            return self._regulated()
         target = [name for name in ("sparsity", "heads") if getattr(self, name) is not None]
         if target and penalty:
             raise ValueError(
@@ -308,10 +316,28 @@ class NeuroPruneSettings(Settings):
             )
         return ordered(self)
 
+    def _regulated(self) -> NeuroPruneSettings:
+        if self.sparsity is None:
+            raise ValueError("algorithm: penalties is regulated towards a target; give sparsity")
+        if self.heads is not None:
+            raise ValueError("algorithm: penalties can't be asked for a number of heads; give theta instead of heads")
+        if self.penalty_start >= RAMP_END:
+            raise ValueError(
+                f"algorithm: penalties needs penalty_start below {RAMP_END:g}, where the target is reached"
+            )
+        if self.alpha == 0 and self.beta == 0:
+            raise ValueError("algorithm: penalties regulates alpha and beta; at least one must be above 0")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_default_algorithm(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in serialize(self).items() if (key, value) != ("algorithm", "connectivity")}
+
     @property
     def form(self) -> Literal["target", "penalty"]:
-        """Which of the two forms these settings ask for."""
-        return "penalty" if self.sparsity is None and self.heads is None else "target"
+        """Which of the two forms these settings ask for; a regulated penalty is a penalty."""
+        told = self.sparsity is not None or self.heads is not None
+        return "target" if told and self.algorithm == "connectivity" else "penalty"
 
 
 METHOD_SETTINGS: dict[str, type[Settings]] = {

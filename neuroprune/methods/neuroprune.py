@@ -16,19 +16,28 @@ names the threshold theta at which the paper's algorithm would leave as many.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
+from neuroprune.config.fields import RAMP_END
 from neuroprune.config.settings import NeuroPruneSettings
 from neuroprune.errors import UserError
 from neuroprune.methods.callback import Method
+from neuroprune.methods.components import preconditions
 from neuroprune.methods.components.calibration import Calibration, no_gradient
 from neuroprune.methods.components.fold import fold
 from neuroprune.methods.components.head_count import check_head_count, choose_heads_first, heads_to_go
 from neuroprune.methods.components.penalty import PenaltyForm
 from neuroprune.methods.components.state_files import nest, unnest
+from neuroprune.methods.components.strength_control import (
+    EVERY,
+    StrengthControl,
+    absence_threshold,
+    absent_entries,
+)
 from neuroprune.methods.components.target import TargetForm
 from neuroprune.methods.components.unit_removal import fewest_units, remove_units, unit_sizes
 from neuroprune.methods.components.unit_selection import choose_units
@@ -36,8 +45,17 @@ from neuroprune.methods.components.zero_mask import zero_smallest
 from neuroprune.methods.hooks import Run, State
 from neuroprune.pruning import heads, penalties
 from neuroprune.pruning.blocks import Attention
-from neuroprune.pruning.sparsity import cubic_schedule, removed_weights
+from neuroprune.pruning.sparsity import cubic_schedule, prunable_projections, prunable_weights, removed_weights
 from neuroprune.pruning.surgery import kept_units, remove
+
+FIRST_ALPHA, FIRST_BETA = 3e-5, 3e-4
+"""Strengths at which regulated penalties begin where none are given; chosen on SST-2, see docs/method.md."""
+REPORTED = 10
+"""Measurements of the regulated penalties between two that the report keeps."""
+SHORTFALL = 0.05
+"""Share of absent weights that the penalties may miss without a warning."""
+
+logger = logging.getLogger(__name__)
 
 
 class NeuroPruneTarget(TargetForm):
@@ -141,23 +159,27 @@ class NeuroPruneTarget(TargetForm):
 class NeuroPrunePenalty(PenaltyForm):
     """The paper's algorithm: penalties Eq. 1 and Eq. 2 in every step, redundant heads merged after every epoch."""
 
+    def __init__(self, settings: NeuroPruneSettings) -> None:
+        super().__init__(settings)
+        self.alpha, self.beta = settings.alpha or 0.0, settings.beta or 0.0
+
     def add_gradients(self, run: Run) -> None:
         """Add the gradients of alpha x Eq. 1 and beta x Eq. 2."""
-        widths = kept_units(run.model).dense_neurons if self.settings.alpha else []
+        widths = kept_units(run.model).dense_neurons if self.alpha else []
         for mlp, width in zip(run.blocks.mlps, widths, strict=False):
             eps, reading = self.settings.eps, self.settings.degree_weight
-            penalties.add_mlp_gradient(mlp, self.settings.alpha, eps, reading, width)
-        for attention in run.blocks.attentions if self.settings.beta else []:
-            penalties.add_attention_gradient(attention, self.settings.beta)
+            penalties.add_mlp_gradient(mlp, self.alpha, eps, reading, width)
+        for attention in run.blocks.attentions if self.beta else []:
+            penalties.add_attention_gradient(attention, self.beta)
 
     def shrink(self, run: Run, rates: Mapping[nn.Parameter, float]) -> None:
         """Take the proximal steps of learning rate x alpha x Eq. 1 and learning rate x beta x Eq. 2."""
-        widths = kept_units(run.model).dense_neurons if self.settings.alpha else []
+        widths = kept_units(run.model).dense_neurons if self.alpha else []
         for mlp, width in zip(run.blocks.mlps, widths, strict=False):
-            strength = rates.get(mlp.out.module.weight, 0.0) * self.settings.alpha  # type: ignore[call-overload]
+            strength = rates.get(mlp.out.module.weight, 0.0) * self.alpha  # type: ignore[call-overload]
             penalties.shrink_mlp(mlp, strength, self.settings.eps, self.settings.degree_weight, width)
-        for attention in run.blocks.attentions if self.settings.beta else []:
-            strength = rates.get(attention.q.module.weight, 0.0) * self.settings.beta  # type: ignore[call-overload]
+        for attention in run.blocks.attentions if self.beta else []:
+            strength = rates.get(attention.q.module.weight, 0.0) * self.beta  # type: ignore[call-overload]
             penalties.shrink_attention(attention, strength)
 
     def epoch_end(self, run: Run) -> None:
@@ -181,9 +203,78 @@ class NeuroPrunePenalty(PenaltyForm):
         return heads.query_heads(attention, replaced)
 
 
+class NeuroPruneRegulated(NeuroPrunePenalty):
+    """The paper's penalties, with strengths regulated so that the run ends at a target sparsity.
+
+    `alpha` and `beta` are where the strengths begin, and their ratio stays. At the end the smallest entries are set to
+    zero until the count is exact; where the penalties did their work these are entries near `eps`.
+    """
+
+    def __init__(self, settings: NeuroPruneSettings) -> None:
+        super().__init__(settings)
+        self._begin = (
+            FIRST_ALPHA if settings.alpha is None else settings.alpha,
+            FIRST_BETA if settings.beta is None else settings.beta,
+        )
+        self.alpha, self.beta = self._begin
+        self.control = StrengthControl(settings.sparsity or 0.0, settings.penalty_start, RAMP_END)
+        self.report |= {"sparsity": settings.sparsity, "strengths": []}
+
+    def start(self, run: Run) -> None:
+        """Check the target; begin as the penalties do."""
+        preconditions.check_target(run.model, self.control.target)
+        super().start(run)
+
+    def state_dict(self) -> State:
+        """Return the report and the controller's state."""
+        return super().state_dict() | nest("control", self.control.state_dict())
+
+    def resume(self, run: Run, state: Mapping[str, Any]) -> None:
+        """Restore the report and the controller."""
+        super().resume(run, state)
+        self.control.load_state(unnest("control", state))
+        self._apply_factor()
+
+    def before_step(self, run: Run) -> None:
+        """Measure and regulate if it is time; then act as the penalties do."""
+        if run.step % EVERY == 0 and self.begun(run, run.step):
+            self._regulate(run)
+        super().before_step(run)
+
+    def zero_absent(self, run: Run) -> None:
+        """Set the smallest weights to zero until the target is met exactly."""
+        absent = self._absent(run, self.settings.eps)
+        self.report["absent"] = absent
+        if absent < self.control.target - SHORTFALL:
+            logger.warning(
+                "the penalties left %.1f %% of the weights absent, short of the target of %.1f %%; the smallest of the "
+                "others are set to zero: train for more steps or at a higher learning rate",
+                100 * absent,
+                100 * self.control.target,
+            )
+        zero_smallest(run, round(self.control.target * prunable_weights(run.model)))
+
+    def _regulate(self, run: Run) -> None:
+        progress, rate = run.step / run.total_steps, max(run.learning_rates().values())
+        absent = self._absent(run, absence_threshold(self.settings.eps, rate))
+        self.control.update(progress, absent)
+        self._apply_factor()
+        if run.step // EVERY % REPORTED == 0:
+            self.report["strengths"].append({"step": run.step, "absent": absent, "factor": self.control.factor})
+
+    def _apply_factor(self) -> None:
+        self.alpha, self.beta = (strength * self.control.factor for strength in self._begin)
+
+    def _absent(self, run: Run, threshold: float) -> float:
+        """Return the share of the dense model's prunable weights that are removed or below a threshold."""
+        entries = absent_entries(prunable_projections(run.blocks), threshold)
+        return (entries + removed_weights(run.model)) / prunable_weights(run.model)
+
+
 class NeuroPrune(Method):
     """NeuroPrune: `NeuroPrune(sparsity=0.8)` or `NeuroPrune(heads=50)` or both meet a target;
-    `NeuroPrune(alpha=, beta=, theta=)` is the paper's penalty.
+    `NeuroPrune(alpha=, beta=, theta=)` is the paper's algorithm, `NeuroPrune(sparsity=0.8, algorithm="penalties")` the
+    same with strengths that are regulated towards a target.
 
     Add it to a Trainer, `Trainer(..., callbacks=[NeuroPrune(sparsity=0.8)])`, or call its hooks (see `hooks.Hooks`).
     The model gets smaller while it trains; afterwards `report` lists what was removed at which step.
@@ -196,5 +287,9 @@ class NeuroPrune(Method):
     settings: NeuroPruneSettings
 
     def make_strategy(self) -> NeuroPruneTarget | NeuroPrunePenalty:
-        """Return a new strategy of the form that the settings ask for."""
-        return NeuroPruneTarget(self.settings) if self.settings.form == "target" else NeuroPrunePenalty(self.settings)
+        """Return a new strategy of the algorithm that the settings ask for."""
+        if self.settings.form == "target":
+            return NeuroPruneTarget(self.settings)
+        return (
+            NeuroPrunePenalty(self.settings) if self.settings.sparsity is None else NeuroPruneRegulated(self.settings)
+        )

@@ -7,6 +7,7 @@ import torch
 
 from helpers.loops import assert_optimizer_fits, labelled_batch, make_run, make_trainer, take_step, train_bare, weights
 from helpers.models import each_model, make_model
+from neuroprune.errors import UserError
 from neuroprune.methods.hooks import Run
 from neuroprune.methods.l1 import L1
 from neuroprune.methods.neuroprune import NeuroPrune
@@ -155,3 +156,70 @@ def test_penalties_and_merging_can_begin_after_dense_epochs(mode):
             heads.append(min(map(len, kept_units(model).heads)))
     assert changed == [False, False, True, True]
     assert heads == [4, 3]
+
+
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+@pytest.mark.parametrize("name", ["bert", "t5", "llama", "gpt2"])
+def test_regulated_penalties_end_at_the_target(name, mode):
+    model = make_model(name)
+    method = NeuroPrune(sparsity=0.6, algorithm="penalties", mode=mode)
+    train_bare(method, model, name, steps=40)
+    assert measure_sparsity(model).weights == pytest.approx(0.6, abs=0.005)
+    factors = [entry["factor"] for entry in method.report["strengths"]]
+    assert method.report["sparsity"] == 0.6
+    assert factors and method.strategy.control.factor > 1  # nothing is absent in so few steps, so strengths rise
+
+
+def test_regulated_penalties_ease_when_too_much_is_absent():
+    model = make_model("bert")
+    for projection in prunable_projections(find_blocks(model)):
+        projection.weight.data.mul_(1e-6)
+    run = make_run(model, steps=40)
+    method = NeuroPrune(sparsity=0.5, algorithm="penalties", alpha=1.0, beta=2.0)
+    method.start(run)
+    take_step(method, run)
+    assert method.strategy.control.factor < 1
+    assert method.strategy.alpha == pytest.approx(method.strategy.control.factor)
+    assert method.strategy.beta == pytest.approx(2 * method.strategy.control.factor)
+
+
+def test_regulated_penalties_resume_where_they_were():
+    whole, halves = make_model("bert"), make_model("bert")
+    torch.manual_seed(0)  # dropout
+    train_bare(NeuroPrune(sparsity=0.6, algorithm="penalties"), whole, steps=30)
+    torch.manual_seed(0)
+    run, method = make_run(halves.train(), steps=30), NeuroPrune(sparsity=0.6, algorithm="penalties")
+    method.start(run)
+    while run.step < 15:
+        take_step(method, run)
+    method.epoch_end(run)
+    state, method = json.loads(json.dumps(method.state_dict())), NeuroPrune(sparsity=0.6, algorithm="penalties")
+    method.resume(run, state)
+    while run.step < 30:
+        take_step(method, run)
+    method.epoch_end(run)
+    method.finish(run)
+    for expected, got in zip(weights(whole), weights(halves), strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({}, "give sparsity"),
+        ({"sparsity": 0.5, "heads": 3}, "number of heads"),
+        ({"sparsity": 0.5, "penalty_start": 0.9}, "penalty_start"),
+        ({"sparsity": 0.5, "alpha": 0.0, "beta": 0.0}, "above 0"),
+    ],
+)
+def test_what_regulated_penalties_refuse(fields, text):
+    with pytest.raises(UserError, match=text):
+        NeuroPrune(algorithm="penalties", **fields)
+
+
+def test_the_usual_algorithm_leaves_no_trace_in_settings():
+    """Results that were recorded before there was a choice keep their identity."""
+    assert "algorithm" not in NeuroPrune(sparsity=0.5).settings.model_dump(mode="json")
+    chosen = NeuroPrune(sparsity=0.5, algorithm="penalties").settings
+    assert chosen.model_dump(mode="json")["algorithm"] == "penalties"
+    assert chosen.form == "penalty"

@@ -69,12 +69,16 @@ class PenaltyForm(Hooks):
             remove_zero_units(run.model, run.optimizer)
         self.report["events"].append({"step": run.step} | reached(run.model))
 
-    @torch.no_grad()
-    def finish(self, run: Run) -> None:
-        """Set weights below `eps` to zero and remove the units that are then entirely zero."""
+    def zero_absent(self, run: Run) -> None:
+        """Set weights below `eps` to zero."""
         for projection in prunable_projections(run.blocks):
             weight = projection.weight
             weight.masked_fill_(weight.abs() < self.settings.eps, 0)
+
+    @torch.no_grad()
+    def finish(self, run: Run) -> None:
+        """Set absent weights to zero and remove the units that are then entirely zero."""
+        self.zero_absent(run)
         remove_zero_units(run.model, run.optimizer)
         self.report["events"].append({"step": run.step} | reached(run.model))
         self.report["removed_heads"] = removed_heads(run.model)
