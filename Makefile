@@ -69,6 +69,7 @@ lint: $(BIN)/.ready ## Style, types, docstrings, import directions, workflow
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pydoclint --quiet --config pyproject.toml neuroprune
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/pytest -n 0 tests/test_house.py
 	$(BIN)/snakefmt --check --compact-diff Snakefile workflow/rules
 	@. $(BIN)/activate && snakemake --lint

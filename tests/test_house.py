@@ -1,4 +1,4 @@
-"""The house keeps its shape: imports point downwards, heavy ones stay out of quick commands, files stay readable."""
+"""Repository checks: light imports, readable files, matching dependency pins."""
 
 import ast
 import re
@@ -14,71 +14,28 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "neuroprune"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-# From the ground upwards: a package may import from lower floors, and from itself.
-FLOORS = [
-    {"errors"},
-    {"distributed", "files", "pruning"},
-    {"config"},
-    {"models", "tasks", "results"},
-    {"methods"},
-    {"training"},
-    {"cli"},
-]
-FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
-# These must do without torch.
+# Tables and figures are drawn from records alone, also where no training library is wanted.
 TABLE_READERS = {"errors", "files", "config", "results"}
+HEAVY = {"torch", "transformers", "datasets"}
 
 
-def module_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def loaded_by(modules: list[str], watched: set[str]) -> set[str]:
+    """Those of the watched packages that a fresh interpreter has loaded after importing the modules."""
+    code = f"import sys, {', '.join(modules)}; print(*({watched!r} & set(sys.modules)))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-def imports(path: Path) -> list[tuple[str, bool]]:
-    """Imported dotted names, and whether the import stands at the top of the module."""
-    tree = ast.parse(path.read_text())
-    found = []
-    for node in ast.walk(tree):
-        at_top = node in tree.body
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: relative import"
-            names = [
-                f"{node.module}.{alias.name}" if node.module == "neuroprune" else node.module for alias in node.names
-            ]
-            found += [(name, at_top) for name in names]
-        elif isinstance(node, ast.Import):
-            found += [(alias.name, at_top) for alias in node.names]
-    return found
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def test_every_module_has_a_floor():
-    assert {module_of(path) for path in SOURCES} - {"__init__"} == set(FLOOR)
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_downwards(path):
-    here = module_of(path)
-    for name, _ in imports(path):
-        assert name.split(".")[0] != "snakemake", f"{path}: the library must not need the workflow"
-        if name.startswith("neuroprune.") and here != "__init__":
-            other = name.split(".")[1]
-            assert FLOOR[other] <= FLOOR[here], f"{path}: {here} imports {other}, which stands above it"
-
-
-@pytest.mark.parametrize(
-    "path", [p for p in SOURCES if module_of(p) in TABLE_READERS], ids=lambda p: str(p.relative_to(ROOT))
-)
-def test_readers_of_tables_do_without_torch(path):
-    heavy = {
-        name for name, at_top in imports(path) if at_top and name.split(".")[0] in {"torch", "transformers", "datasets"}
-    }
-    assert not heavy
+def test_readers_of_tables_do_without_torch():
+    readers = [path for path in SOURCES if path.relative_to(PACKAGE).parts[0].removesuffix(".py") in TABLE_READERS]
+    assert loaded_by([dotted(path) for path in readers], HEAVY) == set()
 
 
 def test_importing_the_package_is_cheap():
-    code = "import sys, neuroprune; print(sorted({'torch', 'transformers', 'pandas', 'matplotlib'} & set(sys.modules)))"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
-    )
+    assert loaded_by(["neuroprune"], HEAVY | {"pandas", "matplotlib"}) == set()
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
