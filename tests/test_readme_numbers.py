@@ -1,0 +1,310 @@
+"""Numbers in the README equal those in the published records: every table cell and every measured value in the text."""
+
+import json
+import math
+import re
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from neuroprune.results.runs import collect, read_runs
+from neuroprune.results.tables.summary import summarize
+
+ROOT = Path(__file__).parents[1]
+PUBLISHED = ROOT / "results" / "published"
+README = (ROOT / "README.md").read_text()
+STUDIES = ("ablations", "demo", "inhouse", "sst2")
+LABELS = {"dense": "dense", "cofi": "CoFi", "dsp": "DSP", "taylor": "Taylor", "random": "random heads and neurons"}
+FORMS = {
+    ("neuroprune", "penalty"): "NeuroPrune (penalties)",
+    ("neuroprune", "target"): "NeuroPrune-FC",
+    ("l1", "penalty"): "l1 penalty",
+    ("l1", "target"): "magnitude",
+}
+SYMBOLS = {"alpha": "α", "beta": "β", "theta": "θ", "strength": "λ"}
+MEASURED = re.compile(
+    r"[\d.,–]*\d (?:M|ms|s|points?|heads?|neurons|rows|steps|times)\b|[\d.,–]*\d [%×]|\b(?:BLEU|Lsum) [\d.]+"
+)
+TARGET = re.compile(r"\b[Aa]t (?:50|80|80 and 90) %")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Return a function that looks up the mean over seeds of a published setting, computed from its records."""
+    found = {}
+    for study in STUDIES:
+        folder = tmp_path_factory.mktemp("published") / study
+        shutil.copytree(PUBLISHED / study, folder, ignore=shutil.ignore_patterns("*.safetensors", "tables", "figures"))
+        collect(folder)
+        for row in summarize(read_runs(folder)).to_dict("records"):
+            (record, *_) = sorted((folder / "runs").glob(f"{row['group']}-s*/run.json"))
+            found[study, row["group"]] = row | {"result": json.loads(record.read_text())["result"]}
+    return lambda study, group: found[study, group]
+
+
+def percent(fraction, digits=1):
+    return f"{100 * fraction:.{digits}f} %"
+
+
+def sparsity(row):
+    """Return a sparsity, without decimals where it was the target."""
+    return percent(row["sparsity"], 0 if row["sparsity"] == 0 or math.isfinite(row["point"]) else 1)
+
+
+def accuracy(row):
+    spread = "" if math.isnan(row["value_sd"]) else f" ± {100 * row['value_sd']:.1f}"
+    assert bool(spread) == (row["runs"] > 1)
+    return f"{100 * row['value']:.1f}{spread} %"
+
+
+def score(row):
+    return f"{100 * row['value']:.1f}"
+
+
+def label(row):
+    return LABELS.get(row["method"]) or FORMS[row["method"], row["form"]]
+
+
+def setting(row):
+    if math.isfinite(row["point"]):
+        return percent(row["point"], 0)
+    strengths = {symbol: row[name] for name, symbol in SYMBOLS.items() if math.isfinite(row[name])}
+    return ", ".join(f"{symbol} {_short(value)}" for symbol, value in strengths.items())
+
+
+def _short(value):
+    return f"{value:g}" if value >= 0.01 else re.sub(r"\.?0*e-0?", "e-", f"{value:.2e}")
+
+
+def millions(row):
+    return f"{row['parameters'] / 1e6:.1f} M"
+
+
+def neurons(row):
+    return sum(row["result"]["sparsity"]["neurons_per_layer"])
+
+
+def heads(row):
+    return sum(row["result"]["sparsity"]["heads_per_layer"])
+
+
+def seconds(row):
+    return f"{row['train_seconds_without_eval']:.0f} s"
+
+
+def faster(row):
+    if row["method"] == "dense":
+        return ""
+    return "no faster" if row["speedup_b32"] < 1.05 else f"{row['speedup_b32']:.1f} × faster"
+
+
+def inference(row):
+    time = f"{row['inference_ms_b32']:.1f} ms"
+    return time if row["method"] == "dense" else f"{time}, {faster(row)}"
+
+
+def sst2_table(rows):
+    groups = ["dense", "neuroprune-a1e-5-b0.0001-t0.2", "neuroprune-a3e-5-b0.0003-t0.2"]
+    groups += ["neuroprune-a0.0001-b0.0003-t0.2", "neuroprune-a0.0001-b0.001-t0.2", "neuroprune-a0.0001-b0.001-t0.25"]
+    groups += ["neuroprune-a0.0003-b0.003-t0.2", "l1-l1e-5", "l1-l3e-5", "l1-l0.0001", "l1-l0.0003"]
+    groups += [f"neuroprune-{point}" for point in (50, 80, 90, 95)]
+    groups += [f"{method}-{point}" for method in ("taylor", "l1") for point in (50, 80, 90)]
+    table = [rows("sst2", f"minilm-sst2-{group}") for group in groups]
+    names = ["setting", "sparsity", "accuracy", "heads left", "neurons left", "parameters left", "inference, batch 32"]
+    yield [f"SST-2, {table[0]['result']['train_rows']:,} rows", *names]
+    for row in table:
+        left = [f"{heads(row)}", f"{neurons(row):,}", millions(row)]
+        yield [label(row), setting(row), sparsity(row), accuracy(row), *left, faster(row)]
+
+
+def demo_table(rows):
+    yield ["movie_snippets", "sparsity", "accuracy", "parameters", "inference, batch 32", "training"]
+    for group in ("dense", *(f"{method}-{point}" for method in ("neuroprune", "l1") for point in (50, 80, 90))):
+        row = rows("demo", f"minilm-movie_snippets-{group}")
+        yield [label(row), sparsity(row), accuracy(row), millions(row), inference(row), seconds(row)]
+
+
+def compared_table(rows):
+    left, right = (
+        partial(_compared, rows, "demo", "movie_snippets_512"),
+        partial(_compared, rows, "inhouse", "sst2_1000"),
+    )
+    sizes = [f"{side('dense')['result']['train_rows']:,} rows" for side in (left, right)]
+    yield ["", f"movie_snippets, {sizes[0]}", "training", f"SST-2, {sizes[1]}", "training"]
+    for name, one, two in (
+        ("", "dense", "dense"),
+        (", 80 %", "neuroprune-80", "neuroprune-80"),
+        (", 80 %", "cofi-80", "cofi-80"),
+        (", 80 %, 4 epochs", None, "cofi-80-epochs_4"),
+        (", 80 %", None, "taylor-80"),
+        (", 80 %", None, "random-80"),
+        (", 25 / 14 heads", "neuroprune-h25", "neuroprune-h14"),
+        (", 25 / 14 heads", "dsp-h25", "dsp-h14"),
+    ):
+        cells = [[accuracy(row), seconds(row)] if row else ["", ""] for row in (left(one), right(two))]
+        yield [label(right(two)) + name, *cells[0], *cells[1]]
+
+
+def _compared(rows, study, task, group):
+    row = group and rows(study, f"minilm-{task}-{group}")
+    if row and (found := re.search(r"-h(\d+)$", group)):
+        assert row["heads_left"] == row["heads_asked"] == int(found.group(1))
+    return row
+
+
+def glue_table(rows):
+    yield [
+        "accuracy, 80 % sparsity",
+        "rows, epochs",
+        "majority class",
+        "dense",
+        "NeuroPrune-FC",
+        "magnitude",
+        "inference, batch 32",
+    ]
+    for task in ("sst2", "sick", "mrpc", "rte", "wnli"):
+        dense, ours, l1 = (rows("inhouse", f"minilm-{task}-{method}") for method in ("dense", "neuroprune-80", "l1-80"))
+        result, name = dense["result"], {"sst2": "SST-2"}.get(task, task.upper())
+        size = f"{result['train_rows']:,}, {result['epochs']:g}"
+        yield [name, size, percent(dense["majority"]), accuracy(dense), accuracy(ours), accuracy(l1), faster(ours)]
+
+
+def random_table(rows):
+    yield ["randomly initialised, 80 % sparsity", "dense", "NeuroPrune-FC", "inference, batch 32"]
+    for name, group, metric in (
+        ("OPT on movie_snippets, 4,000 rows, accuracy", "opt_random-movie_snippets_4000", accuracy),
+        ("T5 on movie_snippets, 4,000 rows, accuracy", "t5_random-movie_snippets_4000", accuracy),
+        ("T5 on docstrings, ROUGE-Lsum", "t5_random-docstrings", score),
+        ("translation of home_messages, BLEU", "transformer_random-home_messages", score),
+    ):
+        dense, ours = (rows("demo", f"{group}-{method}") for method in ("dense", "neuroprune-80"))
+        assert "4,000" not in name or dense["result"]["train_rows"] == 4000
+        yield [name, metric(dense), metric(ours), faster(ours)]
+
+
+TABLES = (sst2_table, demo_table, compared_table, glue_table, random_table)
+
+
+def tables(text):
+    """Return the tables of a page: a header and rows of cells each."""
+    blocks = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    return [
+        [[cell.strip() for cell in line.strip("|\n").split("|")] for line in block.splitlines()] for block in blocks
+    ]
+
+
+@pytest.mark.parametrize("expected", TABLES)
+def test_a_table_equals_the_records(rows, expected):
+    header, *lines = expected(rows)
+    assert [table[2:] for table in tables(README) if table[0] == header] == [lines]
+
+
+def test_every_table_of_results_is_compared(rows):
+    compared = [next(iter(table(rows))) for table in TABLES]
+    assert [table[0] for table in tables(section("Results"))] == compared
+
+
+def section(name):
+    return README.split(f"\n## {name}\n")[1].split("\n## ")[0]
+
+
+def sst2_claims(rows):
+    """Yield the sentences' parts that state a measured value of the study sst2."""
+    row = lambda group: rows("sst2", f"minilm-sst2-{group}")  # noqa: E731
+    dense, l1 = row("dense"), row("l1-l0.0001")
+    paper = {theta: row(f"neuroprune-a0.0001-b0.001-t{theta}") for theta in (0.15, 0.2, 0.25)}
+    ours, taylor, magnitude, one = row("neuroprune-80"), row("taylor-80"), row("l1-80"), paper[0.2]
+    errors = [standard_error(run) for run in (dense, row("l1-l0.001"))]
+    yield f"one epoch of {dense['result']['steps']:,} steps"
+    yield f"the {dense['result']['eval_rows']} rows of the validation split"
+    yield f"the majority class gives {percent(dense['majority'])}"
+    yield f"{errors[0]:.1f} to {errors[1]:.1f} points (n = {dense['result']['eval_rows']} rows)"
+    yield f"At {sparsity(one)} sparsity it keeps {accuracy(one)} accuracy, and no layer dies"
+    yield f"the l1 penalty has {accuracy(l1)} at {sparsity(l1)}, "
+    yield f"magnitude {accuracy(magnitude)} at {sparsity(magnitude)}"
+    weaker, plain = row("neuroprune-a0.0001-b0.0003-t0.2"), row("neuroprune-a0.0001-b0.001-t0.2-degree_weight_none")
+    yield f"{accuracy(weaker)} at {sparsity(weaker)} with them, {accuracy(plain)} at {sparsity(plain)} without"
+    assert paper[0.15]["value"] == one["value"] and paper[0.15]["parameters"] == one["parameters"]
+    yield f"was timed twice, at {paper[0.15]['speedup_b32']:.1f} × and {one['speedup_b32']:.1f} ×"
+    removed = f"{neurons(dense) - neurons(one):,} of {neurons(dense):,} neurons are removed"
+    yield f"At {sparsity(one)} sparsity, {millions(one)} of {millions(dense)} parameters are left: {removed}"
+    assert heads(paper[0.15]) == heads(paper[0.2]) == heads(dense)
+    strengths = setting(one).removesuffix(", θ 0.2")
+    yield f"θ = {paper[0.15]['theta']} and θ = {one['theta']} merge no head at {strengths}"
+    yield f"θ = 0.25 merges {heads(dense) - heads(paper[0.25])} heads, all in the last layer"
+    yield f"{accuracy(ours)} and {accuracy(taylor)} at {setting(ours)} sparsity, no difference within noise"
+    yield f"All {len(list((PUBLISHED / 'sst2' / 'runs').glob('*/run.json')))} runs"
+
+
+def other_claims(rows):
+    """Yield the parts that state a measured value of the other studies."""
+    demo = rows("demo", "minilm-movie_snippets-neuroprune-50")
+    few = partial(_compared, rows, "demo", "movie_snippets_512")
+    many = partial(_compared, rows, "inhouse", "sst2_1000")
+    yield f"The demo: {demo['result']['train_rows']} movie snippets"
+    yield f"over n = {rows('demo', 'minilm-movie_snippets-dense')['runs']} seeds"
+    yield f"evaluated on {demo['result']['eval_rows']} other rows"
+    yield f"The standard error of one accuracy is {standard_error(demo):.1f} points"
+    yield f"{few('neuroprune-80')['result']['steps']} steps ({few('dense')['result']['train_rows']} rows)"
+    yield f"on {few('dense')['result']['train_rows']} movie snippets"
+    seeds = [f"{100 * value:.1f}" for value in _seeds("demo", "minilm-movie_snippets_512-neuroprune-80")]
+    yield f"across seeds: {', '.join(seeds[:2])} and {seeds[2]} %"
+    yield f"there with {_ratio(few('cofi-80'), few('neuroprune-80')):.0f} times the training time"
+    size = f"{many('dense')['result']['train_rows']:,} rows"
+    yield f"With {many('neuroprune-80')['result']['steps']} steps ({size})"
+    yield f"on {size} of SST-2"
+    yield f"CoFi takes {_ratio(many('cofi-80'), many('neuroprune-80')):.0f} times the training time"
+    yield f"In four epochs CoFi reaches {accuracy(many('cofi-80-epochs_4'))}"
+    yield f"ends at {percent(many('cofi-80-schedule_published-epochs_4')['sparsity'])} sparsity instead of 80 %"
+    copied = [
+        rows("demo", f"{name}-dense")["copied"] for name in ("t5_random-docstrings", "transformer_random-home_messages")
+    ]
+    yield f"ROUGE-Lsum {100 * copied[0]:.1f} on docstrings"
+    yield f"BLEU {100 * copied[1]:.1f}."
+
+
+def standard_error(row):
+    """Return the standard error of one accuracy, in points."""
+    return 100 * math.sqrt(row["value"] * (1 - row["value"]) / row["result"]["eval_rows"])
+
+
+def _seeds(study, group):
+    records = [
+        json.loads(path.read_text()) for path in sorted((PUBLISHED / study / "runs").glob(f"{group}-s*/run.json"))
+    ]
+    return [record["result"]["value"] for record in records]
+
+
+def _ratio(slow, quick):
+    return slow["train_seconds_without_eval"] / quick["train_seconds_without_eval"]
+
+
+def prose(name):
+    """Return a section's text without tables, emphasis and line breaks."""
+    text = re.sub(r"^\|.*\n", "", section(name), flags=re.MULTILINE).replace("**", "")
+    return " ".join(text.split())
+
+
+def test_measured_values_in_the_text_equal_the_records(rows):
+    text = prose("Results")
+    for claim in (*sst2_claims(rows), *other_claims(rows)):
+        assert claim in text
+        text = text.replace(claim, "")
+    assert MEASURED.findall(TARGET.sub("", text)) == []
+
+
+def test_the_papers_algorithm_empties_no_layer(rows):
+    groups = [f"neuroprune-{name}" for name in ("a0.0001-b0.001-t0.2", "a0.0003-b0.003-t0.2", "a0.0001-b0.001-t0.25")]
+    for result in (rows("sst2", f"minilm-sst2-{group}")["result"]["sparsity"] for group in groups):
+        assert min(*result["heads_per_layer"], *result["neurons_per_layer"]) > 0
+
+
+def test_only_the_largest_threshold_merges_heads():
+    def gone(theta):
+        path = PUBLISHED / "sst2" / "runs" / f"minilm-sst2-neuroprune-a0.0001-b0.001-t{theta}-s0" / "run.json"
+        return [len(heads) for heads in json.loads(path.read_text())["result"]["method"]["removed_heads"]]
+
+    assert sum(gone(0.15)) == sum(gone(0.2)) == 0
+    assert gone(0.25) == [0, 0, 0, 0, 0, 5]
