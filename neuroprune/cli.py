@@ -283,7 +283,7 @@ def measure_several(args: argparse.Namespace) -> None:
 
 def collect(args: argparse.Namespace) -> None:
     """Gather a study's records in its table, and say what a reader of the table has to know."""
-    from neuroprune.results.runs import collect
+    from neuroprune.results.collect import collect
 
     for note in collect(args.study, args.output):
         print(note)

@@ -76,6 +76,14 @@ class _Point:
     def key(self) -> tuple[Any, ...]:
         return *self.settings, self.seed
 
+    @property
+    def short_name(self) -> str:
+        return short_name(self.model, self.task, self.method)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return options(self.method, self.training)
+
 
 def expand(study: StudySettings) -> Plan:
     """Turn a study into its plan.
@@ -172,7 +180,7 @@ def _listed_twice(points: list[_Point]) -> list[str]:
     for point in points:
         earlier = first.setdefault(point.key, point)
         if earlier is not point:
-            again[point.experiment, earlier.experiment].append(f"{_short_name(point)}-s{point.seed}")
+            again[point.experiment, earlier.experiment].append(f"{point.short_name}-s{point.seed}")
     sentences = []
     for (experiment, other), names in again.items():
         runs = f"{names[0]} and {len(names) - 1} more runs are" if names[1:] else f"the run {names[0]} is"
@@ -228,34 +236,30 @@ def _names(points: list[_Point]) -> list[str]:
     taken: dict[str, tuple[Any, ...]] = {}
     names = []
     for point in points:
-        short = _short_name(point)
-        name = short + _differences(first.setdefault(short, point), point)
+        usual = first.setdefault(point.short_name, point)
+        name = "-".join([point.short_name, *differences(point.options, usual.options)])
         while taken.setdefault(name, point.settings) != point.settings:  # values that names write alike
             name += "_"
         names.append(f"{name}-s{point.seed}")
     return names
 
 
-def _short_name(point: _Point) -> str:
+def short_name(model: str, task: str, method: BaseModel) -> str:
     """Return ``<model>-<task>-<method>[-<point>]``."""
-    given = {name: getattr(point.method, name, None) for name in POINT}
-    parts = [f"{POINT[name]}{_value(name, value)}" for name, value in given.items() if value is not None]
-    return "-".join([point.model, point.task, point.method.name, *parts])
+    settings = method.model_dump()
+    parts = [f"{POINT[name]}{_value(name, settings[name])}" for name in POINT if settings.get(name) is not None]
+    return "-".join([model, task, settings["name"], *parts])
 
 
-def _differences(first: _Point, other: _Point) -> str:
-    """Return ``-<option>_<value>`` for all settings in which a run differs from the first of its short name."""
-    if first.settings == other.settings:
-        return ""
-    ours, theirs = _options(other), _options(first)
-    return "".join(f"-{name}_{_value(name, value)}" for name, value in ours.items() if theirs.get(name) != value)
-
-
-def _options(point: _Point) -> dict[str, Any]:
+def options(method: BaseModel, training: TrainingSettings) -> dict[str, Any]:
     """Return a run's settings by name; a training setting that a method has too is called ``training.<name>``."""
-    method = point.method.model_dump()
-    training = {f"training.{name}" if name in method else name: value for name, value in point.training}
-    return method | training
+    settings = method.model_dump()
+    return settings | {f"training.{name}" if name in settings else name: value for name, value in training}
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Return ``<option>_<value>`` for each of our options that differs from theirs."""
+    return [f"{name}_{_value(name, value)}" for name, value in ours.items() if theirs.get(name) != value]
 
 
 def _value(name: str, value: Any) -> str:

@@ -13,8 +13,8 @@ import pandas as pd
 
 from neuroprune.errors import UserError, did_you_mean
 from neuroprune.results import figures, tables
+from neuroprune.results.collect import collect
 from neuroprune.results.records import read_plan
-from neuroprune.results.runs import collect
 from neuroprune.results.tables.formats import Table, write_table
 
 SLOW_FIRST = ("topology", "ablations", "figure8", "frontier", "figure4")  # so that processes end together

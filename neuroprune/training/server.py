@@ -30,7 +30,7 @@ ADDRESS = "NEUROPRUNE_WARM"  # environment: the path of the server's socket; abs
 _LENGTH = struct.Struct("!Q")
 _STREAMS = (0, 1, 2)
 FOR_RUNS = ("datasets", "evaluate", "sklearn.metrics", "neuroprune.training.inference_time", "neuroprune.training.run")
-LIBRARIES = (*FOR_RUNS, "matplotlib.pyplot", "pandas", "neuroprune.results.runs")
+LIBRARIES = (*FOR_RUNS, "matplotlib.pyplot", "pandas", "neuroprune.results.collect")
 
 
 def start() -> None:

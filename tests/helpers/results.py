@@ -38,7 +38,14 @@ def environment(**changes):
 
 
 def settings(
-    task="movie_snippets", method=None, seed=0, model="minilm", source="some/minilm", label=None, **task_fields
+    task="movie_snippets",
+    method=None,
+    seed=0,
+    model="minilm",
+    source="some/minilm",
+    label=None,
+    training=None,
+    **task_fields,
 ):
     method = method or {"name": "dense"}
     point = f"-{method['sparsity'] * 100:g}" if "sparsity" in method else ""
@@ -48,7 +55,7 @@ def settings(
         model=ModelSettings(name=model, source=source),
         task=TaskSettings(name=task, source="demo", inputs=("text",), **task_fields),
         method=method,
-        training=TrainingSettings(),
+        training=TrainingSettings(**(training or {})),
         seed=seed,
     )
 

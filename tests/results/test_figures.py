@@ -8,12 +8,12 @@ import pytest
 from helpers import results
 from neuroprune.errors import UserError
 from neuroprune.results import figures
+from neuroprune.results.collect import collect
 from neuroprune.results.figures.figure1 import figure1
 from neuroprune.results.figures.figure2 import figure2
 from neuroprune.results.figures.figure4 import figure4
 from neuroprune.results.figures.style import print_style
 from neuroprune.results.records import shrink
-from neuroprune.results.runs import collect
 
 SIGNATURES = {"pdf": b"%PDF", "png": b"\x89PNG", "svg": b"<?xml"}
 
@@ -106,7 +106,7 @@ def test_figure4_leaves_variants_and_diverged_runs_out(tmp_path):
         write(
             tmp_path,
             (results.settings(method=method), {}),
-            (results.settings(method=method, label="neuroprune-80-fold_false"), {}),
+            (results.settings(method=method | {"fold": False}, label="neuroprune-80-fold_false"), {}),
             (results.settings(method={"name": "l1", "sparsity": 0.8}), {"status": "diverged", "with_timing": False}),
         )
     )

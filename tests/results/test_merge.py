@@ -9,9 +9,10 @@ from helpers import results
 from neuroprune import cli
 from neuroprune.errors import UserError
 from neuroprune.results import figures, tables
+from neuroprune.results.collect import collect
 from neuroprune.results.merge import merge
 from neuroprune.results.redraw import redraw
-from neuroprune.results.runs import collect, read_runs
+from neuroprune.results.runs import read_runs
 
 DENSE, PRUNED = results.settings(), results.settings(method={"name": "neuroprune", "sparsity": 0.8})
 

@@ -18,10 +18,10 @@ from matplotlib.image import imread
 from helpers import results
 from neuroprune.pruning import heads
 from neuroprune.pruning.dominating_sets import find_dominating, minimum_dominating_set
+from neuroprune.results.collect import collect
 from neuroprune.results.figures.ablations import ablations
 from neuroprune.results.figures.cells import cells_figure
 from neuroprune.results.figures.dominating_sets import dominating_sets
-from neuroprune.results.figures.efficient import efficient
 from neuroprune.results.figures.figure1 import figure1
 from neuroprune.results.figures.figure2 import figure2
 from neuroprune.results.figures.figure3 import figure3
@@ -30,12 +30,12 @@ from neuroprune.results.figures.figure6 import figure6
 from neuroprune.results.figures.figure7 import figure7, relative_importance
 from neuroprune.results.figures.figure11 import figure11
 from neuroprune.results.figures.forms import forms
-from neuroprune.results.figures.frontier import frontier
+from neuroprune.results.figures.frontier import efficient, frontier
 from neuroprune.results.figures.heavy_tail import gini, tail
 from neuroprune.results.figures.strengths import strengths
 from neuroprune.results.figures.style import print_style
 from neuroprune.results.figures.topology import topology
-from neuroprune.results.runs import collect, read_runs
+from neuroprune.results.runs import read_runs
 from neuroprune.results.tables import write
 from neuroprune.results.tables.nearest import nearest_to_wanted
 from neuroprune.results.tables.summary import summarize

@@ -9,8 +9,9 @@ import pytest
 from helpers import results
 from neuroprune.errors import UserError
 from neuroprune.results import tables
+from neuroprune.results.collect import collect
 from neuroprune.results.figures import grid
-from neuroprune.results.runs import collect, method_label, neuroprune_runs, read_runs
+from neuroprune.results.runs import method_label, neuroprune_runs, read_runs
 from neuroprune.results.tables import formats
 from neuroprune.results.tables.summary import summarize
 from neuroprune.results.tables.timing import timing
@@ -132,12 +133,11 @@ def test_a_record_of_other_settings_than_the_plan_is_said(empty):
     assert collect(empty) == [f"1 of 1 runs made with other settings than the plan's: {run.run}."]
 
 
-def test_seeds_of_one_group_with_other_settings_are_said(empty):
-    runs = [results.settings(seed=seed) for seed in range(3)]
-    longer = runs[1].training.model_copy(update={"epochs": 9.0})
-    runs[1] = runs[1].model_copy(update={"training": longer})
-    notes = write(empty, *((run, {}) for run in runs))
-    assert notes == [f"1 of 3 runs averaged with a first seed of other settings: {runs[1].run}."]
+def test_seeds_of_other_settings_are_not_averaged_whatever_their_name(empty):
+    runs = [results.settings(seed=seed, training={"epochs": 9.0 if seed == 1 else 3.0}) for seed in range(3)]
+    assert write(empty, *((run, {}) for run in runs)) == []
+    table = summarize(read_runs(empty))
+    assert dict(zip(table["variant"], table["runs"], strict=True)) == {"": 2, "epochs_9": 1}
 
 
 def test_a_damaged_timing_costs_the_times_alone(empty):
@@ -174,14 +174,52 @@ def test_times_of_another_machine_than_the_trainings_are_said(empty):
     assert "Times belong to the machine: CPU Test CPU." in tables.write("timing", empty)[1].read_text()
 
 
+TARGET = {"name": "neuroprune", "sparsity": 0.8}
+PENALTY = {"name": "neuroprune", "alpha": 1e-7, "beta": 0.1}
+
+
 @pytest.mark.parametrize(
-    ("end", "variant"),
-    [("-80", ""), ("-80-events_1", "events_1"), ("-a1e-7-b0.1-merge_none-eps_0.1", "merge_none-eps_0.1")],
+    ("method", "changes", "variant"),
+    [
+        (TARGET, {}, ""),
+        (TARGET, {"method": {"events": 1}}, "events_1"),
+        (PENALTY, {"method": {"merge": "none", "eps": 0.1}}, "eps_0.1-merge_none"),
+        (TARGET, {"training": {"epochs": 9.0}}, "epochs_9"),
+        (TARGET, {"source": "other/minilm"}, "model.source_other_minilm"),
+    ],
 )
-def test_unusual_options_are_read_from_the_name(empty, end, variant):
-    run = results.settings(method={"name": "neuroprune", "sparsity": 0.8}, label="neuroprune" + end)
-    write(empty, (run, {}))
-    assert read_runs(empty)["variant"].item() == variant
+def test_variants_are_read_from_settings_whatever_the_runs_are_called(empty, method, changes, variant):
+    other = changes | {"method": method | changes.get("method", {})}
+    runs = [results.settings(method=method, label="b-90"), results.settings(**other, label="a-events_7", seed=3)]
+    write(empty, *((run, {}) for run in runs))
+    table = read_runs(empty)
+    assert list(table["variant"]) == ["", variant]
+    assert table["group"].nunique() == 1 + bool(variant)
+
+
+def test_without_a_plan_the_defaults_are_usual_and_then_what_is_common(empty):
+    changed = {"method": TARGET | {"events": 1}, "label": "a"}
+    runs = [results.settings(**changed), *(results.settings(method=TARGET, label="b", seed=seed) for seed in (0, 1))]
+    runs.append(results.settings(method=TARGET, label="a-long", training={"epochs": 9.0}))
+    write(empty, *((run, {}) for run in runs))
+    (empty / "plan.json").unlink()
+    collect(empty)
+    variants = read_runs(empty).set_index("run")["variant"]
+    assert list(variants[[run.run for run in runs]]) == ["events_1", "", "", "epochs_9"]
+
+
+def test_a_variant_stays_one_if_the_usual_run_is_missing(empty):
+    usual, other = results.settings(method=TARGET), results.settings(method=TARGET | {"events": 1}, label="events")
+    write(empty, (usual, {}), (other, {}))
+    (empty / "runs" / usual.run / "run.json").unlink()
+    collect(empty)
+    assert list(read_runs(empty)["variant"]) == ["events_1"]
+
+
+def test_settings_that_are_written_alike_are_averaged_apart(empty):
+    runs = [results.settings(source=source, seed=seed) for seed, source in enumerate(("a/b", "a b", "a_b"))]
+    write(empty, *((run, {}) for run in runs))
+    assert read_runs(empty)["group"].nunique() == 3
 
 
 def test_random_weights_are_marked(empty):
@@ -220,7 +258,7 @@ def test_seeds_become_mean_and_spread(study):
     }  # fmt: skip
     assert {name: found[name] for name in wanted} == pytest.approx(wanted)
     assert row(table, group="minilm-verse_pairs-dense")["percent_of_dense"] == 100
-    assert math.isnan(row(table, group="minilm-verse_pairs-neuroprune-a0.001")["value_sd"])
+    assert math.isnan(row(table, group="minilm-verse_pairs-neuroprune-a0.001-b0.001-t0.25")["value_sd"])
 
 
 def test_dense_comes_first_then_points_ascend_whatever_the_plan(empty):
@@ -352,11 +390,11 @@ def test_methods_are_written_as_in_the_paper(method, form, label):
 
 
 def test_all_are_compared_with_the_usual_dense_run(empty):
-    usual, long = results.settings(), results.settings(label="dense-epochs_9")
+    usual, long = results.settings(), results.settings(label="dense-epochs_9", training={"epochs": 9.0})
     cut = results.settings(method={"name": "neuroprune", "sparsity": 0.8})
-    write(empty, (long, {"value": 0.5}), (usual, {"value": 0.8}), (cut, {"value": 0.6}))
+    write(empty, (usual, {"value": 0.8}), (long, {"value": 0.5}), (cut, {"value": 0.6}))
     runs = read_runs(empty)
-    runs["step_ms_last"] = [40.0, 20.0, 10.0]
+    runs["step_ms_last"] = [20.0, 40.0, 10.0]
     runs.to_csv(empty / "runs.csv", index=False)
     table = summarize(runs)
     assert row(table, method="neuroprune")["percent_of_dense"] == pytest.approx(75)

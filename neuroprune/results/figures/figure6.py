@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from neuroprune.results.figures.efficient import efficient
 from neuroprune.results.figures.figure5 import runs_by_heads
+from neuroprune.results.figures.frontier import efficient
 from neuroprune.results.figures.grid import interval
 from neuroprune.results.figures.style import PAGE_WIDTH, method_look, nothing_to_show, say_empty
 from neuroprune.results.runs import read_runs

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
 
-from neuroprune.results.figures.efficient import efficient
 from neuroprune.results.figures.figure4 import like_with_like
 from neuroprune.results.figures.grid import column, interval
 from neuroprune.results.figures.style import (
@@ -111,6 +111,24 @@ def frontier_data(table: pd.DataFrame) -> pd.DataFrame:
     for _, panel in shown.groupby(["model", "task", "panel"]):
         best[panel.index] = efficient(panel["time"], panel["value"])
     return shown.assign(efficient=best)
+
+
+def efficient(cost: ArrayLike, gain: ArrayLike) -> np.ndarray:
+    """Tell which points lie on the efficient frontier.
+
+    Args:
+        cost: What should be small, ``[points]``.
+        gain: What should be large, ``[points]``.
+
+    Returns:
+        bool ``[points]``: no other point costs at most as much and gains at least as much, and is better in one of the
+        two. Points with a value that is not finite are never on it.
+    """
+    costs, gains = np.asarray(cost, dtype=float), np.asarray(gain, dtype=float)
+    known = np.isfinite(costs) & np.isfinite(gains)
+    as_good = (costs[:, None] <= costs) & (gains[:, None] >= gains)  # [a, b]: a is at least as good as b
+    better = as_good & ((costs[:, None] < costs) | (gains[:, None] > gains))
+    return known & ~(better & known[:, None]).any(axis=0)
 
 
 def _mark(row: dict[Any, Any], panel: str, sizes: list[int]) -> dict[str, Any] | None:

@@ -1,0 +1,158 @@
+"""Collect the records of a study in its tidy table ``runs.csv``, with ``provenance.json`` beside it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import ValidationError
+
+from neuroprune.config.settings import RunSettings
+from neuroprune.errors import UserError
+from neuroprune.files.atomic import write_json, write_text
+from neuroprune.results.environment import PACKAGES
+from neuroprune.results.groups import first_of_each_kind, groups, usual_first
+from neuroprune.results.records import (
+    SCHEMA_VERSION,
+    AnyRecord,
+    RunRecord,
+    TimingRecord,
+    read_plan,
+    read_record,
+    read_timing,
+)
+from neuroprune.results.rows import machine, row, with_dense_times
+from neuroprune.results.runs import place_of
+
+Found = tuple[RunRecord, TimingRecord | None]
+
+
+def collect(study_dir: Path, output: Path | None = None) -> list[str]:
+    """Write the study's tidy table, one row a run, and its provenance beside it.
+
+    Rows follow the plan (``plan.json``) if there is one, and runs that it does not name are left out; else the names.
+
+    Args:
+        study_dir: The study's folder, ``results/<study>``.
+        output: The table; default ``<study_dir>/runs.csv``.
+
+    Returns:
+        One sentence for each thing a reader has to know: incomplete, diverged and unreadable runs.
+
+    Raises:
+        UserError: If there is no readable record at all.
+    """
+    study_dir = Path(study_dir)
+    plan = read_plan(study_dir)
+    found, problems = _read_all(study_dir, plan)
+    if not found:
+        raise UserError(" ".join([f"{study_dir / 'runs'}: no run has a record; run the study first.", *problems[:1]]))
+    of_run = groups([run.settings for run, _ in found], first_of_each_kind(_in_order(found, plan)))
+    rows = with_dense_times([row(study_dir.name, *pair, group) for pair, group in zip(found, of_run, strict=True)])
+    notes = _notes(found, plan) + _left_out(study_dir, plan) + problems
+    write_text(Path(output or study_dir / "runs.csv"), pd.DataFrame(rows).to_csv(index=False))
+    write_json(study_dir / "provenance.json", provenance([run for run, _ in found], notes))
+    return notes
+
+
+def provenance(runs: list[RunRecord], notes: Iterable[str] = ()) -> dict[str, Any]:
+    """Sum up where a study's numbers come from: versions, commits, hardware, runs by status."""
+    places = [run.environment for run in runs]
+    versions = {name: sorted({place.versions.get(name, "?") for place in places}) for name in ("python", *PACKAGES)}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "runs": dict(sorted(Counter(run.status for run in runs).items())),
+        "commits": sorted({place.commit or "none" for place in places}),
+        "dirty_runs": sum(bool(place.dirty) for place in places),
+        "versions": versions,
+        "devices": sorted({place.device for place in places}),
+        "cpus": sorted({place.cpu for place in places}),
+        "platforms": sorted({place.platform for place in places}),
+        "threads": sorted({place.threads for place in places if place.threads}),
+        "first": min(place.started for place in places),
+        "last": max(place.started for place in places),
+        "training_seconds": round(sum(run.result.train_seconds for run in runs), 1),
+        "notes": list(notes),
+    }
+
+
+def _in_order(found: list[Found], plan: dict[str, Any]) -> list[RunSettings]:
+    """Return the settings of a study's runs in the plan's order, from their records where they exist.
+
+    Without a plan the usual settings stand first. Planned settings of another version of this program are left out.
+    """
+    settings = {run.run: run.settings for run, _ in found}
+    if not plan["runs"]:
+        return usual_first(settings.values())
+    return [run for run in (settings.get(name) or _planned(values) for name, values in plan["runs"].items()) if run]
+
+
+def _planned(values: Any) -> RunSettings | None:
+    try:
+        return RunSettings.model_validate(values)
+    except ValidationError:
+        return None
+
+
+def _read_all(study_dir: Path, plan: dict[str, Any]) -> tuple[list[Found], list[str]]:
+    """Read all records in the order of the plan, and say what could not be read."""
+    names = list(plan["runs"]) or sorted(path.parent.name for path in study_dir.glob("runs/*/run.json"))
+    found: list[Found] = []
+    problems: list[str] = []
+    for folder in (study_dir / "runs" / name for name in names):
+        if run := _read_or_note(read_record, folder / "run.json", problems):
+            found.append((run, _read_or_note(read_timing, folder / "timing.json", problems)))
+    return found, problems
+
+
+def _read_or_note(read: Callable[[Path], AnyRecord], path: Path, problems: list[str]) -> AnyRecord | None:
+    """Read a record; without one, or if it is damaged, which is noted, there is none."""
+    try:
+        return read(path) if path.exists() else None
+    except UserError as error:
+        problems.append(str(error))
+        return None
+
+
+def _notes(found: list[Found], plan: dict[str, Any]) -> list[str]:
+    """Say in sentences which runs are missing, outdated, stopped, diverged, not timed, or of uncommitted code."""
+    runs = {run.run: run for run, _ in found}
+    untimed = {run.run for run, timing in found if run.status == "done" and not (timing and timing.batches)}
+    planned = plan["runs"]
+    kinds = {
+        "without a readable record": [name for name in planned if name not in runs],
+        "made with other settings than the plan's": [name for name, run in runs.items() if _outdated(run, planned)],
+        "stopped before the end": [name for name, run in runs.items() if run.status == "stopped"],
+        "diverged, without a metric": [name for name, run in runs.items() if run.status == "diverged"],
+        "not timed": [name for name in plan["timed"] if name in untimed],
+        "timed on another machine than they were trained on": [run.run for run, timing in found if _moved(run, timing)],
+        "made by code with uncommitted changes": [name for name, run in runs.items() if run.environment.dirty],
+    }
+    total = len(planned or runs)
+    return [f"{len(names)} of {total} runs {kind}: {_some(names)}." for kind, names in kinds.items() if names]
+
+
+def _left_out(study_dir: Path, plan: dict[str, Any]) -> list[str]:
+    """Say which records were not read as the plan does not name their runs."""
+    names = sorted({path.parent.name for path in study_dir.glob("runs/*/run.json")} - set(plan["runs"]))
+    return [f"{len(names)} runs are not in the plan and left out: {_some(names)}."] if plan["runs"] and names else []
+
+
+def _outdated(run: RunRecord, planned: dict[str, Any]) -> bool:
+    """Tell whether the plan asks for other settings than those of the record, or for those of another version."""
+    return run.run in planned and _planned(planned[run.run]) != run.settings
+
+
+def _moved(run: RunRecord, timing: TimingRecord | None) -> bool:
+    """Tell whether inference was timed on another machine than the one that trained."""
+    if timing is None or not timing.batches:
+        return False
+    return place_of(**machine(timing.environment)) != place_of(**machine(run.environment))
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    """List the first few names and count the rest."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,149 @@
+"""Turn the record and timing of one run into one row of the tidy table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from neuroprune.config.settings import RunSettings
+from neuroprune.results.environment import Environment
+from neuroprune.results.groups import Group
+from neuroprune.results.records import Result, RunRecord, StepTimes, TimingRecord
+from neuroprune.results.runs import ABLATED, GUESSES, OPTIONS, STRENGTHS
+
+
+def row(study: str, run: RunRecord, timing: TimingRecord | None, group: Group) -> dict[str, Any]:
+    """Flatten one run to a row of the tidy table."""
+    timed = machine(timing.environment) if timing and timing.batches else dict.fromkeys(("device", "cpu"))
+    machines = machine(run.environment) | {f"timing_{name}": value for name, value in timed.items()}
+    return _identity(study, run, group) | _outcome(run.result) | _times(timing) | machines
+
+
+def _identity(study: str, run: RunRecord, group: Group) -> dict[str, Any]:
+    """Return the columns that say what was run; ``group`` is the same for all seeds of an experiment."""
+    settings, method = run.settings, run.settings.method
+    form = getattr(method, "form", "")
+    strengths = {name: getattr(method, name, None) if form == "penalty" else None for name in STRENGTHS}
+    return {
+        "study": study,
+        "run": run.run,
+        "group": group.name,
+        "status": run.status,
+        "dirty": run.environment.dirty,
+        "commit": run.environment.commit,
+        "variant": group.variant,
+        "model": settings.model.name,
+        "model_random": settings.model.source.startswith("random:"),
+        "task": settings.task.name,
+        "method": method.name,
+        "form": form,
+        "point": getattr(method, "sparsity", None),
+        "heads_asked": getattr(method, "heads", None),
+        **strengths,
+        **{name: getattr(method, name, None) if name in ABLATED.get(form, ()) else None for name in OPTIONS},
+        "seed": settings.seed,
+        "other_settings": _other_settings(settings, form),
+    }
+
+
+def _other_settings(settings: RunSettings, form: str) -> str:
+    """Return a hash of all settings but run, seed and those of ``ABLATED`` and ``mode`` that the form has."""
+    ablated = {*ABLATED.get(form, ()), *(["mode"] if form == "penalty" else [])}
+    rest = settings.model_dump(mode="json", exclude={"run": True, "seed": True, "method": ablated})
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _outcome(result: Result) -> dict[str, Any]:
+    """Say how good, how sparse and how dear the model is."""
+    sparsity = result.sparsity
+    return {
+        "metric": result.metric,
+        "value": result.value,
+        **{f"metric_{name}": value for name, value in result.metrics.items()},
+        **{name: getattr(result, name) for name in GUESSES},
+        "sparsity": sparsity.weights,
+        "heads_gone": sparsity.heads,
+        "neurons_gone": sparsity.neurons,
+        "heads_left": sum(sparsity.heads_per_layer),
+        "heads_per_layer": ";".join(map(str, sparsity.heads_per_layer)),
+        "removed_heads": _listed(result.method.get("removed_heads", ())),
+        "parameters": sparsity.parameters,
+        "dense_parameters": sparsity.dense_parameters,
+        "train_seconds": result.train_seconds,
+        "train_seconds_without_eval": result.train_seconds - result.eval_seconds,
+        "seconds_per_step": result.seconds_per_step,
+        **_step_times(result.step_times),
+        "epochs": result.epochs,
+        "steps": result.steps,
+        "degree_sd_percent": result.degree_sd_percent,
+    }
+
+
+def _step_times(stretches: list[StepTimes]) -> dict[str, float]:
+    """Give the median milliseconds of a training step before the first cut and after the last one."""
+    ends = {"first": stretches[0], "last": stretches[-1]} if stretches else {}
+    return {f"step_ms_{name}": stretch.ms.median for name, stretch in ends.items()}
+
+
+def _listed(layers: Iterable[Iterable[int]]) -> str:
+    """Write lists of numbers, one a layer: `;0 3`."""
+    return ";".join(" ".join(map(str, numbers)) for numbers in layers)
+
+
+def _times(timing: TimingRecord | None) -> dict[str, Any]:
+    """Give each batch size its columns, for instance ``inference_ms_b32``, with the quartiles over passes."""
+    row: dict[str, Any] = {}
+    for batch in timing.batches if timing else []:
+        kinds = {"inference_ms": batch.ms_per_example, "dense_inference_ms": batch.dense_ms_per_example}
+        for kind, value in {**kinds, "speedup": batch.speedup}.items():
+            name = f"{kind}_b{batch.batch_size}"
+            row |= {name: value.median, f"{name}_q1": value.q1, f"{name}_q3": value.q3}
+    return row
+
+
+def with_dense_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give dense runs that were not timed themselves the times that the dense model had beside other runs.
+
+    Args:
+        rows: Rows of the tidy table.
+
+    Returns:
+        The same rows; a finished dense run without times has the medians of the ``dense_inference_ms_*`` of the timed
+        runs of its model and task that were trained on its machine, and a speed-up of 1.
+    """
+    beside: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if any(name.startswith("dense_inference_ms_") for name in row):
+            beside[_place(row)].append(row)
+    return [row | _dense_times(beside[_place(row)]) if _lacks_times(row) else row for row in rows]
+
+
+def _place(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("model", "task", "device", "cpu"))
+
+
+def _lacks_times(row: dict[str, Any]) -> bool:
+    timed = any(name.startswith("inference_ms_") for name in row)
+    return row["method"] == "dense" and row["status"] == "done" and not timed
+
+
+def _dense_times(beside: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a dense run's times: of what was measured beside other runs, that of the machine of the first of them."""
+    machine = [{name: row[name] for name in ("timing_device", "timing_cpu")} for row in beside]
+    same = [row for row, place in zip(beside, machine, strict=True) if place == machine[0]]
+    times = [{name: value for name, value in row.items() if name.startswith("dense_inference_ms_")} for row in same]
+    row: dict[str, Any] = dict(machine[0]) if machine else {}
+    for name, value in pd.DataFrame(times).median().items():
+        row |= {str(name).removeprefix("dense_"): value, str(name): value}
+        row[str(name).replace("dense_inference_ms", "speedup")] = 1.0
+    return row
+
+
+def machine(environment: Environment) -> dict[str, str]:
+    """Say where it ran."""
+    return {"device": environment.device, "cpu": environment.cpu}
