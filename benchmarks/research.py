@@ -36,6 +36,7 @@ from neuroprune.methods.components.calibration import Calibration
 from neuroprune.methods.neuroprune import NeuroPruneTarget
 from neuroprune.methods.taylor import taylor_scores
 from neuroprune.models import sources
+from neuroprune.pruning.blocks import Block
 from neuroprune.pruning.sparsity import event_steps, measure_sparsity
 
 COLUMNS = (
@@ -77,20 +78,20 @@ class OtherScore(NeuroPruneTarget):
     """The target form with its fold, but another score for the units."""
 
     score: ClassVar[str]
-    _sums: list[Tensor] | None = None
+    _sums: dict[Block, Tensor] | None = None
 
     def before_step(self, run: Run) -> None:
         """Sum |w dL/dw| up while the calibration is at work."""
         super().before_step(run)
         if self._calibration is not None:
             now, before = taylor_scores(run), self._sums
-            self._sums = now if before is None else [a + b for a, b in zip(before, now, strict=True)]
+            self._sums = now if before is None else {block: before[block] + now[block] for block in now}
 
     def _take_calibration(self, run: Run) -> Calibration:
         calibration, sums, self._sums = super()._take_calibration(run), self._sums, None
         assert sums is not None
-        for seen, taylor in zip([*calibration.attentions, *calibration.mlps], sums, strict=True):
-            root = seen.connectivity.sqrt()
+        for block, seen in calibration.statistics.items():
+            root, taylor = seen.connectivity.sqrt(), sums[block]
             score = {"taylor": taylor, "root": root, "both": root * taylor}[self.score]
             seen.gates = (score * seen.samples)[:, None, None]
         return calibration

@@ -23,6 +23,7 @@ from neuroprune.methods.components.removal_report import head_distances, reached
 from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.components.unit_masks import Gates, remove_closed
 from neuroprune.methods.hooks import Hooks, Run, State
+from neuroprune.pruning.blocks import Block
 
 CLIP = 1.0  # largest norm of a step's gradient of the scores
 
@@ -75,13 +76,12 @@ class SubsetPruning(Hooks):
     def finish(self, run: Run) -> None:
         """Keep the heads with the highest scores, remove the others."""
         self.abandon()
-        chosen = top_k(self.scores, self._units).split(self._counts)
-        groups, neurons = self._groups, [torch.ones(m.width) for m in run.blocks.mlps]
+        chosen, groups = self.draw(training=False), self._groups
         self.report["removed_heads"] = [
             [unit * groups + query for unit in (mask == 0).nonzero().flatten().tolist() for query in range(groups)]
-            for mask in chosen
+            for mask in chosen.values()
         ]
-        self.report["silent"] = remove_closed(run, [*chosen, *neurons])
+        self.report["silent"] = remove_closed(run, chosen)
         self.report["scores"] = [layer.tolist() for layer in self.scores.detach().split(self._counts)]
         self.report["events"].append({"step": run.step} | reached(run.model))
 
@@ -99,7 +99,7 @@ class SubsetPruning(Hooks):
         asked, steps = self.settings, self.settings.cooldown * self._total_steps
         return log_linear(self._step, steps, asked.start_temperature, asked.end_temperature)
 
-    def draw(self, training: bool) -> tuple[Tensor, ...]:
+    def draw(self, training: bool) -> dict[Block, Tensor]:
         """Return the masks of all attentions: random in training, the best heads in evaluation."""
         if not training:
             mask = top_k(self.scores, self._units)
@@ -107,10 +107,10 @@ class SubsetPruning(Hooks):
             mask = gumbel_top_k(self.scores, self._units, self.temperature)
         else:
             mask = straight_through_top_k(self.scores, self._units)
-        return mask.split(self._counts)
+        return dict(zip(self._attentions, mask.split(self._counts), strict=True))
 
     def _attach(self, run: Run) -> None:
-        attentions = run.blocks.attentions
+        self._attentions = attentions = run.blocks.attentions
         self._counts, self._groups = [attention.units for attention in attentions], attentions[0].groups
         self._units = _units(self.settings.heads, sum(self._counts), self._groups)
         self._step, self._total_steps = run.step, run.total_steps

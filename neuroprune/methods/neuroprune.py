@@ -29,7 +29,7 @@ from neuroprune.methods.callback import Method
 from neuroprune.methods.components import preconditions
 from neuroprune.methods.components.calibration import Calibration, no_gradient
 from neuroprune.methods.components.fold import fold
-from neuroprune.methods.components.head_count import check_head_count, choose_heads_first, heads_to_go
+from neuroprune.methods.components.head_count import check_head_count, choose_heads_first, heads_to_remove
 from neuroprune.methods.components.penalty import PenaltyForm
 from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.components.strength_control import (
@@ -39,8 +39,8 @@ from neuroprune.methods.components.strength_control import (
     absent_entries,
 )
 from neuroprune.methods.components.target import TargetForm
-from neuroprune.methods.components.unit_removal import fewest_units, remove_units, unit_sizes
-from neuroprune.methods.components.unit_selection import choose_units
+from neuroprune.methods.components.unit_removal import remove_units
+from neuroprune.methods.components.unit_selection import Chosen, choose_units, unit_groups
 from neuroprune.methods.components.zero_mask import zero_smallest
 from neuroprune.methods.hooks import Run, State
 from neuroprune.pruning import heads, penalties
@@ -116,25 +116,24 @@ class NeuroPruneTarget(TargetForm):
         assert calibration is not None, "the window of an event begins at the latest in the step before it"
         calibration.detach()
         calibration.gather()
-        names = [block.name for block in run.blocks.all]
-        seen = zip(names, (*calibration.attentions, *calibration.mlps), strict=True)
-        if silent := [name for name, statistics in seen if not statistics.samples]:
-            raise no_gradient(silent)
+        if unseen := [block.name for block, found in calibration.statistics.items() if not found.samples]:
+            raise no_gradient(unseen)
         return calibration
 
     def _remove_units(self, run: Run, calibration: Calibration, room: int) -> None:
-        blocks, statistics = run.blocks, [*calibration.attentions, *calibration.mlps]
-        scores, sizes = [s.connectivity for s in statistics], unit_sizes(blocks)
-        fewest = fewest_units(blocks, kept_units(run.model), self.settings.min_share)
-        if self.settings.heads is None:
-            chosen = choose_units(scores, sizes, fewest, room)
-        else:
-            going = heads_to_go(run, self.settings.heads, self._progress())
-            chosen = choose_heads_first(scores, sizes, fewest, going, room, len(blocks.attentions))
-        for found, units in zip(statistics, chosen, strict=True):
+        chosen = self._choose_units(run, calibration, room)
+        for block, found in calibration.statistics.items():
             if found.moments is not None:
-                fold(found.projection, found.moments, found.channels_of(units), self.settings.ridge)
+                fold(found.projection, found.moments, found.channels_of(chosen[block]), self.settings.ridge)
         remove_units(run, chosen)
+
+    def _choose_units(self, run: Run, calibration: Calibration, room: int) -> Chosen:
+        scores = {block: found.connectivity for block, found in calibration.statistics.items()}
+        groups = unit_groups(run, scores, self.settings.min_share)
+        if self.settings.heads is None:
+            return choose_units(groups, room)
+        count, attentions = heads_to_remove(run, self.settings.heads, self._progress()), len(run.blocks.attentions)
+        return choose_heads_first(groups[:attentions], groups[attentions:], count, room)
 
     def _progress(self) -> float:
         """Return the share of all removals that the event taken now completes."""

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from neuroprune.config.settings import RandomUnitsSettings
 from neuroprune.methods.callback import Method
-from neuroprune.methods.components.unit_removal import UnitTarget, unit_sizes
+from neuroprune.methods.components.unit_removal import UnitTarget
 from neuroprune.methods.hooks import Run
+from neuroprune.pruning.blocks import Block
+from neuroprune.pruning.sparsity import unit_size
 
 
 class RandomTarget(UnitTarget):
@@ -17,14 +19,10 @@ class RandomTarget(UnitTarget):
     The lots come from a generator of their own, seeded with torch's seed, so that dropout is drawn as without them.
     """
 
-    def scores(self, run: Run) -> list[Tensor]:
-        """Draw a number for each unit; in proportion to its size, because the budget's order is by score and size."""
+    def scores(self, run: Run) -> dict[Block, Tensor]:
+        """Draw a number for each unit, scaled by the unit's size because units are ranked by score per weight."""
         generator = torch.Generator().manual_seed((torch.initial_seed() + run.step) % 2**63)
-        sizes = unit_sizes(run.blocks)
-        return [
-            torch.rand(block.units, generator=generator) * size
-            for block, size in zip(run.blocks.all, sizes, strict=True)
-        ]
+        return {block: torch.rand(block.units, generator=generator) * unit_size(block) for block in run.blocks.all}
 
 
 class RandomUnits(Method):

@@ -23,17 +23,17 @@ class TaylorTarget(UnitTarget):
     The gradients are those of the optimizer's steps before the event, clipped as they are.
     """
 
-    _sums: list[Tensor] | None = None
+    _sums: dict[Block, Tensor] | None = None
 
     def before_step(self, run: Run) -> None:
         """Add this step's |w dL/dw| to the scores if an event is near."""
         if self.events and run.step >= min(self.events) - run.steps_for(self.settings.calibration_rows):
             now = taylor_scores(run)
-            self._sums = now if self._sums is None else [a + b for a, b in zip(self._sums, now, strict=True)]
+            self._sums = now if self._sums is None else {block: self._sums[block] + now[block] for block in now}
 
     def state_dict(self) -> State:
         """Return the state of the form, and the sums so far if an event is near."""
-        sums = {f"sums.{i}": values for i, values in enumerate(self._sums or [])}
+        sums = {f"sums.{i}": values for i, values in enumerate((self._sums or {}).values())}
         return super().state_dict() | sums
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
@@ -41,9 +41,9 @@ class TaylorTarget(UnitTarget):
         super().resume(run, state)
         sums = unnest("sums", state)
         device = next(run.model.parameters()).device
-        self._sums = [sums[str(i)].to(device) for i in range(len(sums))] or None
+        self._sums = {block: sums[str(i)].to(device) for i, block in enumerate(run.blocks.all)} if sums else None
 
-    def scores(self, run: Run) -> list[Tensor]:
+    def scores(self, run: Run) -> dict[Block, Tensor]:
         """Return the sums since the last event, and begin anew."""
         sums, self._sums = self._sums, None
         assert sums is not None, "before_step has run at least once before an event"
@@ -51,20 +51,20 @@ class TaylorTarget(UnitTarget):
 
 
 @torch.no_grad()
-def taylor_scores(run: Run) -> list[Tensor]:
+def taylor_scores(run: Run) -> dict[Block, Tensor]:
     """Sum |w dL/dw| over the weights of each unit, for the gradients that are there now.
 
     Args:
         run: A run whose gradients of a step are complete.
 
     Returns:
-        float32 `[heads]` (with grouped queries: key/value heads with their queries) for each attention, then
-        `[neurons]` for each MLP.
+        For each block float32 `[units]`: heads (with grouped queries: key/value heads with their query heads) or
+        neurons.
 
     Raises:
         UserError: If no gradient has reached some matrix.
     """
-    return [_sum(block) for block in run.blocks.all]
+    return {block: _sum(block) for block in run.blocks.all}
 
 
 def _sum(block: Block) -> Tensor:

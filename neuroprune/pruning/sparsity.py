@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuroprune.pruning.blocks import Attention, Blocks, Mlp, Projection, find_blocks
+from neuroprune.pruning.blocks import Attention, Block, Blocks, Mlp, Projection, find_blocks
 from neuroprune.pruning.kept_units import read_record
 from neuroprune.pruning.residual_stream import kept_hidden
 from neuroprune.pruning.surgery import kept_units
@@ -127,18 +127,9 @@ def neurons_connected(*matrices: Tensor) -> Tensor:
     return present
 
 
-def head_size(attention: Attention) -> int:
-    """Return the prunable weights of what is removed together: a key/value head with its query heads."""
-    return attention.head_dim * (
-        attention.groups * (attention.q.weight.shape[1] + attention.o.weight.shape[0])
-        + attention.k.weight.shape[1]
-        + attention.v.weight.shape[1]
-    )
-
-
-def neuron_size(mlp: Mlp) -> int:
-    """Return the prunable weights of one neuron: its rows of the expanding matrices and its contracting column."""
-    return sum(projection.weight.shape[1] for projection in mlp.ins) + mlp.out.weight.shape[0]
+def unit_size(block: Block) -> int:
+    """Return the prunable weights of one removable unit: a key/value head with its query heads, or a neuron."""
+    return sum(projection.weight.numel() for projection in (*block.inputs, block.output)) // block.units
 
 
 def cubic_schedule(target: float, events: int) -> list[float]:
@@ -248,7 +239,7 @@ def _removed(model: nn.Module, biases: bool) -> int:
         gone += _head_weights(a, heads, groups) * of // left - _head_weights(a, a.heads, a.groups)
         gone += biases * (_head_biases(a, heads, groups) - _head_biases(a, a.heads, a.groups))
     for m, neurons in zip(blocks.mlps, kept.dense_neurons, strict=True):
-        gone += neurons * neuron_size(m) * of // left - m.width * neuron_size(m)
+        gone += neurons * unit_size(m) * of // left - m.width * unit_size(m)
         gone += biases * (neurons - m.width) * sum(projection.bias is not None for projection in m.ins)
     return gone
 

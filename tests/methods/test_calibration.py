@@ -50,7 +50,7 @@ def gated_fisher(model: nn.Module, batch: dict[str, Tensor], means: list[Tensor]
 
 
 def statistics(found: Calibration) -> list[calibration.UnitStatistics]:
-    return [*found.attentions, *found.mlps]
+    return list(found.statistics.values())
 
 
 def calibrate(model: nn.Module, *batches: dict[str, Tensor], **kwargs: bool) -> Calibration:
@@ -87,7 +87,9 @@ def test_a_unit_that_does_always_the_same_is_connected_to_nothing_once_its_mean_
         with torch.no_grad():
             projection.weight[3] = 0
             projection.bias[3] = 2.0
-    whole, centred = (calibrate(model, make_batch("bert"), centred=c).mlps[0].connectivity for c in (False, True))
+    whole, centred = (
+        statistics(calibrate(model, make_batch("bert"), centred=c))[2].connectivity for c in (False, True)
+    )
     assert centred[3] < 1e-5 * whole[3]
 
 

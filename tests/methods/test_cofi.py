@@ -19,7 +19,7 @@ from helpers.models import NAMES, logits, make_batch, make_model
 from neuroprune.errors import UserError
 from neuroprune.methods.cofi.hard_concrete import draw, evaluation_gates, open_probability
 from neuroprune.methods.cofi.masked_model import MaskedModel, compact, masked_norm
-from neuroprune.methods.cofi.masks import MaskParameters, MaskValues, Sizes, meet, opened, sparsity_of
+from neuroprune.methods.cofi.masks import BlockSize, MaskParameters, MaskValues, Sizes, meet, opened, sparsity_of
 from neuroprune.methods.cofi.method import CoFi, lagrangian, unwind
 from neuroprune.methods.components.state_files import load_state, save_state
 from neuroprune.models.export.full import full_size
@@ -31,7 +31,7 @@ from neuroprune.training import weight_arrays
 
 ALL = ("hidden", "head", "head_layer", "intermediate", "mlp")
 WITH_HIDDEN = ("bert", "roberta", "electra-wide", "distilbert", "t5", "t5-gated", "opt", "gpt2", "llama", "qwen3")
-BERT_BASE = Sizes(768, [12] * 12, [3072] * 12, [4 * 64 * 768] * 12, [2 * 768] * 12)
+BERT_BASE = Sizes(768, [BlockSize(12, 4 * 64 * 768)] * 12, [BlockSize(3072, 2 * 768)] * 12)
 TOTAL = 12 * (4 * 768 * 768 + 2 * 768 * 3072)
 
 
@@ -56,10 +56,10 @@ def random_masks(model, fractional, seed=0, hidden=True):
 
     return MaskValues(
         mask(sizes.width, 5) if hidden else torch.ones(sizes.width),
-        [mask(count, 1) for count in sizes.heads],
-        mask(len(sizes.heads), 1),
-        [mask(count, 9) for count in sizes.neurons],
-        mask(len(sizes.neurons), 1),
+        [mask(size.units, 1) for size in sizes.attentions],
+        mask(len(sizes.attentions), 1),
+        [mask(size.units, 9) for size in sizes.mlps],
+        mask(len(sizes.mlps), 1),
     )
 
 
@@ -110,8 +110,10 @@ def test_expected_sparsity_against_the_literal_sum():
     remaining = 0.0
     for h in p.hidden.tolist():
         for layer in range(2):
-            remaining += sum(h * p.attentions[layer] * z * sizes.head[layer] / 16 for z in p.heads[layer].tolist())
-            remaining += sum(h * p.mlps[layer] * z * sizes.neuron[layer] / 16 for z in p.neurons[layer].tolist())
+            remaining += sum(
+                h * p.attentions[layer] * z * sizes.attentions[layer].weights / 16 for z in p.heads[layer].tolist()
+            )
+            remaining += sum(h * p.mlps[layer] * z * sizes.mlps[layer].weights / 16 for z in p.neurons[layer].tolist())
     assert float(sparsity_of(p, sizes, total)) == pytest.approx(1 - float(remaining) / total, abs=1e-5)
 
 
@@ -313,7 +315,7 @@ def test_the_published_stages():
 def test_the_fair_schedule_follows_its_target_without_passing_it(steps):
     """On the masks of a six-layer model alone, with a task's pull of random strength on each gate."""
     torch.manual_seed(0)
-    sizes = Sizes(384, [12] * 6, [1536] * 6, [4 * 32 * 384] * 6, [2 * 384] * 6)
+    sizes = Sizes(384, [BlockSize(12, 4 * 32 * 384)] * 6, [BlockSize(1536, 2 * 384)] * 6)
     total = 6 * (4 * 384 * 384 + 2 * 384 * 1536)
     run = make_run(make_model("bert"), steps=steps)
     method = CoFi(sparsity=0.8, start=0.0, end=1.0)

@@ -97,7 +97,7 @@ def test_the_mask_sums_to_k_at_every_step(estimator):
     while run.step < 12:
         take_step(method, run)
         temperatures.append(method.strategy.temperature)
-        assert sum(mask.sum().item() for mask in method.strategy._gates._masks) == pytest.approx(3, abs=1e-9)
+        assert sum(mask.sum().item() for mask in method.strategy._gates._masks.values()) == pytest.approx(3, abs=1e-9)
     assert temperatures[7] > 1e-8 and temperatures[8:] == pytest.approx([1e-8] * 4)  # 68 % of 12 steps: 8.16
 
 
@@ -109,7 +109,7 @@ def test_evaluation_is_without_noise_and_does_not_move_training():
     first = logits(model.eval(), batch)
     assert torch.equal(first, logits(model, batch)) and torch.equal(torch.get_rng_state(), state)
     model.train()
-    assert sorted(torch.cat(method.strategy.draw(False)).tolist()) == [0] * 5 + [1] * 3
+    assert sorted(torch.cat([*method.strategy.draw(False).values()]).tolist()) == [0] * 5 + [1] * 3
 
 
 @pytest.mark.parametrize("name", NAMES)

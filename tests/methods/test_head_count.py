@@ -9,6 +9,7 @@ from helpers.loops import labelled_batch, make_trainer, train_bare
 from helpers.models import NAMES, ROWS, WIDTH, make_model
 from neuroprune.errors import UserError
 from neuroprune.methods.components.head_count import choose_heads_first
+from neuroprune.methods.components.unit_selection import UnitGroup
 from neuroprune.methods.neuroprune import NeuroPrune
 from neuroprune.pruning import heads
 from neuroprune.pruning.blocks import find_blocks
@@ -55,11 +56,11 @@ def test_the_trainer_and_the_report(tmp_path):
 
 def test_fewer_heads_are_a_subset_of_more():
     torch.manual_seed(0)
-    scores, sizes, fewest = [torch.rand(4) for _ in range(4)], [8] * 4, [1] * 4
+    groups = [UnitGroup(block, torch.rand(4), size=8, fewest=1) for block in range(4)]
     before = set()
     for going in range(10):
-        chosen = choose_heads_first(scores, sizes, fewest, going, 0, 3)
-        now = {(layer, head) for layer, found in enumerate(chosen) for head in found}
+        chosen = choose_heads_first(groups[:3], groups[3:], going, room=0)
+        now = {(layer, head) for layer, found in chosen.items() for head in found}
         assert len(now) == going and before <= now
         before = now
 
@@ -69,8 +70,8 @@ def test_fewer_heads_are_a_subset_of_more():
     [
         ({"heads": 9}, "2 to 8"),
         ({"heads": 1}, "at least one"),
-        ({"heads": 8, "sparsity": 0.9}, "can be gone"),
-        ({"heads": 2, "sparsity": 0.05}, "can be gone"),
+        ({"heads": 8, "sparsity": 0.9}, "choose a sparsity from"),
+        ({"heads": 2, "sparsity": 0.05}, "choose a sparsity from"),
         ({"heads": 4, "theta": 0.1}, "not both"),
     ],
 )

@@ -8,7 +8,6 @@ from helpers.models import each_model, make_model
 from neuroprune.errors import UserError
 from neuroprune.methods.random_units import RandomUnits
 from neuroprune.methods.taylor import Taylor, taylor_scores
-from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.sparsity import measure_sparsity, prunable_weights
 from neuroprune.pruning.surgery import kept_units
 
@@ -41,16 +40,17 @@ def test_taylor_scores_against_each_unit_by_hand(name):
     """The literal sum over a unit's own weights in the stored matrices."""
     model = make_model(name).train()
     model(**labelled_batch(name, seed=1)).loss.backward()
-    scores = taylor_scores(make_run(model, steps=4))
-    blocks = find_blocks(model)
-    for attention, found in zip(blocks.attentions, scores, strict=False):
+    run = make_run(model, steps=4)
+    scores, blocks = taylor_scores(run), run.blocks
+    for attention in blocks.attentions:
+        found = scores[attention]
         size, wide = attention.head_dim, attention.head_dim * attention.groups
         for head in range(len(found)):
             narrow_rows, wide_rows = slice(head * size, (head + 1) * size), slice(head * wide, (head + 1) * wide)
             q, k, v, o = ((p.weight * p.grad).abs() for p in (attention.q, attention.k, attention.v, attention.o))
             literal = q[wide_rows].sum() + k[narrow_rows].sum() + v[narrow_rows].sum() + o[:, wide_rows].sum()
             assert found[head] == pytest.approx(literal.item(), rel=1e-4)
-    mlp, found = blocks.mlps[-1], scores[-1]
+    mlp, found = blocks.mlps[-1], scores[blocks.mlps[-1]]
     literal = (
         sum((p.weight * p.grad).abs()[5].sum() for p in mlp.ins) + (mlp.out.weight * mlp.out.grad).abs()[:, 5].sum()
     )
@@ -69,14 +69,14 @@ def test_taylor_sums_over_the_steps_before_the_event_and_removes_the_weakest_for
         model(**labelled_batch("bert", seed=run.step)).loss.backward()
         if run.step >= 3:
             now = taylor_scores(run)
-            sums = now if sums is None else [a + b for a, b in zip(sums, now, strict=True)]
+            sums = now if sums is None else {block: sums[block] + now[block] for block in now}
         method.before_step(run)
         run.optimizer.step()
         run.step += 1
         method.after_step(run)
         run.optimizer.zero_grad()
     gone = set(range(24)) - set(kept_units(model).neurons[0].tolist())
-    weakest = torch.argsort(sums[2])[: len(gone)].tolist()
+    weakest = torch.argsort(sums[run.blocks.mlps[0]])[: len(gone)].tolist()
     assert gone == set(weakest) and gone
 
 

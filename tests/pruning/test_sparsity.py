@@ -34,7 +34,7 @@ def test_removed_and_zero_weights_count_alike(name):
     model, groups = make_model(name), ROWS[name].groups
     dense = sum(p.numel() for p in model.parameters())
     blocks = find_blocks(model)
-    head, neuron = sparsity.head_size(blocks.attentions[0]), sparsity.neuron_size(blocks.mlps[1])
+    head, neuron = sparsity.unit_size(blocks.attentions[0]), sparsity.unit_size(blocks.mlps[1])
     total = sparsity.prunable_weights(model)
     remove(model, heads={0: list(range(groups))}, neurons={1: [3, 5]})
     with torch.no_grad():

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuroprune.methods.cofi.masks import MaskValues
+from neuroprune.methods.cofi.masks import BlockMask, MaskValues
 from neuroprune.methods.components.unit_masks import remove_closed
 from neuroprune.methods.hooks import Run
-from neuroprune.pruning.blocks import Blocks
+from neuroprune.pruning.blocks import Block, Blocks
 from neuroprune.pruning.residual_stream import Stream, remove_hidden
 
 
@@ -39,11 +39,13 @@ class MaskedModel:
     def __init__(
         self, model: nn.Module, blocks: Blocks, stream: Stream | None, draw: Callable[[bool], MaskValues]
     ) -> None:
-        self._draw, self._norms = draw, [] if stream is None else stream.norms
+        self._draw, self._blocks, self._norms = draw, blocks, [] if stream is None else stream.norms
+        self._by_block: dict[Block, BlockMask] = {}
         self._handles = [model.register_forward_pre_hook(self._draw_masks)]
-        for i, module in enumerate(block.output.module for block in blocks.all):
-            self._handles.append(module.register_forward_pre_hook(partial(self._multiply_units, i)))
-            self._handles.append(module.register_forward_hook(partial(self._multiply_output, i, stream is not None)))
+        for block in blocks.all:
+            module, hidden = block.output.module, stream is not None
+            self._handles.append(module.register_forward_pre_hook(partial(self._multiply_units, block)))
+            self._handles.append(module.register_forward_hook(partial(self._multiply_output, block, hidden)))
         for table in [] if stream is None else stream.embeddings:
             self._handles.append(table.register_forward_hook(self._multiply_hidden))
         for norm in self._norms:
@@ -57,16 +59,15 @@ class MaskedModel:
             norm.__dict__.pop("forward", None)
 
     def _draw_masks(self, model: nn.Module, args: Any) -> None:
-        self.masks = masks = self._draw(model.training)
-        self._units = [*masks.heads, *masks.neurons]
-        self._layers = torch.cat([masks.attentions, masks.mlps])
+        self.masks = self._draw(model.training)
+        self._by_block = self.masks.by_block(self._blocks)
 
-    def _multiply_units(self, i: int, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        x, mask = inputs[0], self._units[i]
+    def _multiply_units(self, block: Block, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x, mask = inputs[0], self._by_block[block].units
         return (x * mask.to(x).repeat_interleave(x.shape[-1] // len(mask)), *inputs[1:])
 
-    def _multiply_output(self, i: int, hidden: bool, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        output = output * self._layers[i].to(output)
+    def _multiply_output(self, block: Block, hidden: bool, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        output = output * self._by_block[block].output.to(output)
         return output * self.masks.hidden.to(output) if hidden else output
 
     def _multiply_hidden(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
@@ -110,16 +111,15 @@ def compact(run: Run, stream: Stream | None, masks: MaskValues) -> list[str]:
     Returns:
         Names of attentions and MLPs that pass nothing on any more.
     """
-    layers = [block.output for block in run.blocks.all]
-    for projection, gate in zip(layers, torch.cat([masks.attentions, masks.mlps]), strict=True):
-        projection.weight.mul_(gate.to(projection.weight))
-        if projection.bias is not None:
-            projection.bias.mul_(gate.to(projection.bias))
-    units = zip([*masks.heads, *masks.neurons], torch.cat([masks.attentions, masks.mlps]), strict=True)
-    closed = [row if gate != 0 else torch.zeros_like(row) for row, gate in units]
+    closed = {}
+    for block, mask in masks.by_block(run.blocks).items():
+        for tensor in (block.output.weight, block.output.bias):
+            if tensor is not None:
+                tensor.mul_(mask.output.to(tensor))
+        closed[block] = mask.units if mask.output != 0 else torch.zeros_like(mask.units)
     if stream is None:
         return remove_closed(run, closed)
-    _fold_hidden(stream, [(p.weight, p.bias) for p in layers], masks.hidden)
+    _fold_hidden(stream, [(block.output.weight, block.output.bias) for block in closed], masks.hidden)
     silent = remove_closed(run, closed)
     remove_hidden(run.model, masks.hidden.nonzero().flatten(), run.optimizer)
     return silent

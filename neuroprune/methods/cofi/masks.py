@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from neuroprune.methods.cofi.hard_concrete import LIMIT, draw, evaluation_gates, open_probability
-from neuroprune.pruning.blocks import Blocks
-from neuroprune.pruning.sparsity import head_size, neuron_size
+from neuroprune.pruning.blocks import Block, Blocks
+from neuroprune.pruning.sparsity import unit_size
 
 START, SPREAD = 10.0, 0.01  # log alpha at the beginning: mean and standard deviation
 INTERMEDIATE_START = 0.0  # as in the authors' code, which starts neurons half closed
@@ -39,35 +40,57 @@ class MaskValues:
     neurons: list[Tensor]
     mlps: Tensor
 
+    def by_block(self, blocks: Blocks) -> dict[Block, BlockMask]:
+        """Return the masks of each block's units and of its output."""
+        units, outputs = [*self.heads, *self.neurons], torch.cat([self.attentions, self.mlps])
+        return {block: BlockMask(*masks) for block, *masks in zip(blocks.all, units, outputs, strict=True)}
+
+
+class BlockMask(NamedTuple):
+    """The masks of one attention or MLP.
+
+    Args:
+        units: `[units]`, of its heads or neurons.
+        output: A scalar, of the whole block.
+    """
+
+    units: Tensor
+    output: Tensor
+
+
+class BlockSize(NamedTuple):
+    """The size of an attention or MLP.
+
+    Args:
+        units: Number of its heads (with grouped queries: key/value heads) or neurons.
+        weights: Prunable weights of one unit.
+    """
+
+    units: int
+    weights: int
+
 
 @dataclass(frozen=True)
 class Sizes:
-    """What masks are worth.
+    """The sizes of the parts of a model that masks act on.
 
     Args:
         width: Dimensions of the residual stream.
-        heads: Heads of each attention (key/value heads with grouped queries).
-        neurons: Neurons of each MLP.
-        head: Prunable weights of one head of each attention.
-        neuron: Prunable weights of one neuron of each MLP.
+        attentions: Sizes of the attentions.
+        mlps: Sizes of the MLPs.
     """
 
     width: int
-    heads: list[int]
-    neurons: list[int]
-    head: list[int]
-    neuron: list[int]
+    attentions: list[BlockSize]
+    mlps: list[BlockSize]
 
     @classmethod
     def of(cls, blocks: Blocks) -> Sizes:
         """Return the sizes of a model's blocks."""
-        return cls(
-            blocks.mlps[0].out.weight.shape[0],
-            [attention.units for attention in blocks.attentions],
-            [mlp.units for mlp in blocks.mlps],
-            [head_size(a) for a in blocks.attentions],
-            [neuron_size(m) for m in blocks.mlps],
+        attentions, mlps = (
+            [BlockSize(block.units, unit_size(block)) for block in kind] for kind in (blocks.attentions, blocks.mlps)
         )
+        return cls(blocks.mlps[0].out.weight.shape[0], attentions, mlps)
 
 
 def sparsity_of(values: MaskValues, sizes: Sizes, total: int) -> Tensor:
@@ -86,10 +109,12 @@ def sparsity_of(values: MaskValues, sizes: Sizes, total: int) -> Tensor:
         A scalar, differentiable by the values.
     """
     heads = sum(
-        gate * units.sum() * size for gate, units, size in zip(values.attentions, values.heads, sizes.head, strict=True)
+        gate * units.sum() * size.weights
+        for gate, units, size in zip(values.attentions, values.heads, sizes.attentions, strict=True)
     )
     neurons = sum(
-        gate * units.sum() * size for gate, units, size in zip(values.mlps, values.neurons, sizes.neuron, strict=True)
+        gate * units.sum() * size.weights
+        for gate, units, size in zip(values.mlps, values.neurons, sizes.mlps, strict=True)
     )
     return 1 - values.hidden.mean() * (heads + neurons) / total
 
@@ -107,12 +132,13 @@ class MaskParameters:
         self.sizes, self._device = sizes, device
         counts = {
             "hidden": sizes.width,
-            "head": sum(sizes.heads),
-            "head_layer": len(sizes.heads),
-            "intermediate": sum(sizes.neurons),
-            "mlp": len(sizes.neurons),
+            "head": sum(size.units for size in sizes.attentions),
+            "head_layer": len(sizes.attentions),
+            "intermediate": sum(size.units for size in sizes.mlps),
+            "mlp": len(sizes.mlps),
         }
         self._counts = counts
+        self._heads, self._neurons = ([size.units for size in kind] for kind in (sizes.attentions, sizes.mlps))
         self.log_alpha = {kind: nn.Parameter(_start(kind, counts[kind]).to(device)) for kind in counts if kind in kinds}
 
     @torch.no_grad()
@@ -131,10 +157,10 @@ class MaskParameters:
 
     def for_evaluation(self, shift: float = 0.0) -> MaskValues:
         """Return the gates without noise: zeros are chosen within each layer; a layer's own gate is a row by itself."""
-        sizes = {"head": self.sizes.heads, "intermediate": self.sizes.neurons, "hidden": [self.sizes.width]}
+        lengths = {"head": self._heads, "intermediate": self._neurons, "hidden": [self.sizes.width]}
 
         def by_rows(kind: str, log_alpha: Tensor) -> Tensor:
-            rows = log_alpha.split(sizes.get(kind, 1))
+            rows = log_alpha.split(lengths.get(kind, 1))
             return torch.cat([evaluation_gates(row, shift) for row in rows])
 
         return self._of_kinds(by_rows)
@@ -151,9 +177,9 @@ class MaskParameters:
         }
         return MaskValues(
             found["hidden"],
-            list(found["head"].split(self.sizes.heads)),
+            list(found["head"].split(self._heads)),
             found["head_layer"],
-            list(found["intermediate"].split(self.sizes.neurons)),
+            list(found["intermediate"].split(self._neurons)),
             found["mlp"],
         )
 
@@ -199,13 +225,13 @@ def _close_units(parameters: MaskParameters, values: MaskValues, target: float, 
         return values
     neurons = kind == "intermediate"
     rows, layers = (values.neurons, values.mlps) if neurons else (values.heads, values.attentions)
-    sizes = parameters.sizes.neuron if neurons else parameters.sizes.head
+    sizes = parameters.sizes.mlps if neurons else parameters.sizes.attentions
     share = float((values.hidden != 0).double().mean())
     room = (target - float(sparsity_of(opened(values), parameters.sizes, total))) * total
     flat, log_alpha = torch.cat(rows), parameters.log_alpha[kind].detach()
     worth = torch.cat(
         [
-            torch.full((len(row),), size * share * float(gate != 0))
+            torch.full((len(row),), size.weights * share * float(gate != 0))
             for row, size, gate in zip(rows, sizes, layers, strict=True)
         ]
     )

@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from neuroprune import distributed
 from neuroprune.errors import UserError
 from neuroprune.methods.hooks import State
-from neuroprune.pruning.blocks import Attention, Blocks, Mlp, Projection
+from neuroprune.pruning.blocks import Block, Blocks, Projection
 
 WEIGHT_FLOOR = 0.01  # a token that the loss does not depend on still counts so much, against the mean of 1
 
@@ -46,10 +46,11 @@ class UnitStatistics:
     moments: Tensor | None = None
 
     @classmethod
-    def empty(cls, projection: Projection, channels: int, moments: bool, centred: bool) -> UnitStatistics:
-        """Begin with nothing seen; only where there is a bias for it, the fold takes a mean over."""
-        weight = projection.weight
-        width, size = weight.shape[1], channels + 1 if centred and moments and projection.bias is not None else 1
+    def empty(cls, block: Block, moments: bool, centred: bool) -> UnitStatistics:
+        """Return statistics of no sample; the mean is left out only where the fold can put it into a bias."""
+        projection, weight = block.output, block.output.weight
+        width, channels = weight.shape[1], weight.shape[1] // block.units
+        size = channels + 1 if centred and moments and projection.bias is not None else 1
         gates = torch.zeros(width // channels, size, size, device=weight.device)
         matrix = torch.zeros(width + 1, width + 1, device=weight.device) if moments else None
         return cls(projection, channels, gates, 0, matrix)
@@ -188,15 +189,12 @@ class Calibration:
         centred: bool = True,
         loss_rows: Callable[[], float | None] = lambda: None,
     ) -> None:
-        empty = partial(UnitStatistics.empty, moments=moments, centred=centred)
-        self.attentions = [empty(a.o, a.head_dim * a.groups) for a in blocks.attentions]
-        self.mlps = [empty(m.out, 1) for m in blocks.mlps]
+        self.statistics = {block: UnitStatistics.empty(block, moments, centred) for block in blocks.all}
         self._weigh_tokens, self._loss_rows = moments and weigh_tokens, loss_rows
         self._batch = Batch()
         self._handles: list[RemovableHandle] = [model.register_forward_pre_hook(self._see_batch, with_kwargs=True)]
         seq2seq = bool(getattr(model.config, "is_encoder_decoder", False))
-        layers: list[Attention | Mlp] = [*blocks.attentions, *blocks.mlps]
-        for block, statistics in zip(layers, [*self.attentions, *self.mlps], strict=True):
+        for block, statistics in self.statistics.items():
             decodes = seq2seq and "decoder" in block.name.split(".")
             hook = partial(self._see_projection, statistics, block.name, decodes)
             self._handles.append(statistics.projection.module.register_forward_hook(hook))
@@ -204,7 +202,7 @@ class Calibration:
     def state_dict(self) -> State:
         """Return what all processes have seen: for the n-th block `n.gates`, `n.samples` and, if any, `n.moments`."""
         state: State = {}
-        for i, statistics in enumerate([*self.attentions, *self.mlps]):
+        for i, statistics in enumerate(self.statistics.values()):
             gates, samples, moments = statistics.over_processes()
             state |= {f"{i}.gates": gates, f"{i}.samples": samples}
             state |= {} if moments is None else {f"{i}.moments": moments}
@@ -212,7 +210,7 @@ class Calibration:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take over what another calibration of the same model has seen; the main process keeps it for all."""
-        for i, statistics in enumerate([*self.attentions, *self.mlps] if distributed.is_main() else []):
+        for i, statistics in enumerate(self.statistics.values() if distributed.is_main() else []):
             statistics.gates.copy_(state[f"{i}.gates"])
             statistics.samples = state[f"{i}.samples"]
             if statistics.moments is not None:
@@ -225,7 +223,7 @@ class Calibration:
 
     def gather(self) -> None:
         """Replace the statistics by those of all processes."""
-        for statistics in (*self.attentions, *self.mlps):
+        for statistics in self.statistics.values():
             statistics.gates, statistics.samples, statistics.moments = statistics.over_processes()
 
     def _see_batch(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -1,63 +1,66 @@
-"""A number of heads that is asked for: whether it can be had, how many go at an event, and which."""
+"""A target number of heads: whether it can be met, how many heads an event removes, and which."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from torch import Tensor
+from dataclasses import replace
 
 from neuroprune.errors import UserError
-from neuroprune.methods.components.unit_removal import fewest_units, unit_sizes
-from neuroprune.methods.components.unit_selection import choose_units
+from neuroprune.methods.components.unit_selection import Chosen, UnitGroup, choose_units, fewest_units
 from neuroprune.methods.hooks import Run
-from neuroprune.pruning.sparsity import prunable_weights
+from neuroprune.pruning.sparsity import prunable_weights, unit_size
 from neuroprune.pruning.surgery import kept_units
 
 
 def check_head_count(run: Run, heads: int, sparsity: float | None, min_share: float) -> None:
-    """Refuse a number of heads that the model can't be left with, or not together with the sparsity.
+    """Refuse a number of heads that the model can't have, by itself or at the target sparsity.
 
     Args:
         run: The run at its start.
-        heads: Query heads that are to be left.
-        sparsity: Share of the prunable weights that is to go, None if nothing but heads is.
-        min_share: Share of its neurons that a layer keeps at least.
+        heads: Target number of query heads.
+        sparsity: Target sparsity, None if only heads are removed.
+        min_share: Fraction of its neurons that each MLP keeps.
 
     Raises:
-        UserError: If it can't be had; the sentence says what can.
+        UserError: If it can't be met; the message gives the possible range.
     """
-    blocks, kept = run.blocks, kept_units(run.model)
-    groups, present = blocks.attentions[0].groups, sum(map(len, kept.heads))
-    fewest = len(blocks.attentions) * groups
+    attentions, present = run.blocks.attentions, sum(map(len, kept_units(run.model).heads))
+    groups = attentions[0].groups
+    fewest = len(attentions) * groups
     if not fewest <= heads <= present or heads % groups:
-        steps = f" in steps of {groups}, because so many share a key/value head" if groups > 1 else ""
+        steps = f" in steps of {groups}, because {groups} query heads share a key/value head" if groups > 1 else ""
         raise UserError(
-            f"heads={heads}: the model has {present} heads in {len(blocks.attentions)} attentions, each of which keeps "
-            f"at least one; ask for {fewest} to {present}{steps}."
+            f"heads={heads}: the model has {present} heads in {len(attentions)} attentions, and each attention keeps "
+            f"at least one; choose a number from {fewest} to {present}{steps}."
         )
     if sparsity is not None:
-        sizes, least = unit_sizes(blocks), fewest_units(blocks, kept, min_share)
-        count, total = len(blocks.attentions), prunable_weights(run.model)
-        gone = (sum(kept.dense_heads) - heads) // groups * sizes[0] / total
-        neurons = sum(size * few for size, few in zip(sizes[count:], least[count:], strict=True))
-        most = 1 - (heads // groups * sizes[0] + neurons) / total
-        if not gone <= sparsity <= most:
+        least, most = _possible_sparsity(run, heads, min_share)
+        if not least <= sparsity <= most:
             raise UserError(
-                f"sparsity={sparsity:g} does not go together with heads={heads}: with so many heads left, between "
-                f"{gone:.1%} and {most:.1%} of the weights can be gone."
+                f"sparsity={sparsity:g} can't be met with heads={heads}; choose a sparsity from {least:.1%} to "
+                f"{most:.1%}, or another number of heads."
             )
 
 
-def heads_to_go(run: Run, heads: int, progress: float) -> int:
-    """Return how many heads an event removes (with grouped queries: key/value heads with their queries).
+def _possible_sparsity(run: Run, heads: int, min_share: float) -> tuple[float, float]:
+    """Return the lowest and the highest sparsity of a model with this number of heads."""
+    dense, total = sum(kept_units(run.model).dense_heads), prunable_weights(run.model)
+    first, fewest = run.blocks.attentions[0], fewest_units(run, min_share)
+    size = unit_size(first)
+    neurons = sum(unit_size(mlp) * fewest[mlp] for mlp in run.blocks.mlps)
+    return (dense - heads) // first.groups * size / total, 1 - (heads // first.groups * size + neurons) / total
+
+
+def heads_to_remove(run: Run, heads: int, progress: float) -> int:
+    """Return how many heads an event removes (with grouped queries: key/value heads with their query heads).
 
     Args:
         run: The run.
-        heads: Query heads that are left in the end.
-        progress: Share of all removed heads that are gone after this event; 1 at the last.
+        heads: Target number of query heads.
+        progress: Fraction of the removals that is complete after this event; 1 at the last.
 
     Returns:
-        How many are to be chosen.
+        Number of heads.
     """
     kept, groups = kept_units(run.model), run.blocks.attentions[0].groups
     dense = sum(kept.dense_heads)
@@ -65,24 +68,20 @@ def heads_to_go(run: Run, heads: int, progress: float) -> int:
     return max(0, sum(map(len, kept.heads)) - left) // groups
 
 
-def choose_heads_first(
-    scores: Sequence[Tensor], sizes: Sequence[int], fewest: Sequence[int], heads: int, room: int, attentions: int
-) -> list[list[int]]:
-    """Choose the weakest heads of all attentions by number, then the weakest neurons for what is left of the room.
+def choose_heads_first(heads: Sequence[UnitGroup], neurons: Sequence[UnitGroup], count: int, room: int) -> Chosen:
+    """Choose the `count` weakest heads of all attentions, then the weakest neurons within the rest of the budget.
 
-    Fewer heads are a subset of more: with the same scores, asking for fewer heads takes the same ones away, and others.
+    With the same scores, a larger `count` chooses the same heads and more.
 
     Args:
-        scores: As for `choose_units`.
-        sizes: Likewise.
-        fewest: Likewise.
-        heads: How many heads are to be chosen.
-        room: Weights that may go, heads included.
-        attentions: How many of the blocks, the first, are attentions.
+        heads: The units of the attentions.
+        neurons: The units of the MLPs.
+        count: Number of heads to choose.
+        room: Number of weights that may be removed, including those of the heads.
 
     Returns:
-        Positions of the chosen units, for each block, rising.
+        The chosen units of every block.
     """
-    gone = choose_units(scores[:attentions], [1] * attentions, fewest[:attentions], heads)
-    rest = room - sum(len(units) * size for units, size in zip(gone, sizes, strict=False))
-    return gone + choose_units(scores[attentions:], sizes[attentions:], fewest[attentions:], max(0, rest))
+    chosen = choose_units([replace(group, size=1) for group in heads], count)
+    rest = room - sum(len(chosen[group.block]) * group.size for group in heads)
+    return chosen | choose_units(neurons, max(0, rest))

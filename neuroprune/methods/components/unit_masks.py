@@ -6,7 +6,7 @@ changed, so gates fit every architecture, eager and fused attention alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from neuroprune.methods.components.unit_removal import remove_units
 from neuroprune.methods.hooks import Run
 from neuroprune.pruning.blocks import Block
 
-Draw = Callable[[bool], Sequence[Tensor]]
+Draw = Callable[[bool], Mapping[Block, Tensor]]
 """Whether the model trains -> a mask `[units]` for each gated block."""
 
 
@@ -31,12 +31,12 @@ class Gates:
         draw: Makes their masks.
     """
 
-    def __init__(self, model: nn.Module, blocks: Sequence[Block], draw: Draw) -> None:
+    def __init__(self, model: nn.Module, blocks: Iterable[Block], draw: Draw) -> None:
         self._draw = draw
-        self._masks: list[Tensor] = []
+        self._masks: Mapping[Block, Tensor] = {}
         self._handles: list[RemovableHandle] = [model.register_forward_pre_hook(self._draw_masks)]
-        for position, block in enumerate(blocks):
-            hook = partial(self._multiply, position)
+        for block in blocks:
+            hook = partial(self._multiply, block)
             self._handles.append(block.output.module.register_forward_pre_hook(hook))
 
     def detach(self) -> None:
@@ -45,15 +45,15 @@ class Gates:
             self._handles.pop().remove()
 
     def _draw_masks(self, model: nn.Module, args: Any) -> None:
-        self._masks = list(self._draw(model.training))
+        self._masks = self._draw(model.training)
 
-    def _multiply(self, position: int, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        x, mask = inputs[0], self._masks[position]
+    def _multiply(self, block: Block, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x, mask = inputs[0], self._masks[block]
         return (x * mask.to(x).repeat_interleave(x.shape[-1] // len(mask)), *inputs[1:])
 
 
 @torch.no_grad()
-def remove_closed(run: Run, masks: Sequence[Tensor]) -> list[str]:
+def remove_closed(run: Run, masks: Mapping[Block, Tensor]) -> list[str]:
     """Multiply masks into the weights for good and remove the units that they close.
 
     The model then computes what it did with the masks. A block that would lose all its units keeps one, whose weights
@@ -61,13 +61,13 @@ def remove_closed(run: Run, masks: Sequence[Tensor]) -> list[str]:
 
     Args:
         run: The run; its model is changed in place, the optimizer's state follows.
-        masks: `[units]` for each attention and then for each MLP, 0 where a unit goes.
+        masks: `[units]` for some blocks, 0 where a unit is removed.
 
     Returns:
         Names of the blocks that pass nothing on any more.
     """
-    gone, silent = [], []
-    for block, mask in zip(run.blocks.all, masks, strict=True):
+    gone, silent = {}, []
+    for block, mask in masks.items():
         weight = block.output.weight
         weight *= mask.to(weight).repeat_interleave(weight.shape[1] // len(mask))
         closed = (mask == 0).nonzero().flatten().tolist()
@@ -75,7 +75,7 @@ def remove_closed(run: Run, masks: Sequence[Tensor]) -> list[str]:
             silence(block)
             silent.append(block.name)
             closed = closed[1:]
-        gone.append(closed)
+        gone[block] = closed
     remove_units(run, gone)
     return silent
 

@@ -1,41 +1,85 @@
-"""Which units go: one order over all layers and both kinds of unit, under a budget of weights."""
+"""Selection of the units to remove: one ranking over all layers and both kinds of unit, under a budget of weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from neuroprune.methods.hooks import Run
+from neuroprune.pruning.blocks import Block
+from neuroprune.pruning.sparsity import unit_size
+from neuroprune.pruning.surgery import kept_units
 
-def choose_units(scores: Sequence[Tensor], sizes: Sequence[int], least: Sequence[int], room: int) -> list[list[int]]:
-    """Choose the units with the smallest score for each weight, until the room is used up.
+Chosen = dict[Block, list[int]]
+"""Positions of the units to remove from each block, ascending; those of attentions count key/value heads."""
 
-    The order is the same for all blocks, so a block of weak units loses more of them. A unit is passed over if its
-    block would be left with too few, or if it is larger than what is left of the room.
+
+@dataclass(frozen=True)
+class UnitGroup:
+    """The removable units of one attention or MLP.
 
     Args:
-        scores: For each block (an attention or an MLP) `[units]`, in units that compare across blocks: the loss that
-            flows through a unit.
-        sizes: Weights of one unit, for each block.
-        least: Units that each block has to keep.
-        room: Weights that may go.
+        block: The attention or MLP.
+        scores: `[units]`, comparable between blocks: the loss that flows through each unit.
+        size: Prunable weights of one unit.
+        fewest: Number of units that must remain.
+    """
+
+    block: Block
+    scores: Tensor
+    size: int
+    fewest: int
+
+
+def unit_groups(run: Run, scores: Mapping[Block, Tensor], min_share: float) -> list[UnitGroup]:
+    """Return the units of all blocks with their scores; for `min_share` see `fewest_units`."""
+    fewest = fewest_units(run, min_share)
+    return [UnitGroup(block, scores[block], unit_size(block), fewest[block]) for block in run.blocks.all]
+
+
+def fewest_units(run: Run, min_share: float) -> dict[Block, int]:
+    """Return how many units each block must keep: at least one.
+
+    Args:
+        run: The run.
+        min_share: Fraction of the dense model's neurons that each MLP keeps.
 
     Returns:
-        Positions of the chosen units, for each block, rising.
+        Numbers of units.
     """
-    values = torch.cat([score.detach().float().cpu() / size for score, size in zip(scores, sizes, strict=True)])
-    owners = [block for block, score in enumerate(scores) for _ in range(len(score))]
-    firsts = [0, *torch.tensor([len(score) for score in scores]).cumsum(0).tolist()]
-    left = [len(score) for score in scores]
-    chosen: list[list[int]] = [[] for _ in scores]
-    smallest = min(sizes)
-    for unit in torch.argsort(values, stable=True).tolist():
-        block = owners[unit]
-        if sizes[block] <= room and left[block] > least[block]:
-            chosen[block].append(unit - firsts[block])
-            left[block] -= 1
-            room -= sizes[block]
+    fewest: dict[Block, int] = dict.fromkeys(run.blocks.all, 1)
+    for mlp, width in zip(run.blocks.mlps, kept_units(run.model).dense_neurons, strict=True):
+        fewest[mlp] = max(1, math.ceil(min_share * width))
+    return fewest
+
+
+def choose_units(groups: Sequence[UnitGroup], room: int) -> Chosen:
+    """Choose the units with the smallest score per weight until the budget is used up.
+
+    All blocks share one ranking, so a block of weak units loses more of them. A unit is skipped if its block would keep
+    too few units, or if it is larger than the remaining budget.
+
+    Args:
+        groups: The units of each block.
+        room: Number of weights that may be removed.
+
+    Returns:
+        The chosen units of every block.
+    """
+    values = torch.cat([group.scores.detach().float().cpu() / group.size for group in groups])
+    units = [(group, position) for group in groups for position in range(len(group.scores))]
+    chosen: Chosen = {group.block: [] for group in groups}
+    smallest = min(group.size for group in groups)
+    for place in torch.argsort(values, stable=True).tolist():
+        group, position = units[place]
+        taken = chosen[group.block]
+        if group.size <= room and len(group.scores) - len(taken) > group.fewest:
+            taken.append(position)
+            room -= group.size
         if room < smallest:
             break
-    return [sorted(units) for units in chosen]
+    return {block: sorted(positions) for block, positions in chosen.items()}
