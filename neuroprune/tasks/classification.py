@@ -75,7 +75,9 @@ def load(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> Ta
     train, held_out = (_checked(rows, task, labels) for rows in (train, held_out))
     if task.metric == "f1" and len(labels) != 2:
         raise UserError(f"task {task.name}: f1 needs two classes, but {task.source} has {len(labels)}; use accuracy")
-    return TaskData(task, sources.first(train, task.train_rows), sources.first(held_out, task.eval_rows), labels)
+    data = TaskData(task, sources.first(train, task.train_rows), sources.first(held_out, task.eval_rows), labels)
+    _check_classes(data)
+    return data
 
 
 def majority(labels: Sequence[int], metric: str) -> float:
@@ -110,9 +112,27 @@ def _checked(rows: Dataset, task: TaskSettings, labels: tuple[str, ...]) -> Data
         raise UserError(f"{where}: some labels are hidden (-1 or empty), as in GLUE's test splits; use another split")
     rows = rows.select_columns([*task.inputs, task.label])
     if isinstance(rows.features[task.label], ClassLabel):
+        _check_numbers(values, len(labels), where)
         return rows
     strange = sorted({str(value) for value in values} - set(labels))
     if strange:
         raise UserError(f"{where}: class {strange[0]!r} is not among those of the training rows: {', '.join(labels)}")
     numbers = [labels.index(str(value)) for value in values]
     return rows.remove_columns(task.label).add_column(task.label, numbers, feature=ClassLabel(names=list(labels)))
+
+
+def _check_numbers(values: Sequence[int], classes: int, where: str) -> None:
+    """Refuse class numbers for which the dataset has no name."""
+    if outside := {value for value in values if not 0 <= value < classes}:
+        raise UserError(f"{where}: label {min(outside)} is not a class; the {classes} classes are 0 to {classes - 1}")
+
+
+def _check_classes(data: TaskData) -> None:
+    """Refuse training rows of a single class: there is nothing to learn from them."""
+    task, found = data.task, set(data.train[data.task.label][:])
+    if len(found) < 2:
+        names = ", ".join(data.labels[number] for number in found) or "no class at all"
+        raise UserError(
+            f"task {task.name}: the {len(data.train)} rows of {task.source} to train on (split {task.train_split}) "
+            f"have only one class, {names}; use more rows or another split"
+        )

@@ -138,15 +138,26 @@ def _card(settings: RunSettings, data: tasks.Data, metrics: dict[str, float]) ->
 
 
 class DivergedError(Exception):
-    """The loss is no longer finite."""
+    """A loss or a weight is no longer finite."""
 
 
 class _Watch(TrainerCallback):
     """Stops a run whose loss is not finite."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if not math.isfinite(logs.get("loss", 0.0)):
+        """Check every loss: of the steps since the last log, of all of training (`train_loss`), of an evaluation."""
+        if not all(math.isfinite(logs.get(name, 0.0)) for name in ("loss", "train_loss", "eval_loss")):
             raise DivergedError
+
+
+def _check_weights(model: Any) -> None:
+    """Refuse a model with a weight that is not finite: the last steps may have made it so, after the last logged loss.
+
+    Raises:
+        DivergedError: If there is one.
+    """
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in model.parameters()):
+        raise DivergedError
 
 
 def _fit(trainer: Trainer, kept: checkpoints.Checkpoints) -> dict[str, Any]:
@@ -159,6 +170,7 @@ def _fit(trainer: Trainer, kept: checkpoints.Checkpoints) -> dict[str, Any]:
     checkpoint = None if progress.checkpoint is None else str(progress.checkpoint)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
+        _check_weights(trainer.model)
         judged = trainer.evaluate()
         metrics = {key.removeprefix("eval_"): value for key, value in judged.items() if _is_metric(key)}
     except DivergedError:

@@ -5,9 +5,10 @@ import time
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import yaml
-from datasets import Features, Value
+from datasets import Dataset, Features, Value
 from transformers import BertConfig, EvalPrediction
 
 from helpers.data import GLUE, ROOT, glue_features, glue_rows, write_glue, write_hub
@@ -63,14 +64,14 @@ def test_a_mirror_without_a_card_is_read_by_its_folders(tmp_path):
 def test_a_rewritten_file_is_read_anew(tmp_path):
     before = tasks.load(glue("rte"), write_glue(tmp_path, "rte"))
     splits = {
-        "train": glue_rows("rte", 12, label=1),
+        "train": [row | {"label": 1 - row["label"]} for row in glue_rows("rte", 12)],
         "validation": glue_rows("rte", 6),
         "test": glue_rows("rte", 3, -1),
     }
     write_hub(tmp_path / "nyu-mll/glue", {"rte": (glue_features("rte"), splits)})
     after = tasks.load(glue("rte"), tmp_path)
-    assert set(before.train["label"]) == {0, 1}
-    assert set(after.train["label"]) == {1}
+    assert before.train["label"][:2] == [0, 1]
+    assert after.train["label"][:2] == [1, 0]
     assert before.sha256 != after.sha256
 
 
@@ -145,6 +146,30 @@ def test_hidden_labels_are_refused(tmp_path):
     assert "split test of nyu-mll/glue: some labels are hidden" in text
 
 
+@pytest.mark.parametrize("label", [5, -2])
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_labels_without_a_class_are_refused(split, label, tmp_path):
+    features = glue_features("sst2")
+    splits = {"train": glue_rows("sst2", 6), "validation": glue_rows("sst2", 4)}
+    write_hub(tmp_path / "a/b", {"c": (features, splits)})
+    splits[split][3]["label"] = label
+    numbers = Features({**features, "label": Value("int64")})
+    rows = Dataset.from_list(splits[split], features=numbers)
+    table = rows.data.table.replace_schema_metadata(features.arrow_schema.metadata)  # what the numbers stand for
+    pyarrow.parquet.write_table(table, tmp_path / "a/b/c" / f"{split}-00000-of-00001.parquet")
+    text = error_of(glue("sst2", source="a/b", config="c"), tmp_path)
+    assert f"split {split} of a/b: label {label} is not a class; the 2 classes are 0 to 1" in text
+
+
+@pytest.mark.parametrize("rows", [{}, {"train_rows": 1}])
+def test_training_rows_of_one_class_are_refused(rows, tmp_path):
+    label = {} if rows else {"label": 1}
+    splits = {"train": glue_rows("sst2", 6, **label), "validation": glue_rows("sst2", 4)}
+    write_hub(tmp_path / "a/b", {"c": (glue_features("sst2"), splits)})
+    text = error_of(glue("sst2", source="a/b", config="c", **rows), tmp_path)
+    assert "to train on (split train) have only one class, " in text
+
+
 def test_empty_texts_are_refused(tmp_path):
     rows = glue_rows("sst2", 6)
     rows[2]["sentence"] = rows[4]["sentence"] = None
@@ -194,11 +219,12 @@ def test_the_hash_is_that_of_the_rows_and_of_nothing_else(tmp_path):
     assert tasks.load(glue("mrpc"), one).sha256 == tasks.load(glue("mrpc"), two).sha256
     assert tasks.load(glue("mrpc"), one).sha256 != tasks.load(glue("mrpc", train_rows=11), one).sha256
     # printf '%s\n%s\n%s' '["negative", "positive"]' "$(rows | sha256sum)" "$(rows | sha256sum)" | sha256sum, with
-    # rows the one line {"label": 0, "sentence": "a a a a a a"}, without a newline at its end
-    rows = glue_rows("sst2", 1)
+    # rows the lines {"label": 0, "sentence": "a a a a a a"} and {"label": 1, "sentence": "long dull a a a a"}, without
+    # a newline at the end
+    rows = glue_rows("sst2", 2)
     write_hub(tmp_path / "a/b", {"c": (glue_features("sst2"), {"train": rows, "validation": rows})})
     data = tasks.load(glue("sst2", source="a/b", config="c"), tmp_path)
-    assert data.sha256 == "2a0e007aa54c859ef85d78f7a2b96ccee71aef6605ad836548903832a7bd77fa"
+    assert data.sha256 == "e6761e82ac9b4e607abdbbfc0b4156784ee4b599750f70529868159be2b2235c"
 
 
 def test_the_manifest_says_which_rows_a_task_gives(tmp_path):

@@ -224,9 +224,9 @@ def test_the_order_is_that_of_sha256():
 
 @pytest.fixture
 def small(monkeypatch):
-    """A set of two rows that is made without a package."""
+    """A set of three rows that is made without a package."""
     rows = {
-        "train": [{"sentence": "good", "label": 1, "idx": 0}],
+        "train": [{"sentence": "good", "label": 1, "idx": 0}, {"sentence": "worse", "label": 0, "idx": 1}],
         "validation": [{"sentence": "bad", "label": 0, "idx": 0}],
     }
     built = []

@@ -157,6 +157,16 @@ def test_a_run_without_finite_loss_is_recorded_as_diverged(data_root, tmp_path):
     json.loads((tmp_path / "tiny" / "run.json").read_text(), parse_constant=pytest.fail)  # no NaN in the file
 
 
+@pytest.mark.parametrize("learning_rate", [1e30, 1e39])  # weights that are huge; that are infinite
+def test_a_run_that_diverges_in_its_last_step_is_recorded_as_diverged(learning_rate, data_root, tmp_path):
+    """The only logged loss is that of the weights before the step."""
+    training_settings = {"epochs": 0.1, "batch_size": 8, "learning_rate": learning_rate, "warmup": 0.0}
+    record = run(settings(method={"name": "dense"}, training=training_settings), data_root, tmp_path / "tiny")
+    assert [entry["loss"] < 1 for entry in record.result.history if "loss" in entry] == [True]
+    assert record.status == "diverged"
+    assert record.result.value is None and record.result.metrics == {}
+
+
 def test_a_folder_that_is_being_written_is_left_alone(data_root, tmp_path):
     folder = tmp_path / "tiny"
     folder.mkdir()
