@@ -1,29 +1,32 @@
 """Numbers in the README equal those in the published records: every table cell and every measured value in the text."""
 
 import json
-import math
 import re
-import shutil
 from functools import partial
-from pathlib import Path
 
 import pytest
 
-from neuroprune.results.runs import collect, read_runs
-from neuroprune.results.tables.summary import summarize
+from helpers.published import (
+    PUBLISHED,
+    ROOT,
+    accuracy,
+    faster,
+    heads,
+    inference,
+    label,
+    millions,
+    neurons,
+    percent,
+    published_rows,
+    score,
+    seconds,
+    setting,
+    sparsity,
+    standard_error,
+    tables,
+)
 
-ROOT = Path(__file__).parents[1]
-PUBLISHED = ROOT / "results" / "published"
 README = (ROOT / "README.md").read_text()
-STUDIES = ("ablations", "demo", "inhouse", "sst2")
-LABELS = {"dense": "dense", "cofi": "CoFi", "dsp": "DSP", "taylor": "Taylor", "random": "random heads and neurons"}
-FORMS = {
-    ("neuroprune", "penalty"): "NeuroPrune (penalties)",
-    ("neuroprune", "target"): "NeuroPrune-FC",
-    ("l1", "penalty"): "l1 penalty",
-    ("l1", "target"): "magnitude",
-}
-SYMBOLS = {"alpha": "α", "beta": "β", "theta": "θ", "strength": "λ"}
 MEASURED = re.compile(
     r"[\d.,–]*\d (?:M|ms|s|points?|heads?|neurons|rows|steps|times)\b|[\d.,–]*\d [%×]|\b(?:BLEU|Lsum) [\d.]+"
 )
@@ -32,77 +35,7 @@ TARGET = re.compile(r"\b[Aa]t (?:50|80|80 and 90) %")
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """Return a function that looks up the mean over seeds of a published setting, computed from its records."""
-    found = {}
-    for study in STUDIES:
-        folder = tmp_path_factory.mktemp("published") / study
-        shutil.copytree(PUBLISHED / study, folder, ignore=shutil.ignore_patterns("*.safetensors", "tables", "figures"))
-        collect(folder)
-        for row in summarize(read_runs(folder)).to_dict("records"):
-            (record, *_) = sorted((folder / "runs").glob(f"{row['group']}-s*/run.json"))
-            found[study, row["group"]] = row | {"result": json.loads(record.read_text())["result"]}
-    return lambda study, group: found[study, group]
-
-
-def percent(fraction, digits=1):
-    return f"{100 * fraction:.{digits}f} %"
-
-
-def sparsity(row):
-    """Return a sparsity, without decimals where it was the target."""
-    return percent(row["sparsity"], 0 if row["sparsity"] == 0 or math.isfinite(row["point"]) else 1)
-
-
-def accuracy(row):
-    spread = "" if math.isnan(row["value_sd"]) else f" ± {100 * row['value_sd']:.1f}"
-    assert bool(spread) == (row["runs"] > 1)
-    return f"{100 * row['value']:.1f}{spread} %"
-
-
-def score(row):
-    return f"{100 * row['value']:.1f}"
-
-
-def label(row):
-    return LABELS.get(row["method"]) or FORMS[row["method"], row["form"]]
-
-
-def setting(row):
-    if math.isfinite(row["point"]):
-        return percent(row["point"], 0)
-    strengths = {symbol: row[name] for name, symbol in SYMBOLS.items() if math.isfinite(row[name])}
-    return ", ".join(f"{symbol} {_short(value)}" for symbol, value in strengths.items())
-
-
-def _short(value):
-    return f"{value:g}" if value >= 0.01 else re.sub(r"\.?0*e-0?", "e-", f"{value:.2e}")
-
-
-def millions(row):
-    return f"{row['parameters'] / 1e6:.1f} M"
-
-
-def neurons(row):
-    return sum(row["result"]["sparsity"]["neurons_per_layer"])
-
-
-def heads(row):
-    return sum(row["result"]["sparsity"]["heads_per_layer"])
-
-
-def seconds(row):
-    return f"{row['train_seconds_without_eval']:.0f} s"
-
-
-def faster(row):
-    if row["method"] == "dense":
-        return ""
-    return "no faster" if row["speedup_b32"] < 1.05 else f"{row['speedup_b32']:.1f} × faster"
-
-
-def inference(row):
-    time = f"{row['inference_ms_b32']:.1f} ms"
-    return time if row["method"] == "dense" else f"{time}, {faster(row)}"
+    return published_rows(tmp_path_factory.mktemp("published"))
 
 
 def sst2_table(rows):
@@ -187,14 +120,6 @@ def random_table(rows):
 TABLES = (sst2_table, demo_table, compared_table, glue_table, random_table)
 
 
-def tables(text):
-    """Return the tables of a page: a header and rows of cells each."""
-    blocks = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
-    return [
-        [[cell.strip() for cell in line.strip("|\n").split("|")] for line in block.splitlines()] for block in blocks
-    ]
-
-
 @pytest.mark.parametrize("expected", TABLES)
 def test_a_table_equals_the_records(rows, expected):
     header, *lines = expected(rows)
@@ -263,11 +188,6 @@ def other_claims(rows):
     ]
     yield f"ROUGE-Lsum {100 * copied[0]:.1f} on docstrings"
     yield f"BLEU {100 * copied[1]:.1f}."
-
-
-def standard_error(row):
-    """Return the standard error of one accuracy, in points."""
-    return 100 * math.sqrt(row["value"] * (1 - row["value"]) / row["result"]["eval_rows"])
 
 
 def _seeds(study, group):
