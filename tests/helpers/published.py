@@ -6,7 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
-from neuroprune.results.runs import collect, read_runs
+from neuroprune.results.collect import collect
+from neuroprune.results.runs import read_runs
 from neuroprune.results.tables.summary import summarize
 
 ROOT = Path(__file__).parents[2]
