@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from neuroprune.config.settings import RunSettings
 from neuroprune.errors import UserError
-from neuroprune.files.atomic import write_json, write_text
+from neuroprune.files.atomic import file_hash, write_json, write_text
 from neuroprune.results.environment import PACKAGES
 from neuroprune.results.groups import first_of_each_kind, groups, usual_first
 from neuroprune.results.records import (
@@ -98,23 +98,64 @@ def _planned(values: Any) -> RunSettings | None:
 
 
 def _read_all(study_dir: Path, plan: dict[str, Any]) -> tuple[list[Found], list[str]]:
-    """Read all records in the order of the plan, and say what could not be read."""
+    """Read all records in the order of the plan; return them, and one sentence for each problem."""
     names = list(plan["runs"]) or sorted(path.parent.name for path in study_dir.glob("runs/*/run.json"))
     found: list[Found] = []
     problems: list[str] = []
     for folder in (study_dir / "runs" / name for name in names):
-        if run := _read_or_note(read_record, folder / "run.json", problems):
-            found.append((run, _read_or_note(read_timing, folder / "timing.json", problems)))
+        if pair := _read_run(folder, problems):
+            found.append(pair)
     return found, problems
 
 
+def _read_run(folder: Path, problems: list[str]) -> Found | None:
+    """Read the record and timing of one run and note what contradicts the record; a contradiction is not counted."""
+    run = _read_or_note(read_record, folder / "run.json", problems)
+    if run is None:
+        return None
+    if run.run != folder.name:
+        problems.append(f"{folder}: holds the record of another run, {run.run}, and is left out; delete or rename it.")
+        return None
+    problems += changed_files(folder, run)
+    timing = _read_or_note(read_timing, folder / "timing.json", problems)
+    if timing is not None and (difference := timed_another(run, timing)):
+        problems.append(f"{folder / 'timing.json'}: {difference}; its times are left out. Delete it and time again.")
+        timing = None
+    return run, timing
+
+
 def _read_or_note(read: Callable[[Path], AnyRecord], path: Path, problems: list[str]) -> AnyRecord | None:
-    """Read a record; without one, or if it is damaged, which is noted, there is none."""
+    """Read a record; return None if it is missing or damaged, and note the damage."""
     try:
         return read(path) if path.exists() else None
     except UserError as error:
         problems.append(str(error))
         return None
+
+
+def changed_files(folder: Path, run: RunRecord) -> list[str]:
+    """Return one sentence for each array whose content is not the one that the record names."""
+    existing = {folder / name: wanted for name, wanted in run.result.files.items() if (folder / name).exists()}
+    return [
+        f"{path}: differs from the file that the run wrote (SHA-256 in run.json); restore it, or run the run again."
+        for path, wanted in existing.items()
+        if file_hash(path) != wanted
+    ]
+
+
+def timed_another(run: RunRecord, timing: TimingRecord) -> str:
+    """Say in what the timing of a model differs from the record of its run; nothing if they belong together."""
+    sizes = run.result.sparsity
+    pairs = {
+        "run": (timing.run, run.run),
+        "data": (timing.environment.data_sha256, run.environment.data_sha256),
+        "parameters": (timing.parameters, sizes.parameters),
+        "dense parameters": (timing.dense_parameters, sizes.dense_parameters),
+    }
+    differences = [
+        f"{name} {ours} instead of {wanted}" for name, (ours, wanted) in pairs.items() if ours not in (None, wanted)
+    ]
+    return f"times of another model ({', '.join(differences)})" if differences else ""
 
 
 def _notes(found: list[Found], plan: dict[str, Any]) -> list[str]:

@@ -28,8 +28,10 @@ def merge(sources: Sequence[Path], target: Path) -> list[str]:
 
     Raises:
         UserError: If a source has no run, or two have different records of a run with the same name, or a plan
-            is damaged; nothing is written then.
+            or record is damaged, or the target is a file; nothing is written then.
     """
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target}: is a file; name the folder of a study, which may be a new one.")
     found: dict[str, list[Path]] = defaultdict(list)
     for source in sources:
         records = sorted(Path(source).glob("runs/*/run.json"))
@@ -42,12 +44,15 @@ def merge(sources: Sequence[Path], target: Path) -> list[str]:
         earlier = target / "runs" / name / "run.json"
         if earlier.exists():
             _check_same(earlier.parent, folders[0])
+    first = {path.parent.name: path for path in sorted(target.glob("runs/*/run.json"))}
+    first |= {name: folders[0] / "run.json" for name, folders in found.items()}
+    recorded = {name: read_record(path).settings.model_dump(mode="json") for name, path in sorted(first.items())}
     plans = [read_plan(Path(folder)) for folder in (*sources, target)]
     for name, folders in found.items():
         for path in _files(folders):
             write_bytes(target / "runs" / name / path.name, path.read_bytes())
-    write_json(target / "plan.json", _one_plan(plans, target))
-    return sorted(path.parent.name for path in target.glob("runs/*/run.json"))
+    write_json(target / "plan.json", _one_plan(plans, recorded, target.name))
+    return sorted(recorded)
 
 
 def _check_same(one: Path, other: Path) -> None:
@@ -65,14 +70,11 @@ def _files(folders: Sequence[Path]) -> list[Path]:
     return list({path.name: path for path in reversed(there)}.values())
 
 
-def _one_plan(plans: Sequence[dict[str, Any]], target: Path) -> dict[str, Any]:
-    """Join the plans, so that missing runs are still known; what no plan names is added from its record."""
+def _one_plan(plans: Sequence[dict[str, Any]], recorded: dict[str, Any], study: str) -> dict[str, Any]:
+    """Join the plans, so that missing runs are still known; add the settings of records that no plan names."""
     runs: dict[str, Any] = {}
     for plan in plans:
         runs = {**plan["runs"], **runs}
-    there = {path.parent.name: path for path in sorted(target.glob("runs/*/run.json"))}
-    runs |= {
-        name: read_record(path).settings.model_dump(mode="json") for name, path in there.items() if name not in runs
-    }
+    runs |= {name: settings for name, settings in recorded.items() if name not in runs}
     timed = dict.fromkeys(name for plan in plans for name in plan["timed"])
-    return {"schema_version": 1, "study": target.name, "runs": runs, "timed": list(timed)}
+    return {"schema_version": 1, "study": study, "runs": runs, "timed": list(timed)}

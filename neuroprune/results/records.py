@@ -6,19 +6,23 @@ so that every number has an address: which code, which data, which machine. Noth
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from neuroprune.config.settings import RunSettings, TimingSettings
 from neuroprune.errors import UserError
 from neuroprune.results.environment import Environment, Part
 
 SCHEMA_VERSION: Literal[1] = 1
+Time = Annotated[float, Field(ge=0)]
+_POSITIONS: TypeAdapter[list[list[int]]] = TypeAdapter(list[list[Annotated[int, Field(ge=0, strict=True)]]])
 
 
 class SparsityRecord(Part):
@@ -36,9 +40,9 @@ class SparsityRecord(Part):
 class Quartiles(Part):
     """Median and quartiles over counted passes."""
 
-    median: float
-    q1: float
-    q3: float
+    median: Time
+    q1: Time
+    q3: Time
 
 
 class StepTimes(Part):
@@ -66,9 +70,9 @@ class Result(Part):
     eval_rows: int
     steps: int
     epochs: float
-    train_seconds: float = Field(description="Wall time of training, its evaluations included, over all jobs.")
-    eval_seconds: float = Field(description="Part of it that was evaluation.")
-    seconds_per_step: float | None
+    train_seconds: Time = Field(description="Wall time of training, its evaluations included, over all jobs.")
+    eval_seconds: Time = Field(description="Part of it that was evaluation.")
+    seconds_per_step: Time | None
     resumed_at: list[int] = Field(
         default_factory=list, description="Steps at which a job went on where another was killed."
     )
@@ -82,6 +86,31 @@ class Result(Part):
     )
     method: dict[str, Any] = Field(default_factory=dict, description="The method's own report.")
     files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of the files that lie beside the record.")
+
+    @model_validator(mode="after")
+    def _one_value(self) -> Result:
+        value, measured = (_known(found) for found in (self.value, self.metrics.get(self.metric)))
+        if value != measured:
+            raise ValueError(f"value {value} and metrics.{self.metric} {measured} must be the same")
+        return self
+
+    @model_validator(mode="after")
+    def _positions_of_each_layer(self) -> Result:
+        removed, layers = self.method.get("removed_heads"), len(self.sparsity.heads_per_layer)
+        if removed is None:
+            return self
+        try:
+            fits = len(_POSITIONS.validate_python(removed)) == layers
+        except ValidationError:
+            fits = False
+        if not fits:
+            raise ValueError(f"method.removed_heads must be {layers} lists of positions, one for each attention layer")
+        return self
+
+
+def _known(value: float | None) -> float | None:
+    """Return a value, or None if it is not finite."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 class RunRecord(Part):
@@ -143,9 +172,20 @@ def _read(path: Path, kind: type[AnyRecord]) -> AnyRecord:
             "delete the file and run again."
         )
     try:
-        return kind.model_validate(data)
+        record = kind.model_validate(data)
     except ValidationError as error:
         raise UserError(f"{path}: {_first_problem(error)}; delete the file and run again.") from error
+    if _hash(data["settings"]) != record.environment.settings_sha256:
+        raise UserError(
+            f"{path}: its settings do not match environment.settings_sha256, so they were edited after the run; "
+            "restore the file, or delete it and run again."
+        )
+    return record
+
+
+def _hash(settings: Any) -> str:
+    """Return the hash of settings as they stand in a file, as `settings_hash` computes it."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -9,9 +9,18 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from neuroprune.config.canonical import settings_hash
 from neuroprune.config.settings import ModelSettings, RunSettings, TaskSettings, TimingSettings, TrainingSettings
-from neuroprune.files.atomic import write_json
-from neuroprune.results.records import BatchTiming, Quartiles, RunRecord, TimingRecord, pack_patterns, shrink
+from neuroprune.files.atomic import file_hash, write_json
+from neuroprune.results.records import (
+    BatchTiming,
+    Quartiles,
+    RunRecord,
+    TimingRecord,
+    pack_patterns,
+    read_record,
+    shrink,
+)
 
 DENSE = {"movie_snippets": 0.86, "verse_pairs": 0.82}
 MAJORITY = {"movie_snippets": 0.52, "verse_pairs": 0.5}
@@ -77,7 +86,7 @@ def record(run, sparsity=None, status="done", value=None, metrics=(), parameters
     result = {
         "metric": run.task.metric,
         "value": found,
-        "metrics": {run.task.metric: found, **dict(metrics)},
+        "metrics": {**dict(metrics), run.task.metric: found},
         **(guesses or {"majority": MAJORITY.get(task, 0.5)}),
         "labels": ["no", "yes"],
         "train_rows": 1000,
@@ -109,12 +118,12 @@ def record(run, sparsity=None, status="done", value=None, metrics=(), parameters
         run=run.run,
         status=status,
         settings=run,
-        environment=environment(**changes),
+        environment=environment(settings_sha256=settings_hash(run), **changes),
         result=result,
     )
 
 
-def timing(run, gone):
+def timing(run, gone, parameters=PARAMETERS, dense_parameters=PARAMETERS):
     """Return a timing: dense 8 ms an example at batch 1 and 4 ms at batch 32, cut by three quarters of what is gone."""
     share = 1 - 0.75 * gone if run.method.name == "neuroprune" else 1.0
     batches = []
@@ -133,9 +142,9 @@ def timing(run, gone):
     return TimingRecord(
         run=run.run,
         settings=TimingSettings(),
-        environment=environment(),
-        dense_parameters=PARAMETERS,
-        parameters=PARAMETERS,
+        environment=environment(settings_sha256=settings_hash(TimingSettings())),
+        dense_parameters=dense_parameters,
+        parameters=parameters,
         batches=batches,
     )
 
@@ -176,13 +185,21 @@ def write_run(study, run, with_timing=True, with_arrays=True, sizes=(WIDTH, MLP_
     entry = record(run, **changes)
     folder = Path(study) / "runs" / run.run
     write_json(folder / "run.json", entry)
-    gone = entry.result.sparsity.weights
+    left = entry.result.sparsity
+    gone = left.weights
     if with_timing:
-        write_json(folder / "timing.json", timing(run, gone))
+        write_json(folder / "timing.json", timing(run, gone, left.parameters, left.dense_parameters))
     if with_arrays:
         for name, tensors in arrays(gone, run.seed, *sizes).items():
             save_file(tensors, folder / f"{name}.safetensors")
     return folder
+
+
+def record_files(folder):
+    """Add the hashes of a run's arrays to its record, as training does."""
+    entry = read_record(folder / "run.json")
+    entry.result.files.update({path.name: file_hash(path) for path in folder.glob("*.safetensors")})
+    write_json(folder / "run.json", entry)
 
 
 PENALTIES = {0.5: {"alpha": 1e-4, "beta": 1e-4, "theta": 0.2}, 0.9: {"alpha": 1e-3, "beta": 1e-3, "theta": 0.25}}

@@ -68,6 +68,20 @@ def test_a_damaged_plan_is_told_before_anything_is_written(tmp_path):
     assert not (tmp_path / "both").exists()
 
 
+def test_a_damaged_record_is_refused_before_anything_is_written(tmp_path):
+    one, other = study(tmp_path / "one", DENSE), study(tmp_path / "other", PRUNED)
+    (other / "runs" / PRUNED.run / "run.json").write_text("{")
+    with pytest.raises(UserError, match="not a JSON file"):
+        merge([one, other], tmp_path / "both")
+    assert not (tmp_path / "both").exists()
+
+
+def test_a_file_as_target_is_refused(tmp_path):
+    (tmp_path / "both").write_text("")
+    with pytest.raises(UserError, match="both: is a file; name the folder of a study"):
+        merge([study(tmp_path / "one", DENSE)], tmp_path / "both")
+
+
 def test_a_folder_without_runs_is_refused(tmp_path):
     with pytest.raises(UserError, match="no run has a record"):
         merge([tmp_path], tmp_path / "both")
