@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from neuroprune.errors import UserError
 from neuroprune.pruning.blocks import Attention, Blocks, Mlp, find_blocks
+from neuroprune.pruning.transaction import Transaction
 
 RECORD = "neuroprune"
 """The `quant_method` of the record."""
@@ -87,13 +88,14 @@ def read_record(model: nn.Module) -> dict[str, Any]:
     return record
 
 
-def write_record(model: nn.Module, blocks: Blocks, kept: Kept) -> None:
-    """Put the record into the model's configuration; a model that has all its units gets none.
+def stage_record(changes: Transaction, model: nn.Module, blocks: Blocks, kept: Kept) -> None:
+    """Stage the record in the model's configuration; a model that has all its units gets none.
 
     Args:
-        model: A transformers model; its `config` is changed.
+        changes: Where the assignment is staged.
+        model: A transformers model.
         blocks: Its blocks.
-        kept: What it still has.
+        kept: What it will still have.
     """
     neurons = [positions.tolist() for positions in kept.neurons]
     record = {
@@ -105,7 +107,7 @@ def write_record(model: nn.Module, blocks: Blocks, kept: Kept) -> None:
     if hidden:
         record["hidden"] = hidden
     if record["heads"] or record["neurons"] or hidden:
-        model.config.quantization_config = record  # type: ignore[union-attr]
+        changes.set(model.config, "quantization_config", record)
 
 
 def unkept(model: nn.Module, record: Mapping[str, Any]) -> tuple[dict[int, list[int]], dict[int, list[int]]]:

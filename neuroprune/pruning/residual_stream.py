@@ -16,8 +16,9 @@ from transformers.pytorch_utils import Conv1D
 
 from neuroprune.errors import UserError
 from neuroprune.pruning.blocks import Blocks, find_blocks
+from neuroprune.pruning.cuts import Cut, stage_cuts
 from neuroprune.pruning.kept_units import pack_positions, read_record, unpack_positions
-from neuroprune.pruning.surgery import Cut, cut_parameters
+from neuroprune.pruning.transaction import Transaction
 
 # The norm before an output layer that shares the embeddings' weights, by model type; None: there is no such output.
 TIED_NORMS: dict[str, str | None] = {
@@ -112,14 +113,19 @@ def remove_hidden(model: nn.Module, keep: Tensor, optimizer: Any = None) -> None
     """
     stream = find_stream(model)
     positions, dense = kept_hidden(model) or (list(range(stream.width)), stream.width)
-    before = _other_parameters(model)
     cuts = [Cut(module, "in", keep) for module in _unique(stream.embeddings + stream.readers)]
     cuts += [Cut(module, "out", keep) for module in _unique(stream.writers + stream.norms)]
-    cut_parameters(cuts, optimizer)
     record = read_record(model)
-    others = record.get("hidden", {}).get("others", 0) + before - _other_parameters(model)
-    left = pack_positions(positions[place] for place in keep.tolist())
-    model.config.quantization_config = record | {"hidden": {"of": dense, "kept": left, "others": others}}  # type: ignore
+    others = _other_parameters(model, cuts) * (stream.width - len(keep)) // stream.width
+    entry = {
+        "of": dense,
+        "kept": pack_positions(positions[place] for place in keep.tolist()),
+        "others": record.get("hidden", {}).get("others", 0) + others,
+    }
+    changes = Transaction()
+    stage_cuts(changes, model, cuts, optimizer)
+    changes.set(model.config, "quantization_config", record | {"hidden": entry})
+    changes.commit()
 
 
 def _block_readers(blocks: Blocks) -> list[nn.Module]:
@@ -156,12 +162,13 @@ def _with_tied_norm(model: nn.Module, stream: Stream, end: str | None) -> Stream
     return Stream(stream.width, stream.embeddings, stream.writers, stream.norms, stream.readers, norms[0])
 
 
-def _other_parameters(model: nn.Module) -> int:
-    """Count the parameters that are no weights of attentions and MLPs."""
+def _other_parameters(model: nn.Module, cuts: list[Cut]) -> int:
+    """Count the parameters among these that are not weights of attentions and MLPs."""
     blocks = find_blocks(model)
-    matrices = [p for a in blocks.attentions for p in (a.q, a.k, a.v, a.o)]
-    matrices += [p for m in blocks.mlps for p in (*m.ins, m.out)]
-    return sum(p.numel() for p in model.parameters()) - sum(p.weight.numel() for p in matrices)
+    matrices = {p.module.weight for a in blocks.attentions for p in (a.q, a.k, a.v, a.o)}
+    matrices |= {p.module.weight for m in blocks.mlps for p in (*m.ins, m.out)}
+    cut = {parameter for each in cuts for _, parameter, _ in each.parameters()}
+    return sum(parameter.numel() for parameter in cut - matrices)
 
 
 def _unique(modules: list[nn.Module]) -> list[nn.Module]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from operator import index as as_index
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from neuroprune.errors import UserError
 from neuroprune.pruning import dead_units
 from neuroprune.pruning.blocks import Attention, Blocks, Mlp, Projection, find_blocks
-from neuroprune.pruning.kept_units import Kept, kept_units, write_record
+from neuroprune.pruning.cuts import Cut, stage_cuts
+from neuroprune.pruning.kept_units import Kept, kept_units, stage_record
+from neuroprune.pruning.transaction import Transaction
 
 __all__ = ["Kept", "Positions", "Removed", "kept_slices", "kept_units", "remove", "remove_zero_units", "settle"]
 
@@ -36,12 +36,12 @@ def remove(
     neurons: Positions | None = None,
     optimizer: Any = None,
 ) -> None:
-    """Remove heads and neurons for good; the model then computes what it did with their outputs set to zero.
+    """Remove heads and neurons physically; the model then computes what it did with their outputs set to zero.
 
-    Rows of Q, K, V and of the expanding matrices go with their biases, columns of O and of the contracting matrix
-    without. Parameters are replaced by smaller ones (resizing `param.data` would break autograd), gradients are cut
-    alike; hooks on the old parameters are lost. `model.config` remembers what is left (see `kept_units`). On an error
-    nothing is removed.
+    Rows of Q, K, V and of the expanding matrices go with their biases; columns of O and of the contracting matrix go
+    while their biases stay. Parameters are replaced by smaller ones (resizing `param.data` would break autograd),
+    gradients are cut alike; hooks on the old parameters are lost. `model.config` records what is left (see
+    `kept_units`). On an error nothing is changed, neither in the model nor in the optimizer.
 
     Args:
         model: A transformers model of a known type; changed in place.
@@ -53,23 +53,12 @@ def remove(
 
     Raises:
         UserError: If a layer or position does not exist, a layer would lose its last head or neuron, the numbers of
-            heads that remain differ between groups, the model is quantized, the optimizer does not hold what is cut and
-            trained, or its state can't be cut.
+            heads that remain differ between groups, layers that share weights would lose different positions, the
+            model is quantized, the optimizer does not hold what is cut and trained, or its state cannot be cut.
     """
-    blocks, kept, optimizer = find_blocks(model), kept_units(model), _unwrap(optimizer)
-    head_keeps = _positions_left("attention", "head", blocks.attentions, [a.heads for a in blocks.attentions], heads)
-    neuron_keeps = _positions_left("MLP", "neuron", blocks.mlps, [m.width for m in blocks.mlps], neurons)
-    cuts = [cut for i, keep in head_keeps.items() for cut in _attention_cuts(blocks.attentions[i], keep)]
-    cuts += [cut for i, keep in neuron_keeps.items() for cut in _mlp_cuts(blocks.mlps[i], keep)]
-    _check_held(optimizer, cuts)
-    _check_state(optimizer, cuts)
-    _apply(cuts, optimizer)
-    for i, keep in head_keeps.items():
-        kept.heads[i] = [kept.heads[i][position] for position in keep.tolist()]
-    for i, keep in neuron_keeps.items():
-        kept.neurons[i] = kept.neurons[i][keep]
-    write_record(model, blocks, kept)
-    settle(blocks, kept)
+    changes = Transaction()
+    _stage_removal(changes, model, heads, neurons, optimizer)
+    changes.commit()
 
 
 @torch.no_grad()
@@ -87,19 +76,38 @@ def remove_zero_units(model: nn.Module, optimizer: Any = None) -> Removed:
     Returns:
         How many heads and neurons were removed.
     """
-    blocks = find_blocks(model)
+    blocks, changes = find_blocks(model), Transaction()
     heads = {a.index: dead_units.idle_heads(a) for a in blocks.attentions}
     neurons = {m.index: dead_units.idle_neurons(m) for m in blocks.mlps}
     shifts = [_shift(a.o, dead_units.constant_context(a), heads[a.index], a.head_dim) for a in blocks.attentions]
     shifts += [_shift(m.out, dead_units.constant_activation(m), neurons[m.index], 1) for m in blocks.mlps]
-    remove(model, heads, neurons, optimizer)
+    _stage_removal(changes, model, heads, neurons, optimizer)
     for bias, shift in filter(None, shifts):
-        bias += shift
+        changes.copy(bias, bias + shift)
+    changes.commit()
     return Removed(sum(map(len, heads.values())), sum(map(len, neurons.values())))
 
 
+def _stage_removal(
+    changes: Transaction, model: nn.Module, heads: Positions | None, neurons: Positions | None, optimizer: Any
+) -> None:
+    """Compute everything that removing these units changes, and stage it."""
+    blocks, kept = find_blocks(model), kept_units(model)
+    head_keeps = _positions_left("attention", "head", blocks.attentions, [a.heads for a in blocks.attentions], heads)
+    neuron_keeps = _positions_left("MLP", "neuron", blocks.mlps, [m.width for m in blocks.mlps], neurons)
+    stage_cuts(changes, model, _cuts(blocks, head_keeps, neuron_keeps), optimizer)
+    left = Kept(
+        [[dense[i] for i in keep.tolist()] for dense, keep in zip(kept.heads, head_keeps, strict=True)],
+        [dense[keep] for dense, keep in zip(kept.neurons, neuron_keeps, strict=True)],
+        kept.dense_heads,
+        kept.dense_neurons,
+    )
+    stage_record(changes, model, blocks, left)
+    _stage_attributes(changes, blocks, left, head_keeps)
+
+
 def kept_slices(model: nn.Module, blocks: Blocks, kept: Kept) -> list[tuple[str, int, Tensor]]:
-    """Tell where what is left in a cut model lies in the dense one.
+    """Map the parameters of a cut model to slices of the dense model's parameters.
 
     Args:
         model: A dense model.
@@ -108,40 +116,46 @@ def kept_slices(model: nn.Module, blocks: Blocks, kept: Kept) -> list[tuple[str,
 
     Returns:
         For each parameter that is smaller in the cut model: its name, the dimension, and the positions in the dense
-        model's parameter that the cut one's have, int64. No parameter is there twice.
+        model's parameter that the cut one's have, int64. No parameter is listed twice.
     """
     names = {parameter: name for name, parameter in model.named_parameters()}
-    heads = [torch.tensor(positions) for positions in kept.heads]
-    cuts = [cut for a, keep in zip(blocks.attentions, heads, strict=True) for cut in _attention_cuts(a, keep)]
-    cuts += [cut for mlp, keep in zip(blocks.mlps, kept.neurons, strict=True) for cut in _mlp_cuts(mlp, keep)]
+    cuts = _cuts(blocks, [torch.tensor(positions) for positions in kept.heads], kept.neurons)
     return [(names[parameter], dim, cut.index) for cut in cuts for _, parameter, dim in cut.parameters()]
 
 
 def settle(blocks: Blocks, kept: Kept) -> None:
-    """Set what else depends on the numbers of heads and neurons, as the table of architectures says.
+    """Set the attributes of modules that depend on the numbers of heads and neurons.
 
     Args:
-        blocks: A model's blocks after a cut; attributes of their modules are changed.
+        blocks: A cut model's blocks; attributes of their modules are changed.
         kept: What the model still has.
     """
-    for attention, heads, dense in zip(blocks.attentions, kept.heads, kept.dense_heads, strict=True):
-        width = attention.heads * attention.head_dim
-        numbers = {"heads": attention.heads, "groups": attention.groups, "width": width, "one": 1}
+    changes = Transaction()
+    _stage_attributes(changes, blocks, kept, [torch.arange(a.heads) for a in blocks.attentions])
+    changes.commit()
+
+
+def _stage_attributes(changes: Transaction, blocks: Blocks, left: Kept, keeps: list[Tensor]) -> None:
+    """Stage what the table of architectures says about attributes; `keeps` are the positions in the present model."""
+    for attention, keep, heads, dense in zip(blocks.attentions, keeps, left.heads, left.dense_heads, strict=True):
+        groups = len(keep) // len(_kept_key_heads(attention, keep))
+        numbers = {"heads": len(keep), "groups": groups, "width": len(keep) * attention.head_dim, "one": 1}
         for name, what in attention.row.counts.items():
-            setattr(attention.module, name, numbers[what])
+            changes.set(attention.module, name, numbers[what])
         if attention.row.cut_class and len(heads) < dense:
-            _become(attention.module, attention.row.cut_class, heads)
-    for mlp in blocks.mlps:
+            _stage_class(changes, attention.module, attention.row.cut_class, heads)
+    for mlp, neurons in zip(blocks.mlps, left.neurons, strict=True):
         if mlp.row.width:
-            setattr(mlp.module, mlp.row.width, mlp.width)
+            changes.set(mlp.module, mlp.row.width, len(neurons))
 
 
-def _become(module: nn.Module, cut_class: str, heads: list[int]) -> None:
-    """Turn a module into one of the class for cut attentions."""
+def _stage_class(changes: Transaction, module: nn.Module, cut_class: str, heads: list[int]) -> None:
+    """Stage a module's change into the class for cut attentions, with its buffer `kept_heads`."""
     path, name = cut_class.split(":")
-    module.__class__ = getattr(import_module(path), name)
-    device = next(module.parameters()).device
-    module.register_buffer("kept_heads", torch.tensor(heads, device=device), persistent=False)
+    kept_heads = torch.tensor(heads, device=next(module.parameters()).device)
+    changes.set(module, "__class__", getattr(import_module(path), name))
+    changes.replace(module._buffers, {**module._buffers, "kept_heads": kept_heads})
+    changes.set(module, "_non_persistent_buffers_set", module._non_persistent_buffers_set | {"kept_heads"})
 
 
 def _shift(out: Projection, constant: Tensor, units: list[int], size: int) -> tuple[Tensor, Tensor] | None:
@@ -154,10 +168,8 @@ def _shift(out: Projection, constant: Tensor, units: list[int], size: int) -> tu
 # ---- positions
 
 
-def _positions_left(
-    layer: str, unit: str, layers: list[Any], sizes: list[int], gone: Positions | None
-) -> dict[int, Tensor]:
-    """Return the positions that stay in each layer that loses some, int64."""
+def _positions_left(layer: str, unit: str, layers: list[Any], sizes: list[int], gone: Positions | None) -> list[Tensor]:
+    """Return the positions that stay in each layer, int64."""
     sets = {i: set(_integers(positions)) for i, positions in (gone or {}).items()}
     for i, positions in sets.items():
         if i not in range(len(layers)):
@@ -167,7 +179,12 @@ def _positions_left(
             raise UserError(f"{where} has no {unit} {strange[0]}; its {sizes[i]} are numbered 0 to {sizes[i] - 1}.")
         if len(positions) == sizes[i]:
             raise UserError(f"can't remove all {sizes[i]} {unit}s of {where}; leave at least one.")
-    return {i: torch.tensor([p for p in range(sizes[i]) if p not in sets[i]]) for i in sets if sets[i]}
+    return [_all_but(size, sets.get(i, set())) for i, size in enumerate(sizes)]
+
+
+def _all_but(size: int, positions: set[int]) -> Tensor:
+    """Return 0 .. size - 1 without these positions, int64."""
+    return torch.tensor([position for position in range(size) if position not in positions])
 
 
 def _integers(positions: Iterable[int]) -> list[int]:
@@ -195,30 +212,13 @@ def _channels(units: Tensor, size: int) -> Tensor:
     return (units[:, None] * size + torch.arange(size)).flatten()
 
 
-# ---- parameters
+# ---- cuts
 
 
-@dataclass(frozen=True, eq=False)
-class Cut:
-    """What stays of a linear layer's, embedding's or norm's output or input features.
-
-    Args:
-        module: The layer.
-        side: Which features; the features of a norm are output, those of an embedding input (its second dimension).
-        index: Positions that stay, int64.
-    """
-
-    module: nn.Module
-    side: Literal["out", "in"]
-    index: Tensor
-
-    def parameters(self) -> list[tuple[str, nn.Parameter, int]]:
-        """Return name, parameter and dimension of what is cut."""
-        module: Any = self.module
-        weight = ("weight", module.weight, int((self.side == "in") != Projection(module).transposed))
-        if self.side == "in" or getattr(module, "bias", None) is None:
-            return [weight]
-        return [weight, ("bias", module.bias, 0)]
+def _cuts(blocks: Blocks, heads: Sequence[Tensor], neurons: Sequence[Tensor]) -> list[Cut]:
+    """List the cuts that keep these positions of each attention and each MLP."""
+    attentions = [cut for a, keep in zip(blocks.attentions, heads, strict=True) for cut in _attention_cuts(a, keep)]
+    return attentions + [cut for mlp, keep in zip(blocks.mlps, neurons, strict=True) for cut in _mlp_cuts(mlp, keep)]
 
 
 def _attention_cuts(attention: Attention, keep: Tensor) -> list[Cut]:
@@ -236,113 +236,3 @@ def _attention_cuts(attention: Attention, keep: Tensor) -> list[Cut]:
 def _mlp_cuts(mlp: Mlp, keep: Tensor) -> list[Cut]:
     """List the cuts that keep these neurons."""
     return [Cut(projection.module, "out", keep) for projection in mlp.ins] + [Cut(mlp.out.module, "in", keep)]
-
-
-def cut_parameters(cuts: list[Cut], optimizer: Any = None) -> None:
-    """Replace the parameters of all cuts by smaller ones, in the modules and in the optimizer.
-
-    Args:
-        cuts: What stays; each side of a module once.
-        optimizer: As in `remove`.
-
-    Raises:
-        UserError: If the optimizer does not hold what is cut and trained, or its state can't be cut.
-    """
-    optimizer = _unwrap(optimizer)
-    _check_held(optimizer, cuts)
-    _check_state(optimizer, cuts)
-    _apply(cuts, optimizer)
-
-
-@torch.no_grad()
-def _apply(cuts: list[Cut], optimizer: Optimizer | None) -> None:
-    """Replace the parameters of all cuts, in the modules and in the optimizer."""
-    new: dict[nn.Parameter, nn.Parameter] = {}
-    for cut in cuts:
-        for name, old, dim in cut.parameters():
-            index = cut.index.to(old.device)
-            if old not in new:  # weights may be shared
-                new[old] = _smaller(old, dim, index)
-            setattr(cut.module, name, new[old])
-            if optimizer is not None and old in optimizer.state:
-                optimizer.state[new[old]] = _smaller_state(optimizer.state.pop(old), old, dim, index)
-        _set_sizes(cut.module)
-    for group in [] if optimizer is None else optimizer.param_groups:
-        group["params"] = [new.get(parameter, parameter) for parameter in group["params"]]
-
-
-def _smaller(old: nn.Parameter, dim: int, index: Tensor) -> nn.Parameter:
-    """Return a parameter that holds the selected slices, and their gradient if there is one."""
-    new = nn.Parameter(old.index_select(dim, index), requires_grad=old.requires_grad)
-    if old.grad is not None:
-        new.grad = old.grad.index_select(dim, index)
-    return new
-
-
-def _smaller_state(state: dict[str, Any], old: nn.Parameter, dim: int, index: Tensor) -> dict[str, Any]:
-    """Select the same slices from the tensors of an optimizer's state.
-
-    Adafactor's factors are means over rows or columns: those over what is cut stay as they are, and fade.
-    """
-    dims = {key: _dimensions(key, value, old) for key, value in state.items()}
-    return {
-        key: value.index_select(found.index(dim), index.to(value.device)) if found and dim in found else value
-        for (key, value), found in zip(state.items(), dims.values(), strict=True)
-    }
-
-
-def _dimensions(key: str, value: object, parameter: nn.Parameter) -> tuple[int, ...] | None:
-    """Return which dimensions of its parameter a state tensor has, () if it is a number, None if that is not known."""
-    if not isinstance(value, Tensor) or not value.dim():
-        return ()
-    whole = tuple(range(parameter.dim()))
-    factors = {"_row": whole[:-1], "_col": (*whole[:-2], *whole[-1:])}  # of transformers' Adafactor
-    found = next((dims for suffix, dims in factors.items() if key.endswith(suffix)), whole)
-    return found if value.shape == tuple(parameter.shape[dim] for dim in found) else None
-
-
-def _check_held(optimizer: Optimizer | None, cuts: list[Cut]) -> None:
-    """Refuse an optimizer that does not hold what is cut: the smaller parameters would be trained by none."""
-    if optimizer is None:
-        return
-    held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
-    for name, parameter, _ in [entry for cut in cuts for entry in cut.parameters()]:
-        if parameter.requires_grad and parameter not in held:
-            raise UserError(
-                f"the optimizer ({type(optimizer).__name__}) does not hold a {name} of shape {tuple(parameter.shape)} "
-                "that is cut and has requires_grad; make the optimizer from this model's parameters, after the model "
-                "is on its device, or freeze what it is not to train."
-            )
-
-
-def _check_state(optimizer: Optimizer | None, cuts: list[Cut]) -> None:
-    """Refuse an optimizer whose state has tensors of shapes that are not understood."""
-    if optimizer is None:
-        return
-    for name, parameter, _ in [entry for cut in cuts for entry in cut.parameters()]:
-        for key, value in optimizer.state.get(parameter, {}).items():
-            if _dimensions(key, value, parameter) is None:
-                raise UserError(
-                    f"can't cut the state of {type(optimizer).__name__}: {key!r} of a {name} has shape "
-                    f"{tuple(value.shape)}, the {name} itself {tuple(parameter.shape)}; use AdamW, for example."
-                )
-
-
-def _unwrap(optimizer: Any) -> Optimizer | None:
-    """Return the plain optimizer inside accelerate's."""
-    while hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
-    return optimizer
-
-
-def _set_sizes(module: nn.Module) -> None:
-    """Make a layer's size attributes agree with its weight."""
-    shape: torch.Size = module.weight.shape  # type: ignore[assignment]
-    if isinstance(module, nn.LayerNorm):
-        module.normalized_shape = tuple(shape)
-    elif isinstance(module, nn.Embedding):
-        module.embedding_dim = shape[1]
-    elif len(shape) == 2:
-        names = ("nx", "nf") if Projection(module).transposed else ("out_features", "in_features")
-        for name, size in zip(names, shape, strict=True):
-            setattr(module, name, size)

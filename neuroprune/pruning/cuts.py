@@ -1,0 +1,226 @@
+"""Replacing parameters by smaller ones: in modules, in their gradients and in the optimizer's state.
+
+Nothing here knows of heads, neurons or hidden dimensions; a `Cut` names a module, a side and the positions that stay.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from neuroprune.errors import UserError
+from neuroprune.pruning.blocks import Projection
+from neuroprune.pruning.transaction import Transaction
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """Positions of a layer's output or input features that stay; the layer is linear, an embedding or a norm.
+
+    Args:
+        module: The layer.
+        side: Output or input features. Those of a norm are output; those of an embedding are input (its dimension 1).
+        index: Positions that stay, int64, ascending.
+    """
+
+    module: nn.Module
+    side: Literal["out", "in"]
+    index: Tensor
+
+    def parameters(self) -> list[tuple[str, nn.Parameter, int]]:
+        """Return name, parameter and dimension of everything that gets smaller."""
+        module: Any = self.module
+        weight = ("weight", module.weight, int((self.side == "in") != Projection(module).transposed))
+        if self.side == "in" or getattr(module, "bias", None) is None:
+            return [weight]
+        return [weight, ("bias", module.bias, 0)]
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """One place that holds a parameter to be cut.
+
+    Args:
+        module: The module that holds it.
+        name: Its name in that module.
+        dim: The dimension that is cut.
+        index: Positions that stay, int64.
+    """
+
+    module: nn.Module
+    name: str
+    dim: int
+    index: Tensor
+
+    def agrees(self, other: Use) -> bool:
+        """Return whether both uses keep the same slices of the parameter."""
+        return self.dim == other.dim and self.index.equal(other.index)
+
+
+@torch.no_grad()
+def stage_cuts(changes: Transaction, model: nn.Module, cuts: Iterable[Cut], optimizer: Any = None) -> None:
+    """Create the smaller parameters and optimizer states, and stage the assignments that put them in place.
+
+    Args:
+        changes: Where the assignments are staged.
+        model: The model that the cut modules belong to.
+        cuts: What stays; modules that share a parameter are listed all, also those that lose nothing.
+        optimizer: If given, its parameter groups get the new parameters and its state is cut alike. Accelerate's
+            wrapper is looked into.
+
+    Raises:
+        UserError: If a parameter is shared by modules that keep different positions, the optimizer does not hold what
+            is cut and trained, or its state cannot be cut.
+    """
+    optimizer = unwrap(optimizer)
+    uses = _uses(model, cuts)
+    _check_held(optimizer, uses)
+    _check_state(optimizer, uses)
+    new = {parameter: _smaller(parameter, places[0]) for parameter, places in uses.items()}
+    for parameter, places in uses.items():
+        for use in places:
+            changes.set(use.module, use.name, new[parameter])
+            for name, size in _sizes(use.module, new[parameter]).items():
+                changes.set(use.module, name, size)
+    if optimizer is not None:
+        _stage_optimizer(changes, optimizer, uses, new)
+
+
+def unwrap(optimizer: Any) -> Optimizer | None:
+    """Return the plain optimizer inside accelerate's."""
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
+def _uses(model: nn.Module, cuts: Iterable[Cut]) -> dict[Tensor, list[Use]]:
+    """Collect the places of each parameter that gets smaller; refuse places that do not agree."""
+    uses: dict[Tensor, list[Use]] = defaultdict(list)
+    for cut in cuts:
+        for name, parameter, dim in cut.parameters():
+            uses[parameter].append(Use(cut.module, name, dim, cut.index))
+    smaller = {p: places for p, places in uses.items() if any(len(use.index) < p.shape[use.dim] for use in places)}
+    _check_shared(model, smaller)
+    return smaller
+
+
+def _check_shared(model: nn.Module, uses: dict[Tensor, list[Use]]) -> None:
+    """Refuse a parameter that is used in another way elsewhere in the model."""
+    names = {module: name for name, module in model.named_modules()}
+    for first, *others in uses.values():
+        for other in others:
+            if not other.agrees(first):
+                _refuse_shared(names, first, other.module)
+    cut = {parameter: {use.module for use in places} for parameter, places in uses.items()}
+    for module in names:
+        for held in module._parameters.values():
+            if held in cut and module not in cut[held]:
+                _refuse_shared(names, uses[held][0], module)
+
+
+def _refuse_shared(names: dict[nn.Module, str], use: Use, other: nn.Module) -> None:
+    first, second = names.get(use.module, "a module"), names.get(other, "another module")
+    what = f"{first} is used by two layers" if first == second else f"{first} and {second} share their {use.name}"
+    raise UserError(
+        f"{what}, which can only lose the same positions everywhere; pass the same positions for each layer, or give "
+        "each layer weights of its own (copy.deepcopy of the module) before pruning."
+    )
+
+
+def _smaller(old: Tensor, use: Use) -> nn.Parameter:
+    """Return a parameter that holds the selected slices, and their gradient if there is one."""
+    index = use.index.to(old.device)
+    new = nn.Parameter(old.index_select(use.dim, index), requires_grad=old.requires_grad)
+    if old.grad is not None:
+        new.grad = old.grad.index_select(use.dim, index)
+    return new
+
+
+def _sizes(module: nn.Module, parameter: nn.Parameter) -> dict[str, Any]:
+    """Return the attributes of a layer that repeat the sizes of this parameter."""
+    shape = tuple(parameter.shape)
+    if isinstance(module, nn.LayerNorm):
+        return {"normalized_shape": shape}
+    if isinstance(module, nn.Embedding):
+        return {"embedding_dim": shape[1]}
+    if len(shape) != 2:
+        return {}
+    names = ("nx", "nf") if Projection(module).transposed else ("out_features", "in_features")
+    return dict(zip(names, shape, strict=True))
+
+
+# ---- the optimizer
+
+
+def _stage_optimizer(
+    changes: Transaction,
+    optimizer: Optimizer,
+    uses: dict[Tensor, list[Use]],
+    new: dict[Tensor, nn.Parameter],
+) -> None:
+    """Stage smaller states and the new parameters of an optimizer."""
+    state: dict[Any, Any] = {}
+    for parameter, entries in optimizer.state.items():
+        places = uses.get(parameter)
+        state[new.get(parameter, parameter)] = _smaller_state(entries, parameter, places[0]) if places else entries
+    changes.replace(optimizer.state, state)
+    for group in optimizer.param_groups:
+        parameters = [new.get(parameter, parameter) for parameter in group["params"]]
+        changes.replace(group, {**group, "params": parameters})
+
+
+def _smaller_state(state: dict[str, Any], old: Tensor, use: Use) -> dict[str, Any]:
+    """Select the same slices from the tensors of an optimizer's state.
+
+    Adafactor's factors are means over rows or columns: those over what is cut stay as they are, and fade.
+    """
+    dims = {key: _dimensions(key, value, old) for key, value in state.items()}
+    return {
+        key: value.index_select(found.index(use.dim), use.index.to(value.device))
+        if found and use.dim in found
+        else value
+        for (key, value), found in zip(state.items(), dims.values(), strict=True)
+    }
+
+
+def _dimensions(key: str, value: object, parameter: Tensor) -> tuple[int, ...] | None:
+    """Return which dimensions of its parameter a state tensor has, () for a number, None if that is unknown."""
+    if not isinstance(value, Tensor) or not value.dim():
+        return ()
+    whole = tuple(range(parameter.dim()))
+    factors = {"_row": whole[:-1], "_col": (*whole[:-2], *whole[-1:])}  # of transformers' Adafactor
+    found = next((dims for suffix, dims in factors.items() if key.endswith(suffix)), whole)
+    return found if value.shape == tuple(parameter.shape[dim] for dim in found) else None
+
+
+def _check_held(optimizer: Optimizer | None, uses: dict[Tensor, list[Use]]) -> None:
+    """Refuse an optimizer that does not hold what is cut: nothing would train the smaller parameters."""
+    if optimizer is None:
+        return
+    held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    for parameter, (use, *_) in uses.items():
+        if parameter.requires_grad and parameter not in held:
+            raise UserError(
+                f"the optimizer ({type(optimizer).__name__}) does not hold a {use.name} of shape "
+                f"{tuple(parameter.shape)} that is cut and has requires_grad; create the optimizer from this model's "
+                "parameters after the model is on its device, or freeze what it should not train."
+            )
+
+
+def _check_state(optimizer: Optimizer | None, uses: dict[Tensor, list[Use]]) -> None:
+    """Refuse an optimizer whose state has tensors of unknown shapes."""
+    if optimizer is None:
+        return
+    for parameter, (use, *_) in uses.items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if _dimensions(key, value, parameter) is None:
+                raise UserError(
+                    f"can't cut the state of {type(optimizer).__name__}: {key!r} of a {use.name} has shape "
+                    f"{tuple(value.shape)}, the {use.name} itself {tuple(parameter.shape)}; use AdamW, for example."
+                )

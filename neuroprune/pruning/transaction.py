@@ -1,0 +1,56 @@
+"""Changes to a model and its optimizer that are made together or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from contextlib import suppress
+from typing import Any
+
+from torch import Tensor
+
+_MISSING = object()
+
+
+class Transaction:
+    """Staged assignments; nothing changes before `commit`.
+
+    New values are computed while the assignments are staged, so an error there leaves everything as it was. If an
+    assignment itself fails or is interrupted, `commit` undoes the ones before it in reverse order.
+    """
+
+    def __init__(self) -> None:
+        self._staged: list[tuple[Callable[[], Any], Callable[[], Any]]] = []
+
+    def set(self, owner: Any, name: str, value: object) -> None:
+        """Stage `owner.name = value`."""
+        old = getattr(owner, name, _MISSING)
+        undo = (lambda: vars(owner).pop(name, None)) if old is _MISSING else (lambda: setattr(owner, name, old))
+        self._staged.append((lambda: setattr(owner, name, value), undo))
+
+    def replace(self, mapping: MutableMapping[Any, Any], content: MutableMapping[Any, Any]) -> None:
+        """Stage the replacement of everything in `mapping`, which stays the same object, by `content`."""
+        old = dict(mapping)
+        self._staged.append((lambda: _refill(mapping, content), lambda: _refill(mapping, old)))
+
+    def copy(self, tensor: Tensor, value: Tensor) -> None:
+        """Stage a change of a tensor's values in place; `commit` has to run under `torch.no_grad`."""
+        old = tensor.detach().clone()
+        self._staged.append((lambda: tensor.copy_(value), lambda: tensor.copy_(old)))
+
+    def commit(self) -> None:
+        """Make all staged changes; on any exception undo them and re-raise it."""
+        started: list[Callable[[], Any]] = []
+        try:
+            for change, undo in self._staged:
+                started.append(undo)
+                change()
+        except BaseException:
+            for undo in reversed(started):
+                with suppress(Exception):  # an assignment that was refused cannot be undone either
+                    undo()
+            raise
+
+
+def _refill(mapping: MutableMapping[Any, Any], content: MutableMapping[Any, Any]) -> None:
+    mapping.clear()
+    mapping.update(content)
