@@ -123,7 +123,8 @@ def test_a_model_that_writes_no_answers_is_refused_for_tasks_with_text(kind):
 
 @pytest.mark.parametrize("kind", ["t5", "bart", "marian"])
 def test_encoder_decoders_are_not(kind):
-    assert plan_of(grid("new", new={"source": f"random:{kind}"})).runs
+    plan = plan_of(grid("new", new={"source": f"random:{kind}"}))
+    assert {name: run.model.source for name, run in plan.runs.items()} == {"new-news-dense-s0": f"random:{kind}"}
 
 
 def test_a_folder_s_type_is_known_and_a_hub_id_s_is_not(tmp_path):

@@ -4,6 +4,7 @@
 
 import copy
 import json
+from math import prod
 from pathlib import Path
 
 import jsonschema
@@ -384,6 +385,13 @@ def test_mistakes_in_rows_are_told_with_their_own_file(tmp_path):
 # ---- what the project ships
 
 
+def grid_size(experiment, study):
+    """Models times tasks times seeds times the combinations of each method's listed values."""
+    points = sum(prod(len(v) for v in method.values() if isinstance(v, list)) for method in experiment["methods"])
+    seeds = experiment.get("seeds", study.get("seeds", [0]))
+    return len(experiment["models"]) * len(experiment["tasks"]) * len(seeds) * points
+
+
 def test_all_rows_are_sound_and_glue_is_complete():
     rows = read_catalogue(CONFIG)
     assert rows.problems == ()
@@ -399,7 +407,10 @@ def test_all_rows_are_sound_and_glue_is_complete():
 @pytest.mark.parametrize("path", [p for p in CONFIG.glob("*.yaml") if p.name != "models.yaml"], ids=lambda p: p.name)
 def test_every_study_is_sound(path):
     study = read_study([path])
-    assert plan_of(study | {"skip_absent_data": False}).runs  # whatever data there are here
+    plan = plan_of(study | {"skip_absent_data": False})  # whatever data there are here
+    sizes = {name: grid_size(experiment, study) for name, experiment in study["experiments"].items()}
+    assert {name: len(set(runs)) for name, runs in plan.experiments.items()} == sizes
+    assert len(plan.runs) == sum(sizes.values())
     jsonschema.validate(study, reference.study_schema())
 
 

@@ -10,6 +10,7 @@ from helpers.loops import assert_no_hooks, make_run, make_trainer, take_step, tr
 from helpers.models import make_model
 from neuroprune.errors import UserError
 from neuroprune.methods import DSP, L1, CoFi, NeuroPrune, Taylor
+from neuroprune.methods.components.ownership import HOLD
 from neuroprune.pruning.sparsity import measure_sparsity
 from neuroprune.pruning.surgery import remove
 
@@ -61,7 +62,10 @@ def test_training_again_starts_clean(make, step, tmp_path):
     trainer = interrupt(method, model, tmp_path, step)
     trainer.train()
     assert_clean(model)
-    assert method.report["events"]
+    undisturbed = make()
+    make_trainer(undisturbed, make_model("bert"), tmp_path).train()
+    steps = [event["step"] for event in undisturbed.report["events"]]
+    assert steps and [event["step"] for event in method.report["events"]] == steps  # none left of the interrupted run
 
 
 @each_method
@@ -98,7 +102,11 @@ def test_a_trainer_that_begins_anew_with_a_smaller_batch_starts_clean(tmp_path):
 def test_a_copy_of_a_model_in_training_is_held_by_nobody():
     model, method = make_model("bert"), L1(sparsity=0.5)
     method.start(make_run(model, steps=4))
-    train_bare(DSP(heads=4), copy.deepcopy(model), steps=4)
+    assert model.__dict__[HOLD].method is method
+    copied = copy.deepcopy(model)
+    assert copied.__dict__[HOLD] is None
+    train_bare(DSP(heads=4), copied, steps=4)
+    assert model.__dict__[HOLD].method is method
 
 
 @pytest.mark.parametrize("second", [lambda: L1(sparsity=0.8), lambda: in_window(), lambda: DSP(heads=3)])
