@@ -179,11 +179,7 @@ def _write_mark(checkpoint: Path, progress: Progress) -> None:
 
 
 def _load(checkpoint: Path, identity: Mapping[str, Any]) -> Progress:
-    """Return the progress in a checkpoint whose identity and files match.
-
-    Raises:
-        _Unusable: If they do not.
-    """
+    """Return the progress in a checkpoint; raise `_Unusable` unless its identity and files match."""
     mark = _read_mark(checkpoint / MARK)
     if mark["progress"]["identity"] != identity:
         raise _Unusable("it belongs to other settings, data or code")

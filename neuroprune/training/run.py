@@ -151,11 +151,7 @@ class _Watch(TrainerCallback):
 
 
 def _check_weights(model: Any) -> None:
-    """Refuse a model with a weight that is not finite: the last steps may have made it so, after the last logged loss.
-
-    Raises:
-        DivergedError: If there is one.
-    """
+    """Raise `DivergedError` if a weight is not finite: the steps after the last logged loss may have made it so."""
     if not all(bool(torch.isfinite(tensor).all()) for tensor in model.parameters()):
         raise DivergedError
 

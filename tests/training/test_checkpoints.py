@@ -146,7 +146,7 @@ def test_a_state_that_is_not_found_or_is_anothers_is_told(tmp_path, caplog):
     trainer = make_trainer(L1(sparsity=0.5), pretrained.from_pretrained(checkpoint), tmp_path / "b")
     with caplog.at_level(logging.WARNING):
         trainer.train(resume_from_checkpoint=str(checkpoint))
-    assert f"no state of the method in {tmp_path / 'b' / 'checkpoint-15'}" in caplog.text
+    assert f"no method state in {tmp_path / 'b' / 'checkpoint-15'}" in caplog.text
 
 
 # ---- real kills

@@ -76,6 +76,9 @@ def absence_threshold(eps: float, rate: float) -> float:
     Args:
         eps: The paper's threshold, which counts at the end.
         rate: The present learning rate; an entry that only the penalty moves stays within about this of zero.
+
+    Returns:
+        The larger of `eps` and `ABSENT_RATES` learning rates.
     """
     return max(eps, ABSENT_RATES * rate)
 
