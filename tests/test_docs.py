@@ -1,0 +1,122 @@
+"""Paths, modules, commands and make targets that the documentation names exist."""
+
+import re
+import shlex
+from pathlib import Path
+from pkgutil import resolve_name
+
+import pytest
+
+from neuroprune.cli import parser
+from neuroprune.results.figures import FIGURES
+from neuroprune.results.tables import TABLES
+
+ROOT = Path(__file__).parents[1]
+PATTERNS = ("*.md", "config/*.md", "docs/**/*.md", "config/**/*.yaml")
+PAGES = sorted(page for pattern in PATTERNS for page in ROOT.glob(pattern))
+MADE_BY_RUNS = re.compile(r"results/(?!published/)|resources/|\.venv|\.snakemake|site/|tasks/NAME|config/(?:my|NAME)\.")
+OTHER = re.compile(r"[<>…*{}$=:]|://|^[~/]")
+EXAMPLES = {"my.yaml", "run.json", "plan.json", "config.json", "runs.csv", "report.html"}
+EXAMPLES |= {"train.log", "train.1.log", "measure.log", "mine.py"}
+FOLDERS = ("", "config", "neuroprune", "neuroprune/config", "neuroprune/methods", "results/published", "workflow")
+
+
+def blocks(page):
+    """Return the lines of a page's shell blocks, without comments."""
+    found = re.findall(r"```sh\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    return [re.sub(r"\s+# .*", "", line) for block in found for line in block.splitlines()]
+
+
+def inline(page):
+    """Return a page's inline code; of a YAML file, that of its comments."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    if page.suffix == ".yaml":
+        text = "\n".join(line for line in text.splitlines() if "#" in line)
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+def code(page):
+    return blocks(page) + inline(page)
+
+
+def calls(snippets, program):
+    """Return the calls of a program, each as its words after the program's name."""
+    return [words[1:] for snippet in snippets if (words := split(snippet)) and words[0] == program and words[1:]]
+
+
+def split(snippet):
+    try:
+        return shlex.split(snippet, comments=True)
+    except ValueError:  # an apostrophe: no command
+        return []
+
+
+def paths(page):
+    """Return the words in code that name a file or folder of the repository."""
+    words = {word.strip("`,;") for snippet in code(page) for word in snippet.split()}
+    files = {word for word in words if re.search(r"\w/|\.(?:py|ya?ml|md|json|toml|lock|smk)$", word)}
+    top = {path.name for path in ROOT.iterdir()}
+    named = {word for word in files if word.split("/")[0] in top or "/" not in word}
+    return {word for word in named if not (OTHER.search(word) or MADE_BY_RUNS.search(word))} - EXAMPLES
+
+
+by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@by_page
+def test_paths_exist(page):
+    missing = [word for word in paths(page) if not any((ROOT / folder / word).exists() for folder in FOLDERS)]
+    assert sorted(missing) == []
+
+
+@by_page
+def test_modules_exist(page):
+    names = {name for snippet in code(page) for name in re.findall(r"\bneuroprune(?:\.[a-z_]\w*)+", snippet)}
+    assert sorted(name for name in names if not importable(name)) == []
+
+
+def importable(name):
+    try:
+        return bool(resolve_name(name))
+    except (AttributeError, ImportError):
+        return False
+
+
+@by_page
+def test_commands_of_blocks_parse(page):
+    for words in calls(blocks(page), "neuroprune"):
+        assert callable(parser().parse_args(words).run)
+
+
+@by_page
+def test_commands_in_the_text_exist(page):
+    named = {words[0] for words in calls(inline(page), "neuroprune") if words[0][0] != "-"}
+    (known,) = [set(action.choices) for action in parser()._actions if action.choices]
+    assert named <= known
+
+
+@by_page
+def test_make_targets_exist(page):
+    targets = set(re.findall(r"^([a-z.-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)) | {".venv"}
+    asked = {words[0] for words in calls(code(page), "make") if "=" not in words[0]}
+    assert asked <= targets
+
+
+@by_page
+def test_snakemake_targets_exist(page):
+    known = {*FIGURES, *TABLES}
+    asked = {
+        word for words in calls(code(page), "snakemake") for word in words if re.fullmatch(r"figure\d+|table\d+", word)
+    }
+    assert asked <= known
+
+
+def test_the_checks_read_what_they_should():
+    """The collections are not empty, and a name that does not exist is noticed."""
+    readme, guide = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
+    assert {"neuroprune/pruning/architectures.py", "tests/pruning/test_heads.py"} <= paths(guide)
+    assert ["plan", "--config", "config/config.yaml"] in calls(code(readme), "neuroprune")
+    assert ["demo"] in calls(code(readme), "make")
+    assert importable("neuroprune.errors.UserError")
+    assert not importable("neuroprune.errors.Missing")
+    assert not importable("neuroprune.missing")
