@@ -4,6 +4,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+from matplotlib.patches import Rectangle
 
 from helpers import results
 from neuroprune.errors import UserError
@@ -43,6 +44,55 @@ def test_a_figure_is_written_whole_and_the_same_each_time(study, name):
     first = [path.read_bytes() for path in files]
     assert [path.read_bytes() for path in figures.draw(name, study)] == first
     assert not list(study.rglob("*.tmp"))
+
+
+# Columns of the csv whose every number is a mark, a bar or a cell of the figure.
+MARKS = {
+    **dict.fromkeys(["figure4", "figure5", "figure11", "forms", "strengths", "ablations"], ("value",)),
+    **dict.fromkeys(["figure1", "figure8", "figure9", "figure10"], tuple(f"c{cell}" for cell in range(64))),
+    "frontier": ["value", "time"],
+    "figure2": ["spread_percent"],
+    "figure3": ["removed_percent"],
+    "figure6": ["heads_left", "sparsity_percent"],
+    "figure7": ["relative_importance", "removed"],
+    "topology": ["sd_percent", "gini"],
+    "dominating_sets": ["exact", "approximate"],
+}
+SCALED = {"figure1": 0.01}  # its cells are drawn as fractions
+
+
+def drawn_numbers(figure):
+    """Return all coordinates, heights of bars and values of cells in a figure."""
+    found = [[np.nan]]
+    for axes in figure.axes:
+        found += [line.get_xydata() for line in axes.lines]
+        found += [collection.get_offsets() for collection in axes.collections]
+        found += [[bar.get_height()] for bar in axes.patches if isinstance(bar, Rectangle)]
+        found += [image.get_array() for image in axes.images]
+    return np.concatenate([np.ma.filled(np.ma.asarray(part, dtype=float), np.nan).ravel() for part in found])
+
+
+def missing_from(figure, shown, name):
+    """Return the numbers of a figure's csv that are not drawn."""
+    wanted = shown.reindex(columns=list(MARKS[name])).to_numpy(dtype=float)
+    wanted = np.unique(SCALED.get(name, 1) * wanted[np.isfinite(wanted)])
+    assert len(wanted) > 1
+    drawn = drawn_numbers(figure)
+    return [value for value in wanted if not np.isclose(drawn, value, atol=0.006).any()]
+
+
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_a_figure_draws_every_number_of_its_csv(study, tmp_path, name):
+    ablated = [
+        (results.settings(method=NEUROPRUNE | {"fold": fold}, label=f"fold_{fold}"), {}) for fold in (True, False)
+    ]
+    folder = write(tmp_path, *ablated) if name == "ablations" else study
+    figure, shown = getattr(import_module(f"neuroprune.results.figures.{name}"), name)(folder)
+    assert missing_from(figure, shown, name) == []
+    for axes in figure.axes:
+        for artist in (*axes.lines, *axes.collections, *axes.patches, *axes.images):
+            artist.remove()
+    assert missing_from(figure, shown, name)
 
 
 def test_unknown_figures_are_refused_with_the_nearest_name(study):
