@@ -18,6 +18,7 @@ help: ## Show this help
 # One set-up for all targets, done again only when the pins change. Whole or absent: the mark is written last.
 $(BIN)/.ready: requirements.lock
 .venv-oldest/bin/.ready: requirements-oldest.lock
+.venv-docs/bin/.ready: requirements-docs.lock
 %/bin/.ready:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %s: make PYTHON=/path/to/python3.11" % sys.version.split()[0])'
 	$(PYTHON) -m venv $*
@@ -86,8 +87,11 @@ gpu-timing: $(BIN)/.ready ## Time steps and inference of base-size models on a G
 	@$(BIN)/python -m benchmarks.gpu $(if $(CPU),--cpu)
 	@$(MAKE) --no-print-directory run CONFIG=config/gpu_timing.yaml $(if $(CPU),CORES=1) && cat results/gpu-timing/tables/timing.md
 
-docs: $(BIN)/.ready ## Generate config/schema.json and the key tables of config/README.md
+# Not --quiet: MkDocs does not count the warnings it does not print, so dead links would pass.
+docs: $(BIN)/.ready .venv-docs/bin/.ready ## Generate config/schema.json and config/README.md; build the site
 	$(BIN)/neuroprune schema
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+	@echo "The site: site/index.html"
 
 # Not pinned: what belongs to one kind of GPU.
 ANY_GPU = grep -v -i -E '^(nvidia-|triton|cuda-|neuroprune)' | sed -E 's/\+[a-z0-9]+$$//'
@@ -104,6 +108,10 @@ lock: ## Resolve the newest versions that pyproject.toml allows, and the lowest,
 	{ echo "# The lowest versions that pyproject.toml allows, for 'make test-oldest'. Made by 'make lock'."; \
 	  .venv-lock/bin/uv pip compile --quiet --resolution lowest-direct --prerelease disallow --extra test --extra onnx \
 	  --no-annotate --no-header pyproject.toml | $(ANY_GPU); } > requirements-oldest.lock
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet --disable-pip-version-check $$($(PYTHON) -c "import tomllib; \
+	  print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])")
+	{ echo "# The documentation site, in an environment of its own. Made by 'make lock'."; $(FREEZE); } > requirements-docs.lock
 	rm -rf .venv-lock
 	$(MAKE) environment.yml
 
