@@ -14,7 +14,7 @@ from neuroprune.methods.neuroprune import NeuroPrune
 from neuroprune.pruning import penalties
 from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.sparsity import measure_sparsity, prunable_projections
-from neuroprune.pruning.surgery import kept_units
+from neuroprune.pruning.surgery import kept_units, remove
 
 
 @pytest.mark.parametrize("name", ["bert", "t5", "t5-gated", "opt", "gpt2", "llama"])
@@ -65,6 +65,30 @@ def test_a_decoupled_step_follows_the_present_learning_rate():
             penalties.shrink_attention(attention, rate * 0.2)
         for expected, got in zip(twin.parameters(), model.parameters(), strict=True):
             torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+def test_a_cut_model_is_penalised_like_the_dense_model_with_zeros_in_place_of_the_removed_neurons(mode):
+    cut, zeroed = make_model("bert"), make_model("bert")
+    gone = [1, 4, 5, 6]
+    remove(cut, neurons={0: gone})
+    with torch.no_grad():
+        find_blocks(zeroed).mlps[0].out.weight[:, gone] = 0
+    for model in (cut, zeroed):
+        method = NeuroPrune(alpha=0.1, mode=mode)
+        run = Run(model, torch.optim.SGD(model.parameters(), lr=0.1), total_steps=1)
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        method.start(run)
+        method.before_step(run)
+        run.optimizer.step()
+        run.step = 1
+        method.after_step(run)
+    left = kept_units(cut).neurons[0]
+    found, expected = (find_blocks(model).mlps[0] for model in (cut, zeroed))
+    torch.testing.assert_close(found.out.weight, expected.out.weight[:, left])
+    torch.testing.assert_close(found.ins[0].weight, expected.ins[0].weight[left])
+    assert not torch.equal(found.out.weight, find_blocks(make_model("bert")).mlps[0].out.weight[:, left])
 
 
 @pytest.mark.parametrize("merge", ["output", "mlp_in", "none"])

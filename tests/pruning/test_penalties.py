@@ -153,6 +153,16 @@ def test_removed_neurons_count_as_absent_in_the_contracting_matrix():
     torch.testing.assert_close(mlp.out.weight.detach(), torch.tensor([[3.6, 0.0], [-0.8, 0.8]]))
 
 
+def test_removed_neurons_count_as_absent_in_the_gradient_of_eq1():
+    mlp = hand_mlp()
+    for projection in (*mlp.ins, mlp.out):
+        projection.module.weight.grad = torch.zeros_like(projection.module.weight)
+    penalties.add_mlp_gradient(mlp, 0.5, dense_width=4)
+    # L_in keeps its factors 1 and 2; L_out's rows have 1 and 2 of 4 connections, so factors 4 and 2
+    assert mlp.ins[0].grad.tolist() == [[0.5, -0.5], [0.0, 1.0]]
+    assert mlp.out.grad.tolist() == [[2.0, 0.0], [-1.0, 1.0]]
+
+
 def test_shrinking_an_attention_by_hand():
     attention = hand_attention()
     penalties.shrink_attention(attention, 2.0)  # thresholds 2 / (2 sqrt 4) = .5 and 2 / (2 sqrt 9) = 1/3

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import random
 import resource
 
 import numpy as np
@@ -17,6 +18,8 @@ from helpers.models import make_model
 from neuroprune import tasks
 from neuroprune.config.settings import RunSettings
 from neuroprune.errors import UserError
+from neuroprune.methods.dense import Dense
+from neuroprune.models import sources
 from neuroprune.pruning.surgery import remove
 from neuroprune.results.records import read_arrays, read_patterns, read_record
 from neuroprune.training import run as training
@@ -141,6 +144,46 @@ def test_the_same_settings_give_the_same_result(data_root, tmp_path):
     assert other.result.files != first.result.files
 
 
+def test_everything_that_is_drawn_before_training_follows_from_the_seed():
+    drawn = {}
+    for seed in (3, 3, 4):
+        training._set_up(settings(seed=seed))
+        drawn.setdefault(seed, []).append((random.random(), np.random.rand(), float(torch.rand(()))))
+    assert drawn[3][0] == drawn[3][1]
+    assert all(first != other for first, other in zip(drawn[3][0], drawn[4][0], strict=True))
+    assert drawn[3][0] == (random.Random(3).random(), np.random.RandomState(3).rand(), uniform(3))
+
+
+def uniform(seed):
+    """Return the first number that torch draws after this seed."""
+    return float(torch.rand((), generator=torch.Generator().manual_seed(seed)))
+
+
+def test_batch_order_and_dropout_follow_from_the_seed(data_root, tmp_path):
+    data = tasks.load(settings().task, data_root)
+    model, tokenizer = sources.load(settings().model, data, seed=0)  # the same for both runs
+
+    def order(seed):
+        trainer = training._trainer(settings(seed=seed), tmp_path, data, model, tokenizer, Dense())
+        assert float(torch.rand(())) == uniform(seed)  # the state from which dropout is drawn
+        return [row.tolist() for batch in trainer.get_train_dataloader() for row in batch["input_ids"]]
+
+    first, again, other = order(1), order(1), order(2)
+    assert first == again
+    assert first != other
+
+
+def test_new_weights_follow_from_the_seed(data_root, tmp_path):
+    chosen = settings(method={"name": "dense"}, training={"epochs": 0.1, "learning_rate": 1e-12}, seed=1)
+    run(chosen, data_root, tmp_path / "tiny")
+    saved = neuroprune.from_pretrained(tmp_path / "tiny" / "model").state_dict()
+    data = tasks.load(chosen.task, data_root)
+    expected, other = (sources.load(chosen.model, data, seed=seed)[0].state_dict() for seed in (1, 0))
+    for name in ("classifier.weight", "bert.encoder.layer.0.attention.self.query.weight"):
+        torch.testing.assert_close(saved[name], expected[name], rtol=0, atol=1e-8)
+        assert (saved[name] - other[name]).abs().max() > 1e-3
+
+
 def test_every_method_sees_the_same_batches(data_root, tmp_path):
     """Fair comparison: the first steps, before anything is removed, have the same losses."""
     methods = [{"name": "dense"}, {"name": "l1", "sparsity": 0.5}, {"name": "neuroprune", "sparsity": 0.5}]
@@ -203,8 +246,6 @@ def test_frozen_embeddings_stay_as_they_are(data_root, tmp_path):
     chosen = settings(method={"name": "dense"}, training={"epochs": 1, "freeze_embeddings": True})
     run(chosen, data_root, tmp_path / "tiny")
     trained = neuroprune.from_pretrained(tmp_path / "tiny" / "model")
-    from neuroprune.models import sources
-
     fresh, _ = sources.load(chosen.model, tasks.load(chosen.task, data_root), seed=chosen.seed)
     weight = "bert.embeddings.word_embeddings.weight"
     assert torch.equal(trained.get_parameter(weight), fresh.get_parameter(weight))
