@@ -33,7 +33,7 @@ from neuroprune.config.settings import ModelSettings, TaskSettings
 from neuroprune.errors import UserError
 from neuroprune.methods.callback import Method
 from neuroprune.methods.components.calibration import Calibration
-from neuroprune.methods.neuroprune import NeuroPruneTarget
+from neuroprune.methods.neuroprune.connectivity import NeuroPruneTarget
 from neuroprune.methods.taylor import taylor_scores
 from neuroprune.models import sources
 from neuroprune.pruning.blocks import Block

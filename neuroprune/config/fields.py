@@ -21,9 +21,6 @@ Name = Annotated[str, Field(pattern=NAME)]
 FolderName = Annotated[str, Field(pattern=FOLDER_NAME)]
 Schedule = Annotated[float, Field(ge=0.0, le=1.0)]
 
-RAMP_END = 0.6
-"""Share of the steps at which regulated penalties have reached their target; then it is held."""
-
 # The events of the target form, the same in every method that has one.
 FirstEvent = Annotated[
     Schedule,

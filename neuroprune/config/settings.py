@@ -15,7 +15,6 @@ from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, mode
 from neuroprune.config.fields import (
     KIND_METRICS,
     PATTERNS,
-    RAMP_END,
     SHA256,
     TASK_KINDS,
     Count,
@@ -321,9 +320,9 @@ class NeuroPruneSettings(Settings):
             raise ValueError("algorithm: penalties is regulated towards a target; give sparsity")
         if self.heads is not None:
             raise ValueError("algorithm: penalties can't be asked for a number of heads; give theta instead of heads")
-        if self.penalty_start >= RAMP_END:
+        if self.penalty_start >= self.end:
             raise ValueError(
-                f"algorithm: penalties needs penalty_start below {RAMP_END:g}, where the target is reached"
+                f"algorithm: penalties needs penalty_start below end ({self.end:g}), where the target is reached"
             )
         if self.alpha == 0 and self.beta == 0:
             raise ValueError("algorithm: penalties regulates alpha and beta; at least one must be above 0")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 METHODS: dict[str, str] = {
     "dense": "neuroprune.methods.dense:Dense",
     "l1": "neuroprune.methods.l1:L1",
-    "neuroprune": "neuroprune.methods.neuroprune:NeuroPrune",
+    "neuroprune": "neuroprune.methods.neuroprune.method:NeuroPrune",
     "cofi": "neuroprune.methods.cofi.method:CoFi",
     "dsp": "neuroprune.methods.dsp:DSP",
     "taylor": "neuroprune.methods.taylor:Taylor",

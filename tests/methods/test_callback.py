@@ -18,7 +18,7 @@ from neuroprune.methods.dense import Dense
 from neuroprune.methods.dsp import DSP
 from neuroprune.methods.hooks import Run
 from neuroprune.methods.l1 import L1
-from neuroprune.methods.neuroprune import NeuroPrune
+from neuroprune.methods.neuroprune.method import NeuroPrune
 from neuroprune.methods.taylor import Taylor
 from neuroprune.pruning.sparsity import measure_sparsity
 from neuroprune.pruning.surgery import remove

@@ -10,7 +10,7 @@ from helpers.models import NAMES, ROWS, WIDTH, make_model
 from neuroprune.errors import UserError
 from neuroprune.methods.components.head_count import choose_heads_first
 from neuroprune.methods.components.unit_selection import UnitGroup
-from neuroprune.methods.neuroprune import NeuroPrune
+from neuroprune.methods.neuroprune.method import NeuroPrune
 from neuroprune.pruning import heads
 from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.sparsity import measure_sparsity, prunable_weights

@@ -10,7 +10,7 @@ from helpers.models import each_model, make_model
 from neuroprune.errors import UserError
 from neuroprune.methods.hooks import Run
 from neuroprune.methods.l1 import L1
-from neuroprune.methods.neuroprune import NeuroPrune
+from neuroprune.methods.neuroprune.method import NeuroPrune
 from neuroprune.pruning import penalties
 from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.sparsity import measure_sparsity, prunable_projections
@@ -153,14 +153,19 @@ def test_the_penalty_forms_work_in_the_trainer(mode, tmp_path):
         assert measure_sparsity(model).weights > 0
 
 
-@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
-def test_penalties_and_merging_can_begin_after_dense_epochs(mode):
-    model = make_model("bert")
+def _make_heads_equal(model):
+    """Give the first head of every layer the queries, keys and values of the third."""
     with torch.no_grad():
         for attention in find_blocks(model).attentions:
             for projection in (attention.q, attention.k, attention.v):
                 for tensor in (projection.weight, projection.bias):
                     tensor[:4] = tensor[8:12]
+
+
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+def test_penalties_and_merging_can_begin_after_dense_epochs(mode):
+    model = make_model("bert")
+    _make_heads_equal(model)
     run = Run(model, torch.optim.SGD(model.parameters(), lr=0.1), total_steps=4, steps_per_epoch=2)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -207,17 +212,72 @@ def test_regulated_penalties_ease_when_too_much_is_absent():
     assert method.strategy.beta == pytest.approx(2 * method.strategy.control.factor)
 
 
-def test_regulated_penalties_resume_where_they_were():
+def test_regulated_penalties_cut_at_end_and_then_hold_the_zeros():
+    model = make_model("bert")
+    run, method = make_run(model.train(), steps=20), NeuroPrune(sparsity=0.6, algorithm="penalties", end=0.4)
+    method.start(run)
+    found = []
+    while run.step < 20:
+        take_step(method, run)
+        found.append(measure_sparsity(model).weights)
+    assert found[:7] == pytest.approx([0.0] * 7, abs=0.01)
+    assert found[7:] == pytest.approx([0.6] * 13, abs=0.005)
+    method.epoch_end(run)
+    method.finish(run)
+    assert measure_sparsity(model).weights == found[-1]
+    cut = next(event for event in method.report["events"] if "asked" in event)
+    assert (cut["step"], cut["asked"]) == (8, 0.6)
+
+
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+def test_regulated_penalties_stop_after_the_cut(mode):
+    """Where the loss has no gradient, nothing but the penalties moves a weight."""
+    model = make_model("bert")
+    run = Run(model, torch.optim.SGD(model.parameters(), lr=0.1), total_steps=10)
+    method = NeuroPrune(sparsity=0.6, algorithm="penalties", mode=mode, alpha=0.1, beta=0.1)
+    method.start(run)
+    moved = []
+    for _ in range(10):
+        before = [weight.clone() for weight in weights(model)]
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        method.before_step(run)
+        run.optimizer.step()
+        run.step += 1
+        method.after_step(run)
+        after = weights(model)
+        same = [old.shape == new.shape and old.equal(new) for old, new in zip(before, after, strict=True)]
+        moved.append(not all(same))
+    assert moved == [True] * 5 + [False] * 5
+
+
+def test_regulated_penalties_merge_heads_at_the_cut_and_not_later():
+    model = make_model("bert")
+    _make_heads_equal(model)
+    run = make_run(model.train(), steps=10, lr=0.0)
+    method = NeuroPrune(sparsity=0.6, algorithm="penalties", theta=0.0, alpha=0.0, beta=1e-9)
+    method.start(run)
+    counts = []
+    while run.step < 10:
+        take_step(method, run)
+        counts.append(min(map(len, kept_units(model).heads)))
+    method.epoch_end(run)
+    assert counts[3] == 4
+    assert counts[4] < 4
+    assert measure_sparsity(model).weights == pytest.approx(0.6, abs=0.005)
+
+
+@pytest.mark.parametrize("stop", [7, 15, 22])
+def test_regulated_penalties_resume_where_they_were(stop):
     whole, halves = make_model("bert"), make_model("bert")
     torch.manual_seed(0)  # dropout
     train_bare(NeuroPrune(sparsity=0.6, algorithm="penalties"), whole, steps=30)
     torch.manual_seed(0)
     run, method = make_run(halves.train(), steps=30), NeuroPrune(sparsity=0.6, algorithm="penalties")
     method.start(run)
-    while run.step < 15:
+    while run.step < stop:
         take_step(method, run)
-    method.epoch_end(run)
-    state, method = json.loads(json.dumps(method.state_dict())), NeuroPrune(sparsity=0.6, algorithm="penalties")
+    state, method = method.state_dict(), NeuroPrune(sparsity=0.6, algorithm="penalties")
     method.resume(run, state)
     while run.step < 30:
         take_step(method, run)

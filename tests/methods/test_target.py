@@ -21,7 +21,7 @@ from neuroprune.methods.components.embeddings import freeze_embeddings
 from neuroprune.methods.components.rewarm import RaisedRate
 from neuroprune.methods.dense import Dense
 from neuroprune.methods.l1 import L1
-from neuroprune.methods.neuroprune import NeuroPrune
+from neuroprune.methods.neuroprune.method import NeuroPrune
 from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.sparsity import cubic_schedule, measure_sparsity, prunable_weights
 from neuroprune.pruning.surgery import kept_units

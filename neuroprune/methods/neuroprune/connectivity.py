@@ -1,0 +1,131 @@
+"""NeuroPrune by functional connectivity (NeuroPrune-FC): this project's own algorithm, which meets a target.
+
+Units are MLP neurons and heads. The paper's three ideas stand in it as follows:
+
+- *Preferential attachment*: a unit's connectivity is functional, the loss that flows through all its connections
+  (Fisher information of a gate on what it does beyond its mean). The weakest for their size are removed, and what they
+  did is folded into the remaining ones, which get stronger.
+- *Group sparsity*: the group of the attention is the head, whose removal makes the model faster.
+- *Redundant heads*: a head is redundant if the loss hardly depends on it; merging is the least-squares fold into all
+  heads that remain, which for two equal heads is the paper's merge.
+
+One ranking over all layers and both kinds of unit takes the place of the strengths alpha and beta. A number of heads
+can be asked for instead of, or in addition to, a share of the weights. The ranking of the heads alone then decides
+which are removed, and the record names the threshold theta at which the paper's algorithm would leave as many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from neuroprune.errors import UserError
+from neuroprune.methods.components.calibration import Calibration, no_gradient
+from neuroprune.methods.components.fold import fold
+from neuroprune.methods.components.head_count import check_head_count, choose_heads_first, heads_to_remove
+from neuroprune.methods.components.state_files import nest, unnest
+from neuroprune.methods.components.target import TargetForm
+from neuroprune.methods.components.unit_removal import remove_units
+from neuroprune.methods.components.unit_selection import Chosen, choose_units, unit_groups
+from neuroprune.methods.components.zero_mask import zero_smallest
+from neuroprune.methods.hooks import Run, State
+from neuroprune.pruning import heads
+from neuroprune.pruning.sparsity import cubic_schedule, removed_weights
+from neuroprune.pruning.surgery import kept_units
+
+
+class NeuroPruneTarget(TargetForm):
+    """At each event remove the units that matter least for their size, and fold what they did into the rest."""
+
+    _calibration: Calibration | None = None
+
+    def start(self, run: Run) -> None:
+        """Plan the events; watch at once if the first is near."""
+        super().start(run)
+        if self.settings.heads is not None:
+            self._start_head_count(run)
+        self._watch(run)
+
+    def state_dict(self) -> State:
+        """Return the state of the form, and what the calibration has seen if one is at work."""
+        seen = {} if self._calibration is None else nest("calibration", self._calibration.state_dict())
+        return super().state_dict() | seen
+
+    def resume(self, run: Run, state: Mapping[str, Any]) -> None:
+        """Go on; a calibration that was at work goes on with what it had seen."""
+        super().resume(run, state)
+        self._watch(run)
+        if self._calibration is not None:
+            self._calibration.load_state(unnest("calibration", state))
+
+    def after_step(self, run: Run) -> None:
+        """Take an event if it is time; begin to watch if the next one is near."""
+        super().after_step(run)
+        self._watch(run)
+
+    def abandon(self) -> None:
+        """Take hooks off that a run which ended early has left on."""
+        if self._calibration is not None:
+            self._calibration.detach()
+        self._calibration = None
+        super().abandon()
+
+    def prune(self, run: Run, goal: int, last: bool) -> None:
+        """Remove whole units within the budget; at the last event top it up with the smallest single weights."""
+        calibration = self._take_calibration(run)
+        self._remove_units(run, calibration, goal - removed_weights(run.model))
+        if last:
+            self.zeros = zero_smallest(run, goal)
+
+    def _watch(self, run: Run) -> None:
+        """Attach the calibration if the next step belongs to the window before an event."""
+        window = run.steps_for(self.settings.calibration_rows)
+        if self._calibration is None and self.events and run.step >= min(self.events) - window:
+            asked = self.settings
+            self._calibration = Calibration(
+                run.model, run.blocks, asked.fold, asked.token_weights, asked.centred, loss_rows=lambda: run.loss_rows
+            )
+
+    def _take_calibration(self, run: Run) -> Calibration:
+        """End the window and return what it has seen."""
+        calibration, self._calibration = self._calibration, None
+        assert calibration is not None, "the window of an event begins at the latest in the step before it"
+        calibration.detach()
+        calibration.gather()
+        if unseen := [block.name for block, found in calibration.statistics.items() if not found.samples]:
+            raise no_gradient(unseen)
+        return calibration
+
+    def _remove_units(self, run: Run, calibration: Calibration, room: int) -> None:
+        chosen = self._choose_units(run, calibration, room)
+        for block, found in calibration.statistics.items():
+            if found.moments is not None:
+                fold(found.projection, found.moments, found.channels_of(chosen[block]), self.settings.ridge)
+        remove_units(run, chosen)
+
+    def _choose_units(self, run: Run, calibration: Calibration, room: int) -> Chosen:
+        scores = {block: found.connectivity for block, found in calibration.statistics.items()}
+        groups = unit_groups(run, scores, self.settings.min_share)
+        if self.settings.heads is None:
+            return choose_units(groups, room)
+        count, attentions = heads_to_remove(run, self.settings.heads, self._progress()), len(run.blocks.attentions)
+        return choose_heads_first(groups[:attentions], groups[attentions:], count, room)
+
+    def _progress(self) -> float:
+        """Return the share of all removals that the event taken now completes."""
+        planned = len(self.plan)
+        return cubic_schedule(1.0, planned)[planned - len(self.events) - 1]
+
+    def _start_head_count(self, run: Run) -> None:
+        """Check the number of heads that is asked for; note the paper's threshold that would leave as many."""
+        count = self.settings.heads
+        check_head_count(run, count, self.settings.sparsity, self.settings.min_share)
+        left = sum(map(len, kept_units(run.model).heads))
+        if not self.events and left > count:
+            raise UserError(
+                f"training goes on at step {run.step} of {run.total_steps}, after the last event, with {left} heads "
+                f"instead of {count}; load the cut model with neuroprune.from_pretrained, or train from the beginning."
+            )
+        attentions = run.blocks.attentions
+        theta, survivors = heads.theta_for([heads.distances(a) for a in attentions], count // attentions[0].groups)
+        self.report |= {"heads": count, "theta": {"value": theta, "heads": survivors * attentions[0].groups}}

@@ -1,0 +1,33 @@
+"""The Trainer callback for all three algorithms of NeuroPrune."""
+
+from __future__ import annotations
+
+from neuroprune.config.settings import NeuroPruneSettings
+from neuroprune.methods.callback import Method
+from neuroprune.methods.neuroprune.connectivity import NeuroPruneTarget
+from neuroprune.methods.neuroprune.penalties import NeuroPrunePenalty
+from neuroprune.methods.neuroprune.regulated import NeuroPruneRegulated
+
+
+class NeuroPrune(Method):
+    """NeuroPrune: `NeuroPrune(sparsity=0.8)` or `NeuroPrune(heads=50)` or both meet a target;
+    `NeuroPrune(alpha=, beta=, theta=)` is the paper's algorithm, `NeuroPrune(sparsity=0.8, algorithm="penalties")` the
+    same with strengths that are regulated towards a target.
+
+    Add it to a Trainer, `Trainer(..., callbacks=[NeuroPrune(sparsity=0.8)])`, or call its hooks (see `hooks.Hooks`).
+    The model gets smaller while it trains; afterwards `report` lists what was removed at which step.
+
+    Args:
+        **fields: See `neuroprune.config.settings.NeuroPruneSettings`.
+    """
+
+    settings_class = NeuroPruneSettings
+    settings: NeuroPruneSettings
+
+    def make_strategy(self) -> NeuroPruneTarget | NeuroPrunePenalty:
+        """Return a new strategy of the algorithm that the settings ask for."""
+        if self.settings.form == "target":
+            return NeuroPruneTarget(self.settings)
+        return (
+            NeuroPrunePenalty(self.settings) if self.settings.sparsity is None else NeuroPruneRegulated(self.settings)
+        )

@@ -1,0 +1,66 @@
+"""NeuroPrune by penalties: the paper's algorithm, Eq. 1, Eq. 2 and Algorithms 1 and 2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from neuroprune.config.settings import NeuroPruneSettings
+from neuroprune.methods.components.penalty import PenaltyForm
+from neuroprune.methods.hooks import Run
+from neuroprune.pruning import heads, penalties
+from neuroprune.pruning.blocks import Attention
+from neuroprune.pruning.surgery import kept_units, remove
+
+
+class NeuroPrunePenalty(PenaltyForm):
+    """The paper's algorithm: penalties Eq. 1 and Eq. 2 in every step, redundant heads merged after every epoch."""
+
+    def __init__(self, settings: NeuroPruneSettings) -> None:
+        super().__init__(settings)
+        self.alpha, self.beta = settings.alpha or 0.0, settings.beta or 0.0
+
+    def add_gradients(self, run: Run) -> None:
+        """Add the gradients of alpha x Eq. 1 and beta x Eq. 2."""
+        widths = kept_units(run.model).dense_neurons if self.alpha else []
+        for mlp, width in zip(run.blocks.mlps, widths, strict=False):
+            eps, reading = self.settings.eps, self.settings.degree_weight
+            penalties.add_mlp_gradient(mlp, self.alpha, eps, reading, width)
+        for attention in run.blocks.attentions if self.beta else []:
+            penalties.add_attention_gradient(attention, self.beta)
+
+    def shrink(self, run: Run, rates: Mapping[nn.Parameter, float]) -> None:
+        """Take the proximal steps of learning rate x alpha x Eq. 1 and learning rate x beta x Eq. 2."""
+        widths = kept_units(run.model).dense_neurons if self.alpha else []
+        for mlp, width in zip(run.blocks.mlps, widths, strict=False):
+            strength = rates.get(mlp.out.module.weight, 0.0) * self.alpha  # type: ignore[call-overload]
+            penalties.shrink_mlp(mlp, strength, self.settings.eps, self.settings.degree_weight, width)
+        for attention in run.blocks.attentions if self.beta else []:
+            strength = rates.get(attention.q.module.weight, 0.0) * self.beta  # type: ignore[call-overload]
+            penalties.shrink_attention(attention, strength)
+
+    def epoch_end(self, run: Run) -> None:
+        """Merge each redundant head into its dominating head and remove it (Algorithm 2)."""
+        if self.begun(run, run.step - 1):
+            self.merge_heads(run)
+        super().epoch_end(run)
+
+    def merge_heads(self, run: Run) -> None:
+        """Merge every layer's redundant heads if a threshold is given, and remove them."""
+        if self.settings.theta is not None:
+            gone = {attention.index: self._merge(run, attention) for attention in run.blocks.attentions}
+            remove(run.model, gone, optimizer=run.optimizer)
+
+    def _merge(self, run: Run, attention: Attention) -> list[int]:
+        """Merge one layer's redundant heads as the settings say; return the query heads to be removed."""
+        dominating = heads.find_dominating(heads.similarity(attention, self.settings.theta))
+        if self.settings.merge == "output":
+            heads.merge_output(attention, dominating)
+        elif self.settings.merge == "mlp_in":
+            kept, groups = kept_units(run.model), attention.groups
+            positions = [head // groups for head in kept.heads[attention.index][::groups]]
+            mlp = heads.mlp_of(attention, run.blocks.mlps)
+            heads.merge_mlp_in(attention, mlp, dominating, positions, kept.dense_heads[attention.index] // groups)
+        replaced = [head for head, dominant in enumerate(dominating.tolist()) if head != dominant]
+        return heads.query_heads(attention, replaced)
