@@ -2,6 +2,8 @@
 
 import re
 import shlex
+from importlib.metadata import version
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -12,6 +14,7 @@ from neuroprune.results.figures import FIGURES
 from neuroprune.results.tables import TABLES
 
 ROOT = Path(__file__).parents[1]
+PINS = (ROOT / "requirements.lock").read_text().splitlines()
 PATTERNS = ("*.md", "config/*.md", "docs/**/*.md", "config/**/*.yaml")
 PAGES = sorted(page for pattern in PATTERNS for page in ROOT.glob(pattern))
 MADE_BY_RUNS = re.compile(r"results/(?!published/)|resources/|\.venv|\.snakemake|site/|tasks/NAME|config/(?:my|NAME)\.")
@@ -120,3 +123,18 @@ def test_the_checks_read_what_they_should():
     assert importable("neuroprune.errors.UserError")
     assert not importable("neuroprune.errors.Missing")
     assert not importable("neuroprune.missing")
+
+
+def figures():
+    """Import docs/tools/figures.py, which belongs to no package."""
+    spec = spec_from_file_location("docs_figures", ROOT / "docs" / "tools" / "figures.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.skipif(f"matplotlib=={version('matplotlib')}" not in PINS, reason="texts have other widths elsewhere")
+def test_figures_of_the_documentation_are_drawn_by_the_current_code():
+    drawn = figures()
+    assert {path.stem for path in drawn.FOLDER.glob("*.svg")} == set(drawn.FIGURES)
+    assert [name for name in drawn.FIGURES if drawn.draw(name) != (drawn.FOLDER / f"{name}.svg").read_text()] == []
