@@ -21,7 +21,6 @@ rule all:
 
 if not PLAN.study.from_results:
 
-    include: "workflow/rules/warm.smk"
     include: "workflow/rules/prepare.smk"
     include: "workflow/rules/train.smk"
     include: "workflow/rules/measure.smk"

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from neuroprune.errors import ConfigError, UserError
-from neuroprune.training import server
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -37,14 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command.
 
     Args:
-        arguments: Words of the command line; default: those of this process, which a warm process may do for it.
+        arguments: Words of the command line; default: those of this process.
 
     Returns:
         0, or 1 after a mistake that was printed on the standard error.
     """
     args = parser().parse_args(arguments)
-    if arguments is None and (code := server.hand_over(sys.argv[1:])) is not None:
-        return code
     try:
         args.run(args)
         sys.stdout.flush()
@@ -88,9 +85,6 @@ def parser() -> argparse.ArgumentParser:
     text = "full: the dense model's size, zeros where units are gone, for plain transformers; onnx: for onnxruntime"
     command.add_argument("--format", required=True, metavar="FORMAT", help=text)
     command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
-    text = "keep the libraries loaded for the commands of this machine; the workflow starts it"
-    command = _command(commands, "warm", lambda args: server.serve(args.address, main), text)
-    command.add_argument("address", metavar="SOCKET", help="path of a socket to make")
     command = _command(commands, "schema", schema, "write config/schema.json and config/README.md anew")
     command.add_argument("--check", action="store_true", help="write nothing; fail if a file is out of date")
     return root

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from neuroprune.cli import main
+from neuroprune.config.catalogue import make_plan, read_study
+from neuroprune.config.jobs import by_rule
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "config" / "config.yaml"
@@ -35,6 +37,8 @@ def test_quick_commands_load_nothing_heavy(words):
     code = f"""
 import sys
 from neuroprune.cli import main
+from neuroprune.config.catalogue import make_plan, read_study
+from neuroprune.config.jobs import by_rule
 try:
     main({words})
 except SystemExit:
@@ -74,7 +78,8 @@ def test_plan_prints_what_will_be_run(capsys):
     assert main(["plan"]) == 0
     text = capsys.readouterr().out
     assert f"{len(plan['runs'])} runs, results in results/demo" in text
-    assert f"{len(plan['runs'])} train, {len(plan['timed'])} measure" in text
+    jobs = by_rule(make_plan(read_study([DEMO]), "demo", ROOT / "config"))
+    assert ", ".join(f"{count} {rule}" for rule, count in jobs.items()) in text
     assert all(f"\n{run} " in text for run in plan["runs"])
     assert main(["plan", "--folder"]) == 0
     assert capsys.readouterr().out == "results/demo\n"

@@ -22,9 +22,10 @@ from neuroprune.files.atomic import file_hash, write_json
 from neuroprune.results.manifests import Prepared
 from neuroprune.results.records import RunRecord, TimingRecord, read_record, read_timing
 from neuroprune.training.forked import Piece, in_turn
-from neuroprune.training.server import FOR_RUNS
 
 AnyRecord = TypeVar("AnyRecord", RunRecord, TimingRecord)
+# Imported before the first fork, so that the runs of a job need not load them.
+LIBRARIES = ("datasets", "evaluate", "sklearn.metrics", "neuroprune.training.inference_time", "neuroprune.training.run")
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def _do(pieces: Sequence[Piece], total: int, done: str) -> None:
     """Do what is missing, and say at the end what failed."""
     print(f"{total - len(pieces)} of {total} runs are {done} already", flush=True)
     if pieces:
-        for library in FOR_RUNS:
+        for library in LIBRARIES:
             importlib.import_module(library)
     if failed := in_turn(pieces):
         names = ", ".join(piece.name for piece in failed)

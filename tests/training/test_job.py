@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +24,6 @@ from neuroprune.results.manifests import Prepared
 from neuroprune.results.records import read_record, read_timing
 from neuroprune.training import job as several
 from neuroprune.training import run as training
-from neuroprune.training.server import FOR_RUNS
 
 METHODS = {
     "dense": {"name": "dense"},
@@ -36,7 +37,7 @@ TIMING = TimingSettings(batch_sizes=(8,), examples=8, repeats=2, warmup=0)
 def processes():
     """Processes of their own that need not import torch again."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(FOR_RUNS))
+    context.set_forkserver_preload(list(several.LIBRARIES))
     return context
 
 
@@ -249,6 +250,21 @@ def test_after_a_kill_what_is_there_stays_and_the_rest_goes_on(empty, processes)
     earlier, later = (empty.place.folder("l1") / name for name in ("train.1.log", "train.log"))
     assert earlier.exists() and "logs of interrupted jobs: train.1.log" in later.read_text()
     assert not (empty.place.folder("dense") / "train.1.log").exists()
+
+
+def test_loading_the_libraries_of_a_job_initializes_no_accelerator():
+    """Otherwise the forks of the job could not use one."""
+    code = """
+import importlib, torch
+from neuroprune.training.job import LIBRARIES
+def refuse(*words):
+    raise AssertionError("asked for an accelerator")
+for name in ("is_available", "device_count", "init", "current_device", "_lazy_init"):
+    setattr(torch.cuda, name, refuse)
+for library in LIBRARIES:
+    importlib.import_module(library)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(Path.cwd())})
 
 
 def wait_until(condition, process=None):

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from neuroprune.results.report import ASKED
-from neuroprune.training.server import ADDRESS
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,16 +47,6 @@ def call_snakemake(folder, *words, **environment):
 
 
 @pytest.fixture(scope="session")
-def loaded(tmp_path_factory):
-    """Address of one loaded process for the jobs of all tests, as a study starts one for all its jobs."""
-    address = str(tmp_path_factory.mktemp("warm") / "warm")
-    command = [sys.executable, "-m", "neuroprune.cli", "warm", address]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", ADDRESS: ""}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment):  # ends when its input does
-        yield address
-
-
-@pytest.fixture(scope="session")
-def snakemake(loaded):
+def snakemake():
     """The function that runs the workflow, without its report: ``snakemake(folder, *words)``."""
-    return partial(call_snakemake, **{ADDRESS: loaded, ASKED: ""})
+    return partial(call_snakemake, **{ASKED: ""})

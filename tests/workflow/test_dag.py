@@ -34,8 +34,7 @@ def test_the_demo_makes_every_run_and_all_that_it_asks_for(snakemake, tmp_path):
     assert done.jobs == {
         "prepare_data": len(plan.study.tasks),
         "prepare_model": len(plan.study.models),
-        "train": len(plan.runs),
-        "measure": len(plan.timed),
+        **by_rule(plan),
         **dict.fromkeys(once, 1),
     }
     assert "profiles/default" in done.err  # else a plain `snakemake` would not know how to go on after a kill

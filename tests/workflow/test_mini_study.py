@@ -18,7 +18,6 @@ from neuroprune.files.atomic import file_hash
 from neuroprune.results.figures import FIGURES
 from neuroprune.results.records import read_record, read_timing
 from neuroprune.results.tables import TABLES
-from neuroprune.training import server
 
 MINI = Path(__file__).with_name("mini.yaml")
 ROOT = MINI.parents[2]
@@ -120,8 +119,7 @@ def test_what_lies_beside_a_record_is_what_the_record_names(finished):
         assert files and all(file_hash(path.with_name(name)) == digest for name, digest in files.items())
 
 
-def test_a_run_of_the_study_is_the_run_of_a_command_alone(finished, tmp_path, monkeypatch):
-    monkeypatch.setenv(server.ADDRESS, "")
+def test_a_run_of_the_study_is_the_run_of_a_command_alone(finished, tmp_path):
     study = finished / "results" / "mini"
     settings = json.loads((study / "plan.json").read_text())["runs"][NEUROPRUNE]
     words = ["train", "--settings", json.dumps(settings), "--data-root", str(finished / "data")]
