@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from neuroprune.errors import UserError
 from neuroprune.pruning.architectures import Architecture, AttentionRow, MlpRow, Part, find_architecture
+from neuroprune.pruning.plain_weights import check_plain
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +187,8 @@ def find_blocks(model: nn.Module) -> Blocks:
         Views on the model's layers; nothing is copied.
 
     Raises:
-        UserError: If the model's type is not in the table of architectures, or its layers are not where the table says.
+        UserError: If the model's type is not in the table of architectures, its layers are not where the table says, or
+            a weight is not a plain parameter (see `plain_weights`).
     """
     model = getattr(model, "_orig_mod", model)  # so that names, and the record made of them, are the plain model's
     architecture = find_architecture(_model_type(model))
@@ -236,18 +238,20 @@ def _has(module: object, *paths: str) -> bool:
 def _attention(layer: nn.Module, row: AttentionRow, index: int, names: dict[nn.Module, str]) -> Attention:
     """Make the view of one attention."""
     module = attrgetter(row.module)(layer)
-    q, k, v, o = (_projection(layer, part) for part in (row.q, row.k, row.v, row.o))
+    q, k, v, o = (_projection(layer, part, names) for part in (row.q, row.k, row.v, row.o))
     return Attention(index, names[module], module, q, k, v, o, int(getattr(module, row.head_dim)), row)
 
 
 def _mlp(layer: nn.Module, row: MlpRow, index: int, names: dict[nn.Module, str]) -> Mlp:
     """Make the view of one MLP."""
     module = attrgetter(row.module)(layer) if row.module else layer
-    ins = tuple(_projection(layer, part) for part in row.ins)
-    out = _projection(layer, row.out)
+    ins = tuple(_projection(layer, part, names) for part in row.ins)
+    out = _projection(layer, row.out, names)
     return Mlp(index, names[module], module, ins, out, attrgetter(row.activation)(layer), row)
 
 
-def _projection(layer: nn.Module, part: Part) -> Projection:
-    """Make the view of one matrix."""
-    return Projection(attrgetter(part.path)(layer), part.index, part.of)
+def _projection(layer: nn.Module, part: Part, names: dict[nn.Module, str]) -> Projection:
+    """Make the view of one matrix, after a check that its weight is a plain parameter."""
+    module = attrgetter(part.path)(layer)
+    check_plain(module, names[module])
+    return Projection(module, part.index, part.of)

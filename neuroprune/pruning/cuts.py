@@ -116,17 +116,18 @@ def _check_shared(model: nn.Module, uses: dict[Tensor, list[Use]]) -> None:
     for first, *others in uses.values():
         for other in others:
             if not other.agrees(first):
-                _refuse_shared(names, first, other.module)
+                refuse_shared(names, first.module, first.name, other.module)
     cut = {parameter: {use.module for use in places} for parameter, places in uses.items()}
     for module in names:
         for held in module._parameters.values():
             if held in cut and module not in cut[held]:
-                _refuse_shared(names, uses[held][0], module)
+                refuse_shared(names, uses[held][0].module, uses[held][0].name, module)
 
 
-def _refuse_shared(names: dict[nn.Module, str], use: Use, other: nn.Module) -> None:
-    first, second = names.get(use.module, "a module"), names.get(other, "another module")
-    what = f"{first} is used by two layers" if first == second else f"{first} and {second} share their {use.name}"
+def refuse_shared(names: dict[nn.Module, str], one: nn.Module, parameter: str, other: nn.Module) -> None:
+    """Refuse that two modules (or two layers that are the same module) share a parameter of this name."""
+    first, second = names.get(one, "a module"), names.get(other, "another module")
+    what = f"{first} is used by two layers" if first == second else f"{first} and {second} share their {parameter}"
     raise UserError(
         f"{what}, which can only lose the same positions everywhere; pass the same positions for each layer, or give "
         "each layer weights of its own (copy.deepcopy of the module) before pruning."

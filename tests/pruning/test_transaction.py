@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_surgery import mask, train, uneven_cut
 
 import neuroprune.pruning.t5  # loaded late, and its lines are not to be counted
-from helpers.models import logits, make_batch, make_model
+from helpers.models import NAMES, logits, make_batch, make_model
 from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.residual_stream import remove_hidden
 from neuroprune.pruning.surgery import remove, remove_zero_units
@@ -107,6 +109,19 @@ def test_an_error_at_any_step_of_a_removal_changes_nothing(name):
     batch = make_batch(name)
     assert torch.equal(logits(model, batch), logits(twin, batch))
     train(model, optimizer, batch)
+
+
+@given(name=st.sampled_from(NAMES), share=st.floats(0, 1, exclude_max=True))
+@settings(max_examples=20, deadline=None)
+def test_an_error_at_a_random_step_of_any_model_changes_nothing(name, share):
+    (model, optimizer), (twin, twins) = trained(name), trained(name)
+    heads, neurons = uneven_cut(name)
+    steps = traced(lambda: remove(twin, heads, neurons, twins))
+    before = describe(model, optimizer)
+    with pytest.raises(InjectedError):
+        traced(lambda: remove(model, heads, neurons, optimizer), fail_at=int(share * len(steps)))
+    assert describe(model, optimizer) == before
+    train(model, optimizer, make_batch(name))
 
 
 def silent(name):

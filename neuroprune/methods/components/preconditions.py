@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from neuroprune.errors import UserError
 from neuroprune.pruning.blocks import Blocks
+from neuroprune.pruning.cuts import refuse_shared
 from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, removed_weights
 
 
@@ -60,6 +61,35 @@ def check_not_compiled(model: nn.Module) -> None:
             "the model is compiled, and in a compiled model nothing can be measured or masked while it is pruned; give "
             "the model as it was before torch.compile, and compile the one that comes out."
         )
+
+
+def check_weights(model: nn.Module, blocks: Blocks) -> None:
+    """Refuse prunable weights that belong to several layers, or that are not on the device where they are used.
+
+    Args:
+        model: The model of a run.
+        blocks: Its blocks.
+
+    Raises:
+        UserError: If there is such a weight: methods choose the units of each layer apart, and change weights in place.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    places: dict[Any, list[tuple[nn.Module, int]]] = {}
+    for projection in prunable_projections(blocks):
+        places.setdefault(projection.module.weight, []).append((projection.module, projection.part))
+    for module in names:
+        weight = module._parameters.get("weight")
+        if weight in places and (module, 0) not in places[weight]:
+            places[weight].append((module, 0))
+    for weight, [(first, part), *others] in places.items():
+        for other, other_part in others:
+            if other is not first or other_part == part:
+                refuse_shared(names, first, "weight", other)
+        if weight.is_meta:
+            raise UserError(
+                f"{names[first]} is on the meta device: accelerate keeps its weight elsewhere; load the model without "
+                "device_map, on one device."
+            )
 
 
 def check_trained(blocks: Blocks) -> None:

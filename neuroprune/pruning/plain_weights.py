@@ -1,0 +1,89 @@
+"""Check that weights are plain parameters: surgery and zeroing on anything else would be undone or lost without a word.
+
+A weight that is computed before each forward pass (pruning masks, parametrizations, norms) takes its old values and
+shape back; a quantized, sharded or adapted one is not the matrix that the model multiplies by.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+from transformers.pytorch_utils import Conv1D
+
+from neuroprune.errors import UserError
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+ADAPTERS = "merge the adapters first (merge_and_unload()), prune, and attach new ones"
+QUANTIZED = "load the model without quantization, prune it, and quantize the result"
+SHARDED = "load the whole model on one device, without FSDP or tensor parallelism"
+
+
+def check_plain(module: nn.Module, name: str) -> None:
+    """Refuse a linear layer whose weight is not a plain, dense, floating-point parameter of its own.
+
+    Args:
+        module: The layer.
+        name: Its path in the model, for the message.
+
+    Raises:
+        UserError: If the weight or the bias is computed from other tensors, quantized, sharded or adapted; the message
+            names the remedy.
+    """
+    found = _computed(module, name) or _unknown(module) or _stored(module)
+    if found is not None:
+        what, remedy = found
+        raise UserError(f"{name}: {what}, so what is removed from it would come back or be lost; {remedy}.")
+
+
+def _computed(module: nn.Module, name: str) -> tuple[str, str] | None:
+    """Name what computes the weight or bias before each forward pass, and how to make it permanent."""
+    layer = f'model.get_submodule("{name}")'
+    for tensor in ("weight", "bias"):
+        if parametrize.is_parametrized(module, tensor):
+            used = type(module.parametrizations[tensor][0]).__name__  # type: ignore[union-attr, index]
+            remedy = f'torch.nn.utils.parametrize.remove_parametrizations({layer}, "{tensor}")'
+            return f"its {tensor} is parametrized ({used})", f"call {remedy} first"
+        for suffixes, what, function in _REPARAMETRIZED:
+            if all(hasattr(module, f"{tensor}_{suffix}") for suffix in suffixes):
+                remedy = f'call torch.nn.utils.{function}({layer}, "{tensor}") first'
+                return f"its {tensor} is computed by {what}", remedy
+    return None
+
+
+_REPARAMETRIZED = (
+    (("orig", "mask"), "torch.nn.utils.prune", "prune.remove"),
+    (("g", "v"), "weight_norm", "remove_weight_norm"),
+    (("orig", "u"), "spectral_norm", "remove_spectral_norm"),
+)
+
+
+def _unknown(module: nn.Module) -> tuple[str, str] | None:
+    """Name a layer of another kind than a linear map, or one with parameters beside its weight and bias."""
+    extra = sorted(set(module._parameters) - {"weight", "bias"})
+    if hasattr(module, "base_layer") or any("lora" in other.lower() for other in extra):
+        return f"it has adapters ({type(module).__name__})", ADAPTERS
+    if not isinstance(module, nn.Linear | Conv1D):
+        quantized = "quant" in f"{type(module).__module__}.{type(module).__name__}".lower()
+        what = f"it is a {type(module).__name__}, not a linear layer"
+        return what, QUANTIZED if quantized else "put an nn.Linear with the same weights in its place"
+    if extra:
+        return f"it has {', '.join(extra)} beside its weight", f"remove them, or, if it is quantized, {QUANTIZED}"
+    return None
+
+
+def _stored(module: nn.Module) -> tuple[str, str] | None:
+    """Name a weight or bias that is sharded, no parameter, or quantized."""
+    for name, tensor in (("weight", module.weight), ("bias", module.bias)):
+        if name == "bias" and tensor is None:
+            continue
+        kind = type(getattr(tensor, "data", tensor)).__name__
+        if kind == "DTensor" or (name == "weight" and getattr(tensor, "ndim", 2) != 2):
+            return f"its {name} is sharded", SHARDED
+        if not isinstance(tensor, nn.Parameter):
+            remedy = "make it one (nn.Parameter(…)); of a sharded model, load the whole on one device"
+            return f"its {name} is a {kind}, not a parameter", remedy
+        if kind != "Tensor" or tensor.dtype not in DTYPES:
+            return f"its {name} is quantized ({kind}, {str(tensor.dtype).removeprefix('torch.')})", QUANTIZED
+    return None
