@@ -20,7 +20,7 @@ PAGES = sorted(page for pattern in PATTERNS for page in ROOT.glob(pattern))
 MADE_BY_RUNS = re.compile(r"results/(?!published/)|resources/|\.venv|\.snakemake|site/|tasks/NAME|config/(?:my|NAME)\.")
 OTHER = re.compile(r"[<>…*{}$=:]|://|^[~/]")
 EXAMPLES = {"my.yaml", "run.json", "plan.json", "config.json", "runs.csv", "report.html"}
-EXAMPLES |= {"train.log", "train.1.log", "measure.log", "mine.py"}
+EXAMPLES |= {"my_task.yaml", "train.log", "train.1.log", "measure.log", "mine.py"}
 FOLDERS = ("", "config", "neuroprune", "neuroprune/config", "neuroprune/methods", "results/published", "workflow")
 
 
