@@ -6,11 +6,16 @@ functions here return what they are given and cost nothing.
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
 import os
 import signal
+import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from multiprocessing.connection import wait as wait_for
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +25,7 @@ from torch import Tensor
 from neuroprune.errors import UserError
 
 BUCKET = 2**24  # numbers that are sent at once
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 T = TypeVar("T")
 
 
@@ -110,6 +116,27 @@ def _own_signals() -> Iterator[None]:
                 signal.signal(name, handler)
 
 
+def end_with_parent(group: bool = False) -> None:
+    """Have this process killed as soon as its parent ends, even if the parent is killed.
+
+    Torch's launcher asks the kernel for a SIGINT. Processes that a shell started in the background ignore it, and one
+    that waits for its peers receives it too late.
+
+    Args:
+        group: Whether to kill the process group, too. This process must be its leader.
+    """
+    if sys.platform == "linux" and not group:  # the kernel kills at once, but only this process
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None:  # also if it ended before the call above
+        threading.Thread(target=_kill_after, args=[parent.sentinel, group], daemon=True).start()
+
+
+def _kill_after(sentinel: int, group: bool) -> None:
+    wait_for([sentinel])
+    os.kill(0 if group else os.getpid(), signal.SIGKILL)
+
+
 @contextmanager
 def joined(processes: int) -> Iterator[None]:
     """Be one of the processes that `launch` started, until the end.
@@ -122,6 +149,7 @@ def joined(processes: int) -> Iterator[None]:
         return
     from accelerate import PartialState
 
+    end_with_parent()
     state = PartialState(cpu=not torch.cuda.is_available())  # nccl with GPUs, gloo without
     torch.serialization.register_package(99, lambda _: None, _numbered_cpu)
     yield

@@ -1,4 +1,4 @@
-"""Atomic, durable writes and file hashes. All modules that write results use these functions."""
+"""Atomic, durable writes and hashes. All modules that write results use these functions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +36,71 @@ def write_bytes(path: Path, data: bytes) -> None:
         path: The file; its folder is created if necessary, and an existing file is replaced.
         data: The content.
     """
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary file beside `path`, which replaces `path` when the block ends without an exception.
+
+    The file is synced to disk before it is renamed. Its mode follows the umask, even if the writer in the block creates
+    private files, as safetensors does.
+
+    Args:
+        path: The file to write; its folder is created if necessary.
+
+    Yields:
+        The temporary file, empty.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(data)
+        mode = _create(temporary)
+        yield temporary
+        temporary.chmod(mode)
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder`, which replaces `folder` when the block ends without an exception.
+
+    Args:
+        folder: The folder to write; its parent must exist. The caller ensures that no other process writes it.
+
+    Yields:
+        The temporary folder, empty.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def open_to_umask(folder: Path) -> None:
+    """Give every file directly inside a folder the mode that the umask allows; safetensors creates private files."""
+    files = [path for path in folder.iterdir() if path.is_file()]
+    probe = folder / f".mode.{os.getpid()}.tmp"
+    mode = _create(probe)
+    probe.unlink()
+    for path in files:
+        path.chmod(mode)
+
+
+def _create(path: Path) -> int:
+    """Create an empty file and return the permissions that the umask has left it."""
+    path.write_bytes(b"")
+    return path.stat().st_mode & 0o777
 
 
 def sync(path: Path) -> None:
@@ -63,6 +121,11 @@ def write_json(path: Path, data: BaseModel | Mapping[str, Any]) -> None:
     """
     plain = data.model_dump(mode="json") if isinstance(data, BaseModel) else data
     write_text(Path(path), json.dumps(finite(plain), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def text_hash(text: str) -> str:
+    """Return the SHA-256 of a text in UTF-8 as 64 hexadecimal digits."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def file_hash(path: Path) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 
 from neuroprune.errors import UserError
-from neuroprune.files.atomic import file_hash
+from neuroprune.files.atomic import file_hash, whole_folder
 
 log = logging.getLogger(__name__)
 
@@ -119,23 +119,11 @@ def build_once(folder: Path, build: Callable[[Path], None], good: Callable[[Path
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):
             if not good(folder):  # another process may have built it in the meantime
-                _replace(folder, build)
+                with whole_folder(folder) as temporary:
+                    build(temporary)
     except PermissionError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}): choose a writable folder") from error
     return folder
-
-
-def _replace(folder: Path, build: Callable[[Path], None]) -> None:
-    """Build a temporary folder and move it to its place."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        build(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def cause(error: Exception) -> str:

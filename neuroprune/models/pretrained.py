@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,8 @@ from torch import nn
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from neuroprune.errors import UserError, did_you_mean
+from neuroprune.files.atomic import open_to_umask
+from neuroprune.files.temporary import OWNER, keep, temporary_folder
 from neuroprune.models import quantizer  # noqa: F401  (registers)
 from neuroprune.models.card import Facts, hub_id, is_ours, write_card
 from neuroprune.models.weight_index import check_indices
@@ -64,34 +65,34 @@ def save_pretrained(
     folder = Path(folder)
     facts = Facts(metrics or {}, base_model, dataset, task, labels)
     folder.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
-    with ExitStack() as stack:
-        stack.callback(shutil.rmtree, new, ignore_errors=True)
+    with temporary_folder(".new-", folder) as new:
         for part in filter(None, (model, tokenizer)):
             part.save_pretrained(new)
         if _has_card(model) and is_ours(folder / "README.md"):
             write_card(model, new, name or folder.resolve().name, facts)
+        open_to_umask(new)
         try:
             (folder / "config.json").unlink(missing_ok=True)
             for old in [*folder.glob("model*.safetensors*"), *folder.glob("pytorch_model*.bin*")]:
                 old.unlink()
             move_files(new, folder)
         except OSError as error:  # part of the old model may be gone already
-            stack.pop_all()
+            keep(new)
             raise UserError(
                 f"{folder} can't be written ({error.strerror or error}); what is missing there is kept in {new}."
             ) from error
 
 
 def move_files(made: Path, folder: Path) -> None:
-    """Move all that lies in one folder into another on the same disk, `config.json` last.
+    """Move all files of one folder, except its owner's lock, into another on the same disk, `config.json` last.
 
     Args:
         made: A whole model; the folder is empty afterwards.
         folder: Where to; what has the same name there is replaced.
     """
     for file in sorted(made.iterdir(), key=lambda file: file.name == "config.json"):
-        _replace(file, folder / file.name)
+        if file.name != OWNER:
+            _replace(file, folder / file.name)
 
 
 def from_pretrained(folder: str | Path, auto_class: Any = None) -> nn.Module:

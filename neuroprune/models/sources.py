@@ -5,7 +5,6 @@ Weights are read from safetensors alone and no code of a repository is ever run.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections.abc import Iterable, Iterator
@@ -25,7 +24,7 @@ from transformers import (
 
 from neuroprune.config.settings import ModelSettings
 from neuroprune.errors import UserError, did_you_mean
-from neuroprune.files.atomic import file_hash
+from neuroprune.files.atomic import file_hash, text_hash
 from neuroprune.files.packages import RESOURCES, Package, cause, unpack
 from neuroprune.models.weight_index import check_indices
 from neuroprune.pruning.architectures import find_architecture
@@ -65,13 +64,12 @@ def prepare(model: ModelSettings, resources: Path = RESOURCES) -> dict[str, Any]
     found = {"name": model.name, "source": model.source}
     if model.source.startswith("random:"):
         _random_config(model)
-        return found | {"sha256": hashlib.sha256(model.model_dump_json().encode()).hexdigest()}
+        return found | {"sha256": text_hash(model.model_dump_json())}
     folder = locate(model, resources, refresh=True)
-    digest = hashlib.sha256()
-    for path in [folder / "config.json", *_weights(model, folder)]:
-        digest.update(f"{path.name} {file_hash(path)}\n".encode())
+    files = [folder / "config.json", *_weights(model, folder)]
+    digest = text_hash("".join(f"{path.name} {file_hash(path)}\n" for path in files))
     revision = {"revision": folder.name} if folder.parent.name == "snapshots" else {}
-    return found | {"sha256": digest.hexdigest()} | revision
+    return found | {"sha256": digest} | revision
 
 
 def load(model: ModelSettings, data: Texts, seed: int, resources: Path = RESOURCES) -> tuple[Any, Any]:

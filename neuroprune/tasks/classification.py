@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from datasets import ClassLabel, Dataset, Value
 
 from neuroprune.config.settings import TaskSettings
 from neuroprune.errors import UserError
+from neuroprune.files.atomic import text_hash
 from neuroprune.files.packages import RESOURCES
 from neuroprune.pruning.architectures import find_architecture
 from neuroprune.tasks import sources
@@ -46,7 +46,7 @@ class TaskData:
     def sha256(self) -> str:
         """Hash of the used rows, their order and the classes' names; the same on every platform."""
         parts = [json.dumps(self.labels), *(rows_sha256(sources.each(split)) for split in (self.train, self.eval))]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return text_hash("\n".join(parts))
 
     @cached_property
     def majority(self) -> float:

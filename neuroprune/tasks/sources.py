@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from neuroprune.config.availability import dataset_folder
 from neuroprune.config.settings import TaskSettings
 from neuroprune.errors import UserError, did_you_mean
 from neuroprune.files.packages import cause
+from neuroprune.files.temporary import temporary_folder
 from neuroprune.tasks import demo_data
 from neuroprune.tasks.quiet import no_progress_bars
 
@@ -86,8 +86,8 @@ def _read_folder(task: TaskSettings, folder: Path, config: str | None) -> datase
     """Read all splits into memory. Nothing is cached: a cache could give the old rows of a rewritten file."""
     where = f"task {task.name}: dataset {task.source} in {folder}"
     try:
-        with no_progress_bars(), tempfile.TemporaryDirectory() as cache:
-            return datasets.load_dataset(str(folder), config, cache_dir=cache, keep_in_memory=True)
+        with no_progress_bars(), temporary_folder("neuroprune-") as cache:
+            return datasets.load_dataset(str(folder), config, cache_dir=str(cache / "datasets"), keep_in_memory=True)
     except DISAGREE as error:
         raise UserError(f"{where}: README.md and the files disagree about rows or splits; mend one of them") from error
     except (ValueError, OSError, RuntimeError, DatasetGenerationError) as error:

@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from neuroprune.files.atomic import text_hash
+
 Judge = Callable[[Sequence[str], Sequence[str]], dict[str, float]]  # written texts and references to values by metric
 Copy = Callable[[Sequence[str], Sequence[str]], list[str]]  # sources and the training rows' answers to copies
 
@@ -36,7 +38,7 @@ def rank(*parts: object) -> float:
     Returns:
         The number.
     """
-    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()
+    digest = text_hash("\x1f".join(map(str, parts)))
     return int(digest[:13], 16) / 16**13
 
 

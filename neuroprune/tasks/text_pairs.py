@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ from datasets import Dataset
 
 from neuroprune.config.settings import TaskSettings
 from neuroprune.errors import UserError
+from neuroprune.files.atomic import text_hash
 from neuroprune.tasks import sources
 from neuroprune.tasks.text import Copy, Judge, rows_sha256
 
@@ -50,7 +50,7 @@ class TextPairs:
     def sha256(self) -> str:
         """Hash of the used rows and their order; the same on every platform."""
         parts = (rows_sha256(sources.each(split)) for split in (self.train, self.eval))
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return text_hash("\n".join(parts))
 
     def texts(self) -> Iterator[str]:
         """Yield every text of the training rows."""

@@ -7,7 +7,6 @@ run's record needs, and the size and hash of every other file: a checkpoint that
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -24,7 +23,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from neuroprune import distributed
-from neuroprune.files.atomic import file_hash, finite, sync, write_json
+from neuroprune.files.atomic import file_hash, finite, sync, text_hash, write_json
 
 log = logging.getLogger(__name__)
 
@@ -219,7 +218,7 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return text_hash(json.dumps(content, sort_keys=True))
 
 
 def _step(checkpoint: Path) -> int:

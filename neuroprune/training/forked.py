@@ -10,12 +10,10 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 
 from neuroprune.errors import UserError
@@ -79,8 +77,10 @@ def _do_in_fork(piece: Piece) -> int:
 
 def _work(piece: Piece) -> None:
     """In the fork: print to the piece's own file, do the work, and end with the process that started it."""
+    from neuroprune import distributed  # imports torch: the process that forks need not have loaded it
+
     os.setpgid(0, 0)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    distributed.end_with_parent(group=True)
     piece.log.parent.mkdir(parents=True, exist_ok=True)
     piece.log.unlink(missing_ok=True)  # an earlier one may have a second name, under which it is kept
     with piece.log.open("wb") as log:
@@ -91,14 +91,6 @@ def _work(piece: Piece) -> None:
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
-
-
-def _end_with_parent() -> None:
-    """Kill this process, with what it has started, when its parent is gone."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os.killpg(0, signal.SIGKILL)
 
 
 def _last_line(log: Path) -> str:

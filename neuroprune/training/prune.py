@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,6 +14,7 @@ from safetensors import SafetensorError
 from neuroprune.config.catalogue import make_plan, read_catalogue, read_yaml
 from neuroprune.config.settings import RunSettings
 from neuroprune.errors import ConfigError, UserError, did_you_mean
+from neuroprune.files.temporary import keep, temporary_folder
 from neuroprune.results.records import RunRecord, read_record
 
 
@@ -57,16 +56,15 @@ def prune(request: Request, out: Path, data_root: Path) -> list[str]:
             diverged.
     """
     settings = run_settings(request)
-    folder = _work_folder(out)
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = _work_folder(out, stack)
         try:
             result = _train(settings, folder, data_root)
             _hand_over(folder / "model", out.resolve())
         except (OSError, SafetensorError) as error:
             if not (folder / "model").is_dir():  # it was not made yet
                 raise
-            stack.pop_all()
+            keep(folder)
             raise UserError(
                 f"--out: the model is made, but {out} can't be written ({_reason(error)}); what is missing there is "
                 f"kept in {folder / 'model'}."
@@ -74,19 +72,29 @@ def prune(request: Request, out: Path, data_root: Path) -> list[str]:
     return _summary(result, out)
 
 
-def _work_folder(out: Path) -> Path:
-    """Make the folder to work in, on the disk of `out`: inside it if it is there (it may be a mount), else beside it.
+def _work_folder(out: Path, stack: ExitStack) -> Path:
+    """Create the folder to work in, on the disk of `out`: inside it if it exists (it may be a mount), else beside it.
 
-    Nothing is trained yet, so a place that can't be written costs no training.
+    Nothing has been trained yet, so that an unwritable place costs no training.
+
+    Args:
+        out: The folder for the model.
+        stack: Deletes the folder at its end.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: If `out` contains something or cannot be written.
     """
     try:
         place = out.resolve()
-        begun = f".{place.name}-"  # what a killed start has left in a folder that was there
-        if place.exists() and not (place.is_dir() and all(file.name.startswith(begun) for file in place.iterdir())):
+        prefix = f".{place.name}-"  # also of what a killed start has left in an existing folder
+        if place.exists() and not (place.is_dir() and all(file.name.startswith(prefix) for file in place.iterdir())):
             raise UserError(f"--out: {out} holds something already; give a new folder.")
         parent = place if place.exists() else place.parent
         parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=begun, dir=parent))
+        return stack.enter_context(temporary_folder(prefix, parent))
     except (OSError, RuntimeError) as error:  # links that lead to each other are a RuntimeError
         raise UserError(f"--out: {out} can't be written ({_reason(error)}); give another folder.") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
 import shutil
 from collections.abc import Iterator
@@ -11,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors.numpy import save_file
 from transformers import Seq2SeqTrainingArguments, Trainer, TrainerCallback, set_seed
 
@@ -20,7 +19,7 @@ from neuroprune import distributed, methods, tasks
 from neuroprune.config.canonical import settings_hash
 from neuroprune.config.settings import RunSettings, TrainingSettings
 from neuroprune.errors import UserError
-from neuroprune.files.atomic import file_hash, write_json
+from neuroprune.files.atomic import file_hash, whole_file, whole_folder, write_json
 from neuroprune.models import pretrained, sources
 from neuroprune.pruning.sparsity import measure_sparsity
 from neuroprune.results import records
@@ -60,7 +59,6 @@ def train(
     if distributed.must_start(processes):
         distributed.launch(train, processes, settings, output, data_root, checkpoint_minutes, made)
         return
-    folder.mkdir(parents=True, exist_ok=True)
     with distributed.joined(processes), _only_writer(folder) if distributed.is_main() else nullcontext():
         distributed.from_main(partial(_forget, output))
         with checkpoints.kept_log(folder) if distributed.is_main() else nullcontext():
@@ -99,7 +97,7 @@ def _run(
     fit = _fit(trainer, checkpoints.Checkpoints(progress, checkpoint_minutes))
     if not distributed.is_main():
         return None
-    with _whole(folder / "model") as temporary:
+    with whole_folder(folder / "model") as temporary:
         pretrained.save_pretrained(model, temporary, tokenizer, **_card(settings, data, fit["metrics"]))
     result = {
         "metric": settings.task.metric,
@@ -252,37 +250,31 @@ def _save_arrays(model: torch.nn.Module, folder: Path, eps: float) -> dict[str, 
     arrays["patterns.safetensors"] = records.pack_patterns(weight_arrays.patterns(model, eps), room)
     files = {}
     for name, tensors in arrays.items():
-        _write_arrays(folder / name, tensors)
+        with whole_file(folder / name) as temporary:
+            save_file(tensors, temporary)
         files[name] = file_hash(folder / name)
     return {"degree_sd_percent": weight_arrays.degree_sd_percent(degrees), "files": files}
 
 
-def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    temporary = path.with_suffix(".tmp")
-    save_file(arrays, temporary)
-    temporary.replace(path)
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder that takes the place of `folder` only when everything in it is written."""
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    yield temporary
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.replace(folder)
-
-
 @contextmanager
 def _only_writer(folder: Path) -> Iterator[None]:
-    """Hold a kernel lock on a run folder: a killed scheduler may leave a job that still writes there."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another process is writing this run; wait for it to end or stop it") from None
+    """Lock a run folder, since a killed scheduler may leave a job that still writes there; delete temporary files."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{folder}: another process is writing this run; wait for it to end or stop it") from None
+    except PermissionError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}): choose a writable folder") from error
+    with lock:
+        _delete_temporary(folder)
         yield
+
+
+def _delete_temporary(folder: Path) -> None:
+    """Delete what killed processes left: files of `neuroprune.files.atomic` (`.*.tmp`) and of safetensors (`.tmp*`)."""
+    for path in {*folder.glob(".*.tmp"), *folder.glob(".tmp*")}:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _set_up(settings: RunSettings) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from neuroprune import distributed
 from neuroprune.errors import UserError
 from neuroprune.training.forked import Piece, in_turn
 
@@ -72,14 +73,50 @@ def work_for_long(folder):
 def test_a_piece_ends_with_the_process_that_started_it(name, tmp_path):
     parent = FORKSERVER.Process(target=work_for_long, args=[tmp_path])
     parent.start()
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "number").exists() or not (tmp_path / "number").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: (tmp_path / "number").exists() and (tmp_path / "number").read_text())
     os.kill(parent.pid, getattr(signal, name))
     parent.join(timeout=30)
     assert parent.exitcode not in (0, None)
-    while is_alive(int((tmp_path / "number").read_text())):
+    wait_until(lambda: not is_alive(int((tmp_path / "number").read_text())))
+
+
+def write_number_and_spin(folder):
+    """What a process of a run with `processes: 2` does: it ignores a SIGINT and computes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with distributed.joined(2):
+        (folder / f"worker{os.getpid()}").touch()
+        while True:
+            pass
+
+
+def launch_workers(folder):
+    (folder / f"fork{os.getpid()}").touch()
+    distributed.launch(write_number_and_spin, 2, folder)
+
+
+def work_with_workers(folder):
+    in_turn(make_pieces(folder, lambda: launch_workers(folder)))
+
+
+def numbers(folder, kind):
+    return [int(path.name.removeprefix(kind)) for path in folder.glob(f"{kind}[0-9]*")]
+
+
+@pytest.mark.parametrize("killed", ["job", "fork"])
+def test_the_processes_of_a_run_end_with_their_launcher(killed, tmp_path):
+    job = FORKSERVER.Process(target=work_with_workers, args=[tmp_path])
+    job.start()
+    wait_until(lambda: len(numbers(tmp_path, "worker")) == 2)
+    (fork,), workers = numbers(tmp_path, "fork"), numbers(tmp_path, "worker")
+    os.kill(job.pid if killed == "job" else fork, signal.SIGKILL)
+    wait_until(lambda: not any(map(is_alive, [fork, *workers])))
+    job.join(timeout=30)
+    assert job.exitcode == (-signal.SIGKILL if killed == "job" else 0)
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 120
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 

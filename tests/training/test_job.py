@@ -1,6 +1,5 @@
 """Runs that share a job: each as if it were alone, and only what is missing is done."""
 
-import fcntl
 import json
 import multiprocessing
 import os
@@ -13,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 from test_run import settings
 
 from helpers.data import write_glue
@@ -219,8 +219,7 @@ def test_models_are_kept_if_the_study_says_so(study):
 def test_a_run_that_another_process_writes_fails_and_no_other_does(empty):
     folder = empty.place.folder("l1")
     folder.mkdir(parents=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(folder / ".lock"):
         assert empty.train(job()) == 1
     assert contents(empty).keys() == {"dense", "ours"}
     assert not empty.list_of("runs").exists()
@@ -276,9 +275,8 @@ def wait_until(condition, process=None):
 
 def is_free(folder: Path):
     """Whether no process writes a run."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            return True
+    except Timeout:
+        return False

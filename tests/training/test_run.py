@@ -1,6 +1,5 @@
 """One run from settings to its folder: what is written, when it is not, and that it can be trusted."""
 
-import fcntl
 import json
 import os
 import random
@@ -9,6 +8,7 @@ import resource
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError
 from transformers import AutoModel, BertConfig
 
@@ -213,11 +213,31 @@ def test_a_run_that_diverges_in_its_last_step_is_recorded_as_diverged(learning_r
 def test_a_folder_that_is_being_written_is_left_alone(data_root, tmp_path):
     folder = tmp_path / "tiny"
     folder.mkdir()
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another process is writing this run"):
-            training.train(settings(), folder / "run.json", data_root)
+    with FileLock(folder / ".lock"), pytest.raises(UserError, match="another process is writing this run"):
+        training.train(settings(), folder / "run.json", data_root)
     assert not (folder / "run.json").exists()
+
+
+def test_what_a_killed_job_left_half_written_is_deleted(data_root, tmp_path):
+    """Arrays that safetensors was writing, and the model."""
+    folder = tmp_path / "tiny"
+    (folder / ".model.tmp").mkdir(parents=True)
+    for name in (".tmpAbC123", ".cells.safetensors.17.tmp", ".model.tmp/model.safetensors"):
+        (folder / name).write_text("half")
+    run(settings(training={"epochs": 0.1}), data_root, folder)
+    arrays = [f"{name}.safetensors" for name in ("cells", "degrees", "heads", "patterns")]
+    assert sorted(path.name for path in folder.iterdir()) == sorted([".lock", "model", "run.json", *arrays])
+
+
+def test_arrays_and_weights_can_be_read_by_whom_the_umask_allows(data_root, tmp_path):
+    before = os.umask(0o022)
+    try:
+        run(settings(training={"epochs": 0.1}), data_root, tmp_path / "tiny")
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "tiny").rglob("*") if path.is_file() and path.name != ".lock"]
+    assert {"cells.safetensors", "model.safetensors", "run.json"} <= {path.name for path in files}
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in files} == {path.name: "0o644" for path in files}
 
 
 def test_a_run_that_fails_leaves_no_record_of_an_earlier_one(data_root, tmp_path):
@@ -239,7 +259,7 @@ def test_a_file_that_does_not_fit_on_the_disk_leaves_no_half_of_a_run(data_root,
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     assert not (folder / "run.json").exists() and not (folder / "model").exists()
     assert run(settings(), data_root, folder).status == "done"  # there is room again
-    assert (folder / "model" / "model.safetensors").exists() and not (folder / "model.tmp").exists()
+    assert (folder / "model" / "model.safetensors").exists() and not (folder / ".model.tmp").exists()
 
 
 def test_frozen_embeddings_stay_as_they_are(data_root, tmp_path):

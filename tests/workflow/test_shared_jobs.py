@@ -146,9 +146,8 @@ def test_putting_runs_together_otherwise_trains_and_times_none(snakemake, own_co
 
 def test_a_run_that_fails_takes_no_other_down_and_is_named(snakemake, tmp_path, finished):
     (tmp_path / "data").symlink_to(finished / "data")
-    lies_in_the_way = tmp_path / f"results/mini/runs/{NEUROPRUNE}/model.tmp"
-    lies_in_the_way.parent.mkdir(parents=True)
-    lies_in_the_way.touch()  # a file where the model is to be written
+    lies_in_the_way = tmp_path / f"results/mini/runs/{NEUROPRUNE}/timing.json"
+    lies_in_the_way.mkdir(parents=True)  # a folder where a file is to be deleted
     done = snakemake(tmp_path, "--cores", "2", "--configfile", finished / "study.yaml")
     assert done.code == 1
     assert contents(tmp_path).keys() == {DENSE, L1}

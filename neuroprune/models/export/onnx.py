@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune.errors import UserError
+from neuroprune.files.atomic import open_to_umask
+from neuroprune.files.temporary import temporary_folder
 from neuroprune.models import card
 from neuroprune.models.export.tokenizers import copy_tokenizer
-from neuroprune.models.pretrained import from_pretrained
+from neuroprune.models.pretrained import from_pretrained, move_files
 from neuroprune.pruning.architectures import find_architecture
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -52,17 +53,13 @@ def export(folder: Path, out: Path) -> list[str]:
     model: Any = from_pretrained(folder).float()
     find_architecture(model.config.model_type)  # the card needs a known one
     out.mkdir(parents=True, exist_ok=True)
-    new = out / ".new"
-    new.mkdir()
-    try:
+    with temporary_folder(".new-", out) as new:
         write_onnx(model, new / FILE)
         error = largest_difference(model, new / FILE)
         if not error <= TOLERANCE:
             raise UserError(f"{folder}: outputs of the ONNX file differ from the model's by {error:.2g}; not written.")
-        for file in new.iterdir():
-            file.replace(out / file.name)
-    finally:
-        shutil.rmtree(new)
+        open_to_umask(new)
+        move_files(new, out)
     _write_companions(model, folder, out)
     names = ", ".join(input_names(model))
     return [f"{out / FILE}: inputs {names}; outputs differ from the model's by at most {error:.1g}."]
