@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from neuroprune.config.fields import (
     TASK_KINDS,
@@ -173,6 +173,9 @@ class CoFiSettings(Settings):
         "kind, fine-tuned on the task, which teaches from the first step. Its answers then take the labels' place. "
         "Default: none, as the paper compares.",
     )
+    freeze_embeddings: bool = Field(
+        default=True, description="Leave the embeddings as they are during the whole run, as published."
+    )
     layer_share: Fraction = Field(
         default=0.9,
         description="Distillation: share of the layers' loss, the rest is that of the predictions (published: 0.9, 0.7 "
@@ -191,6 +194,11 @@ class CoFiSettings(Settings):
         if len(set(self.masks)) < len(self.masks):
             raise ValueError(f"masks names a kind twice: {', '.join(self.masks)}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_frozen_embeddings(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out `freeze_embeddings` while it is true, so that settings from before it keep their hash."""
+        return {key: value for key, value in serialize(self).items() if (key, value) != ("freeze_embeddings", True)}
 
     @property
     def form(self) -> Literal["target"]:

@@ -40,7 +40,6 @@ class Method(TrainerCallback):
 
     settings_class: ClassVar[type[Settings]]
     cuts: ClassVar[bool] = True  # whether the shapes of the model's weights change
-    run: Run  # of the Trainer, from the beginning of its training
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -51,6 +50,14 @@ class Method(TrainerCallback):
         self.strategy = self.make_strategy()
         self.split_steps = False  # whether the Trainer averages gradients over processes; see `batches.SplitSteps`
         self._held: nn.Module | None = None
+        self._run: Run | None = None
+
+    @property
+    def run(self) -> Run:
+        """The Trainer's run, from the beginning of its training."""
+        if self._run is None:
+            raise UserError(f"{type(self).__name__}: no Trainer has begun to train with this callback.")
+        return self._run
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Method:
@@ -150,7 +157,7 @@ class Method(TrainerCallback):
         """Build the run from the Trainer's arguments; start it, or resume it from a checkpoint."""
         if self.cuts:
             preconditions.check_trainer(args, self.split_steps)
-        self.run = Run(
+        self._run = Run(
             model=model,
             optimizer=optimizer,
             scheduler=lr_scheduler,

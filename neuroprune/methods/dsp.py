@@ -37,8 +37,12 @@ class SubsetPruning(Hooks):
         settings: All are read here.
     """
 
-    _gates: Gates | None = None
-    _frozen: Sequence[nn.Parameter] = ()
+    settings: DSPSettings
+
+    def __init__(self, settings: DSPSettings) -> None:
+        super().__init__(settings)
+        self._gates: Gates | None = None
+        self._frozen: Sequence[nn.Parameter] = ()
 
     def start(self, run: Run) -> None:
         """Draw the scores and attach the gates."""
@@ -133,6 +137,7 @@ class DSP(Method):
     """
 
     settings_class = DSPSettings
+    settings: DSPSettings
 
     def make_strategy(self) -> SubsetPruning:
         """Return a new strategy."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from neuroprune.config.settings import TaylorSettings
 from neuroprune.errors import UserError
 from neuroprune.methods.callback import Method
-from neuroprune.methods.components.state_files import unnest
+from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.components.unit_removal import UnitTarget
 from neuroprune.methods.hooks import Run, State
 from neuroprune.pruning.blocks import Block, Projection
@@ -23,7 +23,11 @@ class TaylorTarget(UnitTarget):
     The gradients are those of the optimizer's steps before the event, clipped as they are.
     """
 
-    _sums: dict[Block, Tensor] | None = None
+    settings: TaylorSettings
+
+    def __init__(self, settings: TaylorSettings) -> None:
+        super().__init__(settings)
+        self._sums: dict[Block, Tensor] | None = None
 
     def before_step(self, run: Run) -> None:
         """Add this step's |w dL/dw| to the scores if an event is near."""
@@ -33,18 +37,18 @@ class TaylorTarget(UnitTarget):
 
     def state_dict(self) -> State:
         """Return the state of the form, and the sums so far if an event is near."""
-        sums = {f"sums.{i}": values for i, values in enumerate((self._sums or {}).values())}
-        return super().state_dict() | sums
+        sums = {str(i): values for i, values in enumerate((self._sums or {}).values())}
+        return super().state_dict() | {"summing": self._sums is not None} | nest("sums", sums)
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Go on with the same sums."""
+        """Continue with the same sums."""
         super().resume(run, state)
-        sums = unnest("sums", state)
-        device = next(run.model.parameters()).device
-        self._sums = {block: sums[str(i)].to(device) for i, block in enumerate(run.blocks.all)} if sums else None
+        if state["summing"]:
+            sums, device = unnest("sums", state), next(run.model.parameters()).device
+            self._sums = {block: sums[str(i)].to(device) for i, block in enumerate(run.blocks.all)}
 
     def scores(self, run: Run) -> dict[Block, Tensor]:
-        """Return the sums since the last event, and begin anew."""
+        """Return the sums since the last event, and reset them."""
         sums, self._sums = self._sums, None
         assert sums is not None, "before_step has run at least once before an event"
         return sums
@@ -92,6 +96,7 @@ class Taylor(Method):
     """
 
     settings_class = TaylorSettings
+    settings: TaylorSettings
 
     def make_strategy(self) -> TaylorTarget:
         """Return a new strategy."""

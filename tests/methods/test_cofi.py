@@ -16,11 +16,13 @@ from helpers.loops import (
     train_bare,
 )
 from helpers.models import NAMES, logits, make_batch, make_model
+from neuroprune.config.canonical import settings_hash
 from neuroprune.errors import UserError
 from neuroprune.methods.cofi.hard_concrete import draw, evaluation_gates, open_probability
 from neuroprune.methods.cofi.masked_model import MaskedModel, compact, masked_norm
 from neuroprune.methods.cofi.masks import BlockSize, MaskParameters, MaskValues, Sizes, meet, opened, sparsity_of
-from neuroprune.methods.cofi.method import CoFi, lagrangian, unwind
+from neuroprune.methods.cofi.method import CoFi
+from neuroprune.methods.cofi.stages import MaskUpdates, Timetable, lagrangian, unwind
 from neuroprune.methods.components.state_files import load_state, save_state
 from neuroprune.models.export.full import full_size
 from neuroprune.models.pretrained import from_pretrained, save_pretrained
@@ -308,7 +310,8 @@ def test_the_published_stages():
     train_bare(method, model, steps=20)
     targets = [entry["target"] for entry in method.report["history"]]
     assert targets[:6] == pytest.approx([0, 0.125, 0.25, 0.375, 0.5, 0.5])
-    assert [group["betas"] for group in method.strategy._optimizers[0].param_groups] == [(0.9, 0.999)]
+    updates = MaskUpdates(MaskParameters(BERT_BASE, ALL), method.settings, 12, TOTAL)
+    assert [group["betas"] for group in updates.optimizers[0].param_groups] == [(0.9, 0.999)]
 
 
 @pytest.mark.parametrize("steps", [80, 400])
@@ -317,22 +320,18 @@ def test_the_fair_schedule_follows_its_target_without_passing_it(steps):
     torch.manual_seed(0)
     sizes = Sizes(384, [BlockSize(12, 4 * 32 * 384)] * 6, [BlockSize(1536, 2 * 384)] * 6)
     total = 6 * (4 * 384 * 384 + 2 * 384 * 1536)
-    run = make_run(make_model("bert"), steps=steps)
-    method = CoFi(sparsity=0.8, start=0.0, end=1.0)
-    method.start(run)
-    method.strategy.masks, method.strategy._total = MaskParameters(sizes, ALL), total
-    method.strategy._masked.detach()
-    method.strategy._begin_pruning(run)
-    pull = {kind: torch.randn_like(p).exp() * 0.1 / len(p) for kind, p in method.strategy.masks.log_alpha.items()}
+    settings = CoFi(sparsity=0.8, start=0.0, end=1.0).settings
+    masks, timetable = MaskParameters(sizes, ALL), Timetable.of(settings, steps)
+    updates = MaskUpdates(masks, settings, timetable.end - timetable.begin, total)
+    pull = {kind: torch.randn_like(p).exp() * 0.1 / len(p) for kind, p in masks.log_alpha.items()}
     gaps = []
-    while run.step < steps - 1:
-        sum(-(pull[kind] * p.sigmoid()).sum() for kind, p in method.strategy.masks.log_alpha.items()).backward()
-        method.before_step(run)
-        run.step += 1
-        expected = sparsity_of(method.strategy.masks.open_probability(), sizes, total).item()
-        gaps.append(expected - 0.8 * min(1, run.step / method.strategy.warmup))
+    for step in range(steps - 1):
+        sum(-(pull[kind] * p.sigmoid()).sum() for kind, p in masks.log_alpha.items()).backward()
+        updates.step(timetable.target(0.8, step))
+        expected = sparsity_of(masks.open_probability(), sizes, total).item()
+        gaps.append(expected - timetable.target(0.8, step + 1))
     assert max(gaps[steps // 4 :]) < 0.1 and abs(gaps[-1]) < 0.02
-    assert method.strategy.masks.open_probability().mlps.max() > 0.5
+    assert masks.open_probability().mlps.max() > 0.5
 
 
 def test_what_is_gone_stays_gone_in_the_final_fine_tuning():
@@ -381,6 +380,27 @@ def test_mistakes_are_told_in_a_sentence(fields, says):
         CoFi(**fields)
 
 
+@pytest.mark.parametrize("freeze", [True, False])
+def test_embeddings_are_frozen_if_the_settings_say_so(freeze):
+    model, method = make_model("bert").train(), CoFi(sparsity=0.3, masks=("head",), freeze_embeddings=freeze)
+    run, table = make_run(model, steps=12), model.bert.embeddings.word_embeddings
+    before = table.weight.detach().clone()
+    method.start(run)
+    assert table.weight.requires_grad != freeze
+    while run.step < 12:
+        take_step(method, run)
+    assert freeze == torch.equal(table.weight, before)
+    method.finish(run)
+    assert table.weight.requires_grad
+
+
+def test_settings_from_before_frozen_embeddings_could_be_chosen_keep_their_hash():
+    default, free = CoFi(sparsity=0.5).settings, CoFi(sparsity=0.5, freeze_embeddings=False).settings
+    assert "freeze_embeddings" not in default.model_dump() and free.model_dump()["freeze_embeddings"] is False
+    assert settings_hash(default) == "978caff286c4f8c354fa6d4f2770187a9a70cdc54a548d8b4899274d8c87238c"
+    assert settings_hash(free) != settings_hash(default)
+
+
 @pytest.mark.parametrize("stop", [1, 5, 11])
 def test_a_run_goes_on_from_its_state(stop, tmp_path):
     """In every stage: the same weights whether or not another object has taken over in between."""
@@ -393,8 +413,7 @@ def test_a_run_goes_on_from_its_state(stop, tmp_path):
         while run.step < 14:
             if stopped and run.step == stop:
                 save_state(tmp_path, method.state_dict())
-                if method.strategy._masked is not None:
-                    method.strategy._masked.detach()
+                method.strategy.stage.detach()
                 random_state = torch.get_rng_state()
                 for parameter in model.parameters():
                     parameter.requires_grad_(True)

@@ -114,9 +114,8 @@ def test_a_run_with_a_teacher_may_stop_and_go_on(stop, tmp_path):
         take_step(first, run)
     save_state(tmp_path, first.state_dict())
     noise = torch.get_rng_state()
-    if first.strategy._masked is not None:
-        first.strategy._masked.detach()
-    first.strategy._distillation.detach()
+    first.strategy.stage.detach()
+    first.strategy.distillation.detach()
     second = CoFi(**fields)
     second.resume(run, load_state(tmp_path))
     torch.set_rng_state(noise)

@@ -34,12 +34,11 @@ class MaskedModel:
         masks: Those of the last forward pass.
     """
 
-    masks: MaskValues
-
     def __init__(
         self, model: nn.Module, blocks: Blocks, stream: Stream | None, draw: Callable[[bool], MaskValues]
     ) -> None:
         self._draw, self._blocks, self._norms = draw, blocks, [] if stream is None else stream.norms
+        self.masks = draw(False)
         self._by_block: dict[Block, BlockMask] = {}
         self._handles = [model.register_forward_pre_hook(self._draw_masks)]
         for block in blocks.all:

@@ -7,14 +7,15 @@ over the open dimensions alone; `head` and `intermediate` on what an output proj
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from neuroprune.methods.cofi.hard_concrete import LIMIT, draw, evaluation_gates, open_probability
+from neuroprune.methods.hooks import State
 from neuroprune.pruning.blocks import Block, Blocks
 from neuroprune.pruning.sparsity import unit_size
 
@@ -140,6 +141,15 @@ class MaskParameters:
         self._counts = counts
         self._heads, self._neurons = ([size.units for size in kind] for kind in (sizes.attentions, sizes.mlps))
         self.log_alpha = {kind: nn.Parameter(_start(kind, counts[kind]).to(device)) for kind in counts if kind in kinds}
+
+    def state_dict(self) -> State:
+        """Return log alpha by kind."""
+        return {kind: parameter.detach() for kind, parameter in self.log_alpha.items()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore log alpha in place."""
+        for kind, parameter in self.log_alpha.items():
+            parameter.data.copy_(state[kind])
 
     @torch.no_grad()
     def clamp(self) -> None:

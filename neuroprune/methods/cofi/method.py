@@ -14,7 +14,7 @@ Without a `teacher` the loss is the task's, as NeuroPrune's paper compares; see 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,25 +25,18 @@ from neuroprune.config.settings import CoFiSettings
 from neuroprune.errors import UserError
 from neuroprune.methods.callback import Method
 from neuroprune.methods.cofi.distillation import Distillation, copy_of, load_teacher, weights_of
-from neuroprune.methods.cofi.masked_model import MaskedModel, compact
-from neuroprune.methods.cofi.masks import MaskParameters, MaskValues, Sizes, meet, opened, sparsity_of
+from neuroprune.methods.cofi.masked_model import compact
+from neuroprune.methods.cofi.masks import MaskParameters, Sizes, opened, sparsity_of
+from neuroprune.methods.cofi.stages import FinalFineTuning, FineTuning, MaskLearning, Stage, Timetable
 from neuroprune.methods.components import preconditions
-from neuroprune.methods.components.embeddings import freeze_embeddings
+from neuroprune.methods.components.embeddings import FrozenParameters, freeze_embeddings
 from neuroprune.methods.components.removal_report import head_distances, reached, removed_heads
-from neuroprune.methods.components.rewarm import RaisedRate
 from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.components.zero_mask import KeptZeros
 from neuroprune.methods.hooks import Hooks, Run, State
+from neuroprune.pruning.blocks import Blocks
 from neuroprune.pruning.residual_stream import Stream, StreamError, find_stream
 from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, removed_weights, smallest
-
-# The fair schedule, found on a model of the masks alone: 80 steps follow a target of .8 without passing it.
-FASTEST = 1.0  # largest learning rate of the masks
-FAIR_BETAS = (0.5, 0.95)  # Adam's memory for the masks, short enough to turn round
-FAIR_LEAD = 8.0  # learning rate of the multipliers over that of the masks
-FAIR_WARMUP = 0.6  # least share of the pruning stage over which the target rises
-
-ENTRIES = 50  # of the history in the report
 
 
 class MaskedPruning(Hooks):
@@ -53,12 +46,21 @@ class MaskedPruning(Hooks):
 
     Args:
         settings: All are read here.
+
+    Attributes:
+        stage: The current stage; None before `start`.
+        distillation: What replaces the loss while there is a teacher.
     """
 
-    _masked: MaskedModel | None = None
-    _rate: RaisedRate | None = None
-    _distillation: Distillation | None = None
-    _frozen: Sequence[str] = ()
+    settings: CoFiSettings
+
+    def __init__(self, settings: CoFiSettings) -> None:
+        super().__init__(settings)
+        self.stage: Stage | None = None
+        self.distillation: Distillation | None = None
+        self._timetable = Timetable.of(settings, 1)
+        self._frozen = FrozenParameters()
+        self.report |= {"form": "target", "sparsity": settings.sparsity, "schedule": settings.schedule}
 
     def start(self, run: Run) -> None:
         """Plan the stages; find out which masks the model can have."""
@@ -67,191 +69,135 @@ class MaskedPruning(Hooks):
         asked = self.settings
         preconditions.check_rate(run.optimizer, "final_lr", asked.final_lr)
         preconditions.check_target(run.model, asked.sparsity)
-        self._plan(run)
-        self._stream, left_out = _stream(run.model, asked.masks)
+        self._prepare(run, Timetable.of(asked, run.total_steps))
+        stream, left_out = _stream(run.model, asked.masks)
         kinds = [kind for kind in asked.masks if kind not in left_out]
-        self.masks = MaskParameters(Sizes.of(run.blocks), kinds, self._device)
-        distributed.copy_main(self.masks.log_alpha.values())
-        self.report |= {"form": "target", "sparsity": asked.sparsity, "schedule": asked.schedule, "masks": kinds}
-        self.report |= {"left_out": left_out, "events": [], "history": [], "head_distances": head_distances(run.blocks)}
+        masks = _mask_parameters(run, kinds)
+        distributed.copy_main(masks.log_alpha.values())
+        self.stage = FineTuning(masks, stream)
+        self.report |= {"masks": kinds, "left_out": left_out, "events": [], "history": []}
+        self.report |= {"head_distances": head_distances(run.blocks)}
         if asked.teacher is not None and asked.teacher != "run":
-            self._learn_from(load_teacher(asked.teacher, run.model))
-        if self.begin == 0:
-            self._begin_pruning(run)
+            self._learn_from(run, load_teacher(asked.teacher, run.model))
+        if self._timetable.begin == 0:
+            self._begin_learning(run, self.stage)
 
     def state_dict(self) -> State:
-        """Return the report, log alpha, multipliers and their moments while there are masks, and what is held after."""
-        state: State = {"report": self.report, "stages": [self.begin, self.end, self.warmup]}
-        state |= nest("zeros", self._zeros.state_dict(self._blocks))
-        if self._rate is not None:
-            state |= nest("rate", self._rate.state_dict())
-        if self._distillation is not None:
-            state |= nest("distillation", self._distillation.state_dict())
+        """Return the report, the timetable, the state of the current stage, and that of the distillation."""
+        assert self.stage is not None
+        state: State = {"report": self.report, "timetable": self._timetable.state(), "stage": self.stage.name}
+        state |= {"distilling": self.distillation is not None} | nest("stage", self.stage.state_dict())
+        if self.distillation is not None:
             own = self.settings.teacher == "run"
-            state |= nest("teacher", weights_of(self._distillation.teacher) if own else {})
-        if not self.report["events"]:
-            state |= nest("log_alpha", {kind: p.detach() for kind, p in self.masks.log_alpha.items()})
-        if self._masked is not None:
-            state["multipliers"] = self.multipliers.detach()
-            for name, parameter, optimizer in self._learned():
-                state |= nest(f"moments.{name}", optimizer.state[parameter])
+            state |= nest("distillation", self.distillation.state_dict())
+            state |= nest("teacher", weights_of(self.distillation.teacher) if own else {})
         return state
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Go on in the same stage."""
-        self._plan(run)
-        if "stages" in state:  # as they were planned, in a longer run too
-            self.begin, self.end, self.warmup = (int(step) for step in state["stages"])
+        """Continue in the same stage, with the same timetable in a longer run too."""
+        self._prepare(run, Timetable(*map(int, state["timetable"])))
         self.report.update(state["report"])
-        self._zeros = KeptZeros.from_state(run.blocks, unnest("zeros", state))
-        if rate := unnest("rate", state):
-            self._rate = RaisedRate(self.settings.final_lr, run)
-            self._rate.load_state(rate)
-        if distillation := unnest("distillation", state):
-            own = unnest("teacher", state)
-            teacher = copy_of(run.model, own) if own else load_teacher(str(self.settings.teacher), run.model)
-            self._learn_from(teacher).load_state(distillation)
-        if log_alpha := unnest("log_alpha", state):
-            self._stream, _ = _stream(run.model, self.settings.masks)
-            self.masks = MaskParameters(Sizes.of(run.blocks), self.report["masks"], self._device)
-            for kind, parameter in self.masks.log_alpha.items():
-                parameter.data.copy_(log_alpha[kind])
-        if "multipliers" in state:
-            self._begin_pruning(run)
-            self.multipliers.data.copy_(state["multipliers"])
-            for name, parameter, optimizer in self._learned():
-                moments = unnest(f"moments.{name}", state)
-                optimizer.state[parameter] = {
-                    key: value if key == "step" else value.to(parameter) for key, value in moments.items()
-                }
+        if state["distilling"]:
+            own = self.settings.teacher == "run"
+            folder = str(self.settings.teacher)
+            teacher = copy_of(run.model, unnest("teacher", state)) if own else load_teacher(folder, run.model)
+            self._learn_from(run, teacher).load_state(unnest("distillation", state))
+        self.stage = self._restored_stage(run, state["stage"], unnest("stage", state))
 
     def before_step(self, run: Run) -> None:
-        """Pruning: a step of the masks down and of the multipliers up the Lagrangian."""
-        if self._distillation is not None:
-            self._distillation.step(run.optimizer.param_groups[0]["lr"])
-        if self._masked is None:
-            return
-        expected = sparsity_of(self.masks.open_probability(), self.masks.sizes, self._total)
-        target = self.settings.sparsity * min(1.0, (run.step - self.begin) / self.warmup)
-        lagrangian(expected, target, self.multipliers).backward()
-        distributed.average(p.grad for p in self.masks.log_alpha.values() if p.grad is not None)
-        for optimizer in self._optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        self.masks.clamp()
-        if self.settings.schedule == "fair":
-            unwind(self.multipliers, expected.item() - target)
-        self._note(run, expected.item(), target)
+        """Take a step of the distillation and of the stage."""
+        assert self.stage is not None
+        if self.distillation is not None:
+            self.distillation.step(run.optimizer.param_groups[0]["lr"])
+        self.stage.before_step(run)
 
     def after_step(self, run: Run) -> None:
-        """Go from stage to stage; hold zeros after the last."""
-        self._zeros.apply()
-        if run.step == self.begin:
+        """Begin the next stage if it is time; act as the current one does."""
+        stage = self.stage
+        if isinstance(stage, FineTuning) and run.step == self._timetable.begin:
             if self.settings.teacher == "run":
-                self._learn_from(copy_of(run.model, weights_of(run.model)))
-            self._begin_pruning(run)
-        if run.step == self.end and self._masked is not None:
-            self._end_pruning(run)
-        if self._rate is not None:
-            self._rate.follow(run)
+                self._learn_from(run, copy_of(run.model, weights_of(run.model)))
+            self._begin_learning(run, stage)
+        elif isinstance(stage, MaskLearning) and run.step == self._timetable.end:
+            self._compact(run, stage)
+        assert self.stage is not None
+        self.stage.after_step(run)
 
     def finish(self, run: Run) -> None:
         """Complete the report; a run that ends early is compacted now."""
-        if self._masked is not None:
-            self._end_pruning(run)
+        if isinstance(self.stage, MaskLearning):
+            self._compact(run, self.stage)
+        final = self.stage
         self.abandon()
-        self._zeros.apply()
+        if isinstance(final, FinalFineTuning):
+            final.hold_zeros()
         self.report["removed_heads"] = removed_heads(run.model)
 
     def abandon(self) -> None:
-        """Take masks and teacher off; set embeddings free again."""
-        for attached in (self._masked, self._distillation):
+        """Remove masks and teacher from the model; unfreeze the embeddings."""
+        for attached in (self.stage, self.distillation):
             if attached is not None:
                 attached.detach()
-        for name in self._frozen:  # the parameters themselves may have been replaced by narrower ones
-            self._model.get_parameter(name).requires_grad_(True)
-        self._masked, self._distillation, self._frozen = None, None, ()
+        self.stage, self.distillation = None, None
+        self._frozen.release()
 
-    def final_masks(self) -> MaskValues:
-        """Return the masks that would be taken now."""
-        if self.settings.schedule == "fair":
-            return meet(self.masks, self.settings.sparsity, self._total)
-        return self.masks.for_evaluation()
+    def _prepare(self, run: Run, timetable: Timetable) -> None:
+        """Keep the timetable; freeze the embeddings."""
+        self._timetable = timetable
+        if self.settings.freeze_embeddings:
+            self._frozen = freeze_embeddings(run)
 
-    def _plan(self, run: Run) -> None:
-        """Find the steps of the stages; freeze the embeddings."""
-        asked, last = self.settings, run.total_steps - 1
-        self.begin, self.end = (min(last, round(share * run.total_steps)) for share in (asked.start, asked.end))
-        self.end = max(self.end, self.begin + 1)
-        self.warmup = max(1, round(asked.warmup * run.total_steps))
-        if asked.schedule == "fair":
-            self.warmup = max(self.warmup, round(FAIR_WARMUP * (self.end - self.begin)))
-        self._model, self._blocks, self._device = run.model, run.blocks, next(run.model.parameters()).device
-        self._total = prunable_weights(run.model)
-        self._rate = None
-        self._zeros = KeptZeros()
-        frozen = {id(parameter) for parameter in freeze_embeddings(run)}
-        self._frozen = [name for name, parameter in run.model.named_parameters() if id(parameter) in frozen]
+    def _restored_stage(self, run: Run, name: str, state: Mapping[str, Any]) -> Stage:
+        """Return the stage of this name with its saved state."""
+        if name == FinalFineTuning.name:
+            zeros = KeptZeros.from_state(run.blocks, unnest("zeros", state))
+            stage: Stage = FinalFineTuning(self.settings.final_lr, zeros, self._alive(run.blocks))
+        else:
+            stage = FineTuning(_mask_parameters(run, self.report["masks"]), _stream(run.model, self.settings.masks)[0])
+            if name == MaskLearning.name:
+                stage = self._mask_learning(run, stage)
+        stage.load_state(state)
+        return stage
 
-    def _learned(self) -> Iterator[tuple[str, nn.Parameter, torch.optim.Optimizer]]:
-        """Yield name, parameter and optimizer of everything that is learned beside the model."""
-        for kind, parameter in self.masks.log_alpha.items():
-            yield kind, parameter, self._optimizers[0]
-        yield "multipliers", self.multipliers, self._optimizers[1]
+    def _mask_learning(self, run: Run, before: FineTuning) -> MaskLearning:
+        history, total = self.report["history"], prunable_weights(run.model)
+        return MaskLearning(run, before.masks, before.stream, self.settings, self._timetable, history, total)
 
-    def _begin_pruning(self, run: Run) -> None:
-        self.masks.clamp()
-        self.multipliers = nn.Parameter(torch.zeros(2, device=self._device))
-        masks, rate, fair = list(self.masks.log_alpha.values()), self.settings.reg_lr, self.settings.schedule == "fair"
-        if fair:
-            rate = min(FASTEST, rate * max(1.0, self.settings.mask_lr_steps / (self.end - self.begin)))
-        memory, lead = (FAIR_BETAS, FAIR_LEAD) if fair else ((0.9, 0.999), 1.0)
-        self._optimizers = [
-            torch.optim.AdamW(masks, lr=rate, betas=memory, weight_decay=0.0),
-            torch.optim.AdamW([self.multipliers], lr=rate * lead, weight_decay=0.0, maximize=True),
-        ]
-        self._masked = MaskedModel(run.model, run.blocks, self._stream, self._draw)
+    def _begin_learning(self, run: Run, before: FineTuning) -> None:
+        self.stage = self._mask_learning(run, before)
 
-    def _learn_from(self, teacher: nn.Module) -> Distillation:
+    def _learn_from(self, run: Run, teacher: nn.Module) -> Distillation:
         share, temperature = self.settings.layer_share, self.settings.teacher_temperature
-        self._distillation = Distillation(self._model, teacher, share, temperature, self._alive)
-        return self._distillation
+        everywhere = torch.ones(len(run.blocks.mlps), dtype=torch.bool)
 
-    def _alive(self) -> Tensor:
-        """Return which MLPs pass something on now."""
-        if self._masked is not None:
-            return self._masked.masks.mlps != 0
-        silent = self.report.get("silent", ())
-        return torch.tensor([mlp.name not in silent for mlp in self._blocks.mlps])
+        def alive() -> Tensor:
+            found = None if self.stage is None else self.stage.alive()
+            return everywhere if found is None else found
 
-    def _draw(self, training: bool) -> MaskValues:
-        return self.masks.draw() if training else self.masks.for_evaluation()
+        self.distillation = Distillation(run.model, teacher, share, temperature, alive)
+        return self.distillation
 
-    def _end_pruning(self, run: Run) -> None:
-        assert self._masked is not None
-        self._masked.detach()
-        self._masked = None
-        masks = self.final_masks()
+    def _alive(self, blocks: Blocks) -> Tensor:
+        """Return which MLPs the final masks have left, bool `[MLPs]`."""
+        return torch.tensor([mlp.name not in self.report["silent"] for mlp in blocks.mlps])
+
+    def _compact(self, run: Run, stage: MaskLearning) -> None:
+        """Fix the masks, remove what they close, and begin the last stage."""
+        stage.detach()
+        total = prunable_weights(run.model)
+        masks = stage.final_masks(total)
         if not bool(masks.hidden.any()):
-            masks.hidden[self.masks.log_alpha["hidden"].argmax()] = 1.0
-        self.report["masks_sparsity"] = float(sparsity_of(opened(masks), self.masks.sizes, self._total))
+            masks.hidden[stage.masks.log_alpha["hidden"].argmax()] = 1.0
+        self.report["masks_sparsity"] = float(sparsity_of(opened(masks), stage.masks.sizes, total))
         self.report["hidden_left"] = int((masks.hidden != 0).sum())
-        self.report["silent"] = compact(run, self._stream, masks)
-        if self._distillation is not None and self._stream is not None:
-            self._distillation.cut(masks.hidden.nonzero().flatten())
+        self.report["silent"] = compact(run, stage.stream, masks)
+        if self.distillation is not None and stage.stream is not None:
+            self.distillation.cut(masks.hidden.nonzero().flatten())
         if self.settings.schedule == "fair":
-            top_up(run, round(self.settings.sparsity * self._total))
-        self._zeros = KeptZeros.of(run.blocks)
+            top_up(run, round(self.settings.sparsity * total))
+        self.stage = FinalFineTuning(self.settings.final_lr, KeptZeros.of(run.blocks), self._alive(run.blocks))
         self.report["events"].append({"step": run.step, "asked": self.settings.sparsity} | reached(run.model))
-        if self.settings.final_lr != 1:
-            self._rate = RaisedRate(self.settings.final_lr, run)
-
-    def _note(self, run: Run, expected: float, target: float) -> None:
-        every = max(1, (self.end - self.begin) // ENTRIES)
-        if (run.step - self.begin) % every == 0 or run.step == self.end - 1:
-            first, second = self.multipliers.tolist()
-            entry = {"step": run.step, "expected": expected, "target": target, "lambda1": first, "lambda2": second}
-            self.report["history"].append(entry)
+        self.stage.begin(run)
 
 
 class CoFi(Method):
@@ -262,25 +208,11 @@ class CoFi(Method):
     """
 
     settings_class = CoFiSettings
+    settings: CoFiSettings
 
     def make_strategy(self) -> MaskedPruning:
         """Return a new strategy."""
         return MaskedPruning(self.settings)
-
-
-def lagrangian(expected: Tensor, target: float, multipliers: Tensor) -> Tensor:
-    """Return lambda1 (s - t) + lambda2 (s - t)^2: minimised over the masks, maximised over the multipliers.
-
-    Args:
-        expected: Expected sparsity s, a scalar.
-        target: Its target t now.
-        multipliers: `[2]`, lambda1 and lambda2.
-
-    Returns:
-        A scalar.
-    """
-    gap = expected - target
-    return multipliers[0] * gap + multipliers[1] * gap.square()
 
 
 @torch.no_grad()
@@ -297,16 +229,8 @@ def top_up(run: Run, goal: int) -> None:
         weight.masked_fill_(mark, 0)
 
 
-@torch.no_grad()
-def unwind(multipliers: Tensor, gap: float) -> None:
-    """Halve lambda1, in place, if it still pushes away from the target on the other side of it.
-
-    Args:
-        multipliers: `[2]`; the first is changed.
-        gap: Expected sparsity less its target now.
-    """
-    if gap * float(multipliers[0]) < 0:
-        multipliers[0] *= 0.5
+def _mask_parameters(run: Run, kinds: Sequence[str]) -> MaskParameters:
+    return MaskParameters(Sizes.of(run.blocks), kinds, next(run.model.parameters()).device)
 
 
 def _stream(model: nn.Module, kinds: tuple[str, ...]) -> tuple[Stream | None, dict[str, str]]:

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from collections.abc import Sequence
+
+from torch import nn
 
 from neuroprune.methods.hooks import Run
 
 
-def freeze_embeddings(run: Run) -> list[Tensor]:
+class FrozenParameters:
+    """Parameters that do not train until `release`; kept by name, because a cut replaces parameters.
+
+    Args:
+        model: Their model.
+        names: Their names.
+    """
+
+    def __init__(self, model: nn.Module | None = None, names: Sequence[str] = ()) -> None:
+        self._model, self.names = model, tuple(names)
+
+    def __bool__(self) -> bool:
+        return bool(self.names)
+
+    def release(self) -> None:
+        """Let the parameters train again; nothing happens the second time."""
+        for name in self.names:
+            assert self._model is not None
+            self._model.get_parameter(name).requires_grad_(True)
+        self.names = ()
+
+
+def freeze_embeddings(run: Run) -> FrozenParameters:
     """Freeze the embeddings: they get no gradient, no optimizer step and no weight decay.
 
     Args:
@@ -21,8 +45,10 @@ def freeze_embeddings(run: Run) -> list[Tensor]:
     in_use = {module for attention in run.blocks.attentions for module in attention.module.modules()}
     embeddings = [m for m in run.model.modules() if isinstance(m, nn.Embedding) and m not in in_use]
     tied = getattr(output, "weight", None)
-    frozen = [e.weight for e in embeddings if e.weight.requires_grad and e.weight is not tied]
-    for weight in frozen:
+    frozen = {id(e.weight) for e in embeddings if e.weight.requires_grad and e.weight is not tied}
+    names = [name for name, parameter in run.model.named_parameters() if id(parameter) in frozen]
+    for name in names:
+        weight = run.model.get_parameter(name)
         weight.requires_grad_(False)
         weight.grad = None
-    return frozen
+    return FrozenParameters(run.model, names)

@@ -6,11 +6,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from neuroprune.errors import UserError
 from neuroprune.methods.components import preconditions
-from neuroprune.methods.components.embeddings import freeze_embeddings
+from neuroprune.methods.components.embeddings import FrozenParameters, freeze_embeddings
 from neuroprune.methods.components.removal_report import head_distances, reached, removed_heads
 from neuroprune.methods.components.rewarm import RaisedRate
 from neuroprune.methods.components.state_files import nest, unnest
@@ -34,8 +32,10 @@ class TargetForm(Hooks):
         super().__init__(settings)
         self.report |= {"form": "target", "sparsity": settings.sparsity, "events": []}
         self.zeros = KeptZeros()
-        self._rate: RaisedRate | None = None
-        self._frozen: list[Tensor] = []
+        self.plan: Sequence[tuple[int, float]] = []
+        self.events: dict[int, float] = {}
+        self._rate = RaisedRate(settings.post_lr)
+        self._frozen = FrozenParameters()
 
     def prune(self, run: Run, goal: int, last: bool) -> None:
         """Bring the number of zero or removed weights to `goal`, exactly so at the last event."""
@@ -52,19 +52,16 @@ class TargetForm(Hooks):
             self._go_on(run)
 
     def state_dict(self) -> State:
-        """Return the report so far, the zeros that are held, and where the learning rate and the embeddings are."""
-        values = {"report": self.report, "frozen": bool(self._frozen), "plan": self.plan}
-        rate = {} if self._rate is None else nest("rate", self._rate.state_dict())
-        return values | rate | nest("zeros", self.zeros.state_dict(self._blocks))
+        """Return the report so far, the plan, the zeros, and the state of the learning rate and the embeddings."""
+        state = {"report": self.report, "frozen": bool(self._frozen), "plan": self.plan}
+        return state | nest("rate", self._rate.state_dict()) | nest("zeros", self.zeros.state_dict())
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Keep the plan, in a longer run too; hold the same zeros, follow the learning rate further."""
-        self._plan(run, state.get("plan"))
+        """Keep the plan, in a longer run too; restore zeros, learning rate and frozen embeddings."""
+        self._plan(run, state["plan"])
         self.report.update(state["report"])
         self.zeros = KeptZeros.from_state(run.blocks, unnest("zeros", state))
-        if rate := unnest("rate", state):
-            self._rate = RaisedRate(self.settings.post_lr, run)
-            self._rate.load_state(rate)
+        self._rate.load_state(unnest("rate", state))
         if state["frozen"]:
             self._frozen = freeze_embeddings(run)
 
@@ -73,11 +70,10 @@ class TargetForm(Hooks):
         self.zeros.apply()
         if run.step in self.events:
             self._take_event(run, self.events.pop(run.step))
-        if self._rate is not None:
-            self._rate.follow(run)
+        self._rate.follow(run)
 
     def finish(self, run: Run) -> None:
-        """Remove what is entirely zero, set embeddings free again and complete the report."""
+        """Remove units that are entirely zero, unfreeze the embeddings and complete the report."""
         self.abandon()
         self.zeros.apply()
         if self.events:
@@ -86,14 +82,12 @@ class TargetForm(Hooks):
         self.report["removed_heads"] = removed_heads(run.model)
 
     def abandon(self) -> None:
-        """Set embeddings free again."""
-        while self._frozen:
-            self._frozen.pop().requires_grad_(True)
+        """Unfreeze the embeddings."""
+        self._frozen.release()
 
     def _plan(self, run: Run, plan: Sequence[tuple[int, float]] | None = None) -> None:
-        """Find the steps of the events to come, and the share of the weights that each leads to; or keep a plan."""
+        """Compute the step of each event and the share of the weights it leads to, unless there is a plan."""
         preconditions.check_trained(run.blocks)
-        self._blocks = run.blocks
         steps = event_steps(run.total_steps, self.settings.start, self.settings.end, self.settings.events)
         shares = cubic_schedule(self.settings.sparsity or 0.0, len(steps))
         self.plan = list(zip(steps, shares, strict=True)) if plan is None else plan
@@ -110,16 +104,15 @@ class TargetForm(Hooks):
         """Freeze the embeddings and begin to raise the learning rate."""
         if self.settings.freeze_embeddings:
             self._frozen = freeze_embeddings(run)
-        if self.settings.post_lr != 1:
-            self._rate = RaisedRate(self.settings.post_lr, run)
+        self._rate.begin(run)
 
     def _go_on(self, run: Run) -> None:
-        """Go on after the last event with a model that is cut already, and nothing else known."""
+        """Continue after the last event with a cut model, without the saved method state."""
         found = measure_sparsity(run.model).weights
         if found < (self.settings.sparsity or 0.0) - 1e-3:
             raise UserError(
-                f"training goes on at step {run.step} of {run.total_steps}, after the last event, with a model of "
-                f"which {found:.1%} is gone instead of {self.settings.sparsity:.1%}; load the cut model with "
+                f"training resumes at step {run.step} of {run.total_steps}, after the last event, with a model of "
+                f"{found:.1%} sparsity instead of {self.settings.sparsity:.1%}; load the cut model with "
                 "neuroprune.from_pretrained, or train from the beginning."
             )
         self.zeros = KeptZeros.of(run.blocks)

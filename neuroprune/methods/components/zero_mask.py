@@ -1,4 +1,4 @@
-"""Single weights that are zero: which are the smallest, and holding them there while the model trains on."""
+"""Single weights that are zero: selection of the smallest, and holding them at zero in further training."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ class KeptZeros:
     """Single weights that are zero and stay so.
 
     Args:
-        marks: Pairs of a projection and a bool matrix of its weight's shape, true where the weight is held at zero.
+        marks: Number of a projection among the model's prunable ones -> the projection, and a bool matrix of its
+            weight's shape that is true where the weight is held at zero.
     """
 
-    def __init__(self, marks: list[tuple[Projection, Tensor]] | None = None) -> None:
-        self._marks = marks or []
+    def __init__(self, marks: Mapping[int, tuple[Projection, Tensor]] | None = None) -> None:
+        self._marks = dict(marks or {})
 
     @classmethod
     def of(cls, blocks: Blocks) -> KeptZeros:
         """Hold every prunable weight that is zero now."""
         projections = prunable_projections(blocks)
-        marks = [(projection, projection.weight.detach() == 0) for projection in projections]
-        return cls([(projection, mark) for projection, mark in marks if bool(mark.any())])
+        marks = {i: (projection, projection.weight.detach() == 0) for i, projection in enumerate(projections)}
+        return cls({i: (projection, mark) for i, (projection, mark) in marks.items() if bool(mark.any())})
 
-    def state_dict(self, blocks: Blocks) -> State:
-        """Return the marks: number of a projection among the model's prunable ones -> bool matrix."""
-        projections = prunable_projections(blocks)
-        numbers = {(projection.module, projection.part): str(i) for i, projection in enumerate(projections)}
-        return {numbers[projection.module, projection.part]: mark for projection, mark in self._marks}
+    def state_dict(self) -> State:
+        """Return the marks: number of a projection -> bool matrix."""
+        return {str(i): mark for i, (_, mark) in self._marks.items()}
 
     @classmethod
     def from_state(cls, blocks: Blocks, state: Mapping[str, Any]) -> KeptZeros:
-        """Hold the zeros that `state_dict` told of."""
+        """Hold the zeros of a `state_dict`."""
         projections = prunable_projections(blocks)
-        return cls([(projections[int(i)], mark.to(projections[int(i)].weight.device)) for i, mark in state.items()])
+        held = {int(i): mark for i, mark in state.items()}
+        return cls({i: (projections[i], mark.to(projections[i].weight.device)) for i, mark in held.items()})
 
     @torch.no_grad()
     def apply(self) -> None:
         """Set them to zero again."""
-        for projection, mark in self._marks:
+        for projection, mark in self._marks.values():
             projection.weight.masked_fill_(mark, 0)
 
 

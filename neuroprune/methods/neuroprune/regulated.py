@@ -57,18 +57,16 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
     def start(self, run: Run) -> None:
         """Check the target; begin as the penalties do."""
         preconditions.check_target(run.model, self.target)
-        self._blocks = run.blocks
         super().start(run)
 
     def state_dict(self) -> State:
         """Return the report, the controller's state and the zeros that are held."""
-        zeros = nest("zeros", self.zeros.state_dict(self._blocks))
+        zeros = nest("zeros", self.zeros.state_dict())
         return super().state_dict() | nest("control", self.control.state_dict()) | zeros
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
         """Restore the report, the controller and the zeros."""
         super().resume(run, state)
-        self._blocks = run.blocks
         self.control.load_state(unnest("control", state))
         self.zeros = KeptZeros.from_state(run.blocks, unnest("zeros", state))
         self._apply_factor()
