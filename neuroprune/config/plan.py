@@ -22,7 +22,7 @@ from neuroprune.errors import ConfigError
 _METHOD: TypeAdapter[MethodSettings] = TypeAdapter(MethodSettings)
 
 # What of a method stands in the names of its runs: field -> what is written before its value.
-POINT = {"sparsity": "", "heads": "h", "alpha": "a", "beta": "b", "theta": "t", "strength": "l"}
+POINT = {"algorithm": "", "sparsity": "", "heads": "h", "alpha": "a", "beta": "b", "theta": "t", "strength": "l"}
 _ODD = re.compile(r"[^a-z0-9_.-]")  # what a run's name may not have
 
 

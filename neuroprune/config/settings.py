@@ -333,10 +333,11 @@ class NeuroPruneSettings(Settings):
         return {key: value for key, value in serialize(self).items() if (key, value) != ("algorithm", "connectivity")}
 
     @property
-    def form(self) -> Literal["target", "penalty"]:
-        """Which of the two forms these settings ask for; a regulated penalty is a penalty."""
-        told = self.sparsity is not None or self.heads is not None
-        return "target" if told and self.algorithm == "connectivity" else "penalty"
+    def form(self) -> Literal["target", "penalty", "regulated"]:
+        """Which algorithm these settings ask for: FC, the paper's penalties, or penalties with regulated strengths."""
+        if self.algorithm == "penalties":
+            return "regulated"
+        return "penalty" if self.sparsity is None and self.heads is None else "target"
 
 
 METHOD_SETTINGS: dict[str, type[Settings]] = {

@@ -16,6 +16,8 @@ from neuroprune.results.groups import Group
 from neuroprune.results.records import Result, RunRecord, StepTimes, TimingRecord
 from neuroprune.results.runs import ABLATED, GUESSES, OPTIONS, STRENGTHS
 
+PENALISED = ("penalty", "regulated")  # forms whose strengths are worth a column
+
 
 def row(study: str, run: RunRecord, timing: TimingRecord | None, group: Group) -> dict[str, Any]:
     """Flatten one run to a row of the tidy table."""
@@ -28,7 +30,7 @@ def _identity(study: str, run: RunRecord, group: Group) -> dict[str, Any]:
     """Return the columns that say what was run; ``group`` is the same for all seeds of an experiment."""
     settings, method = run.settings, run.settings.method
     form = getattr(method, "form", "")
-    strengths = {name: getattr(method, name, None) if form == "penalty" else None for name in STRENGTHS}
+    strengths = {name: getattr(method, name, None) if form in PENALISED else None for name in STRENGTHS}
     return {
         "study": study,
         "run": run.run,
@@ -53,7 +55,7 @@ def _identity(study: str, run: RunRecord, group: Group) -> dict[str, Any]:
 
 def _other_settings(settings: RunSettings, form: str) -> str:
     """Return a hash of all settings but run, seed and those of ``ABLATED`` and ``mode`` that the form has."""
-    ablated = {*ABLATED.get(form, ()), *(["mode"] if form == "penalty" else [])}
+    ablated = {*ABLATED.get(form, ()), *(["mode"] if form in PENALISED else [])}
     rest = settings.model_dump(mode="json", exclude={"run": True, "seed": True, "method": ablated})
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:12]
 

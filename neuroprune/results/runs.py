@@ -13,6 +13,7 @@ from neuroprune.errors import UserError
 STRENGTHS = ("alpha", "beta", "theta", "strength", "mode")
 ABLATED = {  # settings by form
     "penalty": ("degree_weight", "merge", "eps"),
+    "regulated": ("degree_weight", "merge", "eps"),
     "target": ("fold", "centred", "token_weights"),
 }
 OPTIONS = (*ABLATED["penalty"], *ABLATED["target"])

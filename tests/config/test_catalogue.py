@@ -142,6 +142,10 @@ def test_lists_of_a_method_are_a_grid():
     [
         ({"name": "neuroprune", "sparsity": 0.29}, "neuroprune-29"),
         ({"name": "neuroprune", "alpha": 1e-7, "beta": 0.1, "theta": 0.15}, "neuroprune-a1e-7-b0.1-t0.15"),
+        (
+            {"name": "neuroprune", "algorithm": "penalties", "sparsity": 0.5, "theta": 0.2},
+            "neuroprune-penalties-50-t0.2",
+        ),
         ({"name": "l1", "strength": 0.001}, "l1-l0.001"),
         ({"name": "l1", "sparsity": "8e-1"}, "l1-80"),  # YAML 1.1 reads 8e-1 as text
     ],

@@ -306,4 +306,4 @@ def test_the_usual_algorithm_leaves_no_trace_in_settings():
     assert "algorithm" not in NeuroPrune(sparsity=0.5).settings.model_dump(mode="json")
     chosen = NeuroPrune(sparsity=0.5, algorithm="penalties").settings
     assert chosen.model_dump(mode="json")["algorithm"] == "penalties"
-    assert chosen.form == "penalty"
+    assert chosen.form == "regulated"

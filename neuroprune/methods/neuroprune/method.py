@@ -26,8 +26,6 @@ class NeuroPrune(Method):
 
     def make_strategy(self) -> NeuroPruneTarget | NeuroPrunePenalty:
         """Return a new strategy of the algorithm that the settings ask for."""
-        if self.settings.form == "target":
-            return NeuroPruneTarget(self.settings)
-        return (
-            NeuroPrunePenalty(self.settings) if self.settings.sparsity is None else NeuroPruneRegulated(self.settings)
-        )
+        if self.settings.form == "regulated":
+            return NeuroPruneRegulated(self.settings)
+        return NeuroPruneTarget(self.settings) if self.settings.form == "target" else NeuroPrunePenalty(self.settings)
