@@ -42,7 +42,7 @@ def _computed(module: nn.Module, name: str) -> tuple[str, str] | None:
     layer = f'model.get_submodule("{name}")'
     for tensor in ("weight", "bias"):
         if parametrize.is_parametrized(module, tensor):
-            used = type(module.parametrizations[tensor][0]).__name__  # type: ignore[union-attr, index]
+            used = type(module.parametrizations[tensor][0]).__name__  # type: ignore[index]
             remedy = f'torch.nn.utils.parametrize.remove_parametrizations({layer}, "{tensor}")'
             return f"its {tensor} is parametrized ({used})", f"call {remedy} first"
         for suffixes, what, function in _REPARAMETRIZED:

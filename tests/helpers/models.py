@@ -11,6 +11,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from neuroprune.pruning.blocks import Attention
+
 VOCAB = 99
 HEAD_DIM = 4
 WIDTH = 24
@@ -188,3 +190,13 @@ def apply_to(model: nn.Module, change: Callable[[Tensor], None], *names: str) ->
         for name in names:
             change(model.get_parameter(name))
     return model
+
+
+def make_alike(attention: Attention, copy: int, of: int) -> None:
+    """Give one head, with the queries that read it, the Q, K and V of another, biases included; O stays as it is."""
+    with torch.no_grad():
+        for projection, groups in ((attention.q, attention.groups), (attention.k, 1), (attention.v, 1)):
+            size = attention.head_dim * groups
+            for tensor in (projection.weight, projection.bias):
+                if tensor is not None:
+                    tensor[copy * size : (copy + 1) * size] = tensor[of * size : (of + 1) * size]

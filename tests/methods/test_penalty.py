@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers.loops import assert_optimizer_fits, labelled_batch, make_run, make_trainer, take_step, train_bare, weights
-from helpers.models import each_model, make_model
+from helpers.models import each_model, make_alike, make_model
 from neuroprune.errors import UserError
 from neuroprune.methods.hooks import Run
 from neuroprune.methods.l1 import L1
@@ -68,6 +68,24 @@ def test_a_decoupled_step_follows_the_present_learning_rate():
 
 
 @pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+def test_connections_are_counted_by_the_eps_and_the_degree_weight_of_the_settings(mode):
+    model, twin = make_model("bert"), make_model("bert")
+    for parameter in (*model.parameters(), *twin.parameters()):
+        parameter.grad = torch.zeros_like(parameter)
+    run = Run(model, torch.optim.SGD(model.parameters(), lr=1.0), total_steps=1)
+    method = NeuroPrune(alpha=0.1, eps=0.3, degree_weight="missing", mode=mode)
+    method.start(run)
+    method.before_step(run)
+    method.after_step(run)
+    add = penalties.add_mlp_gradient if mode == "coupled" else penalties.shrink_mlp
+    for mlp in find_blocks(twin).mlps:
+        add(mlp, 0.1, eps=0.3, degree_weight="missing")
+    for expected, got in zip(*(prunable_projections(find_blocks(m)) for m in (twin, model)), strict=True):
+        torch.testing.assert_close(got.weight, expected.weight)
+        torch.testing.assert_close(got.grad, expected.grad)
+
+
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
 def test_a_cut_model_is_penalised_like_the_dense_model_with_zeros_in_place_of_the_removed_neurons(mode):
     cut, zeroed = make_model("bert"), make_model("bert")
     gone = [1, 4, 5, 6]
@@ -95,10 +113,7 @@ def test_a_cut_model_is_penalised_like_the_dense_model_with_zeros_in_place_of_th
 def test_redundant_heads_go_after_an_epoch(merge):
     model, method = make_model("bert"), NeuroPrune(theta=1e-4, merge=merge)
     for attention in find_blocks(model).attentions:
-        with torch.no_grad():
-            for projection in (attention.q, attention.k, attention.v):
-                for tensor in (projection.weight, projection.bias):
-                    tensor[:4] = tensor[8:12]
+        make_alike(attention, 0, 2)
     run = make_run(model, steps=2, lr=0.0)
     method.start(run)
     method.epoch_end(run)
@@ -111,6 +126,21 @@ def test_redundant_heads_go_after_an_epoch(merge):
     folded, added = dense_o[:, 8:12] + dense_o[:, :4], dense_ins[:, 8:12] + dense_ins[:, :4]
     torch.testing.assert_close(o[:, 4:8], folded if merge == "output" else dense_o[:, 8:12])
     torch.testing.assert_close(ins[:, 8:12], added if merge == "mlp_in" else dense_ins[:, 8:12])
+
+
+def test_the_papers_merge_adds_the_mlp_columns_of_a_replaced_key_head_with_its_queries():
+    model = make_model("llama", hidden_size=32)  # eight heads of four channels are as wide as the model
+    remove(model, heads={0: [0, 1]})  # the first key head
+    blocks = find_blocks(model)
+    before = [projection.weight.detach().clone() for projection in blocks.mlps[0].ins]
+    make_alike(blocks.attentions[0], 0, 2)  # key heads 1 and 3 of the dense model
+    run, method = make_run(model, steps=2), NeuroPrune(theta=1e-4, merge="mlp_in")
+    method.start(run)
+    method.epoch_end(run)
+    assert kept_units(model).heads == [[4, 5, 6, 7], list(range(8))]
+    for projection, weight in zip(blocks.mlps[0].ins, before, strict=True):
+        weight[:, 24:32] += weight[:, 8:16]
+        torch.testing.assert_close(projection.weight.detach(), weight)
 
 
 @each_model
@@ -155,11 +185,8 @@ def test_the_penalty_forms_work_in_the_trainer(mode, tmp_path):
 
 def _make_heads_equal(model):
     """Give the first head of every layer the queries, keys and values of the third."""
-    with torch.no_grad():
-        for attention in find_blocks(model).attentions:
-            for projection in (attention.q, attention.k, attention.v):
-                for tensor in (projection.weight, projection.bias):
-                    tensor[:4] = tensor[8:12]
+    for attention in find_blocks(model).attentions:
+        make_alike(attention, 0, 2)
 
 
 @pytest.mark.parametrize("mode", ["coupled", "decoupled"])

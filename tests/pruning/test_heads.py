@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import reference
-from helpers.models import each_model, logits, make_batch, make_model
+from helpers.models import each_model, logits, make_alike, make_batch, make_model
 from neuroprune.errors import UserError
 from neuroprune.pruning import heads
 from neuroprune.pruning.blocks import find_blocks
@@ -76,16 +76,6 @@ def test_similarity_is_the_largest_difference_of_any_weight(name):
         slices = head_slices(attention)
         for theta in (0.0, 0.7, 0.9, 5.0):
             assert heads.similarity(attention, theta).int().tolist() == reference.similarity(slices, theta)
-
-
-def make_alike(attention, copy: int, of: int) -> None:
-    """Make one head (with its queries) the same as another, biases included; O is left alone."""
-    with torch.no_grad():
-        for projection, groups in ((attention.q, attention.groups), (attention.k, 1), (attention.v, 1)):
-            size = attention.head_dim * groups
-            for tensor in (projection.weight, projection.bias):
-                if tensor is not None:
-                    tensor[copy * size : (copy + 1) * size] = tensor[of * size : (of + 1) * size]
 
 
 def self_attentions(model):
