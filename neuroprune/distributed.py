@@ -13,8 +13,9 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from multiprocessing.connection import wait as wait_for
 from typing import Any, TypeVar
 
@@ -24,7 +25,6 @@ from torch import Tensor
 
 from neuroprune.errors import UserError
 
-BUCKET = 2**24  # numbers that are sent at once
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 T = TypeVar("T")
 
@@ -192,8 +192,8 @@ def add_up(tensors: Iterable[Tensor]) -> None:
     Args:
         tensors: Of any shapes and types, in the same order in all processes; changed in place.
     """
-    for bucket in _buckets(tensors) if count() > 1 else ():
-        _exchange(bucket, dist.all_reduce)
+    if count() > 1:
+        _exchange(tensors, dist.all_reduce)
 
 
 @torch.no_grad()
@@ -209,29 +209,18 @@ def average(tensors: Iterable[Tensor]) -> None:
 @torch.no_grad()
 def copy_main(tensors: Iterable[Tensor]) -> None:
     """Replace tensors by those of the main process; see `add_up`."""
-    for bucket in _buckets(tensors) if count() > 1 else ():
-        _exchange(bucket, lambda flat: dist.broadcast(flat, src=0))
+    if count() > 1:
+        _exchange(tensors, partial(dist.broadcast, src=0))
 
 
-def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield neighbours of the same type and device together, up to a size."""
-    bucket: list[Tensor] = []
-    for tensor in tensors:
-        size = sum(other.numel() for other in bucket) + tensor.numel()
-        if bucket and ((tensor.dtype, tensor.device) != (bucket[0].dtype, bucket[0].device) or size > BUCKET):
-            yield bucket
-            bucket = []
-        bucket.append(tensor)
-    if bucket:
-        yield bucket
-
-
-def _exchange(tensors: Sequence[Tensor], operation: Callable[[Tensor], Any]) -> None:
-    """Let all processes work on tensors of one type in one message."""
-    flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).to(_device())
-    operation(flat)
-    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(part.view_as(tensor))
+def _exchange(tensors: Iterable[Tensor], operation: Callable[..., Any]) -> None:
+    """Apply a collective operation to every tensor, to all at once: faster than copies in one message."""
+    sent = [(tensor, tensor.detach().to(_device()).contiguous()) for tensor in tensors if tensor.numel()]
+    for work in [operation(copy, async_op=True) for _, copy in sent]:
+        work.wait()
+    for tensor, copy in sent:
+        if copy.data_ptr() != tensor.data_ptr():
+            tensor.copy_(copy)
 
 
 def _device() -> torch.device:
