@@ -21,6 +21,7 @@ from neuroprune.methods.components import preconditions
 from neuroprune.methods.components.ownership import abandon_earlier, hold, release
 from neuroprune.methods.components.state_files import load_state, save_state
 from neuroprune.methods.hooks import Hooks, Run, State
+from neuroprune.models.resumption import teach_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Method(TrainerCallback):
         except ValidationError as error:
             found = "; ".join(sentences(error, self.settings_class))
             raise UserError(f"{type(self).__name__}: {found}") from None
+        teach_trainer()
         self.strategy = self.make_strategy()
         self.split_steps = False  # whether the Trainer averages gradients over processes; see `batches.SplitSteps`
         self._held: nn.Module | None = None
@@ -156,7 +158,7 @@ class Method(TrainerCallback):
     ) -> None:
         """Build the run from the Trainer's arguments; start it, or resume it from a checkpoint."""
         if self.cuts:
-            preconditions.check_trainer(args, self.split_steps)
+            preconditions.check_trainer(args, self.split_steps, self.strategy.settles)
         self._run = Run(
             model=model,
             optimizer=optimizer,
@@ -185,9 +187,12 @@ class Method(TrainerCallback):
         self.before_step(self.run)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Count the step and call `after_step`."""
+        """Count the step and call `after_step`; until the shapes are final, no checkpoint is the best one."""
         self.run.step = state.global_step + 1
+        settled = not self.cuts or self.strategy.settled
         self.after_step(self.run)
+        if not settled:
+            state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Call `epoch_end`."""

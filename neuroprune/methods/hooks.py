@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 from torch.optim import Optimizer
@@ -109,11 +109,19 @@ class Hooks:
 
     Attributes:
         report: What the run has removed, JSON-able.
+        settles: Whether `settled` becomes true in the course of a run.
     """
+
+    settles: ClassVar[bool] = False
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
         self.report: dict[str, Any] = {}
+
+    @property
+    def settled(self) -> bool:
+        """Whether a checkpoint of now can replace the model before `finish`: the shapes stay, and so do the zeros."""
+        return False
 
     def start(self, run: Run) -> None:
         """Act before the first step."""

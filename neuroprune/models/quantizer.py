@@ -11,6 +11,7 @@ transformers is still being imported when this module is (see `hook.py`), so its
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -57,12 +58,8 @@ class KeptUnits(HfQuantizer):
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         """Cut the model, which has no weights yet."""
-        heads, neurons = unkept(model, self.quantization_config.to_dict())
         del model.config.quantization_config  # the model is dense until it is cut
-        with torch.device("cpu"):
-            remove(model, heads, neurons)
-            if hidden := getattr(self.quantization_config, "hidden", None):
-                remove_hidden(model, torch.tensor(unpack_positions(hidden["kept"])))
+        cut_to_record(model, self.quantization_config.to_dict())
         self._shapes = {name: weight.shape for name, weight in model.named_parameters()}
         return model
 
@@ -86,6 +83,21 @@ class KeptUnits(HfQuantizer):
     def is_trainable(self) -> bool:
         """Say that the model can be trained."""
         return True
+
+
+def cut_to_record(model: PreTrainedModel, record: Mapping[str, Any], optimizer: Any = None) -> None:
+    """Remove from a dense model what the record of a cut model lacks.
+
+    Args:
+        model: The model; changed in place.
+        record: See `kept_units.read_record`.
+        optimizer: As in `surgery.remove`.
+    """
+    heads, neurons = unkept(model, record)
+    with torch.device("cpu"):
+        remove(model, heads, neurons, optimizer)
+        if hidden := record.get("hidden"):
+            remove_hidden(model, torch.tensor(unpack_positions(hidden["kept"])), optimizer)
 
 
 def _check_shapes(model: PreTrainedModel, shapes: dict[str, torch.Size]) -> None:

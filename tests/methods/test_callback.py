@@ -21,7 +21,7 @@ from neuroprune.methods.l1 import L1
 from neuroprune.methods.neuroprune.method import NeuroPrune
 from neuroprune.methods.taylor import Taylor
 from neuroprune.pruning.sparsity import measure_sparsity
-from neuroprune.pruning.surgery import remove
+from neuroprune.pruning.surgery import remove, remove_zero_units
 
 
 def test_methods_are_built_from_their_settings():
@@ -59,11 +59,33 @@ def test_every_public_name_loads():
     assert all(getattr(neuroprune, name) is not None for name in neuroprune.__all__)
 
 
-def test_a_trainer_that_would_load_other_shapes_is_refused(tmp_path):
+@pytest.mark.parametrize("method", [NeuroPrune(alpha=0.1), L1(strength=0.1), DSP(heads=5)])
+def test_a_trainer_that_would_load_other_shapes_is_refused(method, tmp_path):
     arguments = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
-    trainer = make_trainer(NeuroPrune(sparsity=0.5), make_model("bert"), tmp_path, **arguments)
+    trainer = make_trainer(method, make_model("bert"), tmp_path, **arguments)
     with pytest.raises(UserError, match="load_best_model_at_end"):
         trainer.train()
+
+
+@pytest.mark.parametrize("make", [NeuroPrune, L1, Taylor, CoFi])
+def test_the_best_checkpoint_and_early_stopping_count_from_the_last_event_on(make, tmp_path):
+    """The metric gets worse all the time, so that a checkpoint of the dense model would be the best."""
+    arguments = {"load_best_model_at_end": True, "metric_for_best_model": "score", "greater_is_better": True}
+    steps = {"eval_strategy": "steps", "eval_steps": 3, "save_strategy": "steps", "save_steps": 3}
+    method = make(sparsity=0.5)
+    trainer = make_trainer(method, make_model("bert"), tmp_path, **arguments, **steps)
+    scores = iter(range(100, 0, -1))
+    trainer.compute_metrics = lambda _: {"score": float(next(scores))}
+    trainer.add_callback(transformers.EarlyStoppingCallback(early_stopping_patience=2))
+    trainer.train()
+    first = -(-method.report["events"][-1]["step"] // 3) * 3  # evaluation after the last event
+    assert trainer.state.global_step == min(first + 6, 24)  # two more, which were no better
+    assert trainer.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{first}")
+    best = neuroprune.from_pretrained(tmp_path / f"checkpoint-{first}")
+    if make is L1:  # what is zero is removed at the end
+        remove_zero_units(best)
+    torch.testing.assert_close(dict(trainer.model.named_parameters()), dict(best.named_parameters()), rtol=0, atol=1e-6)
+    assert measure_sparsity(trainer.model).weights == pytest.approx(0.5, abs=1e-3)
 
 
 def test_several_devices_are_refused():

@@ -52,6 +52,7 @@ class MaskedPruning(Hooks):
         distillation: What replaces the loss while there is a teacher.
     """
 
+    settles = True
     settings: CoFiSettings
 
     def __init__(self, settings: CoFiSettings) -> None:
@@ -61,6 +62,11 @@ class MaskedPruning(Hooks):
         self._timetable = Timetable.of(settings, 1)
         self._frozen = FrozenParameters()
         self.report |= {"form": "target", "sparsity": settings.sparsity, "schedule": settings.schedule}
+
+    @property
+    def settled(self) -> bool:
+        """Whether the model is compacted."""
+        return isinstance(self.stage, FinalFineTuning)
 
     def start(self, run: Run) -> None:
         """Plan the stages; find out which masks the model can have."""

@@ -13,12 +13,13 @@ from neuroprune.pruning.cuts import refuse_shared
 from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, removed_weights
 
 
-def check_trainer(args: Any, split_steps: bool) -> None:
+def check_trainer(args: Any, split_steps: bool, settles: bool) -> None:
     """Refuse what does not go together with weights that change their shapes.
 
     Args:
         args: The Trainer's arguments.
         split_steps: Whether who calls averages gradients over processes.
+        settles: Whether the shapes of the model are final some time before the end; see `hooks.Hooks`.
 
     Raises:
         UserError: If it is asked for.
@@ -29,10 +30,11 @@ def check_trainer(args: Any, split_steps: bool) -> None:
             "can't follow a model that is cut while it trains: start one process and set CUDA_VISIBLE_DEVICES to one "
             "device, or let a study train with `processes`."
         )
-    if args.load_best_model_at_end:
+    if args.load_best_model_at_end and not settles:
         raise UserError(
-            "TrainingArguments(load_best_model_at_end=True) would load weights of a larger model into the cut one; "
-            "set it to False."
+            "TrainingArguments(load_best_model_at_end=True) would load weights of a larger model into the cut one, "
+            "because this method removes units until the end of training; set it to False, or use a method with a "
+            "target such as NeuroPrune(sparsity=0.8)."
         )
     for name in ("deepspeed", "fsdp"):
         if getattr(args, name, None):

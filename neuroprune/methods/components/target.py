@@ -28,6 +28,8 @@ class TargetForm(Hooks):
             `freeze_embeddings` are read here.
     """
 
+    settles = True
+
     def __init__(self, settings: Any) -> None:
         super().__init__(settings)
         self.report |= {"form": "target", "sparsity": settings.sparsity, "events": []}
@@ -36,6 +38,11 @@ class TargetForm(Hooks):
         self.events: dict[int, float] = {}
         self._rate = RaisedRate(settings.post_lr)
         self._frozen = FrozenParameters()
+
+    @property
+    def settled(self) -> bool:
+        """Whether the last event is over."""
+        return not self.events
 
     def prune(self, run: Run, goal: int, last: bool) -> None:
         """Bring the number of zero or removed weights to `goal`, exactly so at the last event."""

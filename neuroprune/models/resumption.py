@@ -1,0 +1,68 @@
+"""Resume training from the checkpoint of a cut model with a model that has been built anew.
+
+`trainer.train(resume_from_checkpoint=True)` loads the weights of a checkpoint into the Trainer's model. A model that is
+built from the original checkpoint is dense, so its shapes do not fit. The Trainer has no event between the choice of a
+checkpoint and its loading. Therefore this module wraps the method that loads.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from neuroprune.errors import UserError
+from neuroprune.models.quantizer import cut_to_record
+from neuroprune.pruning.kept_units import RECORD, read_record
+
+
+def teach_trainer() -> None:
+    """Have transformers' Trainer cut its model as the record of a checkpoint says, before it loads the checkpoint."""
+    from transformers import Trainer
+
+    original = Trainer._load_from_checkpoint
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @wraps(original)
+    def load(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
+        cut_as_saved(self.model if model is None else model, Path(resume_from_checkpoint), self.optimizer)
+        original(self, resume_from_checkpoint, model)
+
+    Trainer._load_from_checkpoint = load  # type: ignore[method-assign]
+
+
+def cut_as_saved(model: Any, checkpoint: Path, optimizer: Any = None) -> None:
+    """Cut a dense model to the shapes of a checkpoint; do nothing if it has them already.
+
+    Args:
+        model: The model into which the checkpoint is to be loaded; changed in place.
+        checkpoint: The folder of the checkpoint.
+        optimizer: The model's optimizer, if it exists already.
+
+    Raises:
+        UserError: If the model is cut in another way.
+    """
+    saved = _saved_record(checkpoint)
+    if saved is None:
+        return
+    own = read_record(model)
+    if all(own.get(key) == saved.get(key) for key in ("heads", "neurons", "hidden")):
+        return
+    if own["heads"] or own["neurons"] or "hidden" in own:
+        raise UserError(
+            f"{checkpoint}: the saved model has other heads and neurons than the model to be trained; give the Trainer "
+            f'a dense model, or neuroprune.from_pretrained("{checkpoint}").'
+        )
+    cut_to_record(model, saved, optimizer)
+
+
+def _saved_record(checkpoint: Path) -> dict[str, Any] | None:
+    """Return the record in a checkpoint's configuration; None if its model is dense or of another kind."""
+    try:
+        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        record = config.get("quantization_config") or {}
+        return record if record.get("quant_method") == RECORD else None
+    except (OSError, ValueError, AttributeError):  # the Trainer says what it misses
+        return None
