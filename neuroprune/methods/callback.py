@@ -130,6 +130,7 @@ class Method(TrainerCallback):
         try:
             if self.cuts:
                 preconditions.check_not_compiled(run.model)
+                preconditions.check_optimizer(run.optimizer)
                 preconditions.check_weights(run.model, run.blocks)
                 hold(run.model, self, run, run.training or run.optimizer)
                 self._held = run.model

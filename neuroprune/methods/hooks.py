@@ -70,16 +70,16 @@ class Run:
         return {parameter: group["lr"] for group in self.optimizer.param_groups for parameter in group["params"]}
 
     def scale_learning_rate(self, factor: float) -> None:
-        """Multiply the learning rate from now on.
+        """Multiply the learning rate of a run with a `LambdaLR` schedule from now on.
 
         Args:
             factor: Applied to the optimizer's current rate and to the schedule's base rates, so that the schedule may
                 step before or after.
         """
+        assert self.scheduler is not None
         for group in self.optimizer.param_groups:
             group["lr"] = group["lr"] * factor
-        if self.scheduler is not None and hasattr(self.scheduler, "base_lrs"):
-            self.scheduler.base_lrs = [rate * factor for rate in self.scheduler.base_lrs]
+        self.scheduler.base_lrs = [rate * factor for rate in self.scheduler.base_lrs]
 
 
 class Hooks:

@@ -160,15 +160,6 @@ def test_a_target_below_what_is_gone_is_refused_at_the_start(make):
     make(sparsity=0.9).start(make_run(model, steps=12))
 
 
-@pytest.mark.parametrize("method", [L1(sparsity=0.5), NeuroPrune(heads=4), CoFi(sparsity=0.5, final_lr=2.0)])
-def test_a_rate_that_is_not_there_cannot_be_raised(method):
-    model = make_model("bert")
-    optimizer = transformers.Adafactor(model.parameters(), lr=None, relative_step=True)
-    with pytest.raises(UserError, match="lr=None"):
-        method.start(Run(model, optimizer, total_steps=12))
-    L1(sparsity=0.5, post_lr=1).start(Run(model, optimizer, total_steps=12, training="another"))
-
-
 def test_a_run_that_ends_early_says_so_and_leaves_no_hooks(caplog):
     model, method = make_model("bert").train(), NeuroPrune(sparsity=0.5)
     run = make_run(model, steps=100)

@@ -18,7 +18,6 @@ from helpers.loops import (
 )
 from helpers.models import each_model, make_batch, make_model
 from neuroprune.methods.components.embeddings import freeze_embeddings
-from neuroprune.methods.components.rewarm import RaisedRate
 from neuroprune.methods.dense import Dense
 from neuroprune.methods.l1 import L1
 from neuroprune.methods.neuroprune.method import NeuroPrune
@@ -221,47 +220,6 @@ def test_options_of_the_target_form(name):
         assert measure_sparsity(model).weights == pytest.approx(0.6, abs=1e-3)
         if "min_share" in fields:
             assert all(mlp.width >= 12 for mlp in find_blocks(model).mlps)
-
-
-@pytest.mark.parametrize("scheduled", [True, False])
-def test_the_rate_rises_over_three_percent_and_then_follows_the_schedule(scheduled):
-    model, rates = make_model("bert"), []
-    run = make_run(model, steps=100, scheduled=scheduled)
-    plain = [1 - step / 100 if scheduled else 1.0 for step in range(101)]
-    run.step = 50
-    run.optimizer.step()
-    if scheduled:
-        for _ in range(50):
-            run.scheduler.step()
-    raised = RaisedRate(2.0)
-    raised.begin(run)
-    while run.step < 60:
-        raised.follow(run)
-        if scheduled:
-            run.scheduler.step()
-        rates.append(run.optimizer.param_groups[0]["lr"] / 1e-3)
-        run.step += 1
-    # the schedule of this loop is one step ahead of the counter
-    factors = [rate / plain[min(100, 51 + i)] if scheduled else rate for i, rate in enumerate(rates)]
-    assert factors == pytest.approx([2 / 3, 4 / 3, *[2.0] * 8])
-
-
-def test_it_does_not_matter_whether_the_schedule_steps_before_or_after():
-    found = []
-    for before in (True, False):
-        run = make_run(make_model("bert"), steps=100)
-        raised = RaisedRate(2.0)
-        raised.begin(run)
-        for _ in range(8):
-            run.optimizer.step()
-            if before:
-                run.scheduler.step()
-            run.step += 1
-            raised.follow(run)
-            if not before:
-                run.scheduler.step()
-        found.append(run.optimizer.param_groups[0]["lr"])
-    assert found[0] == pytest.approx(found[1]) == pytest.approx(2 * 1e-3 * 0.92)
 
 
 def test_the_trainers_rate_is_raised_after_the_last_event(tmp_path):

@@ -73,7 +73,7 @@ class MaskedPruning(Hooks):
         if run.step:
             raise UserError(f"CoFi can't begin at step {run.step}: its masks are not in the model; train from step 0.")
         asked = self.settings
-        preconditions.check_rate(run.optimizer, "final_lr", asked.final_lr)
+        preconditions.check_rate(run, "final_lr", asked.final_lr)
         preconditions.check_target(run.model, asked.sparsity)
         self._prepare(run, Timetable.of(asked, run.total_steps))
         stream, left_out = _stream(run.model, asked.masks)
@@ -162,7 +162,7 @@ class MaskedPruning(Hooks):
             stage = FineTuning(_mask_parameters(run, self.report["masks"]), _stream(run.model, self.settings.masks)[0])
             if name == MaskLearning.name:
                 stage = self._mask_learning(run, stage)
-        stage.load_state(state)
+        stage.load_state(run, state)
         return stage
 
     def _mask_learning(self, run: Run, before: FineTuning) -> MaskLearning:

@@ -73,7 +73,7 @@ class Stage:
         """Return what `load_state` needs."""
         raise NotImplementedError
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, run: Run, state: Mapping[str, Any]) -> None:
         """Restore `state_dict`."""
         raise NotImplementedError
 
@@ -88,7 +88,7 @@ class Stage:
         return None
 
     def detach(self) -> None:
-        """Remove the stage's hooks from the model."""
+        """Remove the stage's hooks from the model and the optimizer."""
 
 
 class FineTuning(Stage):
@@ -108,7 +108,7 @@ class FineTuning(Stage):
         """Return log alpha of the masks."""
         return nest("log_alpha", self.masks.state_dict())
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, run: Run, state: Mapping[str, Any]) -> None:
         """Restore log alpha."""
         self.masks.load_state(unnest("log_alpha", state))
 
@@ -147,7 +147,7 @@ class MaskLearning(Stage):
         """Return log alpha, the multipliers and their moments."""
         return self.updates.state_dict()
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, run: Run, state: Mapping[str, Any]) -> None:
         """Restore `state_dict`."""
         self.updates.load_state(state)
 
@@ -204,9 +204,13 @@ class FinalFineTuning(Stage):
         """Return the zeros and the progress of the learning rate."""
         return nest("zeros", self._zeros.state_dict()) | nest("rate", self._rate.state_dict())
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, run: Run, state: Mapping[str, Any]) -> None:
         """Restore the progress of the learning rate; the zeros are an argument."""
-        self._rate.load_state(unnest("rate", state))
+        self._rate.load_state(run, unnest("rate", state))
+
+    def detach(self) -> None:
+        """Leave the learning rate to its schedule."""
+        self._rate.detach()
 
     def alive(self) -> Tensor:
         """Return which MLPs contribute, bool `[MLPs]`."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import Adafactor, Optimizer
 
 from neuroprune.errors import UserError
+from neuroprune.methods.hooks import Run
 from neuroprune.pruning.blocks import Blocks
 from neuroprune.pruning.cuts import refuse_shared
 from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, removed_weights
@@ -129,19 +130,60 @@ def check_target(model: nn.Module, sparsity: float) -> None:
         )
 
 
-def check_rate(optimizer: Optimizer, setting: str, factor: float) -> None:
-    """Refuse to raise a learning rate that the optimizer does not have.
+def check_rate(run: Run, setting: str, factor: float) -> None:
+    """Refuse to raise the learning rate of an optimizer that does not step at the rate of its parameter groups.
 
     Args:
-        optimizer: The optimizer of a run.
-        setting: Name of the setting that asks for it.
+        run: The run.
+        setting: Name of the setting that raises the rate.
         factor: Its value; 1 changes nothing.
 
     Raises:
-        UserError: If the rate is None, as that of Adafactor may be.
+        UserError: If the rate is None, as that of Adafactor may be, or is one of several bounds on the step's size.
     """
-    if factor != 1 and any(group["lr"] is None for group in optimizer.param_groups):
+    optimizer, name = run.optimizer, type(run.optimizer).__name__
+    if factor == 1:
+        return
+    if any(group["lr"] is None for group in optimizer.param_groups):
         raise UserError(
-            f"{setting}={factor:g}: {type(optimizer).__name__} has no learning rate to be raised (lr=None); set "
-            f"{setting}=1, or give the optimizer a rate."
+            f"{setting}={factor:g}: {name} has no learning rate to be raised (lr=None); set {setting}=1, or give the "
+            "optimizer a rate."
         )
+    if not hasattr(optimizer, "register_step_pre_hook"):
+        raise UserError(f"{setting}={factor:g}: {name} is not a torch.optim.Optimizer; set {setting}=1, or use one.")
+    largest = factor * max(_initial_rate(group) for group in optimizer.param_groups)
+    if isinstance(optimizer, Adafactor) and largest > run.total_steps**-0.5:
+        raise UserError(
+            f"{setting}={factor:g}: torch's Adafactor bounds its rate by 1 / sqrt(step), which a raised rate of "
+            f"{largest:g} exceeds within {run.total_steps} steps; set {setting}=1, or lower the rate."
+        )
+
+
+def _initial_rate(group: dict[str, Any]) -> float:
+    return float(group.get("initial_lr", group["lr"]))
+
+
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Refuse optimizers that keep weights or steps of their own, apart from the model's parameters.
+
+    Args:
+        optimizer: The optimizer of a run.
+
+    Raises:
+        UserError: If it averages weights, steps in the backward pass, or joins all parameters to one vector.
+    """
+    name = type(optimizer).__name__
+    reason = next((why for part, why in _APART.items() if part in name.lower()), None)
+    if reason is not None:
+        raise UserError(
+            f"{name} {reason}, so it can't follow a model that is cut while it trains; use AdamW, Adafactor or SGD."
+        )
+
+
+_APART = {
+    "schedulefree": "trains weights other than those that the model holds between steps",
+    "layerwisedummy": "steps in the backward pass",
+    "lomo": "steps in the backward pass",
+    "lbfgs": "keeps all parameters as one vector",
+}
+"""Part of the name of an optimizer's class -> what it does that a cut can't follow."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch.optim.lr_scheduler import LambdaLR
+
 from neuroprune.methods.hooks import Run, State
 
 REWARM = 0.03  # fraction of the run's steps
@@ -12,6 +14,11 @@ REWARM = 0.03  # fraction of the run's steps
 
 class RaisedRate:
     """Raises the learning rate linearly from zero to `factor` times its schedule, over 3 % of the run's steps.
+
+    A `LambdaLR`, as all schedules of transformers are except two, gets higher base rates, so that logs show the rate.
+    With any other schedule, or none, each step of the optimizer is taken at the raised rate and the schedule's own rate
+    is restored after it: a schedule may compute its next rate from the current one, from limits of its own or from a
+    metric, and logs then show its rate without the factor.
 
     Args:
         factor: Final multiple of the schedule, > 0; 1 leaves the schedule as it is.
@@ -21,6 +28,9 @@ class RaisedRate:
         self._factor, self._now = factor, 1.0
         self._first: int | None = None
         self._length = 1
+        self._handles: list[Any] = []
+        self._unraised: list[Any] = []
+        self._depth = 0  # of calls of `step`: an optimizer's own may call that of its class, which has the hooks too
 
     def begin(self, run: Run) -> None:
         """Begin after the current step; call `follow` then and after every later step."""
@@ -32,17 +42,52 @@ class RaisedRate:
         if self._first is None:
             return
         wanted = self._factor * min(1.0, (run.step - self._first + 1) / self._length)
-        if wanted != self._now:
-            run.scale_learning_rate(wanted / self._now)
-            self._now = wanted
+        if _scales_base_rates(run):
+            if wanted != self._now:
+                run.scale_learning_rate(wanted / self._now)
+        elif not self._handles:
+            before, after = run.optimizer.register_step_pre_hook, run.optimizer.register_step_post_hook
+            self._handles = [before(self._raise), after(self._restore)]
+        self._now = wanted
+
+    def detach(self) -> None:
+        """Remove the hooks from the optimizer."""
+        while self._handles:
+            self._handles.pop().remove()
 
     def state_dict(self) -> State:
-        """Return the first step (None before `begin`), the current factor and the length.
-
-        The rate itself is part of the optimizer and the schedule.
-        """
+        """Return the first step (None before `begin`), the current factor and the length."""
         return {"first": self._first, "now": self._now, "length": self._length}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore the progress of the re-warming."""
-        self._first, self._now, self._length = state["first"], state["now"], state["length"]
+    def load_state(self, run: Run, state: Mapping[str, Any]) -> None:
+        """Restore the progress of the re-warming; higher base rates are part of the restored schedule."""
+        self._first, self._length = state["first"], state["length"]
+        if _scales_base_rates(run):
+            self._now = state["now"]
+        else:
+            self.follow(run)
+
+    def _raise(self, optimizer: Any, *_: Any) -> None:
+        if not self._depth:
+            self._unraised = [group["lr"] for group in optimizer.param_groups]
+            for group in optimizer.param_groups:
+                group["lr"] = group["lr"] * self._now
+        self._depth += 1
+
+    def _restore(self, optimizer: Any, *_: Any) -> None:
+        self._depth -= 1
+        if not self._depth:
+            for group, rate in zip(optimizer.param_groups, self._unraised, strict=True):
+                group["lr"] = rate
+
+
+def _scales_base_rates(run: Run) -> bool:
+    """Return whether every rate of the schedule is a multiple of its base rate."""
+    schedule = run.scheduler
+    return isinstance(schedule, LambdaLR) and type(schedule).get_lr is LambdaLR.get_lr and _owns(schedule, run)
+
+
+def _owns(schedule: LambdaLR, run: Run) -> bool:
+    """Return whether the schedule sets the rates of the run's optimizer and not of another."""
+    optimizer: Any = schedule.optimizer
+    return getattr(optimizer, "optimizer", optimizer) is run.optimizer

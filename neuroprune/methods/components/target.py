@@ -50,7 +50,7 @@ class TargetForm(Hooks):
 
     def start(self, run: Run) -> None:
         """Plan the events that are still to come."""
-        preconditions.check_rate(run.optimizer, "post_lr", self.settings.post_lr)
+        preconditions.check_rate(run, "post_lr", self.settings.post_lr)
         if self.settings.sparsity is not None:
             preconditions.check_target(run.model, self.settings.sparsity)
         self._plan(run)
@@ -68,7 +68,7 @@ class TargetForm(Hooks):
         self._plan(run, state["plan"])
         self.report.update(state["report"])
         self.zeros = KeptZeros.from_state(run.blocks, unnest("zeros", state))
-        self._rate.load_state(unnest("rate", state))
+        self._rate.load_state(run, unnest("rate", state))
         if state["frozen"]:
             self._frozen = freeze_embeddings(run)
 
@@ -89,8 +89,9 @@ class TargetForm(Hooks):
         self.report["removed_heads"] = removed_heads(run.model)
 
     def abandon(self) -> None:
-        """Unfreeze the embeddings."""
+        """Unfreeze the embeddings; leave the learning rate to its schedule."""
         self._frozen.release()
+        self._rate.detach()
 
     def _plan(self, run: Run, plan: Sequence[tuple[int, float]] | None = None) -> None:
         """Compute the step of each event and the share of the weights it leads to, unless there is a plan."""
