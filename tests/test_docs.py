@@ -9,7 +9,12 @@ from pkgutil import resolve_name
 
 import pytest
 
+from helpers.published import tables
 from neuroprune.cli import parser
+from neuroprune.config import gpu_hours
+from neuroprune.config.catalogue import make_plan, read_study
+from neuroprune.methods import METHODS
+from neuroprune.pruning.architectures import ARCHITECTURES
 from neuroprune.results.figures import FIGURES
 from neuroprune.results.tables import TABLES
 
@@ -20,7 +25,7 @@ PAGES = sorted(page for pattern in PATTERNS for page in ROOT.glob(pattern))
 MADE_BY_RUNS = re.compile(r"results/(?!published/)|resources/|\.venv|\.snakemake|site/|tasks/NAME|config/(?:my|NAME)\.")
 OTHER = re.compile(r"[<>…*{}$=:]|://|^[~/]")
 EXAMPLES = {"my.yaml", "run.json", "plan.json", "config.json", "runs.csv", "report.html"}
-EXAMPLES |= {"my_task.yaml", "train.log", "train.1.log", "measure.log", "mine.py"}
+EXAMPLES |= {"figure5.yaml", "my_task.yaml", "train.log", "train.1.log", "measure.log", "mine.py"}
 FOLDERS = ("", "config", "neuroprune", "neuroprune/config", "neuroprune/methods", "results/published", "workflow")
 
 
@@ -64,6 +69,12 @@ def paths(page):
 
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@by_page
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)", page.read_text())
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
 
 
 @by_page
@@ -114,11 +125,31 @@ def test_snakemake_targets_exist(page):
     assert asked <= known
 
 
+def column(page, title):
+    """Return the first column of the page's table that starts with a title, without the marks of code."""
+    (table,) = [table for table in tables((ROOT / "docs" / page).read_text()) if table[0][0] == title]
+    return [row[0].strip("`") for row in table[2:]]
+
+
+def test_pages_list_every_architecture_and_method():
+    assert sorted(column("architectures.md", "model type")) == sorted(ARCHITECTURES)
+    assert set(column("methods.md", "name in a study")) == set(METHODS)
+
+
+def test_costs_of_the_papers_artefacts_are_those_of_the_plan():
+    plan = make_plan(read_study([ROOT / "config" / "paper.yaml"]), "config/paper.yaml", ROOT / "config", [])
+    (table, *_) = tables((ROOT / "docs" / "artefacts.md").read_text())
+    for row in table[2:]:
+        runs = {run for name in re.findall(r"`(\w+)`", row[2]) for run in plan.experiments[name]}
+        found = gpu_hours.cost({run: plan.runs[run] for run in runs}, set())
+        assert row[3:] == [f"{len(runs):,}", f"{found.hours:,.0f}"], row[0]
+
+
 def test_the_checks_read_what_they_should():
     """The collections are not empty, and a name that does not exist is noticed."""
     readme, guide = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
     assert {"neuroprune/pruning/architectures.py", "tests/pruning/test_heads.py"} <= paths(guide)
-    assert ["plan", "--config", "config/config.yaml"] in calls(code(readme), "neuroprune")
+    assert ["plan", "--config", "config/config.yaml"] in calls(code(ROOT / "docs" / "studies.md"), "neuroprune")
     assert ["demo"] in calls(code(readme), "make")
     assert importable("neuroprune.errors.UserError")
     assert not importable("neuroprune.errors.Missing")

@@ -1,7 +1,6 @@
-"""The README's code does what the text around it says: the blocks are run as they stand."""
+"""The code of the README and of docs/tutorials/loops.md runs as it stands and does what the text around it says."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -11,15 +10,13 @@ from test_pretrained import tokenizer  # noqa: F401  (a fixture)
 from torch.utils.data import DataLoader
 
 from helpers.models import VOCAB, make_model
-from neuroprune.cli import parser
 from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.sparsity import measure_sparsity
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-DOCS = [*ROOT.glob("*.md"), *ROOT.glob("config/*.md"), *ROOT.glob("docs/**/*.md")]
-SECTION = README.split("## Use it on your model")[1].split("\n## ")[0]
-BLOCKS = re.findall(r"```python\n(.*?)```", SECTION, flags=re.DOTALL)
+LOOPS = (ROOT / "docs" / "tutorials" / "loops.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README + LOOPS, flags=re.DOTALL)
 COMMON = {"output_dir": "out", "num_train_epochs": 2, "per_device_train_batch_size": 4, "use_cpu": True}
 COMMON |= {"report_to": "none", "save_strategy": "no", "disable_tqdm": True}
 
@@ -77,17 +74,3 @@ def test_the_plain_loop(monkeypatch, tmp_path):
     given = {"model": model, "epochs": epochs, "loader": loader, "optimizer": optimizer, "scheduler": scheduler}
     run(block("method.start(run)"), monkeypatch, tmp_path, **given)
     assert measure_sparsity(model).weights == pytest.approx(0.8, abs=1e-3)
-
-
-@pytest.mark.parametrize("page", sorted(DOCS), ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page):
-    links = re.findall(r"\]\(([^)#]+)", page.read_text())
-    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
-
-
-def test_its_commands_exist():
-    lines = re.findall(r"^neuroprune .*$", README, flags=re.MULTILINE)
-    lines += re.findall(r"`(neuroprune [a-z][^`…<]*)`", (ROOT / "docs" / "cluster.md").read_text())
-    assert len(lines) >= 3
-    for line in lines:
-        assert callable(parser().parse_args(shlex.split(line, comments=True)[1:]).run)

@@ -1,4 +1,4 @@
-"""Numbers in the README equal those in the published records: every table cell and every measured value in the text."""
+"""Numbers in docs/results.md and the README equal the published records: cells of tables, and values in the text."""
 
 import json
 import re
@@ -26,7 +26,7 @@ from helpers.published import (
     tables,
 )
 
-README = (ROOT / "README.md").read_text()
+PAGE, README = (ROOT / "docs" / "results.md").read_text(), (ROOT / "README.md").read_text()
 MEASURED = re.compile(
     r"[\d.,–]*\d (?:M|ms|s|points?|heads?|neurons|rows|steps|times)\b|[\d.,–]*\d [%×]|\b(?:BLEU|Lsum) [\d.]+"
 )
@@ -123,16 +123,12 @@ TABLES = (sst2_table, demo_table, compared_table, glue_table, random_table)
 @pytest.mark.parametrize("expected", TABLES)
 def test_a_table_equals_the_records(rows, expected):
     header, *lines = expected(rows)
-    assert [table[2:] for table in tables(README) if table[0] == header] == [lines]
+    assert [table[2:] for table in tables(PAGE) if table[0] == header] == [lines]
 
 
 def test_every_table_of_results_is_compared(rows):
     compared = [next(iter(table(rows))) for table in TABLES]
-    assert [table[0] for table in tables(section("Results"))] == compared
-
-
-def section(name):
-    return README.split(f"\n## {name}\n")[1].split("\n## ")[0]
+    assert [table[0] for table in tables(PAGE)] == compared
 
 
 def sst2_claims(rows):
@@ -201,18 +197,33 @@ def _ratio(slow, quick):
     return slow["train_seconds_without_eval"] / quick["train_seconds_without_eval"]
 
 
-def prose(name):
-    """Return a section's text without tables, emphasis and line breaks."""
-    text = re.sub(r"^\|.*\n", "", section(name), flags=re.MULTILINE).replace("**", "")
+def prose(page):
+    """Return a page's text without tables, emphasis and line breaks."""
+    text = re.sub(r"^\|.*\n", "", page, flags=re.MULTILINE).replace("**", "")
     return " ".join(text.split())
 
 
 def test_measured_values_in_the_text_equal_the_records(rows):
-    text = prose("Results")
+    text = prose(PAGE)
     for claim in (*sst2_claims(rows), *other_claims(rows)):
         assert claim in text
         text = text.replace(claim, "")
     assert MEASURED.findall(TARGET.sub("", text)) == []
+
+
+def test_the_table_of_the_readme_equals_that_of_the_results():
+    (ours, *_), (all_rows, *_) = tables(README), tables(PAGE)
+    columns = [all_rows[0].index(name) for name in ours[0]]
+    known = [[row[column] for column in columns] for row in all_rows]
+    assert [row for row in ours[2:] if row not in known] == []
+    assert len(ours) > 5
+
+
+def test_the_text_of_the_readme_equals_the_records(rows):
+    errors = [standard_error(rows("sst2", f"minilm-sst2-{group}")) for group in ("dense", "l1-l0.001")]
+    assert f"the standard error of an accuracy is {errors[0]:.1f} to {errors[1]:.1f} points" in prose(README)
+    dense = rows("sst2", "minilm-sst2-dense")
+    assert f"a single run (n = {dense['runs']} seed), evaluated on {dense['result']['eval_rows']} rows" in prose(README)
 
 
 def test_the_papers_algorithm_empties_no_layer(rows):
