@@ -6,9 +6,11 @@ from importlib.metadata import version
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from pkgutil import resolve_name
+from unicodedata import normalize
 
 import pytest
 
+import neuroprune
 from helpers.published import tables
 from neuroprune.cli import parser
 from neuroprune.config import gpu_hours
@@ -78,6 +80,19 @@ def test_links_lead_somewhere(page):
 
 
 @by_page
+def test_links_to_sections_lead_to_a_heading(page):
+    found = re.findall(r"\]\(([^)#:]*\.md|)#([^)]+)\)", page.read_text())
+    assert [link for link in found if link[1] not in anchors(page.parent / link[0] if link[0] else page)] == []
+
+
+def anchors(page):
+    """Return the anchors of a page's headings, as the site makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+    plain = (normalize("NFKD", heading).encode("ascii", "ignore").decode().lower() for heading in headings)
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip()) for heading in plain}
+
+
+@by_page
 def test_paths_exist(page):
     missing = [word for word in paths(page) if not any((ROOT / folder / word).exists() for folder in FOLDERS)]
     assert sorted(missing) == []
@@ -87,6 +102,12 @@ def test_paths_exist(page):
 def test_modules_exist(page):
     names = {name for snippet in code(page) for name in re.findall(r"\bneuroprune(?:\.[a-z_]\w*)+", snippet)}
     assert sorted(name for name in names if not importable(name)) == []
+
+
+def test_the_python_api_names_what_exists():
+    names = re.findall(r"^::: (\S+)", (ROOT / "docs" / "api.md").read_text(), flags=re.MULTILINE)
+    assert [name for name in names if not importable(name)] == []
+    assert {name.rpartition(".")[2] for name in names} >= set(neuroprune.__all__)
 
 
 def importable(name):
