@@ -12,10 +12,15 @@ from neuroprune.config.fields import Count, Fraction, NotNegative, Positive, Set
 class TrainingSettings(Settings):
     """How a model is fine-tuned; the same for every method that is compared."""
 
-    LATER: ClassVar[tuple[str, ...]] = ("processes", "accumulation", "gradient_checkpointing", "optimizer")
+    LATER: ClassVar[tuple[str, ...]] = ("processes", "accumulation", "gradient_checkpointing", "optimizer", "budget")
 
     epochs: Positive = Field(
         default=3.0, description="Passes over the training rows; the paper's values lie in 1 to 5."
+    )
+    budget: Literal["epochs", "dense_flops"] = Field(
+        default="epochs",
+        description="When training ends: after `epochs`, or when the run has taken as many floating-point operations "
+        "as `epochs` of dense fine-tuning. A pruned model then trains for more steps; events stay at their steps.",
     )
     batch_size: Count = Field(default=32, description="Rows a step.")
     learning_rate: Positive = Field(default=1e-4, description="Peak of the learning rate; it decays linearly to 0.")

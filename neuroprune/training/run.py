@@ -25,7 +25,7 @@ from neuroprune.pruning.sparsity import measure_sparsity
 from neuroprune.results import records
 from neuroprune.results.environment import environment as describe_environment
 from neuroprune.results.manifests import Prepared
-from neuroprune.training import batches, checkpoints, weight_arrays
+from neuroprune.training import batches, budget, checkpoints, weight_arrays
 from neuroprune.training.inference_time import use_bf16
 from neuroprune.training.step_times import StepClock
 
@@ -94,6 +94,8 @@ def _run(
     pretrained.align(model)
     method = methods.build(settings.method)
     trainer = _trainer(settings, folder, data, model, tokenizer, method)
+    if settings.training.budget == "dense_flops":
+        _add_budget(trainer, method, settings.training.epochs, progress)
     fit = _fit(trainer, checkpoints.Checkpoints(progress, checkpoint_minutes))
     if not distributed.is_main():
         return None
@@ -107,7 +109,7 @@ def _run(
         "labels": list(data.labels),
         "train_rows": len(data.train),
         "eval_rows": len(data.eval),
-        "epochs": settings.training.epochs,
+        "epochs": settings.training.epochs if settings.training.budget == "epochs" else trainer.state.epoch,
         "sparsity": measure_sparsity(model).as_dict(),
         "method": method.report,
     }
@@ -211,13 +213,20 @@ def _trainer(settings: RunSettings, folder: Path, data: Any, model: Any, tokeniz
     )
 
 
+def _add_budget(trainer: Trainer, method: Any, epochs: float, progress: checkpoints.Progress) -> None:
+    """Train until the run has cost as much as dense fine-tuning; the method comes after the budget."""
+    trainer.pop_callback(method)
+    trainer.add_callback(budget.DenseBudget(epochs, progress.costs, partial(budget.forward_flops, trainer)))
+    trainer.add_callback(method)
+
+
 def _arguments(training: TrainingSettings, seed: int, folder: Path, more: dict[str, Any]) -> Seq2SeqTrainingArguments:
     """Translate our settings to the Trainer's; `more` is what the task's objective adds."""
     if training.optimizer != "adamw":  # the Trainer's own
         more = more | {"optim": training.optimizer}
     return Seq2SeqTrainingArguments(
         output_dir=str(folder / checkpoints.FOLDER),
-        num_train_epochs=training.epochs,
+        num_train_epochs=training.epochs * (budget.MOST if training.budget == "dense_flops" else 1),
         per_device_train_batch_size=training.batch_size // training.parts,
         per_device_eval_batch_size=max(1, training.batch_size // training.parts),
         gradient_accumulation_steps=training.accumulation,

@@ -1,0 +1,127 @@
+"""Training until a run has taken as many floating-point operations as dense fine-tuning.
+
+A step of a pruned model takes fewer operations than a dense one. With `budget: dense_flops` the time that this saves is
+spent on more steps. Removal events stay at the steps that they have without it, and so does the learning rate up to the
+first event; from there it decays linearly to 0 at the new end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import Trainer, TrainerCallback
+
+MOST = 100  # times as many epochs as asked for, at most
+
+Cost = Sequence[Any]  # from a step on, a forward pass takes this many operations
+
+
+class DenseBudget(TrainerCallback):
+    """Callback that ends training when all steps together have cost as much as the planned number of dense ones.
+
+    It has to come before the method among the Trainer's callbacks, so that the method plans its events on the dense
+    steps. The Trainer's own number of epochs has to be `MOST` times as large.
+
+    Args:
+        epochs: Epochs of dense fine-tuning.
+        costs: Costs so far, empty at the beginning; each change of the model's size adds one.
+        measure: Returns the operations of a forward pass of the model as it is.
+    """
+
+    def __init__(self, epochs: float, costs: list[Cost], measure: Callable[[], int]) -> None:
+        self._epochs, self._costs, self._measure = epochs, costs, measure
+        self._steps = self._warmup = self._size = 0
+
+    def on_train_begin(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        lr_scheduler: Any = None,
+        train_dataloader: Any = None,
+        **_: Any,
+    ) -> None:
+        """Tell the method the number of dense steps; replace the learning-rate schedule."""
+        state.max_steps = math.ceil(self._epochs * -(-len(train_dataloader) // args.gradient_accumulation_steps))
+        state.num_train_epochs = math.ceil(self._epochs)
+        state.compute_steps(args, state.max_steps)
+        self._steps, self._warmup = state.max_steps, args.get_warmup_steps(state.max_steps)
+        schedule = getattr(lr_scheduler, "scheduler", lr_scheduler)  # accelerate's wrapper is removed
+        schedule.lr_lambdas = [self.rate] * len(schedule.lr_lambdas)
+        self._size = _size(model)
+        if not self._costs:
+            self._costs.append([0, self._measure()])
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Set the end of training, which a resumed run must know before its first step."""
+        state.max_steps = self.end
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Measure the cost again if the model has another size."""
+        if _size(model) != self._size:
+            self._size = _size(model)
+            self._costs.append([state.global_step, self._measure()])
+
+    @property
+    def end(self) -> int:
+        """The last step."""
+        return self._ends()[-1]
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step as a fraction of its peak: linear warm-up, then linear decay to the end.
+
+        Args:
+            step: Steps before it.
+
+        Returns:
+            Without a change of the model's size, the values of transformers' linear schedule.
+        """
+        if step < self._warmup:
+            return step / max(1, self._warmup)
+        begin, peak, last = self._warmup, 1.0, 0
+        for (start, _), end in zip(self._costs, self._ends(), strict=True):
+            change = max(start, self._warmup)
+            if step < change:
+                break
+            peak *= (last - change) / max(1, last - begin) if change > begin else 1.0
+            begin, last = change, end
+        return max(0.0, peak * (last - step) / max(1, last - begin))
+
+    def _ends(self) -> list[int]:
+        """Return the last steps that follow from the first cost, from the first two, and so on."""
+        ends, left, (before, dense) = [], float(self._steps), self._costs[0]
+        now = dense
+        for start, cost in self._costs:
+            left -= (start - before) * now / dense
+            ends.append(max(start, start + int(left * (dense / cost))))
+            before, now = start, cost
+        return ends
+
+
+def forward_flops(trainer: Trainer) -> int:
+    """Count the floating-point operations of a forward pass of a Trainer's model; nothing is changed by it.
+
+    Args:
+        trainer: A Trainer; its first training rows are read, as many as in a pass of a step.
+
+    Returns:
+        The operations of matrix products.
+    """
+    rows: Any = trainer._remove_unused_columns(trainer.train_dataset, description="training")
+    count = min(len(rows), trainer.args.train_batch_size)
+    batch = trainer._prepare_inputs(trainer.data_collator([rows[row] for row in range(count)]))
+    model: Any = trainer.model
+    training = model.training
+    with torch.random.fork_rng(), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        trainer.compute_loss(model.eval(), batch)
+    model.train(training)
+    return counter.get_total_flops()
+
+
+def _size(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
