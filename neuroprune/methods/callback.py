@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +22,7 @@ from neuroprune.methods.components.ownership import abandon_earlier, hold, relea
 from neuroprune.methods.components.state_files import load_state, save_state
 from neuroprune.methods.hooks import Hooks, Run, State
 from neuroprune.models.resumption import teach_trainer
+from neuroprune.pruning.blocks import Block
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Method(TrainerCallback):
         self.split_steps = False  # whether the Trainer averages gradients over processes; see `batches.SplitSteps`
         self._held: nn.Module | None = None
         self._run: Run | None = None
+        self._stepped = False  # whether the run has taken a step
 
     @property
     def run(self) -> Run:
@@ -104,7 +106,10 @@ class Method(TrainerCallback):
         self.strategy.before_step(run)
 
     def after_step(self, run: Run) -> None:
-        """Act after the optimizer's step."""
+        """Act after the optimizer's step; after the first, refuse an optimizer whose state can't be cut."""
+        if self.cuts and not self._stepped:
+            preconditions.check_can_cut(run.optimizer, self._cut_blocks(run))
+            self._stepped = True
         self.strategy.after_step(run)
 
     def epoch_end(self, run: Run) -> None:
@@ -123,15 +128,19 @@ class Method(TrainerCallback):
             release(self._held, self)
         self._held = None
 
+    def _cut_blocks(self, run: Run) -> Sequence[Block]:
+        return run.blocks.attentions if self.strategy.heads_only else run.blocks.all
+
     @contextmanager
     def _taking_over(self, run: Run) -> Iterator[None]:
         self.abandon()
-        self.strategy = self.make_strategy()
+        self.strategy, self._stepped = self.make_strategy(), False
         try:
             if self.cuts:
                 preconditions.check_not_compiled(run.model)
                 preconditions.check_optimizer(run.optimizer)
                 preconditions.check_weights(run.model, run.blocks)
+                preconditions.check_can_cut(run.optimizer, self._cut_blocks(run))
                 hold(run.model, self, run, run.training or run.optimizer)
                 self._held = run.model
             yield

@@ -37,6 +37,7 @@ class SubsetPruning(Hooks):
         settings: All are read here.
     """
 
+    heads_only = True
     settings: DSPSettings
 
     def __init__(self, settings: DSPSettings) -> None:

@@ -110,9 +110,11 @@ class Hooks:
     Attributes:
         report: What the run has removed, JSON-able.
         settles: Whether `settled` becomes true in the course of a run.
+        heads_only: Whether the units of attentions alone are removed.
     """
 
     settles: ClassVar[bool] = False
+    heads_only: ClassVar[bool] = False
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings

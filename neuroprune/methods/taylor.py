@@ -11,6 +11,7 @@ from torch import Tensor
 from neuroprune.config.settings import TaylorSettings
 from neuroprune.errors import UserError
 from neuroprune.methods.callback import Method
+from neuroprune.methods.components.preconditions import skips_layers
 from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.components.unit_removal import UnitTarget
 from neuroprune.methods.hooks import Run, State
@@ -28,9 +29,13 @@ class TaylorTarget(UnitTarget):
     def __init__(self, settings: TaylorSettings) -> None:
         super().__init__(settings)
         self._sums: dict[Block, Tensor] | None = None
+        self._checked = False
 
     def before_step(self, run: Run) -> None:
-        """Add this step's |w dL/dw| to the scores if an event is near."""
+        """Add this step's |w dL/dw| to the scores if an event is near; check the gradients of the first step."""
+        if not self._checked:
+            self._checked = True
+            check_gradients(run)
         if self.events and run.step >= min(self.events) - run.steps_for(self.settings.calibration_rows):
             now = taylor_scores(run)
             self._sums = now if self._sums is None else {block: self._sums[block] + now[block] for block in now}
@@ -48,44 +53,48 @@ class TaylorTarget(UnitTarget):
             self._sums = {block: sums[str(i)].to(device) for i, block in enumerate(run.blocks.all)}
 
     def scores(self, run: Run) -> dict[Block, Tensor]:
-        """Return the sums since the last event, and reset them."""
+        """Return the sums since the last event, and reset them; a block that every step skipped is not to be cut."""
         sums, self._sums = self._sums, None
         assert sums is not None, "before_step has run at least once before an event"
-        return sums
+        return {
+            block: found if bool(found.any()) else torch.full_like(found, torch.inf) for block, found in sums.items()
+        }
 
 
 @torch.no_grad()
 def taylor_scores(run: Run) -> dict[Block, Tensor]:
-    """Sum |w dL/dw| over the weights of each unit, for the gradients that are there now.
+    """Sum |w dL/dw| over the weights of each unit, for the present gradients.
 
     Args:
-        run: A run whose gradients of a step are complete.
+        run: A run whose gradients of a step are complete; a layer that the step has skipped has none, and scores 0.
 
     Returns:
         For each block float32 `[units]`: heads (with grouped queries: key/value heads with their query heads) or
         neurons.
-
-    Raises:
-        UserError: If no gradient has reached some matrix.
     """
     return {block: _sum(block) for block in run.blocks.all}
 
 
+def check_gradients(run: Run) -> None:
+    """Raise `UserError` if no gradient has reached some matrix, unless the model skips layers at random."""
+    for block in [] if skips_layers(run.model) else run.blocks.all:
+        if any(projection.grad is None for projection in (*block.inputs, block.output)):
+            raise UserError(
+                f"no gradient reached a matrix of {block.name}; Taylor needs the loss to depend on all of them and "
+                "their weights to be trained: set them free with requires_grad_(True)."
+            )
+
+
 def _sum(block: Block) -> Tensor:
     """Sum over the rows of the input projections and the columns of the output projection that belong to each unit."""
-    found = [_products(block.name, projection).sum(dim=1) for projection in block.inputs]
-    found.append(_products(block.name, block.output).sum(dim=0))
+    found = [_products(projection).sum(dim=1) for projection in block.inputs]
+    found.append(_products(block.output).sum(dim=0))
     return torch.stack([channels.view(block.units, -1).sum(dim=1) for channels in found]).sum(dim=0)
 
 
-def _products(name: str, projection: Projection) -> Tensor:
-    grad = projection.grad
-    if grad is None:
-        raise UserError(
-            f"no gradient reached a matrix of {name}; Taylor needs the loss to depend on all of them and their weights "
-            "to be trained: set them free with requires_grad_(True)."
-        )
-    return (projection.weight.float() * grad.float()).abs()
+def _products(projection: Projection) -> Tensor:
+    weight, grad = projection.weight.float(), projection.grad
+    return torch.zeros_like(weight) if grad is None else (weight * grad.float()).abs()
 
 
 class Taylor(Method):

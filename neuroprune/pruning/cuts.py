@@ -92,6 +92,24 @@ def stage_cuts(changes: Transaction, model: nn.Module, cuts: Iterable[Cut], opti
         _stage_optimizer(changes, optimizer, uses, new)
 
 
+def check_can_follow(optimizer: Any, cuts: Iterable[Cut]) -> None:
+    """Refuse an optimizer that could not follow cuts of these layers, whichever positions stay.
+
+    Args:
+        optimizer: As in `stage_cuts`.
+        cuts: The layers and sides; their positions are not read.
+
+    Raises:
+        UserError: As in `stage_cuts`.
+    """
+    optimizer = unwrap(optimizer)
+    uses: dict[Tensor, list[Use]] = {}
+    for cut in cuts:
+        uses |= {parameter: [Use(cut.module, name, dim, cut.index)] for name, parameter, dim in cut.parameters()}
+    _check_held(optimizer, uses)
+    _check_state(optimizer, uses)
+
+
 def unwrap(optimizer: Any) -> Optimizer | None:
     """Return the plain optimizer inside accelerate's."""
     while hasattr(optimizer, "optimizer"):
@@ -192,12 +210,22 @@ def _smaller_state(state: dict[str, Any], old: Tensor, use: Use) -> dict[str, An
 
 def _dimensions(key: str, value: object, parameter: Tensor) -> tuple[int, ...] | None:
     """Return which dimensions of its parameter a state tensor has, () for a number, None if that is unknown."""
+    if isinstance(value, list | tuple | dict):
+        return None if any(isinstance(part, Tensor) for part in _parts(value)) else ()
     if not isinstance(value, Tensor) or not value.dim():
         return ()
+    if type(value) not in (Tensor, nn.Parameter):
+        return None  # quantized or sharded
     whole = tuple(range(parameter.dim()))
     factors = {"_row": whole[:-1], "_col": (*whole[:-2], *whole[-1:])}  # of transformers' Adafactor
     found = next((dims for suffix, dims in factors.items() if key.endswith(suffix)), whole)
     return found if value.shape == tuple(parameter.shape[dim] for dim in found) else None
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """Yield what a nested container holds."""
+    for part in value.values() if isinstance(value, dict) else value:
+        yield from _parts(part) if isinstance(part, list | tuple | dict) else (part,)
 
 
 def _check_held(optimizer: Optimizer | None, uses: dict[Tensor, list[Use]]) -> None:
@@ -221,7 +249,9 @@ def _check_state(optimizer: Optimizer | None, uses: dict[Tensor, list[Use]]) -> 
     for parameter, (use, *_) in uses.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             if _dimensions(key, value, parameter) is None:
+                kind = f"has shape {tuple(value.shape)}" if type(value) is Tensor else f"is a {type(value).__name__}"
                 raise UserError(
-                    f"can't cut the state of {type(optimizer).__name__}: {key!r} of a {use.name} has shape "
-                    f"{tuple(value.shape)}, the {use.name} itself {tuple(parameter.shape)}; use AdamW, for example."
+                    f"can't cut the state of {type(optimizer).__name__}: {key!r} of a {use.name} {kind}, the "
+                    f"{use.name} itself has shape {tuple(parameter.shape)}; use an optimizer whose state has the "
+                    "shapes of the weights (AdamW, Adafactor, SGD, Lion), not an 8-bit or low-rank one."
                 )

@@ -130,16 +130,98 @@ def test_a_model_whose_prunable_weights_are_frozen_is_refused_at_the_start(metho
 
 
 @pytest.mark.parametrize("make", [NeuroPrune, Taylor])
-def test_the_first_measured_pass_names_the_layer_that_no_gradient_reaches(make):
+def test_the_first_step_names_the_layer_that_no_gradient_reaches(make):
     model = make_model("bert").train()
     model.bert.embeddings.requires_grad_(False)
     model.bert.encoder.layer[0].requires_grad_(False)
-    method, run = make(sparsity=0.5, calibration_rows=8), make_run(model, steps=30)
+    method, run = make(sparsity=0.5, calibration_rows=8), make_run(model, steps=300)
     method.start(run)
     with pytest.raises(UserError, match=r"bert\.encoder\.layer\.0\.attention.*requires_grad_\(True\)"):
-        while run.step < 10:
-            take_step(method, run)
-    assert run.step == 8  # the window before the event at 10 begins
+        take_step(method, run)
+
+
+@pytest.mark.parametrize("make", [NeuroPrune, Taylor])
+def test_the_first_step_names_a_layer_that_the_loss_does_not_depend_on(make):
+    model = make_model("bert").train()
+    layer = model.bert.encoder.layer[1]
+    layer.forward = lambda states, *args, **kwargs: states
+    method, run = make(sparsity=0.5), make_run(model, steps=300)
+    method.start(run)
+    with pytest.raises(UserError, match=r"no gradient reache.*bert\.encoder\.layer\.1\.attention"):
+        take_step(method, run)
+    method.abandon()
+    assert_no_hooks(model)
+
+
+@pytest.mark.parametrize("make", [NeuroPrune, Taylor])
+def test_a_model_that_skips_layers_at_random_is_trained(make):
+    model = make_model("bart", encoder_layerdrop=0.6, decoder_layerdrop=0.6).train()
+    torch.manual_seed(2)
+    train_bare(make(sparsity=0.5, calibration_rows=40), model, "bart", steps=24)
+    assert measure_sparsity(model).weights == pytest.approx(0.5, abs=1e-3)
+
+
+def test_nothing_is_measured_after_the_first_step_until_an_event_is_near():
+    model = make_model("bert").train()
+    method, run = NeuroPrune(sparsity=0.5, calibration_rows=8), make_run(model, steps=300)
+    method.start(run)
+    assert model._forward_pre_hooks
+    take_step(method, run)
+    assert_no_hooks(model)
+
+
+@pytest.mark.parametrize("method", [L1(sparsity=0.5), NeuroPrune(sparsity=0.5), NeuroPrune(alpha=0.1), DSP(heads=4)])
+def test_an_optimizer_of_another_model_is_refused_at_the_start(method):
+    run = make_run(make_model("bert"), steps=300)
+    run.optimizer = torch.optim.AdamW(make_model("bert").parameters())
+    with pytest.raises(UserError, match=r"optimizer \(AdamW\) does not hold a weight"):
+        method.start(run)
+
+
+class Blockwise(torch.optim.SGD):
+    """Has a state of its own for each weight, as 8-bit and low-rank optimizers do."""
+
+    def __init__(self, parameters, make):
+        super().__init__(parameters, lr=1e-3)
+        self.make = make
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["moment"] = self.make(parameter)
+
+
+class Quantized(torch.Tensor):
+    """A tensor that is not stored as it looks, as torchao's."""
+
+
+STATES = {
+    "scales of blocks": lambda weight: torch.zeros(-(-weight.numel() // 64)),
+    "low rank": lambda weight: torch.zeros(2, weight.shape[-1]),
+    "a subclass": lambda weight: torch.zeros(weight.shape).as_subclass(Quantized),
+    "a list": lambda weight: [torch.zeros(len(weight), len(weight))],
+    "a dictionary": lambda weight: {"left": [torch.zeros(3)]},
+}
+
+
+@pytest.mark.parametrize("make", STATES.values(), ids=STATES)
+def test_a_state_that_cannot_be_cut_is_refused_after_the_first_step(make):
+    run, method = make_run(make_model("bert").train(), steps=300, scheduled=False), L1(sparsity=0.5)
+    run.optimizer = Blockwise(run.model.parameters(), make)
+    method.start(run)
+    with pytest.raises(UserError, match=r"can't cut the state of Blockwise: 'moment' .* not an 8-bit or low-rank one"):
+        take_step(method, run)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.NAdam, torch.optim.Adadelta])
+def test_optimizers_whose_state_has_the_shapes_of_the_weights_are_followed(kind):
+    run, method = make_run(make_model("bert").train(), steps=12, scheduled=False), NeuroPrune(sparsity=0.5)
+    run.optimizer = kind(run.model.parameters(), lr=1e-3)
+    method.start(run)
+    while run.step < 12:
+        take_step(method, run)
+    method.finish(run)
+    assert measure_sparsity(run.model).weights == pytest.approx(0.5, abs=1e-3)
 
 
 def test_frozen_layers_can_be_cut_where_gradients_pass():

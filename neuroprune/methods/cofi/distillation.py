@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from neuroprune.errors import UserError
+from neuroprune.methods.components.batch import IGNORED, Batch
 from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.hooks import State
 from neuroprune.models.pretrained import from_pretrained
 
 TEACHER_LAYERS = 4  # of each stack, spread evenly: 3, 6, 9, 12 of twelve
-IGNORED = -100  # label of a token without a loss
 STACKS = ("hidden_states", "encoder_hidden_states", "decoder_hidden_states")
 
 
@@ -155,10 +155,11 @@ class Distillation:
         loss = (1 - self._layers) * prediction_loss(
             outputs["logits"][present], wanted["logits"][present], self._temperature
         )
-        outputs["loss"] = loss + self._layers * self._layer_loss(inputs, outputs, wanted) if self._layers else loss
+        batch = Batch.from_call(type(model).forward, model, args, inputs)
+        outputs["loss"] = loss + self._layers * self._layer_loss(batch, outputs, wanted) if self._layers else loss
         return outputs
 
-    def _layer_loss(self, inputs: Mapping[str, Any], outputs: Any, wanted: Any) -> Tensor:
+    def _layer_loss(self, batch: Batch, outputs: Any, wanted: Any) -> Tensor:
         """Sum up over the stacks; MLPs of the encoder come before those of the decoder, as in `find_blocks`."""
         alive, first, total = self._alive(), 0, self.map.new_zeros(())
         for name in STACKS:
@@ -167,7 +168,7 @@ class Distillation:
                 continue
             layers = [functional.linear(x, self.map.to(x.dtype)) for x in student[1:]]
             chosen = [teacher[1:][layer] for layer in spread(len(teacher) - 1)]
-            distances = layer_distances(chosen, layers, _tokens(name, inputs, student[-1]))
+            distances = layer_distances(chosen, layers, _tokens(batch, name, student[-1]))
             partners = align(distances, alive[first : first + len(layers)])
             total = total + sum(distances[i, j] for i, j in enumerate(partners) if j is not None)
             first += len(layers)
@@ -180,15 +181,17 @@ def _present(labels: Tensor, logits: Tensor) -> Tensor:
     return labels != IGNORED if same else torch.ones(logits.shape[:-1], dtype=torch.bool, device=logits.device)
 
 
-def _tokens(stack: str, inputs: Mapping[str, Any], states: Tensor) -> Tensor:
-    """Return which tokens of a stack are no padding, bool `[batch, length]`."""
-    shape = states.shape[:2]
-    if stack.startswith("decoder"):
-        mask = inputs["labels"] != IGNORED
-    else:
-        given = inputs.get("attention_mask")
-        mask = torch.ones(shape, dtype=torch.bool, device=states.device) if given is None else given.bool()
-    return mask if mask.shape == shape else torch.ones(shape, dtype=torch.bool, device=states.device)
+def _tokens(batch: Batch, stack: str, states: Tensor) -> Tensor:
+    """Return which tokens of a stack are not padding, bool `[batch, length]`."""
+    mask = batch.decoder_mask if stack.startswith("decoder") else batch.mask
+    if mask is None:
+        return torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+    if mask.numel() != states[..., 0].numel():
+        raise UserError(
+            f"the attention mask is of {mask.numel()} tokens, but the layers read {states[..., 0].numel()}, so padding "
+            "can't be left out of the distillation; pass a mask for the tokens that the layers read."
+        )
+    return mask.reshape(states.shape[:2])
 
 
 def load_teacher(folder: str, model: Any) -> nn.Module:

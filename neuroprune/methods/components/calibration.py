@@ -7,7 +7,6 @@ accumulation and the optimizer do not touch it; only a loss scale that changes w
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from neuroprune import distributed
 from neuroprune.errors import UserError
+from neuroprune.methods.components.batch import Batch
 from neuroprune.methods.hooks import State
 from neuroprune.pruning.blocks import Block, Blocks, Projection
 
@@ -221,6 +221,11 @@ class Calibration:
         while self._handles:
             self._handles.pop().remove()
 
+    def check_seen(self) -> None:
+        """Raise `UserError` if no gradient has reached a block since the hooks were attached."""
+        if unseen := [block.name for block, found in self.statistics.items() if not found.samples]:
+            raise no_gradient(unseen)
+
     def gather(self) -> None:
         """Replace the statistics by those of all processes."""
         for statistics in self.statistics.values():
@@ -228,8 +233,9 @@ class Calibration:
 
     def _see_batch(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note the batch's size and padding before a forward pass."""
-        self._batch = Batch.from_call(type(model).forward, model, args, kwargs)
-        self._batch = replace(self._batch, loss_rows=self._loss_rows())
+        if torch.is_grad_enabled():
+            batch = Batch.from_call(type(model).forward, model, args, kwargs)
+            self._batch = replace(batch, loss_rows=self._loss_rows())
 
     def _see_projection(
         self,
@@ -261,44 +267,6 @@ def no_gradient(names: Sequence[str]) -> UserError:
         "not depend on it, or the model is frozen up to there; set it free with requires_grad_(True), or, if these "
         "layers are to be cut but not trained, call model.enable_input_require_grads() before training."
     )
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Size and padding of the batch that a model is working on.
-
-    Args:
-        size: Number of samples, None if unknown.
-        mask: bool `[samples, tokens]` of the input, None if nothing is padded.
-        decoder_mask: The same for the decoder of an encoder-decoder.
-        loss_rows: Number of samples over which the loss is a mean, None if these.
-    """
-
-    size: int | None = None
-    mask: Tensor | None = None
-    decoder_mask: Tensor | None = None
-    loss_rows: float | None = None
-
-    @classmethod
-    def from_call(cls, forward: Callable[..., Any], model: nn.Module, args: Any, kwargs: Any) -> Batch:
-        """Read it off the arguments of a call of the model; without a decoder mask, labels of -100 are padding."""
-        given = inspect.signature(forward).bind_partial(model, *args, **kwargs).arguments
-        given = {key: value for key, value in (given | given.get("kwargs", {})).items() if isinstance(value, Tensor)}
-        names = ("input_ids", "inputs_embeds", "attention_mask", "decoder_input_ids", "labels")
-        size = next((len(given[name]) for name in names if name in given), None)
-        mask, decoder_mask, labels = (given.get(key) for key in ("attention_mask", "decoder_attention_mask", "labels"))
-        if decoder_mask is None and labels is not None:
-            decoder_mask = labels != -100
-        return cls(size, mask, decoder_mask)
-
-    def split(self, tensor: Tensor) -> Tensor:
-        """Give `[samples, tokens, channels]` to a tensor that may have come as `[samples * tokens, channels]`."""
-        return tensor if tensor.dim() == 3 else tensor.reshape(self.size or 1, -1, tensor.shape[-1])
-
-    def real(self, decodes: bool, shape: torch.Size) -> Tensor | None:
-        """Return the mask of the tokens that are not padding, None if it says nothing about tokens of this shape."""
-        mask = self.decoder_mask if decodes else self.mask
-        return None if mask is None or mask.shape != shape[:2] else mask.bool()
 
 
 @torch.no_grad()

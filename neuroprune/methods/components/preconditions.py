@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Adafactor, Optimizer
 
 from neuroprune.errors import UserError
 from neuroprune.methods.hooks import Run
-from neuroprune.pruning.blocks import Blocks
-from neuroprune.pruning.cuts import refuse_shared
+from neuroprune.pruning.blocks import Block, Blocks
+from neuroprune.pruning.cuts import Cut, check_can_follow, refuse_shared
 from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, removed_weights
 
 
@@ -110,6 +112,32 @@ def check_trained(blocks: Blocks) -> None:
             "all weights of the attentions and MLPs are frozen, so what is left could not make up for what goes; "
             "set them free with requires_grad_(True)."
         )
+
+
+def check_can_cut(optimizer: Optimizer, blocks: Iterable[Block]) -> None:
+    """Refuse an optimizer that can't follow the removal of units: at the start, and once its state exists.
+
+    Args:
+        optimizer: The optimizer of a run.
+        blocks: The blocks whose units are to be removed.
+
+    Raises:
+        UserError: If it lacks a weight that has `requires_grad`, or its state has tensors of unknown shapes or kinds.
+    """
+    check_can_follow(optimizer, _cuts(blocks))
+
+
+def _cuts(blocks: Iterable[Block]) -> list[Cut]:
+    """List cuts of all that belongs to the units of these blocks."""
+    nothing = torch.empty(0, dtype=torch.long)
+    outs = [Cut(projection.module, "out", nothing) for block in blocks for projection in block.inputs]
+    return outs + [Cut(block.output.module, "in", nothing) for block in blocks]
+
+
+def skips_layers(model: nn.Module) -> bool:
+    """Return whether a training step may leave out whole layers at random (layerdrop)."""
+    names = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
+    return any(getattr(model.config, name, 0.0) for name in names)
 
 
 def check_target(model: nn.Module, sparsity: float) -> None:

@@ -19,10 +19,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
+from neuroprune.config.settings import NeuroPruneSettings
 from neuroprune.errors import UserError
-from neuroprune.methods.components.calibration import Calibration, no_gradient
+from neuroprune.methods.components.calibration import Calibration
 from neuroprune.methods.components.fold import fold
 from neuroprune.methods.components.head_count import check_head_count, choose_heads_first, heads_to_remove
+from neuroprune.methods.components.preconditions import skips_layers
 from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.components.target import TargetForm
 from neuroprune.methods.components.unit_removal import remove_units
@@ -37,14 +41,19 @@ from neuroprune.pruning.surgery import kept_units
 class NeuroPruneTarget(TargetForm):
     """At each event remove the units that matter least for their size, and fold what they did into the rest."""
 
-    _calibration: Calibration | None = None
+    def __init__(self, settings: NeuroPruneSettings) -> None:
+        super().__init__(settings)
+        self._calibration: Calibration | None = None
+        self._trial: Calibration | None = None
 
     def start(self, run: Run) -> None:
-        """Plan the events; watch at once if the first is near."""
+        """Plan the events; calibrate at once if the first is near, else see in the first step whether it will work."""
         super().start(run)
         if self.settings.heads is not None:
             self._start_head_count(run)
         self._watch(run)
+        if self.events:
+            self._trial = self._calibration or Calibration(run.model, run.blocks, moments=False)
 
     def state_dict(self) -> State:
         """Return the state of the form, and what the calibration has seen if one is at work."""
@@ -52,23 +61,34 @@ class NeuroPruneTarget(TargetForm):
         return super().state_dict() | seen
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Go on; a calibration that was at work goes on with what it had seen."""
+        """Continue; a calibration that was at work continues with what it had seen."""
         super().resume(run, state)
         self._watch(run)
         if self._calibration is not None:
             self._calibration.load_state(unnest("calibration", state))
 
     def after_step(self, run: Run) -> None:
-        """Take an event if it is time; begin to watch if the next one is near."""
+        """Take an event if it is time; begin to calibrate if the next one is near."""
+        if self._trial is not None:
+            self._end_trial(run, self._trial)
         super().after_step(run)
         self._watch(run)
 
     def abandon(self) -> None:
-        """Take hooks off that a run which ended early has left on."""
-        if self._calibration is not None:
-            self._calibration.detach()
-        self._calibration = None
+        """Remove hooks that an interrupted run has left on the model."""
+        for calibration in (self._calibration, self._trial):
+            if calibration is not None:
+                calibration.detach()
+        self._calibration, self._trial = None, None
         super().abandon()
+
+    def _end_trial(self, run: Run, trial: Calibration) -> None:
+        """Refuse the run after its first step if the calibration has not seen every block."""
+        if trial is not self._calibration:
+            trial.detach()
+        self._trial = None
+        if not skips_layers(run.model):
+            trial.check_seen()
 
     def prune(self, run: Run, goal: int, last: bool) -> None:
         """Remove whole units within the budget; at the last event top it up with the smallest single weights."""
@@ -92,8 +112,8 @@ class NeuroPruneTarget(TargetForm):
         assert calibration is not None, "the window of an event begins at the latest in the step before it"
         calibration.detach()
         calibration.gather()
-        if unseen := [block.name for block, found in calibration.statistics.items() if not found.samples]:
-            raise no_gradient(unseen)
+        if not skips_layers(run.model):
+            calibration.check_seen()
         return calibration
 
     def _remove_units(self, run: Run, calibration: Calibration, room: int) -> None:
@@ -104,7 +124,10 @@ class NeuroPruneTarget(TargetForm):
         remove_units(run, chosen)
 
     def _choose_units(self, run: Run, calibration: Calibration, room: int) -> Chosen:
-        scores = {block: found.connectivity for block, found in calibration.statistics.items()}
+        scores = {
+            block: found.connectivity if found.samples else torch.full((block.units,), torch.inf)  # skipped: unknown
+            for block, found in calibration.statistics.items()
+        }
         groups = unit_groups(run, scores, self.settings.min_share)
         if self.settings.heads is None:
             return choose_units(groups, room)

@@ -91,7 +91,6 @@ LATEX = {
     "λ": r"$\lambda$",
     NBSP: "~",
     "×": r"$\times$",
-    "§": r"\S{}",
     "†": r"$\dagger$",
     "‡": r"$\ddagger$",
     "–": "--",
