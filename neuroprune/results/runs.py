@@ -20,22 +20,26 @@ OPTIONS = (*ABLATED["penalty"], *ABLATED["target"])
 LAYERS = ("heads_per_layer", "removed_heads")  # one number or list of numbers a layer: `12;10`, `;0 3`
 NAMES = ("study", "run", "group", "status", "model", "task", "method", "form", "metric")
 LATER = ("other_settings", "timing_device", "timing_cpu")  # texts that tables of earlier versions lack
+COUNTS = ("train_rows", "eval_rows", "empty_layers")  # numbers that they lack
 TEXTS = (*NAMES, "variant", "commit", "mode", *OPTIONS, *LAYERS, "device", "cpu")
 GUESSES = {"majority": "most frequent class", "copied": "source's own words"}  # what needs no model
-LABELS = {
-    "dense": "dense",
-    "neuroprune": "NeuroPrune",
-    "l1": "l1",
-    "cofi": "CoFi",
-    "dsp": "DSP",
-    "taylor": "Taylor",
-    "random": "random",
+LABELS = {  # by method and form; the other methods have one form
+    ("neuroprune", "penalty"): "NeuroPrune (penalties)",
+    ("neuroprune", "regulated"): "NeuroPrune (penalties, regulated)",
+    ("neuroprune", "target"): "NeuroPrune-FC",
+    ("l1", "penalty"): "l1 penalty",
+    ("l1", "target"): "magnitude",
 }
+NAMES_OF_METHODS = {"cofi": "CoFi", "dsp": "DSP", "taylor": "Taylor", "random": "random units"}
 
 
 def method_label(method: str, form: str = "") -> str:
-    """Return a method's name as the paper writes it; the penalty form is marked."""
-    return LABELS.get(method, method) + (" (penalty)" if form == "penalty" else "")
+    """Return a method's name in tables and figures.
+
+    The penalties are the algorithm of the paper; the other form of NeuroPrune is this project's, which measures
+    functional connectivity. The target form of l1 zeroes the smallest weights.
+    """
+    return LABELS.get((method, form)) or NAMES_OF_METHODS.get(method, method)
 
 
 def read_runs(study_dir: Path) -> pd.DataFrame:
@@ -60,7 +64,7 @@ def read_runs(study_dir: Path) -> pd.DataFrame:
         raise UserError(
             f"{path}: has no {missing[0] if missing else 'rows'}; run `neuroprune collect --study {study_dir}`."
         )
-    absent: dict[str, Any] = {**dict.fromkeys(GUESSES, np.nan), **dict.fromkeys(LATER, "")}
+    absent: dict[str, Any] = {**dict.fromkeys((*GUESSES, *COUNTS), np.nan), **dict.fromkeys(LATER, "")}
     runs = runs.assign(**{name: value for name, value in absent.items() if name not in runs})
     return runs.fillna(dict.fromkeys((*TEXTS, *LATER), ""))
 
@@ -76,14 +80,14 @@ def run_file(study_dir: Path, run: str, name: str) -> Path:
 
 
 def neuroprune_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the usual finished NeuroPrune runs of the paper's penalty form, or of the target form if there is none.
+    """Return the usual finished NeuroPrune runs of one form: penalties if there are some, else regulated, else FC.
 
     Those that asked for a number of heads are left out where there are others.
     """
     ours = runs[(runs["status"] == "done") & (runs["method"] == "neuroprune") & (runs["variant"] == "")]
     done = at_sparsities(ours[ours["sparsity"].notna()])
-    penalty = done[done["form"] == "penalty"]
-    return penalty if len(penalty) else done
+    found = [done[done["form"] == form] for form in ("penalty", "regulated") if (done["form"] == form).any()]
+    return found[0] if found else done
 
 
 def at_sparsities(runs: pd.DataFrame) -> pd.DataFrame:

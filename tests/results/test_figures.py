@@ -1,5 +1,6 @@
 """Figures: the csv is what is drawn, odd results give a figure all the same, files are the same each time."""
 
+import json
 from importlib import import_module
 
 import numpy as np
@@ -48,9 +49,10 @@ def test_a_figure_is_written_whole_and_the_same_each_time(study, name):
 
 # Columns of the csv whose every number is a mark, a bar or a cell of the figure.
 MARKS = {
-    **dict.fromkeys(["figure4", "figure5", "figure11", "forms", "strengths", "ablations"], ("value",)),
+    **dict.fromkeys(["strengths", "ablations"], ("value",)),
+    **dict.fromkeys(["figure4", "figure5", "figure11", "forms"], ("drawn",)),
     **dict.fromkeys(["figure1", "figure8", "figure9", "figure10"], tuple(f"c{cell}" for cell in range(64))),
-    "frontier": ["value", "time"],
+    "frontier": ["value", "relative"],
     "figure2": ["spread_percent"],
     "figure3": ["removed_percent"],
     "figure6": ["heads_left", "sparsity_percent"],
@@ -74,6 +76,8 @@ def drawn_numbers(figure):
 
 def missing_from(figure, shown, name):
     """Return the numbers of a figure's csv that are not drawn."""
+    if "relative" in shown:  # a time is drawn over the dense model's
+        shown = shown.assign(drawn=shown["relative"].where(shown["panel"] != "metric", shown["value"]))
     wanted = shown.reindex(columns=list(MARKS[name])).to_numpy(dtype=float)
     wanted = np.unique(SCALED.get(name, 1) * wanted[np.isfinite(wanted)])
     assert len(wanted) > 1
@@ -86,7 +90,9 @@ def test_a_figure_draws_every_number_of_its_csv(study, tmp_path, name):
     ablated = [
         (results.settings(method=NEUROPRUNE | {"fold": fold}, label=f"fold_{fold}"), {}) for fold in (True, False)
     ]
-    folder = write(tmp_path, *ablated) if name == "ablations" else study
+    large = [(results.settings(method=method), {"parameters": 738_000_000}) for method in (NEUROPRUNE, L1)]
+    own = {"ablations": ablated, "figure11": large}
+    folder = write(tmp_path, *own[name]) if name in own else study
     figure, shown = getattr(import_module(f"neuroprune.results.figures.{name}"), name)(folder)
     assert missing_from(figure, shown, name) == []
     for axes in figure.axes:
@@ -105,7 +111,7 @@ def test_unknown_figures_are_refused_with_the_nearest_name(study):
 
 def test_figure4_shows_means_and_spreads(study):
     _, shown = figure4(study)
-    assert len(shown) == 2 * 2 * 3 * 3  # tasks, methods, points, panels
+    assert len(shown) == 2 * (2 * 3 + 2) * 3  # tasks, methods and points and penalties, panels
     one = shown[
         (shown["task"] == "verse_pairs") & (shown["method"] == "neuroprune") & (shown["sparsity_percent"].round() == 80)
     ]
@@ -119,28 +125,75 @@ def test_figure4_shows_means_and_spreads(study):
     for panel, (unit, *numbers) in wanted.items():
         assert found[panel]["unit"] == unit
         assert list(found[panel].values())[1:] == pytest.approx(numbers)
+    relative = one.set_index("panel").loc[["inference", "training"], ["relative_low", "relative", "relative_high"]]
+    assert relative.to_numpy().tolist() == pytest.approx(np.array([[0.4] * 3, [17 / 34, 18 / 34, 19 / 34]]))
 
 
-def test_figure4_compares_targets_with_targets_unless_there_are_two_penalties(study, tmp_path):
-    assert set(figure4(study)[1]["form"]) == {"target"}
-    target = results.settings(method={"name": "neuroprune", "sparsity": 0.5})
-    penalties = [
-        results.settings(method={"name": "neuroprune", "alpha": 0.1}),
-        results.settings(method={"name": "l1", "strength": 0.1}),
+def keys(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def titles(figure):
+    return [part.get_suptitle() for part in figure.subfigs]
+
+
+def test_figure4_draws_both_neuroprunes_under_their_names(study):
+    figure, shown = figure4(study)
+    assert set(zip(shown["method"], shown["form"], strict=True)) == {
+        ("neuroprune", "target"), ("neuroprune", "penalty"), ("l1", "target")
+    }  # fmt: skip
+    assert set(keys(figure)) == {"NeuroPrune (penalties)", "NeuroPrune-FC", "magnitude", "dense"}
+
+
+def test_figure4_names_weights_rows_mode_strengths_and_seeds(study, tmp_path):
+    figure, _ = figure4(study)
+    assert titles(figure) == [
+        f"minilm (pretrained) on {t}, 1,000 training rows" for t in ("movie_snippets", "verse_pairs")
     ]
-    write(tmp_path, (target, {}), *((run, {"sparsity": 0.4}) for run in penalties))
-    assert set(figure4(tmp_path)[1]["form"]) == {"target", "penalty"}
-
-
-def test_figure4_shows_penalties_alone(tmp_path):
-    write(tmp_path, (results.settings(method={"name": "neuroprune", "alpha": 0.1}), {"sparsity": 0.4}))
-    assert set(figure4(tmp_path)[1]["form"]) == {"penalty"}
-
-
-def test_figure4_marks_random_weights(tmp_path):
+    note = figure.get_supxlabel().replace("\xa0", " ").replace("\n", " ")
+    assert "NeuroPrune (penalties): decoupled, α 0.0001 to 0.001, β 0.0001 to 0.001, θ 0.2 to 0.25" in note
+    assert "bars: ± 1 sd over seeds (n = 1 to 3)" in note
     run = results.settings(method={"name": "neuroprune", "sparsity": 0.5}, source="random:bert")
-    figure, _ = figure4(write(tmp_path, (run, {})))
-    assert figure.axes[0].get_title(loc="left").strip() == "minilm (random weights), target form"
+    assert titles(figure4(write(tmp_path, (run, {})))[0])[0].startswith("minilm (random-initialised)")
+
+
+def test_figure4_crosses_out_runs_with_an_empty_layer(tmp_path):
+    penalties = [results.settings(method={"name": "neuroprune", "alpha": alpha}, label=f"a{alpha}") for alpha in (1, 9)]
+    folder = write(tmp_path, *((run, {"sparsity": run.method.alpha / 10}) for run in penalties))
+    assert "an empty layer" not in keys(figure4(folder)[0])
+    path = tmp_path / "runs" / penalties[1].run / "run.json"
+    record = json.loads(path.read_text())
+    record["result"]["sparsity"]["neurons_per_layer"][0] = 0
+    path.write_text(json.dumps(record))
+    collect(folder)
+    figure, shown = figure4(folder)
+    assert "an empty layer" in keys(figure) and list(shown["empty_layers"]) == [0, 0, 0, 1, 1, 1]
+    crosses = [line.get_xydata().tolist() for line in figure.axes[0].lines if line.get_label() == "an empty layer"]
+    assert crosses == [[[90.0, pytest.approx(80.95)]]]
+
+
+def test_figure4_gives_marks_at_one_sparsity_a_line_for_each_task_and_leaves_single_marks_to_the_table(tmp_path):
+    runs = [results.settings(task, method) for task in ("movie_snippets", "verse_pairs") for method in (NEUROPRUNE, L1)]
+    runs.append(results.settings("alone", NEUROPRUNE))
+    figure, shown = figure4(write(tmp_path, *((run, {}) for run in runs)))
+    assert titles(figure) == ["minilm (pretrained), sparsity (%): 80"]
+    lines = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert lines == ["movie_snippets\n1,000 training rows", "verse_pairs\n1,000 training rows"]
+    assert "one run alone, see the summary table: minilm on alone" in figure.get_supxlabel()
+    assert "alone" in set(shown["task"])
+
+
+def test_figures_say_that_times_are_rough_if_the_dense_models_differ(tmp_path):
+    runs = [results.settings(method={"name": "neuroprune", "sparsity": s}) for s in (0.5, 0.8)]
+    folder = write(tmp_path, *((run, {}) for run in runs))
+    assert "rough" not in figure4(folder)[0].get_supxlabel()
+    path = folder / "runs" / runs[0].run / "timing.json"
+    timing = json.loads(path.read_text())
+    timing["batches"][1]["dense_ms_per_example"]["median"] = 8.0
+    path.write_text(json.dumps(timing))
+    collect(folder)
+    note = figure4(folder)[0].get_supxlabel().replace("\n", " ")
+    assert "times are rough: one dense model took 4.0 to 8.0 ms an example in different timings" in note
 
 
 def test_figure4_uses_quartiles_of_passes_for_one_seed(tmp_path):
@@ -162,14 +215,14 @@ def test_figure4_leaves_variants_and_diverged_runs_out(tmp_path):
     )
     assert set(shown["method"]) == {"neuroprune"}
     assert len(shown) == 3
-    assert "1 diverged run left out" in figure._supxlabel.get_text()
+    assert "1 diverged run left out" in figure.get_supxlabel()
 
 
 def test_figure4_points_at_the_most_frequent_class_where_a_method_falls_to_it(tmp_path):
     low = results.settings(method={"name": "l1", "sparsity": 0.9})
     high = results.settings(method={"name": "l1", "sparsity": 0.5})
     figure, _ = figure4(write(tmp_path, (low, {"value": 0.51}), (high, {})))
-    assert "most frequent class" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "most frequent class" in keys(figure)
 
 
 def test_figure4_points_at_what_copying_reaches(tmp_path):

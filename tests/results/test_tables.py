@@ -381,10 +381,10 @@ def test_the_markdown_reads_as_meant(study):
     lines = tables.write("summary", study)[1].read_text().splitlines()
     assert "## minilm on movie_snippets (accuracy in %; always the most frequent class: 52.0)" in lines
     cells = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| NeuroPrune ")
+        [cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| NeuroPrune-FC ")
     ]
     assert cells[1] == [
-        "NeuroPrune", "80 %", "80.0", "82.8 ± 1.0", "3", "96.3", "3", "0.04",
+        "NeuroPrune-FC", "80 %", "80.0", "82.8 ± 1.0", "3", "96.3", "3", "0.04",
         "3.20 (×2.50)", "1.60 (×2.50)", "33.0 (35.0)", "0.500", "0.67", "1.00",
     ]  # fmt: skip
 
@@ -422,7 +422,7 @@ def test_times_say_what_the_cuts_are_worth(study):
     assert found["step_ratio"] == pytest.approx(0.6)
     assert found["speedup_b32"] == pytest.approx(2.5)
     line = next(
-        line for line in markdown.read_text().splitlines() if line.startswith("| NeuroPrune ") and "80.0" in line
+        line for line in markdown.read_text().splitlines() if line.startswith("| NeuroPrune-FC ") and "80.0" in line
     )
     assert "20.0 | 12.0 (×0.60) | 3.200 (×2.50) | 1.600 (×2.50)" in " ".join(line.split())
 
@@ -469,9 +469,18 @@ def test_files_are_the_same_each_time(study):
 
 
 @pytest.mark.parametrize(
-    ("method", "form", "label"), [("neuroprune", "penalty", "NeuroPrune (penalty)"), ("new", "", "new")]
+    ("method", "form", "label"),
+    [
+        ("neuroprune", "penalty", "NeuroPrune (penalties)"),
+        ("neuroprune", "regulated", "NeuroPrune (penalties, regulated)"),
+        ("neuroprune", "target", "NeuroPrune-FC"),
+        ("l1", "penalty", "l1 penalty"),
+        ("l1", "target", "magnitude"),
+        ("taylor", "target", "Taylor"),
+        ("new", "", "new"),
+    ],
 )
-def test_methods_are_written_as_in_the_paper(method, form, label):
+def test_each_algorithm_has_one_name(method, form, label):
     assert method_label(method, form) == label
 
 

@@ -1,4 +1,4 @@
-"""What single settings do: runs that differ in one setting alone, side by side."""
+"""Effects of single settings: runs that differ in one setting alone, side by side."""
 
 from __future__ import annotations
 
@@ -10,36 +10,39 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from neuroprune.results.figures.context import below, pair_title, seeds
 from neuroprune.results.figures.grid import interval
 from neuroprune.results.figures.style import (
-    GREY,
+    EMPTY,
     METRIC_SPAN,
     PAGE_WIDTH,
     TASK_MARKERS,
     at_least,
     colours,
     from_zero,
+    mark_empty,
     nothing_to_show,
+    say_below,
 )
 from neuroprune.results.runs import OPTIONS, read_runs
 from neuroprune.results.tables.summary import summarize
 
 SETTINGS = {
-    "degree_weight": "degree weight",
-    "merge": "redundant heads are folded into",
-    "eps": "ε: a smaller entry is absent",
-    "mode": "the penalty enters",
-    "fold": "fold what removed units did",
-    "centred": "leave a unit's mean out of its connectivity",
-    "token_weights": "weigh tokens in the fold",
+    "degree_weight": "NeuroPrune (penalties): degree weight",
+    "merge": "NeuroPrune (penalties): redundant heads are folded into",
+    "eps": "NeuroPrune (penalties): threshold ε",
+    "mode": "NeuroPrune (penalties): mode",
+    "fold": "NeuroPrune-FC: fold removed units into those that remain",
+    "centred": "NeuroPrune-FC: connectivity without a unit's mean",
+    "token_weights": "NeuroPrune-FC: tokens weighed in the fold",
 }
-WORDS = {"True": "yes", "False": "no", "output": "output", "mlp_in": "MLP input", "none": "nothing"}
+WORDS = {"True": "yes", "False": "no", "output": "output", "mlp_in": "MLP input"}
 PANELS = {"value": "metric (%)", "sparsity": "sparsity (%)", "train_seconds_without_eval": "training (s)"}
 POINT = ["model", "task", "method", "form", "point", "heads_asked", "alpha", "beta", "theta", "strength"]
 
 
 def ablations(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
-    """Draw what each setting does to metric, sparsity and training time, all else equal.
+    """Draw the effect of each setting on metric, sparsity and training time, all else equal.
 
     Args:
         study_dir: The study's folder with ``runs.csv``.
@@ -60,7 +63,9 @@ def ablations(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         return nothing_to_show(
             f"Nothing to show: no two finished runs differ in one of these settings alone:\n{names}."
         )
-    return _plot(shown), shown
+    drawn = runs[runs["model"].isin(shown["model"]) & runs["task"].isin(shown["task"])]
+    pairs = drawn.drop_duplicates(["model", "task"]).to_dict("records")
+    return _plot(shown, "; ".join(map(pair_title, pairs))), shown
 
 
 def comparisons(table: pd.DataFrame) -> pd.DataFrame:
@@ -92,7 +97,13 @@ def _marks(row: pd.Series, setting: str, choice: str, comparison: int) -> list[d
         low, high = interval(row.to_dict(), panel)
         found.append(
             {"setting": setting, "choice": choice, "comparison": comparison, "model": row["model"], "task": row["task"]}
-            | {"point": _point(row), "panel": panel, "unit": unit, "value": factor * row[panel]}
+            | {
+                "point": _point(row),
+                "empty_layers": row["empty_layers"],
+                "panel": panel,
+                "unit": unit,
+                "value": factor * row[panel],
+            }
             | {"low": factor * low, "high": factor * high, "seeds": row["runs"]}
         )
     return found
@@ -106,7 +117,7 @@ def _point(row: pd.Series) -> str:
     return ", ".join(asked + [f"{sign} {row[name]:g}" for sign, name in strengths.items() if np.isfinite(row[name])])
 
 
-def _plot(shown: pd.DataFrame) -> Figure:
+def _plot(shown: pd.DataFrame, note: str) -> Figure:
     """Draw a row of panels a setting, a column a quantity, a line for each comparison."""
     settings = list(shown["setting"].unique())
     tasks = colours(shown["task"].unique())
@@ -119,10 +130,11 @@ def _plot(shown: pd.DataFrame) -> Figure:
             axes.set_ylabel(unit)
         axes_row[0].set_title(SETTINGS[setting], loc="left", fontweight="bold")
     handles = [Line2D([], [], color=colour, lw=3, label=task) for task, colour in tasks.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
-    note = "a line: runs that differ in this setting alone"
-    note += "; bars: ± 1 sd over seeds" if shown["seeds"].max() > 1 else "; one seed a point"
-    figure.supxlabel(note, fontsize=7, color=GREY)
+    handles += [Line2D([], [], **EMPTY)] if (shown["empty_layers"] > 0).any() else []
+    if len(handles) > 1:
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
+    points = f"asked for: {'; '.join(dict.fromkeys(shown['point']))}"
+    say_below(figure, below(note, "a line: runs that differ in this setting alone", points, seeds(shown["seeds"])))
     return figure
 
 
@@ -144,6 +156,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, choices: list[str], tasks: dict[str, 
         x = ordered["choice"].map(place) + (number - (len(lines) - 1) / 2) * min(0.08, 0.5 / len(lines))
         spread = [(ordered["value"] - ordered["low"]).fillna(0), (ordered["high"] - ordered["value"]).fillna(0)]
         marker = TASK_MARKERS[number % len(TASK_MARKERS)]
+        mark_empty(axes, ordered.assign(x=x), "x", "value")
         axes.errorbar(
             x, ordered["value"], yerr=spread, color=tasks[ordered["task"].iloc[0]], marker=marker, capsize=1.8
         )

@@ -1,4 +1,4 @@
-"""Which entries of several layers' matrices are there, at several sparsities: Figures 8, 9 and 10."""
+"""Entries of several layers' matrices that are not zero, at several sparsities: Figures 8, 9 and 10."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from neuroprune.results.figures.context import runs_note, runs_title, sparsity_label
 from neuroprune.results.figures.figure1 import LETTERS, MATRICES
-from neuroprune.results.figures.style import GREY, PAGE_WIDTH, nothing_to_show, presence_shades, say_empty
+from neuroprune.results.figures.style import GREY, PAGE_WIDTH, nothing_to_show, presence_shades, say_below, say_empty
 from neuroprune.results.records import read_arrays
 from neuroprune.results.runs import neuroprune_runs, read_runs, run_file, usual_first, with_file
 
@@ -92,23 +92,23 @@ def _plot(rows: list[tuple[dict[Any, Any], Cells]]) -> Figure:
     names = list(dict.fromkeys(name for _, found in rows for name in found))
     side = (PAGE_WIDTH - 0.5) / len(names)
     height = min(side, 1.0)
-    figure = Figure(figsize=(PAGE_WIDTH, 1.15 + (height + 0.06) * len(rows)), layout="constrained")
+    figure = Figure(figsize=(PAGE_WIDTH, 1.3 + (height + 0.06) * len(rows)), layout="constrained")
     figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.03)
     grid = figure.subplots(len(rows), len(names), squeeze=False)
     for axes_row, (row, found) in zip(grid, rows, strict=True):
         for axes, name in zip(axes_row, names, strict=True):
             _panel(axes, found.get(name))
-        gone = 100 * row["sparsity"]
-        axes_row[0].set_ylabel("dense" if row["method"] == "dense" else f"{gone:.0f} %", fontweight="bold")
+        axes_row[0].set_ylabel(sparsity_label(row), fontweight="bold", fontsize=7)
     for axes, name in zip(grid[0], names, strict=True):
         kind, layer = name.split(".")
         axes.set_title(f"${LETTERS[kind]}$, {layer}" if len(names) > 4 else f"${LETTERS[kind]}$, layer {layer}")
-    first = rows[-1][0]
-    text = f"{first['model']} on {first['task']}, NeuroPrune, {first['form']} form; layers are counted from 0"
-    figure.suptitle(text, fontsize=8, fontweight="bold", x=0.01, ha="left")
-    scale = ScalarMappable(norm=Normalize(0, 100), cmap=presence_shades())
-    bar = figure.colorbar(scale, ax=grid, orientation="horizontal", shrink=0.4, aspect=40, pad=0.02, ticks=[0, 50, 100])
-    bar.set_label("entries of a block that are there (%)", fontsize=7)
+    figure.suptitle(runs_title(rows[-1][0]), fontsize=8, fontweight="bold", x=0.01, ha="left")
+    say_below(figure, f"layers are counted from 0; {runs_note(pd.DataFrame([row for row, _ in rows]))}")
+    scale = ScalarMappable(**presence_shades(100))
+    bar = figure.colorbar(
+        scale, ax=grid, orientation="horizontal", shrink=0.4, aspect=40, pad=0.02, ticks=[0, 10, 50, 100]
+    )
+    bar.set_label("entries of a block that are at least ε (%)", fontsize=7)
     return figure
 
 
@@ -121,4 +121,4 @@ def _panel(axes: Axes, cells: np.ndarray | None) -> None:
     if cells is None:
         say_empty(axes, "–")
         return
-    axes.imshow(cells, cmap=presence_shades(), vmin=0, vmax=100, aspect="auto", interpolation="nearest")
+    axes.imshow(cells, **presence_shades(100), aspect="auto", interpolation="nearest")

@@ -1,4 +1,4 @@
-"""Figure 1: which entries of a middle layer's matrices are there; whole rows and columns vanish."""
+"""Figure 1: entries of a middle layer's matrices that are not zero; whole rows and columns vanish."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
-from neuroprune.results.figures.style import GREY, PAGE_WIDTH, nothing_to_show, presence_shades, say_empty
+from neuroprune.results.figures.context import runs_note, runs_title, sparsity_label
+from neuroprune.results.figures.style import GREY, PAGE_WIDTH, nothing_to_show, presence_shades, say_below, say_empty
 from neuroprune.results.records import read_patterns, shrink
 from neuroprune.results.runs import neuroprune_runs, read_runs, run_file, with_file
 
@@ -85,35 +85,36 @@ def _cells(row: dict[Any, Any], name: str, mask: np.ndarray) -> pd.DataFrame:
 
 def _plot(rows: list[tuple[dict[Any, Any], dict[str, np.ndarray]]]) -> Figure:
     """Draw a row of panels for each run."""
-    figure = Figure(figsize=(PAGE_WIDTH, 0.95 + 1.45 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(PAGE_WIDTH, 1.1 + 1.45 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), len(MATRICES), squeeze=False)
-    shades = presence_shades()
     for axes_row, (row, masks) in zip(grid, rows, strict=True):
         by_kind = {name.split(".")[0]: mask for name, mask in masks.items()}
         for axes, kind in zip(axes_row, MATRICES, strict=True):
-            _panel(axes, by_kind.get(kind), shades)
-        axes_row[0].set_ylabel(f"sparsity {100 * row['sparsity']:.1f} %", fontweight="bold")
+            _panel(axes, by_kind.get(kind))
+        axes_row[0].set_ylabel(f"sparsity {sparsity_label(row)}", fontweight="bold")
     first, masks = rows[0]
     sizes = {name.split(".")[0]: "  {} × {}".format(*mask.shape) for name, mask in masks.items()}
     for axes, (kind, letter) in zip(grid[0], LETTERS.items(), strict=True):
         axes.set_title(f"${letter}${sizes.get(kind, '')}")
     layer = next(iter(masks)).split(".")[1]
-    heading = f"{first['model']} on {first['task']}, NeuroPrune, {first['form']} form, layer {layer} (counted from 0)"
-    figure.suptitle(heading, fontsize=8, fontweight="bold")
-    scale = ScalarMappable(norm=Normalize(0, 100), cmap=shades)
-    bar = figure.colorbar(scale, ax=grid, orientation="horizontal", shrink=0.4, aspect=40, pad=0.02, ticks=[0, 50, 100])
-    bar.set_label("entries of a block that are there (%)", fontsize=7)
+    figure.suptitle(f"{runs_title(first)}, layer {layer}", fontsize=8, fontweight="bold", x=0.01, ha="left")
+    say_below(figure, runs_note(pd.DataFrame([row for row, _ in rows])))
+    scale = ScalarMappable(**presence_shades(100))
+    bar = figure.colorbar(
+        scale, ax=grid, orientation="horizontal", shrink=0.4, aspect=40, pad=0.02, ticks=[0, 10, 50, 100]
+    )
+    bar.set_label("entries of a block that are at least ε (%)", fontsize=7)
     return figure
 
 
-def _panel(axes: Axes, mask: np.ndarray | None, shades: LinearSegmentedColormap) -> None:
-    """Draw one matrix, rows downwards, and say how many rows and columns are gone."""
+def _panel(axes: Axes, mask: np.ndarray | None) -> None:
+    """Draw one matrix, rows downwards, and say how many rows and columns are empty."""
     axes.grid(visible=False)
     axes.spines[:].set_visible(True)
     axes.set(xticks=[], yticks=[])
     if mask is None:
         say_empty(axes, "not recorded")
         return
-    axes.imshow(shrink(mask, CELLS), cmap=shades, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    axes.imshow(shrink(mask, CELLS), **presence_shades(1), aspect="auto", interpolation="nearest")
     gone = [100 * (1 - mask.any(axis=axis).mean()) for axis in (1, 0)]
-    axes.set_xlabel(f"gone: {gone[0]:.0f} % of rows,\n{gone[1]:.0f} % of columns", fontsize=7, color=GREY)
+    axes.set_xlabel(f"empty: {gone[0]:.0f} % of rows,\n{gone[1]:.0f} % of columns", fontsize=7, color=GREY)

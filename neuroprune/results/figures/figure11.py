@@ -1,4 +1,4 @@
-"""Figure 11: Figure 4 for large models, of more than 300 M parameters, or for the largest of a study without such."""
+"""Figure 11: Figure 4 for large models, of more than 300 M parameters."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def figure11(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The figure and one row a mark, see ``grid.marks``: of the models of more than 300 M parameters or, if there is
-        none, of the largest, which the figure says. A note in place of both if no pruned run is finished.
+        The figure, and what it shows: one row a mark, see ``grid.marks``. A note in place of both if no pruned run of a
+        model of more than 300 M parameters is finished; Figure 4 shows all others.
 
     Raises:
         UserError: If there is no table of runs.

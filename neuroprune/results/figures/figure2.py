@@ -1,4 +1,4 @@
-"""Figure 2: how connected the MLP neurons are, and how that spreads as the model gets sparse."""
+"""Figure 2: distribution of the MLP neurons' degrees, and its spread as the model gets sparser."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from neuroprune.results.figures.style import GREY, PAGE_WIDTH, TASK_MARKERS, colours, nothing_to_show, say_empty
+from neuroprune.results.figures.context import SEVERAL_TASKS, below, penalties, runs_title, seeds
+from neuroprune.results.figures.style import (
+    GREY,
+    PAGE_WIDTH,
+    TASK_MARKERS,
+    colours,
+    mark_empty,
+    nothing_to_show,
+    say_below,
+    say_empty,
+)
 from neuroprune.results.records import read_arrays
 from neuroprune.results.runs import neuroprune_runs, read_runs, run_file, usual_first, with_file
 from neuroprune.results.tables.nearest import nearest_runs
@@ -40,14 +50,16 @@ def figure2(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     if pruned.empty:
         return nothing_to_show("Nothing to show: no NeuroPrune run is finished.")
     model = pruned["model"].iloc[0]
-    dense = runs[(runs["status"] == "done") & (runs["method"] == "dense") & (runs["model"] == model)]
+    same = (runs["model"] == model) & runs["task"].isin(pruned.loc[pruned["model"] == model, "task"])
+    dense = runs[(runs["status"] == "done") & (runs["method"] == "dense") & same]
     both = pd.concat([_usual_of_each_task(dense), nearest_runs(pruned[pruned["model"] == model])])
     histograms, spreads = degree_histograms(study_dir, both), degree_spreads(both)
     if any(is_the_papers(str(model), task, SPREAD) for task in spreads.get("task", ())):
         spreads = pd.concat([spreads, published_spreads()])
     if histograms.empty and spreads.empty:
         return nothing_to_show("Nothing to show: no run has left the degrees of its neurons.")
-    return _plot(histograms, spreads, str(model), _form(pruned)), pd.concat([histograms, spreads], ignore_index=True)
+    chosen = both[both["method"] != "dense"]
+    return _plot(histograms, spreads, chosen), pd.concat([histograms, spreads], ignore_index=True)
 
 
 def _usual_of_each_task(dense: pd.DataFrame) -> pd.DataFrame:
@@ -64,8 +76,8 @@ def degree_histograms(study_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
         runs: The dense and pruned runs of one model.
 
     Returns:
-        One row a bin: ``panel`` (``distribution``), ``task``, ``run``, ``sparsity_percent``, ``degree_from``,
-        ``degree_to``, ``neurons_percent``.
+        One row a bin: ``panel`` (``distribution``), ``task``, ``run``, ``sparsity_percent``, ``empty_layers``,
+        ``degree_from``, ``degree_to``, ``neurons_percent``.
     """
     there = with_file(study_dir, runs, DEGREES)
     if there.empty:
@@ -88,6 +100,7 @@ def _histogram(row: dict[Any, Any], path: Path) -> pd.DataFrame:
             "task": row["task"],
             "run": row["run"],
             "sparsity_percent": 100 * row["sparsity"],
+            "empty_layers": row["empty_layers"],
             "degree_from": edges[:-1],
             "degree_to": edges[1:],
             "neurons_percent": 100 * counts / max(1, degrees.size),
@@ -103,7 +116,7 @@ def degree_spreads(runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row a point: ``panel`` (``spread``), ``task``, ``sparsity_percent``, ``spread_percent`` (mean),
-        ``spread_sd`` (over seeds, NaN for one), ``seeds``; by task, sparsity ascending;
+        ``spread_sd`` (over seeds, NaN for one), ``seeds``, ``empty_layers``; by task, sparsity ascending;
         ``source`` (``ours``).
     """
     known = runs[runs["degree_sd_percent"].notna()]
@@ -112,6 +125,7 @@ def degree_spreads(runs: pd.DataFrame) -> pd.DataFrame:
         spread_percent=("degree_sd_percent", "mean"),
         spread_sd=("degree_sd_percent", "std"),
         seeds=("seed", "size"),
+        empty_layers=("empty_layers", "max"),
     )
     points = groups.reset_index().drop(columns="group").assign(panel="spread", source="ours")
     order = {task: place for place, task in enumerate(known["task"].unique())}
@@ -124,17 +138,18 @@ def published_spreads() -> pd.DataFrame:
     return pd.DataFrame(values).assign(task=SPREAD[1], panel="spread", source="paper")
 
 
-def _form(pruned: pd.DataFrame) -> str:
-    return f"{pruned['form'].iloc[0]} form"
-
-
-def _plot(histograms: pd.DataFrame, spreads: pd.DataFrame, model: str, form: str) -> Figure:
-    """Draw both panels."""
-    figure = Figure(figsize=(PAGE_WIDTH, 2.75), layout="constrained")
+def _plot(histograms: pd.DataFrame, spreads: pd.DataFrame, pruned: pd.DataFrame) -> Figure:
+    """Draw both panels; the title and the note say what is true of all pruned runs."""
+    figure = Figure(figsize=(PAGE_WIDTH, 3.0), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
     _distributions(left, histograms)
     _spreads(right, spreads)
-    figure.suptitle(f"{model}, NeuroPrune, {form}", fontsize=8, fontweight="bold", x=0.01, ha="left")
+    first = pruned.iloc[0].to_dict()
+    title = runs_title(first if pruned["task"].nunique() == 1 else first | SEVERAL_TASKS)
+    figure.suptitle(title, fontsize=8, fontweight="bold", x=0.01, ha="left")
+    crossed = "✗: a layer has lost all its heads or all its neurons" if (pruned["empty_layers"] > 0).any() else ""
+    heights = "left: one seed each, heights are square roots of shares"
+    say_below(figure, below(*penalties(pruned), heights, f"right: {seeds(spreads['seeds'])}", crossed))
     return figure
 
 
@@ -148,18 +163,20 @@ def _distributions(axes: Axes, histograms: pd.DataFrame) -> None:
     for place, ((_, bins), shade) in enumerate(zip(runs, shades, strict=True)):
         base, peak = len(runs) - 1 - place, bins["neurons_percent"].max()
         edges = [*bins["degree_from"], bins["degree_to"].iloc[-1]]
-        heights = base + 0.82 * bins["neurons_percent"] / peak
+        heights = base + 0.82 * np.sqrt(bins["neurons_percent"] / peak)
         axes.stairs(heights, edges, baseline=base, fill=True, color=shade, alpha=0.85)
         axes.text(1.03, base + 0.1, f"peak {peak:.0f} %", fontsize=7, color=GREY, va="bottom")
-    names = [_name(bins["sparsity_percent"].iloc[0]) for _, bins in runs]
+    names = [_name(bins.iloc[0]) for _, bins in runs]
     axes.set_yticks(range(len(runs)), names[::-1], va="bottom")
     axes.tick_params(axis="y", length=0)
     axes.set(xlim=(0, 1), ylim=(0, len(runs)), xlabel="fractional degree of an MLP neuron", ylabel="sparsity")
     axes.set_title(f"share of neurons, {histograms['task'].iloc[0]}", loc="left")
 
 
-def _name(sparsity_percent: float) -> str:
-    return "dense" if sparsity_percent < 0.5 else f"{sparsity_percent:.0f} %"
+def _name(row: pd.Series) -> str:
+    """Name a strip by its sparsity; a cross marks an empty layer."""
+    cross = " ✗" if row["empty_layers"] > 0 else ""
+    return "dense" if row["sparsity_percent"] < 0.5 else f"{row['sparsity_percent']:.0f} %{cross}"
 
 
 def _spreads(axes: Axes, spreads: pd.DataFrame) -> None:
@@ -183,8 +200,11 @@ def _spreads(axes: Axes, spreads: pd.DataFrame) -> None:
     _published(axes, spreads)
     axes.set(xlabel="sparsity (%)", ylabel="sd of the degrees (%)")
     axes.set_ylim(bottom=0)
-    axes.set_title("MLP spread" + (", ± 1 sd over seeds" if spreads["seeds"].max() > 1 else ""), loc="left")
-    axes.legend()
+    mark_empty(axes, spreads, "sparsity_percent", "spread_percent")
+    single = len(tasks) == 1 and (spreads["source"] == "ours").all()
+    axes.set_title("MLP spread" + (f", {spreads['task'].iloc[0]}" if single else ""), loc="left")
+    if not single:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, handlelength=1.2)
 
 
 def _published(axes: Axes, spreads: pd.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""Figure 3: which head of a layer is removed how often; the paper finds that the last one is kept most."""
+"""Figure 3: how often the head at each position of a layer is removed; the paper finds that the last is kept most."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from neuroprune.results.figures.style import COLOURS, PAGE_WIDTH, nothing_to_show
-from neuroprune.results.runs import layers_of, read_runs
+from neuroprune.results.figures.context import SEVERAL_TASKS, below, pair_title, penalties
+from neuroprune.results.figures.style import INK, PAGE_WIDTH, method_look, nothing_to_show, say_below
+from neuroprune.results.runs import layers_of, method_label, read_runs
 
 FEWEST, OF = 10, 144  # the paper counts runs of BERT-base with at least 10 of 144 heads removed
 TOP = 3  # layers
@@ -31,29 +32,36 @@ def figure3(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     Raises:
         UserError: If there is no table of runs.
     """
-    runs = runs_with_removed_heads(read_runs(study_dir))
-    if runs.empty:
+    found = runs_with_removed_heads(read_runs(study_dir))
+    if not found:
         return nothing_to_show(
             "Nothing to show: no finished NeuroPrune run has removed 10 heads (of a small model: 7 % of them)."
         )
+    parts = {form: _parts(runs).assign(form=form) for form, runs in found.items()}
+    return _plot(parts, pd.concat(list(found.values()))), pd.concat(list(parts.values()), ignore_index=True)
+
+
+def _parts(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the bars of one algorithm: one task's top layers and all its layers, and the mean of several tasks."""
     first = "sst2" if "sst2" in set(runs["task"]) else runs["task"].iloc[0]
     parts = [
         _shares(runs[runs["task"] == first], f"{first}, top {TOP} layers", "run", top=True),
         _shares(runs[runs["task"] == first], f"{first}, all layers", "run", top=False),
-        _shares(runs, "mean over tasks, all layers", "task", top=False),
     ]
-    return _plot(parts, str(runs["model"].iloc[0])), pd.concat(parts, ignore_index=True)
+    if runs["task"].nunique() > 1:
+        parts.append(_shares(runs, "mean over tasks, all layers", "task", top=False))
+    return pd.concat(parts, ignore_index=True)
 
 
-def runs_with_removed_heads(runs: pd.DataFrame) -> pd.DataFrame:
-    """Choose NeuroPrune runs of one model with enough removed heads: of the penalty form if there are, else targets.
+def runs_with_removed_heads(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Choose the runs of both NeuroPrunes with enough removed heads.
 
     Args:
         runs: The tidy table.
 
     Returns:
-        Rows of the first model that has any, with the columns ``left`` (heads left in each layer) and ``removed``
-        (positions of removed heads in each layer); none if there is no such run.
+        For each form that has such runs, the paper's penalties first, its rows of the first model that has any. Columns
+        ``left`` (heads left in each layer) and ``removed`` (positions of removed heads in each layer) are added.
     """
     done = runs[(runs["status"] == "done") & (runs["method"] == "neuroprune")]
     removed = done["removed_heads"].map(layers_of)
@@ -61,11 +69,12 @@ def runs_with_removed_heads(runs: pd.DataFrame) -> pd.DataFrame:
     done = done.assign(removed=removed, left=left)
     many = [_enough(removed, left) for removed, left in zip(done["removed"], done["left"], strict=True)]
     enough = done[np.array(many, dtype=bool)]
-    for form in ("penalty", "target"):
-        chosen = enough[enough["form"] == form]
-        if len(chosen):
-            return chosen[chosen["model"] == chosen["model"].iloc[0]]
-    return enough
+    enough = enough[enough["model"] == enough["model"].iloc[0]] if len(enough) else enough
+    return {
+        form: enough[enough["form"] == form]
+        for form in ("penalty", "regulated", "target")
+        if (enough["form"] == form).any()
+    }
 
 
 def _enough(removed: list[list[int]], left: list[int]) -> bool:
@@ -102,14 +111,24 @@ def _by_head(removed: list[list[int]], left: list[int], top: bool) -> np.ndarray
     return lost / np.maximum(had, 1)
 
 
-def _plot(parts: list[pd.DataFrame], model: str) -> Figure:
-    """Draw the two panels of one task together and the one of all tasks beside them."""
-    figure = Figure(figsize=(PAGE_WIDTH, 2.3), layout="constrained")
-    panels = figure.subplots(1, len(parts), sharey=True)
-    for axes, part, colour in zip(panels, parts, COLOURS, strict=False):
-        _panel(axes, part, colour)
-    panels[0].set_ylabel("layers that lost this head (%)")
-    figure.suptitle(f"{model}, NeuroPrune", fontsize=8, fontweight="bold", x=0.01, ha="left")
+def _plot(parts: dict[str, pd.DataFrame], runs: pd.DataFrame) -> Figure:
+    """Draw a row of panels for each form, as wide as the form with the most panels."""
+    most = max(part["panel"].nunique() for part in parts.values())
+    figure = Figure(figsize=(PAGE_WIDTH, 0.75 + 1.85 * len(parts)), layout="constrained")
+    grid = figure.subplots(len(parts), most, squeeze=False, sharey="row")
+    for axes_row, (form, part) in zip(grid, parts.items(), strict=True):
+        panels = list(part.groupby("panel", sort=False))
+        for axes, (_, bars) in zip(axes_row, panels, strict=False):
+            _panel(axes, bars, method_look("neuroprune", form)["color"])
+        for axes in axes_row[len(panels) :]:
+            axes.set_axis_off()
+        axes_row[0].set_ylabel(f"{method_label('neuroprune', form)}\nlayers that lost this head (%)", fontsize=7)
+    first = runs.iloc[0].to_dict()
+    title = pair_title(first if runs["task"].nunique() == 1 else first | SEVERAL_TASKS)
+    figure.suptitle(title, fontsize=8, fontweight="bold", x=0.01, ha="left")
+    say_below(
+        figure, below(*penalties(runs), "all strengths and sparsities together", "bars: ± 1 sd over what is counted")
+    )
     return figure
 
 
@@ -119,10 +138,10 @@ def _panel(axes: Axes, part: pd.DataFrame, colour: str) -> None:
     if part["sd"].notna().any():
         low = part["sd"].clip(upper=part["removed_percent"])  # no share lies below 0 or above 100
         high = part["sd"].clip(upper=100 - part["removed_percent"])
-        place: dict[str, Any] = {"fmt": "none", "ecolor": "#222222", "elinewidth": 0.8, "capsize": 1.6}
+        place: dict[str, Any] = {"fmt": "none", "ecolor": INK, "elinewidth": 0.8, "capsize": 1.6}
         axes.errorbar(part["head"], part["removed_percent"], yerr=[low.fillna(0), high.fillna(0)], **place)
     count, over = part["count"].iloc[0], part["averaged_over"].iloc[0]
-    axes.set_title(f"{part['panel'].iloc[0]}\n{count} {over if count > 1 else over[:-1]}", loc="left")
+    axes.set_title(f"{part['panel'].iloc[0]}\nn = {count} {over if count > 1 else over[:-1]}", loc="left")
     axes.set(xlabel="head (counted from 0)", ylim=(0, None))
     step = 1 if len(part) <= 12 else 4
     axes.set_xticks(part["head"][::step])

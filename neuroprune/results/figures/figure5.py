@@ -30,11 +30,11 @@ def figure5(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     runs = read_runs(study_dir)
     table = summarize(runs)
     drawn, asked = runs_by_heads(table)
-    shown = grid.marks(table, drawn.assign(heading=grid.heading(drawn, form=False)))
+    shown = grid.marks(table, drawn.assign(heading=grid.headings(drawn)))
     if shown.empty:
         return nothing_to_show("Nothing to show: no finished run has removed heads.")
-    note = grid.note(runs, shown) + ("" if asked else "; no run asked for a number of heads: all that removed some")
-    return grid.plot(shown, note, x="heads_left", label="heads that are left"), shown
+    which = "" if asked else "no run asked for a number of heads: all that removed some"
+    return grid.plot(shown, grid.note(runs, drawn, which), x="heads_left", label="heads that are left"), shown
 
 
 def runs_by_heads(table: pd.DataFrame) -> tuple[pd.DataFrame, bool]:

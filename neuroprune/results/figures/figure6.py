@@ -10,10 +10,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from neuroprune.results.figures.context import below, pair_title, penalties, seeds
 from neuroprune.results.figures.figure5 import runs_by_heads
 from neuroprune.results.figures.frontier import efficient
 from neuroprune.results.figures.grid import interval
-from neuroprune.results.figures.style import PAGE_WIDTH, method_look, nothing_to_show, say_empty
+from neuroprune.results.figures.style import (
+    PAGE_WIDTH,
+    mark_empty,
+    method_look,
+    nothing_to_show,
+    say_below,
+    say_empty,
+    titled,
+)
 from neuroprune.results.runs import read_runs
 from neuroprune.results.tables.summary import dense_rows, summarize
 
@@ -42,7 +51,8 @@ def figure6(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     all_of_it = table[(table["model"] == model) & (table["task"] == task)]
     curves = _curves(rows[(rows["model"] == model) & (rows["task"] == task)])
     points = _similar(all_of_it)
-    figure = _plot(curves, points, str(metric).replace("_", " "), f"{model} on {task}")
+    note = below(*penalties(all_of_it[all_of_it["runs"] > 0]), seeds(curves["seeds"]))
+    figure = _plot(curves, points, str(metric).replace("_", " "), pair_title(all_of_it.iloc[0].to_dict()), note)
     return figure, pd.concat([curves, points], ignore_index=True)
 
 
@@ -55,6 +65,7 @@ def _curves(rows: pd.DataFrame) -> pd.DataFrame:
             "method": rows["method"],
             "form": rows["form"],
             "heads_left": rows["heads_left"],
+            "empty_layers": rows["empty_layers"],
             "value": 100 * rows["value"],
             "low": [100 * low for low, _ in spans],
             "high": [100 * high for _, high in spans],
@@ -76,6 +87,7 @@ def _similar(table: pd.DataFrame) -> pd.DataFrame:
             "method": good["method"],
             "form": good["form"],
             "heads_left": good["heads_left"],
+            "empty_layers": good["empty_layers"],
             "sparsity_percent": 100 * good["sparsity"],
             "value": 100 * good["value"],
             "seeds": good["runs"],
@@ -84,20 +96,23 @@ def _similar(table: pd.DataFrame) -> pd.DataFrame:
     return shown.assign(efficient=efficient(shown["heads_left"], shown["sparsity_percent"]))
 
 
-def _plot(curves: pd.DataFrame, points: pd.DataFrame, metric: str, heading: str) -> Figure:
+def _plot(curves: pd.DataFrame, points: pd.DataFrame, metric: str, heading: str, note: str) -> Figure:
     """Draw both panels with one legend."""
-    figure = Figure(figsize=(PAGE_WIDTH, 2.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for method, line in curves.groupby("method", sort=False):
+    figure = Figure(figsize=(PAGE_WIDTH, 3.1), layout="constrained")
+    left, right = titled(figure, heading).subplots(1, 2)
+    for (method, form), line in curves.groupby(["method", "form"], sort=False):
         spread = [(line["value"] - line["low"]).fillna(0), (line["high"] - line["value"]).fillna(0)]
-        left.errorbar(line["heads_left"], line["value"], yerr=spread, capsize=1.8, **method_look(str(method)))
-    left.set(xlabel="heads that are left", ylabel=f"{metric} (%)")
-    left.set_title("± 1 sd over seeds" if curves["seeds"].max() > 1 else "one seed", loc="left")
+        left.errorbar(
+            line["heads_left"], line["value"], yerr=spread, capsize=1.8, **method_look(str(method), str(form))
+        )
+    mark_empty(left, curves, "heads_left", "value")
+    left.set(xlabel="heads that are left", ylabel="%")
+    left.set_title(metric, loc="left")
     left.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     _frontier(right, points, metric)
     handles = {h.get_label(): h for h in left.get_legend_handles_labels()[0] + right.get_legend_handles_labels()[0]}
-    figure.legend(handles=list(handles.values()), loc="outside upper right", ncols=len(handles))
-    figure.suptitle(heading, fontsize=8, fontweight="bold", x=0.01, ha="left")
+    figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=min(4, len(handles)))
+    say_below(figure, note)
     return figure
 
 
@@ -106,8 +121,11 @@ def _frontier(axes: Axes, points: pd.DataFrame, metric: str) -> None:
     if points.empty:
         say_empty(axes, f"no run reaches {100 * SIMILAR:.0f} % of the dense {metric}")
         return
-    for method, some in points.groupby("method", sort=False):
-        axes.plot(some["heads_left"], some["sparsity_percent"], **(method_look(str(method)) | {"linestyle": ""}))
+    for (method, form), some in points.groupby(["method", "form"], sort=False):
+        axes.plot(
+            some["heads_left"], some["sparsity_percent"], **(method_look(str(method), str(form)) | {"linestyle": ""})
+        )
+    mark_empty(axes, points, "heads_left", "sparsity_percent")
     best = points[points["efficient"]]
     axes.step(
         best["heads_left"], best["sparsity_percent"], where="post", color="#222222", lw=1, zorder=1, label="efficient"

@@ -1,4 +1,4 @@
-"""Figure 7: how important the removed heads were beside those that stay, and from which layers they went."""
+"""Figure 7: importance of removed heads relative to remaining ones, and the layers that they were removed from."""
 
 from __future__ import annotations
 
@@ -12,13 +12,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from neuroprune.results.figures.context import below, pair_title, penalties
 from neuroprune.results.figures.figure5 import runs_by_heads
-from neuroprune.results.figures.style import PAGE_WIDTH, method_look, nothing_to_show, say_empty
+from neuroprune.results.figures.style import (
+    PAGE_WIDTH,
+    mark_empty,
+    method_look,
+    nothing_to_show,
+    say_below,
+    say_empty,
+    titled,
+)
 from neuroprune.results.records import read_arrays
 from neuroprune.results.runs import layers_of, read_runs, run_file, usual_first, with_file
 from neuroprune.results.tables.summary import summarize
 
 HEADS = "heads.safetensors"
+IMPORTANCE = ["panel", "method", "form", "empty_layers", "run", "heads_left", "relative_importance"]
 
 
 def figure7(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
@@ -44,7 +54,10 @@ def figure7(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     model, task = (translated if len(translated) else done)[["model", "task"]].iloc[0]
     ours = done[(done["model"] == model) & (done["task"] == task)]
     ratios, layers = _ratios(ours, _importance(study_dir, runs, str(model), str(task))), _layers(ours)
-    return _plot(ratios, layers, f"{model} on {task}"), pd.concat([ratios, layers], ignore_index=True)
+    note = below(*penalties(ours), "left: every seed apart; right: mean ± 1 sd over all runs of a method")
+    return _plot(ratios, layers, pair_title(ours.iloc[0].to_dict()), note), pd.concat(
+        [ratios, layers], ignore_index=True
+    )
 
 
 def relative_importance(removed: list[list[int]], importance: list[np.ndarray]) -> float:
@@ -82,6 +95,8 @@ def _ratios(runs: pd.DataFrame, importance: list[np.ndarray] | None) -> pd.DataF
         {
             "panel": "importance",
             "method": row["method"],
+            "form": row["form"],
+            "empty_layers": row["empty_layers"],
             "run": row["run"],
             "heads_left": row["heads_left"],
             "relative_importance": relative_importance(layers_of(row["removed_heads"]), importance),
@@ -89,54 +104,55 @@ def _ratios(runs: pd.DataFrame, importance: list[np.ndarray] | None) -> pd.DataF
         for row in runs.to_dict("records")
         if importance is not None
     ]
-    shown = pd.DataFrame(found, columns=["panel", "method", "run", "heads_left", "relative_importance"])
+    shown = pd.DataFrame(found, columns=IMPORTANCE)
     return shown[shown["relative_importance"].notna()].sort_values("heads_left", kind="stable")
 
 
 def _layers(runs: pd.DataFrame) -> pd.DataFrame:
     """Return one row a method and layer: ``panel`` (layers), ``removed`` heads, mean, and ``sd`` over ``runs``."""
     rows = []
-    for method, some in runs.groupby("method", sort=False):
+    for (method, form), some in runs.groupby(["method", "form"], sort=False):
         counts = pd.DataFrame([[len(gone) for gone in layers_of(text)] for text in some["removed_heads"]])
         rows += [
-            {"panel": "layers", "method": method, "layer": layer, "removed": counts[layer].mean()}
+            {"panel": "layers", "method": method, "form": form, "layer": layer, "removed": counts[layer].mean()}
             | {"sd": counts[layer].std(), "runs": len(some)}
             for layer in counts
         ]
     return pd.DataFrame(rows)
 
 
-def _plot(ratios: pd.DataFrame, layers: pd.DataFrame, heading: str) -> Figure:
+def _plot(ratios: pd.DataFrame, layers: pd.DataFrame, heading: str, note: str) -> Figure:
     """Draw both panels."""
-    figure = Figure(figsize=(PAGE_WIDTH, 2.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(PAGE_WIDTH, 3.0), layout="constrained")
+    left, right = titled(figure, heading).subplots(1, 2)
     if ratios.empty:
         say_empty(left, "no dense run has left the\nimportance of its heads")
-    for method, some in ratios.groupby("method", sort=False):
-        left.plot(some["heads_left"], some["relative_importance"], **(method_look(str(method)) | {"linestyle": ""}))
+    for (method, form), some in ratios.groupby(["method", "form"], sort=False):
+        look = method_look(str(method), str(form)) | {"linestyle": ""}
+        left.plot(some["heads_left"], some["relative_importance"], **look)
     if len(ratios):
+        mark_empty(left, ratios, "heads_left", "relative_importance")
         left.axhline(1, color="#777777", lw=0.8, ls=":")
         left.set(xlabel="heads that are left", ylabel="removed / remaining", title="")
         left.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     left.set_title("relative importance of removed heads", loc="left")
     _bars(right, layers)
-    figure.legend(*right.get_legend_handles_labels(), loc="outside upper right", ncols=4)
-    figure.suptitle(heading, fontsize=8, fontweight="bold", x=0.01, ha="left")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    say_below(figure, note)
     return figure
 
 
 def _bars(axes: Axes, layers: pd.DataFrame) -> None:
     """Draw bars side by side, one a method, for each layer."""
-    methods = list(layers["method"].unique())
+    methods = list(layers[["method", "form"]].drop_duplicates().itertuples(index=False, name=None))
     width = 0.8 / len(methods)
-    for place, method in enumerate(methods):
-        bars, look = layers[layers["method"] == method], method_look(method)
+    for place, (method, form) in enumerate(methods):
+        bars, look = layers[(layers["method"] == method) & (layers["form"] == form)], method_look(method, form)
         x = bars["layer"] + (place - (len(methods) - 1) / 2) * width
         below = np.minimum(bars["sd"], bars["removed"])  # of a single run neither is known, and no bar is drawn
         spread: dict[str, Any] = {"yerr": [below, bars["sd"]], "capsize": 1.6}
         axes.bar(x, bars["removed"], width, color=look["color"], label=look["label"], **spread)
-    most = layers["runs"].max()
     axes.set(xlabel="attention layer (counted from 0)", ylabel="heads")
-    axes.set_title("heads removed" + (", mean ± 1 sd over runs" if most > 1 else ""), loc="left")
+    axes.set_title("heads removed", loc="left")
     axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     axes.grid(visible=False, axis="x")

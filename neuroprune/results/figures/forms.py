@@ -1,4 +1,4 @@
-"""NeuroPrune's two forms side by side: the run that meets a target, and the paper's penalties."""
+"""The paper's algorithm, NeuroPrune (penalties), and this project's, NeuroPrune-FC, side by side."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from neuroprune.results.tables.summary import summarize
 
 
 def forms(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
-    """Draw metric, inference and training time of NeuroPrune's two forms against sparsity.
+    """Draw metric, inference and training time of both NeuroPrunes against sparsity.
 
     Args:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The figure, and what it shows: one row a mark, see ``grid.marks``; its ``method`` is the form. A note in place
-        of both unless both forms have finished runs on the same model and task.
+        The figure, and what it shows: one row a mark, see ``grid.marks``. A note in place of both unless both have
+        finished runs on the same model and task.
 
     Raises:
         UserError: If there is no table of runs.
@@ -31,15 +31,15 @@ def forms(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     table = summarize(runs)
     drawn = both_forms(table)
     if drawn.empty:
-        return nothing_to_show("Nothing to show: no model and task has finished NeuroPrune runs of both forms.")
+        return nothing_to_show("Nothing to show: no model and task has finished runs of both NeuroPrunes.")
     shown = grid.marks(table, drawn)
-    return grid.plot(shown, grid.note(runs, shown)), shown
+    return grid.plot(shown, grid.note(runs, drawn)), shown
 
 
 def both_forms(table: pd.DataFrame) -> pd.DataFrame:
-    """Choose NeuroPrune's usual, finished runs of each model and task that has both forms; the form is the method."""
+    """Choose the usual, finished runs of both NeuroPrunes on each model and task that has both."""
     usual = (table["method"] == "neuroprune") & (table["runs"] > 0) & (table["variant"] == "")
     ours = nearest_to_wanted(table[usual & table["heads_asked"].isna()])
     kinds = ours.groupby(["model", "task"])["form"].transform("nunique")
     both = ours[kinds > 1]
-    return both.assign(method=both["form"] + " form", heading=grid.heading(both, form=False))
+    return both.assign(heading=grid.headings(both))

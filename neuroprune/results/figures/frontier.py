@@ -1,9 +1,8 @@
-"""The picture that decides: metric against measured inference time and against training time, for all methods."""
+"""Metric against measured inference time and against training time, for all methods, with the efficient frontier."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,27 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
+from neuroprune.results.figures.context import below, pair_title, penalties, rough_times, seeds
 from neuroprune.results.figures.figure4 import like_with_like
-from neuroprune.results.figures.grid import column, interval
+from neuroprune.results.figures.grid import MOST_ROWS, column, dense_of, drawn_pairs, interval, relative_times
 from neuroprune.results.figures.style import (
-    GREY,
+    EMPTY,
     INK,
     METRIC_SPAN,
     PAGE_WIDTH,
     at_least,
+    mark_empty,
     method_look,
     nothing_to_show,
+    say_below,
     say_empty,
 )
 from neuroprune.results.runs import read_runs
 from neuroprune.results.tables.summary import batch_sizes, summarize
 
 PANELS = ("inference", "training")
-MOST_ROWS = 8  # models and tasks that fit below each other on a page
+PLACES = ((4, -7), (4, 3), (-11, 3), (-11, -7), (-3, 6), (-3, -11))  # of a number beside its mark, in points
+NUMBER = (9, 7)  # width and height of a number, in points
 
 
 def frontier(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
@@ -48,25 +51,24 @@ def frontier(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         UserError: If there is no table of runs.
     """
     runs = read_runs(study_dir)
-    shown = frontier_data(summarize(runs))
+    table = summarize(runs)
+    shown = frontier_data(table)
     if shown.empty:
         return nothing_to_show("Nothing to show: no pruned run with a metric is finished.")
     drawn = compared(shown)
-    return _plot(drawn, left_out=len(drawn) < len(shown)), drawn
+    rows = like_with_like(table)
+    pairs = drawn.set_index(["model", "task"]).index
+    return _plot(drawn, _note(runs, rows[rows.set_index(["model", "task"]).index.isin(pairs)], shown, drawn)), drawn
 
 
-def drawn_pairs(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Choose the models and tasks that fit: of every model its first task, then of every model its second.
-
-    Args:
-        pairs: Models and tasks.
-
-    Returns:
-        At most eight of them, in the same order.
-    """
-    turn = [sum(model == earlier for earlier, _ in pairs[:place]) for place, (model, _) in enumerate(pairs)]
-    first = sorted(range(len(pairs)), key=lambda place: turn[place])[:MOST_ROWS]
-    return [pairs[place] for place in sorted(first)]
+def _note(runs: pd.DataFrame, rows: pd.DataFrame, shown: pd.DataFrame, drawn: pd.DataFrame) -> str:
+    """Say how to read the figure, how the penalties were set, what the bars are and what is left out."""
+    count = drawn.groupby(["model", "task"]).ngroups
+    more = f"of {count} pairs of model and task {MOST_ROWS} are drawn, {count - MOST_ROWS} more are in the csv"
+    reading = "numbers: sparsity in %; up and to the left is better"
+    alone = "with one method alone: Figure 4" if len(drawn) < len(shown) else ""
+    texts = [*penalties(rows), seeds(drawn["seeds"]), *rough_times(runs), alone, more if count > MOST_ROWS else ""]
+    return below(reading, *texts)
 
 
 def compared(shown: pd.DataFrame) -> pd.DataFrame:
@@ -92,25 +94,33 @@ def frontier_data(table: pd.DataFrame) -> pd.DataFrame:
         table: The means of ``summarize``.
 
     Returns:
-        One row a mark: ``model``, ``task``, ``method``, ``form``, ``panel``, ``unit``, ``sparsity_percent``; ``time``
-        with ``time_low`` and ``time_high``, ``value`` (the metric in percent) with ``low`` and ``high`` (mean ±
+        One row a mark: ``model``, ``task``, ``method``, ``form``, ``panel``, ``unit``, ``sparsity_percent``,
+        ``empty_layers``; ``time`` with ``time_low`` and ``time_high``; the same over the dense model's as ``relative``,
+        for inference pass by pass in the same job; ``value`` (the metric in percent) with ``low`` and ``high`` (mean ±
         standard deviation over seeds; for inference of one seed the quartiles of its passes), ``seeds``, and
-        ``efficient``: no other mark of the panel is as good and as quick, and better or quicker.
+        ``efficient``: no other mark of the panel is as good and takes as small a part of the dense model's time, and
+        is better or quicker. Without a dense model, times themselves are compared.
     """
     pruned = like_with_like(table)
     known = pruned[pruned["value"].notna()]
     pairs = set(zip(known["model"], known["task"], strict=True))
     dense = table[(table["method"] == "dense") & (table["runs"] > 0) & (table["variant"] == "")]
     rows = pd.concat([dense, known])
-    marks = [_mark(row, panel, batch_sizes(table)) for row in rows.to_dict("records") for panel in PANELS]
+    sizes = batch_sizes(table)
+    marks = [_mark(row, panel, sizes, dense_of(table, row)) for row in rows.to_dict("records") for panel in PANELS]
     shown = pd.DataFrame([mark for mark in marks if mark and (mark["model"], mark["task"]) in pairs])
     if shown.empty:
         return shown
     shown = shown[shown["time"].notna() & shown["value"].notna()].reset_index(drop=True)
     best = pd.Series(False, index=shown.index)
     for _, panel in shown.groupby(["model", "task", "panel"]):
-        best[panel.index] = efficient(panel["time"], panel["value"])
+        best[panel.index] = efficient(cost(panel), panel["value"])
     return shown.assign(efficient=best)
+
+
+def cost(rows: pd.DataFrame) -> pd.Series:
+    """Return the times of one panel over the dense model's; the times themselves if one of these is not known."""
+    return rows["relative"] if rows["relative"].notna().all() else rows["time"]
 
 
 def efficient(cost: ArrayLike, gain: ArrayLike) -> np.ndarray:
@@ -131,20 +141,23 @@ def efficient(cost: ArrayLike, gain: ArrayLike) -> np.ndarray:
     return known & ~(better & known[:, None]).any(axis=0)
 
 
-def _mark(row: dict[Any, Any], panel: str, sizes: list[int]) -> dict[str, Any] | None:
+def _mark(row: dict[Any, Any], panel: str, sizes: list[int], dense: dict[str, Any]) -> dict[str, Any] | None:
     name, factor, unit = column(row, panel, sizes)
     if name is None or not math.isfinite(row[name]):
         return None
     (low, high), (time_low, time_high) = interval(row, "value"), interval(row, name)
+    times = (time_low, row[name], time_high)
     return {
-        **{key: row[key] for key in ("model", "model_random", "task", "method", "form")},
+        **{key: row[key] for key in ("model", "model_random", "task", "train_rows", "method", "form")},
         "panel": panel,
         "unit": unit,
         "metric": row["metric"],
         "sparsity_percent": 100 * row["sparsity"],
+        "empty_layers": row["empty_layers"],
         "time": factor * row[name],
         "time_low": factor * time_low,
         "time_high": factor * time_high,
+        **relative_times(row, panel, name, times, dense.get(name, math.nan)),
         "value": 100 * row["value"],
         "low": 100 * low,
         "high": 100 * high,
@@ -152,63 +165,92 @@ def _mark(row: dict[Any, Any], panel: str, sizes: list[int]) -> dict[str, Any] |
     }
 
 
-def _plot(shown: pd.DataFrame, left_out: bool) -> Figure:
-    """Draw two panels for each model and task, with one legend above; say if some are left out."""
+def _plot(shown: pd.DataFrame, note: str) -> Figure:
+    """Draw two panels for each model and task, with one legend above and a note below."""
     rows_of = {(str(model), str(task)): rows for (model, task), rows in shown.groupby(["model", "task"], sort=False)}
     pairs = drawn_pairs(list(rows_of))
-    figure = Figure(figsize=(PAGE_WIDTH, 0.75 + 2.3 * len(pairs)), layout="constrained")
+    figure = Figure(figsize=(PAGE_WIDTH, 1.0 + 2.4 * len(pairs)), layout="constrained")
     grid = figure.subplots(len(pairs), len(PANELS), squeeze=False, sharey="row")
-    for axes_row, (model, task) in zip(grid, pairs, strict=True):
-        rows = rows_of[model, task]
+    for axes_row, pair in zip(grid, pairs, strict=True):
+        rows = rows_of[pair]
         for axes, panel in zip(axes_row, PANELS, strict=True):
             _panel(axes, rows[rows["panel"] == panel])
-        random = " (random weights)" if rows["model_random"].any() else ""
-        axes_row[0].set_title(f"{model}{random} on {task}", loc="left", fontweight="bold")
+        axes_row[0].set_title(pair_title(rows.iloc[0].to_dict()), loc="left", fontweight="bold")
         axes_row[0].set_ylabel(f"{rows['metric'].iloc[0].replace('_', ' ')} (%)")
-    looks = [method_look(method) for method in shown["method"].unique()]
-    handles = [Line2D([], [], **(look | {"linestyle": ""})) for look in looks]
-    handles.append(Line2D([], [], color=INK, lw=1, label="efficient frontier"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
-    bars = "bars: ± 1 sd over seeds" if shown["seeds"].max() > 1 else "one seed a point"
-    rest = "; with one method alone: Figure 4" if left_out else ""
-    more = len(rows_of) - len(pairs)
-    rest += (
-        f"\nof {len(rows_of)} pairs of model and task {len(pairs)} are drawn, {more} more are in the csv"
-        if more
-        else ""
-    )
-    figure.supxlabel(f"numbers: sparsity in %; {bars}; up and to the left is better{rest}", fontsize=7, color=GREY)
+    handles = _legend(shown)
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
+    say_below(figure, note)
+    figure.draw_without_rendering()  # lays it out, so that places are known
+    for axes, pair, panel in zip(grid.flat, np.repeat(pairs, len(PANELS), axis=0), PANELS * len(pairs), strict=True):
+        _numbers(axes, rows_of[tuple(pair)][rows_of[tuple(pair)]["panel"] == panel])
     return figure
 
 
+def _legend(shown: pd.DataFrame) -> list[Line2D]:
+    """Return one key for each method, for the frontier, and for empty layers if there are some."""
+    methods = shown[["method", "form"]].drop_duplicates().itertuples(index=False)
+    keys = [Line2D([], [], **(method_look(str(method), str(form)) | {"linestyle": ""})) for method, form in methods]
+    keys.append(Line2D([], [], color=INK, lw=1, label="efficient frontier"))
+    return [*keys, *([Line2D([], [], **EMPTY)] if (shown["empty_layers"] > 0).any() else [])]
+
+
 def _panel(axes: Axes, rows: pd.DataFrame) -> None:
-    """Draw the marks of one panel, their sparsities, and the frontier as steps."""
+    """Draw the marks of one panel, joined for each method, and the frontier as steps."""
     if rows.empty:
         say_empty(axes, "not measured")
         return
-    for method, some in rows.groupby("method", sort=False):
-        look = method_look(str(method)) | {"linestyle": "", "zorder": 3}
-        bars: dict[str, Any] = {"xerr": _spread(some, "time", "time_"), "yerr": _spread(some, "value", "")}
-        axes.errorbar(some["time"], some["value"], **bars, elinewidth=0.7, **look)
-    best = rows[rows["efficient"]].sort_values("time")
-    x, y = [*best["time"], rows["time"].max()], [*best["value"], best["value"].iloc[-1]]
+    rows = rows.assign(x=cost(rows))
+    for (method, form), some in rows.sort_values("sparsity_percent").groupby(["method", "form"], sort=False):
+        look = method_look(str(method), str(form))
+        axes.errorbar(
+            some["x"], some["value"], **_bars(some), elinewidth=0.7, **({"zorder": 3} | look | {"linestyle": ""})
+        )
+        axes.plot(some["x"], some["value"], color=look["color"], lw=0.6, alpha=0.5, zorder=1)
+    mark_empty(axes, rows, "x", "value")
+    best = rows[rows["efficient"]].sort_values("x")
+    x, y = [*best["x"], rows["x"].max()], [*best["value"], best["value"].iloc[-1]]
     axes.step(x, y, where="post", color=INK, lw=1, zorder=2, alpha=0.7)
-    for row in rows[rows["method"] != "dense"].to_dict("records"):
-        text = {
-            "textcoords": "offset points",
-            "xytext": (4, -7),
-            "fontsize": 6,
-            "color": method_look(row["method"])["color"],
-        }
-        axes.annotate(f"{row['sparsity_percent']:.0f}", (row["time"], row["value"]), **text)
     quantity, _, how = rows["unit"].iloc[0].partition(", ")
-    axes.set_xlabel(f"{quantity}, {how}")
-    axes.margins(0.12)  # room for the numbers
+    relative = rows["relative"].notna().all()
+    axes.set_xlabel(f"{quantity.partition(' (')[0]} time, dense = 1 ({how})" if relative else f"{quantity}, {how}")
+    axes.margins(0.1)  # room for the numbers
     axes.set_xlim(left=0)
     at_least(axes, METRIC_SPAN)
     axes.xaxis.set_major_locator(MaxNLocator(6))
 
 
-def _spread(rows: pd.DataFrame, middle: str, prefix: str) -> list[pd.Series]:
-    below, above = rows[middle] - rows[f"{prefix}low"], rows[f"{prefix}high"] - rows[middle]
-    return [below.fillna(0).clip(lower=0), above.fillna(0).clip(lower=0)]
+def _bars(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the bars of both directions: the deviation of times over that of the dense model is not known."""
+    scale = rows["x"] / rows["time"]
+    across = [scale * (rows["time"] - rows["time_low"]), scale * (rows["time_high"] - rows["time"])]
+    if rows["panel"].iloc[0] == "inference" and rows["relative_low"].notna().any():
+        across = [rows["x"] - rows["relative_low"], rows["relative_high"] - rows["x"]]
+    up = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
+    clean = [[bar.fillna(0).clip(lower=0) for bar in bars] for bars in (across, up)]
+    return {"xerr": clean[0], "yerr": clean[1]}
+
+
+def _numbers(axes: Axes, rows: pd.DataFrame) -> None:
+    """Write sparsities beside the marks where there is room; those on the frontier come first."""
+    if rows.empty:
+        return
+    rows = rows.assign(x=cost(rows)).sort_values("efficient", ascending=False, kind="stable")
+    points = 72 / axes.figure.dpi
+    marks = points * axes.transData.transform(rows[["x", "value"]].to_numpy(dtype=float))
+    boxes = [(x - 3, y - 3, 6, 6) for x, y in marks]
+    for (x, y), row in zip(marks, rows.to_dict("records"), strict=True):
+        if row["method"] == "dense":
+            continue
+        for right, up in PLACES:
+            box = (x + right, y + up, *NUMBER)
+            if not any(_overlap(box, other) for other in boxes):
+                boxes.append(box)
+                look: dict[str, Any] = {"textcoords": "offset points", "xytext": (right, up), "fontsize": 6}
+                colour = method_look(row["method"], row["form"])["color"]
+                axes.annotate(f"{row['sparsity_percent']:.0f}", (row["x"], row["value"]), color=colour, **look)
+                break
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Tell whether two boxes overlap, each given by its left and lower edge, width and height."""
+    return all(one[axis] < other[axis] + other[axis + 2] and other[axis] < one[axis] + one[axis + 2] for axis in (0, 1))

@@ -1,34 +1,48 @@
-"""Panels of metric, inference time and training time, one row of them a model: Figures 4, 5, 11 and the two forms."""
+"""Panels of metric, inference time and training time, a row for each model and task: Figures 4, 5, 11 and forms."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from neuroprune.results.figures.context import below, pair_title, penalties, rough_times, seeds
 from neuroprune.results.figures.style import (
-    FILLED,
-    GREY,
+    EMPTY,
     INK,
     METRIC_SPAN,
     PAGE_WIDTH,
     at_least,
-    colours,
     from_zero,
-    method_line,
+    mark_empty,
+    method_look,
+    say_below,
     say_empty,
 )
-from neuroprune.results.runs import GUESSES, LABELS
+from neuroprune.results.runs import GUESSES
 from neuroprune.results.tables.summary import batch_sizes, dense_rows
 
-LEGEND_LETTERS, KEY_LETTERS = 108, 7  # what fits on a line of the page, and what a key takes beside its name
+LEGEND_LETTERS, KEY_LETTERS = 108, 9  # what fits on a line of the page, and what a key takes beside its name
 FACES = {"majority": INK, "copied": "white"}  # of the triangles at the right edge
 PANELS = ("metric", "inference", "training")
+TITLES: dict[str, Callable[[str], str]] = {  # of a panel, from the unit of its csv
+    "metric": lambda unit: unit.removesuffix(" (%)"),
+    "inference": lambda unit: f"inference time, {unit.partition(', ')[2]}",
+    "training": lambda unit: "training time",
+}
+UNITS = {"metric": "%", "inference": "ms an example", "training": "seconds"}  # where no dense run is known
+MOST_ROWS = 8  # models and tasks that fit below each other on a page
+SPREAD = 5.0  # times the dense model's from which an axis of times is logarithmic
+BARS: dict[str, Any] = {"capsize": 1.8, "elinewidth": 0.8}
+DENSE_STAR: dict[str, Any] = {"marker": "*", "color": INK, "linestyle": "", "markersize": 6, "label": "dense"}
+Pair = tuple[str, pd.DataFrame]
 
 
 def marks(table: pd.DataFrame, drawn: pd.DataFrame) -> pd.DataFrame:
@@ -40,23 +54,38 @@ def marks(table: pd.DataFrame, drawn: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row a mark: ``heading``, ``model``, ``form``, ``task``, ``method``, ``panel``, ``unit``,
-        ``sparsity_percent``, ``heads_left``; ``value`` with ``low`` and ``high`` (mean ± standard deviation over seeds;
-        for inference of one seed the quartiles of its passes; NaN if there is no spread); ``seeds``, ``dense`` (the
-        dense model's value), ``majority`` and ``copied`` (metric only).
+        ``sparsity_percent``, ``heads_left``, ``empty_layers``; ``value`` with ``low`` and ``high`` (mean ± standard
+        deviation over seeds; for inference of one seed the quartiles of its passes; NaN if there is no spread);
+        ``seeds``, ``dense`` (the dense model's value); ``relative``, a time over the dense model's, with
+        ``relative_low`` and ``relative_high``, for inference pass by pass in the same job; ``majority`` and ``copied``
+        (metric only).
     """
     sizes = batch_sizes(table)
-    rows = [_mark(row, panel, sizes, _dense(table, row)) for row in drawn.to_dict("records") for panel in PANELS]
+    rows = [_mark(row, panel, sizes, dense_of(table, row)) for row in drawn.to_dict("records") for panel in PANELS]
     shown = pd.DataFrame([row for row in rows if row])
     return shown[shown["value"].notna()].reset_index(drop=True) if len(shown) else shown
 
 
-def heading(rows: pd.DataFrame, form: bool = True) -> list[str]:
-    """Name the model of each row, whether its weights are random, and the form."""
-    marks = rows["model_random"].map({True: " (random weights)", False: ""})
-    return list(rows["model"] + marks + (", " + rows["form"] + " form" if form else ""))
+def headings(rows: pd.DataFrame) -> list[str]:
+    """Name model, weights, task and training rows of each row."""
+    return [pair_title(row) for row in rows.to_dict("records")]
 
 
-def _dense(table: pd.DataFrame, row: dict[Any, Any]) -> dict[str, Any]:
+def drawn_pairs(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Choose the models and tasks that fit: of every model its first task, then of every model its second.
+
+    Args:
+        pairs: Models and tasks.
+
+    Returns:
+        At most eight of them, in the same order.
+    """
+    turn = [sum(model == earlier for earlier, _ in pairs[:place]) for place, (model, _) in enumerate(pairs)]
+    first = sorted(range(len(pairs)), key=lambda place: turn[place])[:MOST_ROWS]
+    return [pairs[place] for place in sorted(first)]
+
+
+def dense_of(table: pd.DataFrame, row: dict[Any, Any]) -> dict[str, Any]:
     """Return the usual dense model's row on the same model and task, or an empty one."""
     same = table[(table["model"] == row["model"]) & (table["task"] == row["task"])]
     rows = dense_rows(same).to_dict("records")
@@ -76,13 +105,27 @@ def _mark(row: dict[Any, Any], panel: str, sizes: list[int], dense: dict[str, An
         "unit": unit,
         "sparsity_percent": 100 * row["sparsity"],
         "heads_left": row["heads_left"],
+        "empty_layers": row["empty_layers"],
         "value": factor * row[name],
         "low": factor * low,
         "high": factor * high,
         "seeds": row["runs"],
         "dense": factor * reference,
+        **relative_times(row, panel, name, (low, row[name], high), reference),
         **{name: factor * row[name] if panel == "metric" else math.nan for name in GUESSES},
     }
+
+
+def relative_times(
+    row: dict[Any, Any], panel: str, name: str, times: tuple[float, ...], dense: float
+) -> dict[str, float]:
+    """Return a time over the dense model's with the ends of its bar; NaN for metrics."""
+    names = ("relative_low", "relative", "relative_high")
+    if panel == "inference":
+        slow, fast = interval(row, speedup := name.replace("inference_ms", "speedup"))
+        return dict(zip(names, (1 / fast, 1 / row[speedup], 1 / slow), strict=True))
+    scale = 1 / dense if panel == "training" else math.nan
+    return dict(zip(names, (scale * time for time in times), strict=True))
 
 
 def column(row: dict[Any, Any], panel: str, sizes: list[int]) -> tuple[str | None, float, str]:
@@ -102,91 +145,166 @@ def interval(row: dict[Any, Any], name: str) -> tuple[float, float]:
     return row.get(f"{name}_q1", math.nan), row.get(f"{name}_q3", math.nan)
 
 
-def note(runs: pd.DataFrame, shown: pd.DataFrame) -> str:
-    """Say what the bars are and what is missing."""
-    bars = "bars: ± 1 sd over seeds" if shown["seeds"].max() > 1 else "one seed a point"
+def note(runs: pd.DataFrame, drawn: pd.DataFrame, *more: str) -> str:
+    """Say how the penalties were set, what the bars are, how steady times were, and what is missing."""
     diverged = int((runs["status"] == "diverged").sum())
-    return bars + (f"; {diverged} diverged run{'s' * (diverged > 1)} left out" if diverged else "")
+    left_out = f"{diverged} diverged run{'s' * (diverged > 1)} left out" if diverged else ""
+    return below(*penalties(drawn), seeds(drawn["runs"]), *rough_times(runs), *more, left_out)
 
 
 def plot(shown: pd.DataFrame, note: str, x: str = "sparsity_percent", label: str = "sparsity (%)") -> Figure:
     """Draw the grid of panels with one legend above it.
 
+    A model and task has a row of panels of its own if some method reached several places of the axis. The others stand
+    in one row of panels, each on a line of its own. Those with a single mark are named below the panels if there are
+    others to draw.
+
     Args:
         shown: What ``marks`` has listed, at least one row.
-        note: A line below all panels.
+        note: A text below all panels.
         x: The column that runs to the right.
         label: What that column is.
 
     Returns:
-        The figure: a row of panels for each heading.
+        The figure.
     """
-    headings = list(shown.assign(x=shown[x]).groupby("heading", sort=False))
-    tasks = colours(shown["task"].unique())
-    figure = Figure(figsize=(PAGE_WIDTH, 0.85 + 1.9 * len(headings)), layout="constrained")
-    grid = figure.subplots(len(headings), len(PANELS), squeeze=False, sharex=True)
-    for axes_row, (title, rows) in zip(grid, headings, strict=True):
-        for axes, panel in zip(axes_row, PANELS, strict=True):
-            _panel(axes, rows[rows["panel"] == panel], tasks)
-        axes_row[0].set_title(f"{title}\n", loc="left", fontweight="bold")  # above its neighbours' titles
-    for axes in grid[-1]:
-        axes.set_xlabel(label)
-    handles = _legend(shown, tasks)
-    marked = {label for axes in grid.flat for label in axes.get_legend_handles_labels()[1]}
-    for name, label in GUESSES.items():
-        if label in marked:
-            handles.append(
-                Line2D([], [], color=INK, marker="<", markerfacecolor=FACES[name], linestyle="", label=label)
-            )
-    figure.legend(handles=handles, loc="outside upper center", ncols=_columns(handles), columnspacing=1.4)
-    figure.supxlabel(note, fontsize=7, color=GREY)
+    curves, dots, rest = _split(shown.assign(x=shown[x]))
+    heights = [1.9] * len(curves) + [0.85 + 0.3 * len(dots)] * bool(dots)
+    figure = Figure(figsize=(PAGE_WIDTH, 0.8 + sum(heights)), layout="constrained")
+    parts = cast(np.ndarray, figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights))[
+        :, 0
+    ]  # each as wide as its own labels
+    for part, (title, rows) in zip(parts, curves, strict=False):
+        for axes, panel in zip(part.subplots(1, len(PANELS)), PANELS, strict=True):
+            _panel(axes, rows[rows["panel"] == panel], label)
+        part.suptitle(title, x=0.01, ha="left", fontsize=8, fontweight="bold")
+    if dots:
+        for axes, panel in zip(parts[-1].subplots(1, len(PANELS)), PANELS, strict=True):
+            _dots(axes, dots, panel)
+        parts[-1].suptitle(_dots_title(dots, label), x=0.01, ha="left", fontsize=8, fontweight="bold")
+    handles = _legend(shown, figure.axes)
+    figure.legend(handles=handles, loc="outside upper center", ncols=_columns(handles))
+    say_below(figure, "\n".join([note, *rest]))
     return figure
 
 
-def _panel(axes: Axes, rows: pd.DataFrame, tasks: dict[str, str]) -> None:
-    """Draw one panel: a line for each task and method, the dense models as dotted lines."""
+def _split(shown: pd.DataFrame) -> tuple[list[Pair], list[Pair], list[str]]:
+    """Return the pairs with curves, those with marks at one place alone, and a text on those that are not drawn."""
+    groups = shown.groupby("heading", sort=False)
+    pairs = {(rows["model"].iloc[0], rows["task"].iloc[0]): (str(title), rows) for title, rows in groups}
+    fitting = [pairs[pair] for pair in drawn_pairs(list(pairs))]
+    more = len(pairs) - len(fitting)
+    rest = [f"{more} more models and tasks are in the csv"] if more else []
+    curves = [(title, rows) for title, rows in fitting if _places(rows) > 1]
+    dots = [(title, rows) for title, rows in fitting if _places(rows) == 1 and _count(rows) > 1]
+    alone = [(title, rows) for title, rows in fitting if _places(rows) == 1 and _count(rows) == 1]
+    if alone and not curves and not dots:
+        return [], alone, rest
+    names = ", ".join(f"{rows['model'].iloc[0]} on {rows['task'].iloc[0]}" for _, rows in alone)
+    return curves, dots, [*rest, *([below(f"one run alone, see the summary table: {names}")] if alone else [])]
+
+
+def _places(rows: pd.DataFrame) -> int:
+    """Count the places of the axis that the method with the most of them has reached."""
+    return int(rows.assign(x=rows["x"].round()).groupby(["method", "form"])["x"].nunique().max())
+
+
+def _count(rows: pd.DataFrame) -> int:
+    """Count the marks of a panel."""
+    return int(rows["panel"].value_counts().max())
+
+
+def _panel(axes: Axes, rows: pd.DataFrame, label: str) -> None:
+    """Draw one panel of curves: a line for each method, the dense model as a dotted line."""
     if rows.empty:
         say_empty(axes, "not measured")
         return
-    for (task, method), group in rows.groupby(["task", "method"], sort=False):
+    panel = rows["panel"].iloc[0]
+    times = panel != "metric" and rows["relative"].notna().any()
+    rows = drawn(rows) if times else rows
+    for (method, form), group in rows.groupby(["method", "form"], sort=False):
         line = group.sort_values(["x", "sparsity_percent"])
-        below, above = line["value"] - line["low"], line["high"] - line["value"]
-        axes.errorbar(
-            line["x"],
-            line["value"],
-            yerr=[below.fillna(0).clip(lower=0), above.fillna(0).clip(lower=0)],
-            color=tasks[str(task)],
-            capsize=1.8,
-            elinewidth=0.8,
-            markerfacecolor=tasks[str(task)] if method in FILLED else "white",
-            **method_line(str(method)),
-        )
-    for task, dense in rows.groupby("task", sort=False)["dense"].mean().dropna().items():
-        axes.axhline(dense, color=tasks[str(task)], linestyle=":", linewidth=1, zorder=1)
-    units = rows["unit"].unique()
-    quantity, _, circumstances = (units[0] if len(units) == 1 else "metric (%)").partition(", ")
-    axes.set_ylabel(quantity)
-    axes.set_title(circumstances, loc="left")
-    if rows["panel"].iloc[0] != "metric":
-        from_zero(axes)
-    else:
+        axes.errorbar(line["x"], line["value"], yerr=_bars(line), **BARS, **method_look(str(method), str(form)))
+    mark_empty(axes, rows, "x", "value")
+    if np.isfinite(reference := 1 if times else rows["dense"].mean()):
+        axes.axhline(reference, color=INK, linestyle=":", linewidth=1, zorder=1)
+    axes.set_title(TITLES[panel](rows["unit"].iloc[0]), loc="left")
+    axes.set_ylabel("dense = 1" if times else UNITS[panel])
+    axes.set_xlabel(label)
+    if panel == "metric":
         at_least(axes, METRIC_SPAN)
+        for name in GUESSES:
+            _mark_guess(axes, rows, name)
+    else:
+        from_zero(axes)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     counted = bool((rows["x"] % 1 == 0).all())  # heads
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=counted))
-    for name in GUESSES:
-        _mark_guess(axes, rows, tasks, name)
 
 
-def _mark_guess(axes: Axes, rows: pd.DataFrame, tasks: dict[str, str], name: str) -> None:
+def drawn(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of one panel with what is drawn of them as ``value``, ``low`` and ``high``: times over dense."""
+    if rows.empty or rows["panel"].iloc[0] == "metric":
+        return rows
+    times = {"value": "relative", "low": "relative_low", "high": "relative_high"}
+    return rows.assign(**{name: rows[column] for name, column in times.items()})[rows["relative"].notna()]
+
+
+def _bars(rows: pd.DataFrame) -> list[pd.Series]:
+    """Return how far the bars reach below and above the marks."""
+    below, above = rows["value"] - rows["low"], rows["high"] - rows["value"]
+    return [below.fillna(0).clip(lower=0), above.fillna(0).clip(lower=0)]
+
+
+def _dots(axes: Axes, pairs: list[Pair], panel: str) -> None:
+    """Draw one panel in which each model and task is a line and each method a mark on it."""
+    found = [drawn(rows[rows["panel"] == panel]) for _, rows in pairs]
+    if all(rows.empty for rows in found):
+        say_empty(axes, "not measured, or\nno dense run")
+        return
+    for place, rows in enumerate(found):
+        offsets = [0.28 * (2 * number / max(1, len(rows) - 1) - 1) * (len(rows) > 1) for number in range(len(rows))]
+        rows = rows.assign(y=[place + offset for offset in offsets])
+        for (method, form), some in rows.groupby(["method", "form"], sort=False):
+            look = method_look(str(method), str(form)) | {"linestyle": ""}
+            axes.errorbar(some["value"], some["y"], xerr=_bars(some), **BARS, **look)
+        mark_empty(axes, rows, "value", "y")
+        if panel == "metric":
+            axes.plot(rows["dense"].dropna().unique(), [place] * rows["dense"].nunique(), **DENSE_STAR)
+    if panel != "metric":
+        axes.axvline(1, color=INK, linestyle=":", linewidth=1, zorder=1)
+    _lines(axes, pairs, panel, pd.concat(found))
+
+
+def _lines(axes: Axes, pairs: list[Pair], panel: str, rows: pd.DataFrame) -> None:
+    """Name the lines of a panel of dots and its axis."""
+    titles = [title.split(" on ", 1)[1].replace(", ", "\n") for title, _ in pairs]
+    axes.set_yticks(range(len(pairs)), titles if panel == PANELS[0] else [""] * len(pairs))
+    axes.set_ylim(len(pairs) - 0.45, -0.55)
+    units = rows["unit"].unique()
+    axes.set_title(TITLES[panel](units[0] if len(units) == 1 else "metric"), loc="left")
+    axes.set_xlabel("%" if panel == "metric" else "dense = 1")
+    if panel != "metric" and rows["value"].max() > SPREAD:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+    elif panel != "metric":
+        axes.set_xlim(left=0)
+
+
+def _dots_title(pairs: list[Pair], label: str) -> str:
+    """Name the models of lines of dots, and the place that their marks have in common."""
+    models = ", ".join(dict.fromkeys(title.split(" on ", 1)[0] for title, _ in pairs))
+    places = sorted({f"{place:.0f}" for _, rows in pairs for place in rows["x"]})
+    return f"{models}, {label}: {', '.join(places)}"
+
+
+def _mark_guess(axes: Axes, rows: pd.DataFrame, name: str) -> None:
     """Point at what the most frequent class, or a copy, would reach alone, if the panel reaches so far."""
     bottom, top = axes.get_ylim()
-    style: dict[str, Any] = {"marker": "<", "label": GUESSES[name], "clip_on": False}
-    for task, value in rows.groupby("task", sort=False)[name].first().dropna().items():
+    style: dict[str, Any] = {"marker": "<", "label": GUESSES[name], "clip_on": False, "color": INK}
+    for value in rows[name].dropna().unique():
         if bottom <= value <= top:
-            colour = tasks[str(task)]
-            face = colour if FACES[name] == INK else FACES[name]
-            axes.plot([1.0], [value], color=colour, markerfacecolor=face, transform=axes.get_yaxis_transform(), **style)
+            axes.plot([1.0], [value], markerfacecolor=FACES[name], transform=axes.get_yaxis_transform(), **style)
     axes.set_ylim(bottom, top)
 
 
@@ -196,11 +314,17 @@ def _columns(handles: list[Line2D]) -> int:
     return len(handles) if sum(widths) <= LEGEND_LETTERS else max(1, LEGEND_LETTERS // max(widths))
 
 
-def _legend(shown: pd.DataFrame, tasks: dict[str, str]) -> list[Line2D]:
-    """Return one key for each task, each method, and the dense model."""
-    keys = [Line2D([], [], color=colour, linewidth=3, label=task) for task, colour in tasks.items()]
-    for method in shown["method"].unique():
-        face = INK if method in FILLED else "white"
-        label = LABELS.get(method, method)
-        keys.append(Line2D([], [], color=INK, markerfacecolor=face, label=label, **method_line(method)))
-    return [*keys, Line2D([], [], color=INK, linestyle=":", linewidth=1, label="dense")]
+def _legend(shown: pd.DataFrame, panels: list[Axes]) -> list[Line2D]:
+    """Return one key for each method, for the dense model, and for what else is marked in some panel."""
+    methods = shown[["method", "form"]].drop_duplicates().itertuples(index=False)
+    keys = [Line2D([], [], **method_look(str(method), str(form))) for method, form in methods]
+    marked = {label for axes in panels for label in axes.get_legend_handles_labels()[1]}
+    keys.append(Line2D([], [], color=INK, linestyle=":", linewidth=1, label="dense", marker=_star(marked)))
+    for name, label in GUESSES.items():
+        if label in marked:
+            keys.append(Line2D([], [], color=INK, marker="<", markerfacecolor=FACES[name], linestyle="", label=label))
+    return [*keys, *([Line2D([], [], **EMPTY)] if EMPTY["label"] in marked else [])]
+
+
+def _star(marked: set[str]) -> str:
+    return "*" if DENSE_STAR["label"] in marked else ""

@@ -1,4 +1,4 @@
-"""What the strength of preferential attachment does: metric, sparsity and spread of degrees against alpha."""
+"""Metric, sparsity and spread of degrees against alpha, the strength of preferential attachment."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from neuroprune.results.figures.context import SEVERAL_TASKS, below, pair_title, seeds
 from neuroprune.results.figures.style import (
-    GREY,
+    EMPTY,
     METRIC_SPAN,
     PAGE_WIDTH,
     TASK_MARKERS,
     at_least,
     colours,
+    mark_empty,
     nothing_to_show,
+    say_below,
     say_empty,
+    titled,
 )
-from neuroprune.results.runs import read_runs
+from neuroprune.results.runs import method_label, read_runs
 from neuroprune.results.tables.summary import summarize
 
 MOST_TICKS = 5  # strengths that are written below the axis one by one
@@ -31,7 +35,7 @@ PANELS = {
 
 
 def strengths(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
-    """Draw the paper's penalty form against its strength.
+    """Draw the results of NeuroPrune's penalties against their strength.
 
     Args:
         study_dir: The study's folder with ``runs.csv``.
@@ -48,37 +52,46 @@ def strengths(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     rows = table[usual & (table["alpha"] > 0)]
     if rows["alpha"].nunique() < 2:
         return nothing_to_show("Nothing to show: no two finished NeuroPrune runs differ in the penalty's strength α.")
+    kept = ["model", "task", "mode", "alpha", "beta", "theta", "empty_layers"]
     shown = pd.concat(
         [
-            rows[["model", "task", "mode", "alpha", "beta", "theta"]].assign(
+            rows[kept].assign(
                 panel=name, unit=unit, value=factor * rows[name], sd=factor * rows[f"{name}_sd"], seeds=rows["runs"]
             )
             for name, (unit, factor) in PANELS.items()
         ],
         ignore_index=True,
     )
-    return _plot(shown), shown
+    shown = shown.assign(series=_series(shown))
+    titles = rows.drop_duplicates(["model", "task"]).to_dict("records")
+    return _plot(shown, pair_title(titles[0] | (SEVERAL_TASKS if len(titles) > 1 else {}))), shown
 
 
-def _plot(shown: pd.DataFrame) -> Figure:
+def _series(shown: pd.DataFrame) -> list[str]:
+    """Name the line of each mark: mode and θ, and β or, if no two runs have the same, its ratio to α."""
+    same_beta = shown.groupby(["model", "task", "mode", "theta", "beta"], dropna=False)["alpha"].nunique().max() > 1
+    several = shown["task"].nunique() > 1
+    names = []
+    for row in shown.to_dict("records"):
+        beta = f"β {row['beta']:g}" if same_beta else f"β/α {row['beta'] / row['alpha']:.3g}"
+        names.append(", ".join([*([row["task"]] if several else []), row["mode"], beta, f"θ {row['theta']:g}"]))
+    return names
+
+
+def _plot(shown: pd.DataFrame, title: str) -> Figure:
     """Draw a panel a quantity and a line for each series in which only the strength grows."""
-    names = [f"{task}, {mode}" for task, mode in zip(shown["task"], shown["mode"], strict=True)]
-    looks = dict(
-        zip(
-            dict.fromkeys(names),
-            zip(colours(dict.fromkeys(names)).values(), TASK_MARKERS * 9, strict=False),
-            strict=True,
-        )
-    )
-    figure = Figure(figsize=(PAGE_WIDTH, 2.5), layout="constrained")
-    for axes, (panel, (unit, _)) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
-        _panel(axes, shown.assign(name=names)[shown["panel"] == panel], looks)
-        axes.set(xlabel="strength α of the MLP penalty", ylabel=unit)
+    names = list(dict.fromkeys(shown["series"]))
+    looks = dict(zip(names, zip(colours(names).values(), TASK_MARKERS * 9, strict=False), strict=True))
+    figure = Figure(figsize=(PAGE_WIDTH, 3.0), layout="constrained")
+    panels = titled(figure, f"{title}: {method_label('neuroprune', 'penalty')}").subplots(1, len(PANELS))
+    for axes, (panel, (unit, _)) in zip(panels, PANELS.items(), strict=True):
+        _panel(axes, shown[shown["panel"] == panel], looks)
+        axes.set(xlabel="strength α of the MLP penalty", ylabel="%")
+        axes.set_title(unit.removesuffix(" (%)"), loc="left")
     handles = [Line2D([], [], color=c, marker=m, label=name) for name, (c, m) in looks.items()]
-    figure.legend(handles=handles, loc="outside upper right", ncols=3)
-    figure.suptitle(", ".join(shown["model"].unique()), fontsize=8, fontweight="bold", x=0.01, ha="left")
-    note = "a line: one θ, and one β or one ratio of β to α" + ("; bars: ± 1 sd" if shown["seeds"].max() > 1 else "")
-    figure.supxlabel(note, fontsize=7, color=GREY)
+    handles += [Line2D([], [], **EMPTY)] if (shown["empty_layers"] > 0).any() else []
+    figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    say_below(figure, below("a line: runs that differ in α alone", seeds(shown["seeds"])))
     return figure
 
 
@@ -88,15 +101,14 @@ def _panel(axes: Axes, rows: pd.DataFrame, looks: dict[str, tuple[str, str]]) ->
     if rows.empty:
         say_empty(axes, "not recorded")
         return
-    same_beta = rows.groupby(["model", "name", "theta", "beta"], dropna=False)["alpha"].nunique().max() > 1
-    series = rows["beta"] if same_beta else (rows["beta"] / rows["alpha"]).round(6)
-    for (_, name, _, _), some in rows.assign(series=series).groupby(["model", "name", "theta", "series"], dropna=False):
+    for (_, name), some in rows.groupby(["model", "series"], sort=False):
         line, (colour, marker) = some.sort_values("alpha"), looks[str(name)]
         axes.errorbar(line["alpha"], line["value"], yerr=line["sd"].fillna(0), color=colour, marker=marker, capsize=1.8)
+    mark_empty(axes, rows, "alpha", "value")
     axes.set_xscale("log")
     values = sorted(rows["alpha"].unique())
     if len(values) <= MOST_TICKS:
-        axes.set_xticks(values, [f"{alpha:g}" for alpha in values])
+        axes.set_xticks(values, [f"{alpha:g}".replace("e-0", "e-") for alpha in values])
         axes.minorticks_off()
     if rows["panel"].iloc[0] == "value":
         at_least(axes, METRIC_SPAN)

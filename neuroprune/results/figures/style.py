@@ -6,44 +6,40 @@ import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+from matplotlib.figure import Figure, SubFigure
 
 from neuroprune.files.atomic import write_bytes, write_text
-from neuroprune.results.runs import LABELS
+from neuroprune.results.runs import method_label
 
 PAGE_WIDTH = 6.3  # inches: the text width of the ACL template; figures are drawn at their final size
 DPI = 200
 # Okabe and Ito's palette, neighbours as different as can be; grey stands for its yellow, which is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A8A")
 INK, GREY = "#222222", "#777777"
-METHOD_LINES: dict[str, dict[str, Any]] = {
-    "neuroprune": {"linestyle": "-", "marker": "o"},
-    "l1": {"linestyle": (0, (4, 1.5)), "marker": "s"},
-    "cofi": {"linestyle": (0, (4, 1.5, 1, 1.5)), "marker": "^"},
-    "dsp": {"linestyle": (0, (1.5, 1.2)), "marker": "D"},
-    "taylor": {"linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "v"},
-    "random": {"linestyle": (0, (1, 2)), "marker": "X"},
-    "dense": {"linestyle": ":", "marker": "*"},
-    "target form": {"linestyle": "-", "marker": "o"},
-    "penalty form": {"linestyle": (0, (4, 1.5)), "marker": "P"},
+LOOKS: dict[str, dict[str, Any]] = {  # by the method's label
+    "NeuroPrune (penalties)": {"color": "#D55E00", "linestyle": "-", "marker": "D"},
+    "NeuroPrune (penalties, regulated)": {"color": "#7A2E00", "linestyle": (0, (2, 1)), "marker": "d"},
+    "NeuroPrune-FC": {"color": "#0072B2", "linestyle": "-", "marker": "o"},
+    "l1 penalty": {"color": "#E69F00", "linestyle": (0, (4, 1.5)), "marker": "s"},
+    "magnitude": {"color": "#CC79A7", "linestyle": (0, (4, 1.5, 1, 1.5)), "marker": "v"},
+    "Taylor": {"color": "#009E73", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "^"},
+    "CoFi": {"color": "#56B4E9", "linestyle": (0, (1.5, 1.2)), "marker": "p"},
+    "DSP": {"color": "#5B3A8E", "linestyle": (0, (6, 1.5)), "marker": "h"},
+    "random units": {"color": "#8A8A8A", "linestyle": (0, (1, 2)), "marker": "X"},
+    "dense": {"color": "#000000", "linestyle": ":", "marker": "*", "markersize": 6, "zorder": 5},
 }
-OTHER_LINE = {"linestyle": (0, (6, 1, 1, 1, 1, 1)), "marker": "v"}
-FILLED = {"neuroprune", "target form"}  # ours stands out
-METHOD_COLOURS = {
-    "neuroprune": "#0072B2",
-    "l1": "#D55E00",
-    "cofi": "#009E73",
-    "dsp": "#CC79A7",
-    "taylor": "#E69F00",
-    "random": "#8A8A8A",
-    "dense": "#000000",
-}
+OTHER_LOOK = {"color": "#8A8A8A", "linestyle": (0, (6, 1, 1, 1, 1, 1)), "marker": "P"}
+FILLED = {"NeuroPrune (penalties)", "NeuroPrune (penalties, regulated)", "NeuroPrune-FC", "dense"}
+EMPTY: dict[str, Any] = {
+    "marker": "x", "color": "#B00020", "markersize": 9, "markeredgewidth": 0.9, "linestyle": "", "zorder": 6,
+    "label": "an empty layer",
+}  # fmt: skip
 METRIC_SPAN = 5.0  # percent: what an axis of metrics covers at least
 TASK_MARKERS = "osD^vPX*"
 
@@ -112,16 +108,30 @@ def colours(names: Iterable[str]) -> dict[str, str]:
     return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}
 
 
-def method_line(method: str) -> dict[str, Any]:
-    """Return a method's line style and marker, the same in all figures."""
-    return METHOD_LINES.get(method, OTHER_LINE)
+def method_look(method: str, form: str = "") -> dict[str, Any]:
+    """Return a method's colour, line, marker and label, the same in all figures."""
+    label = method_label(method, form)
+    look = LOOKS.get(label, OTHER_LOOK)
+    return {"markerfacecolor": look["color"] if label in FILLED else "white", "label": label, **look}
 
 
-def method_look(method: str) -> dict[str, Any]:
-    """Return a method's colour, line, marker and label, where colours tell methods apart."""
-    colour = METHOD_COLOURS.get(method, "#56B4E9")
-    face = colour if method in FILLED else "white"
-    return {"color": colour, "markerfacecolor": face, "label": LABELS.get(method, method), **method_line(method)}
+def mark_empty(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
+    """Cross out the marks of runs in which a layer has lost all its heads or all its neurons."""
+    empty = rows[rows["empty_layers"] > 0]
+    if len(empty):
+        axes.plot(empty[x], empty[y], **EMPTY)
+
+
+def titled(figure: Figure, title: str) -> SubFigure:
+    """Return the part of a figure that lies below its legend, with a title at the left."""
+    part = cast(SubFigure, figure.subfigures())
+    part.suptitle(title, fontsize=8, fontweight="bold", x=0.01, ha="left")
+    return part
+
+
+def say_below(figure: Figure, text: str) -> None:
+    """Write a note below all panels."""
+    figure.supxlabel(text, fontsize=6.5, color=GREY)
 
 
 def at_least(axes: Axes, span: float) -> None:
@@ -136,9 +146,17 @@ def from_zero(axes: Axes) -> None:
     axes.set_ylim(0, 1.04 * axes.get_ylim()[1])
 
 
-def presence_shades() -> LinearSegmentedColormap:
-    """Return the colours of shares of entries: white where none is there, dark where all are."""
-    return LinearSegmentedColormap.from_list("present", ["white", COLOURS[0], "#00263d"])
+def presence_shades(whole: float) -> dict[str, Any]:
+    """Return colours and norm of fractions of entries: white for none, dark for all; roots, so that few are seen too.
+
+    Args:
+        whole: The number that stands for all entries, 1 or 100.
+
+    Returns:
+        Keyword arguments ``cmap`` and ``norm``.
+    """
+    shades = LinearSegmentedColormap.from_list("present", ["white", COLOURS[0], "#00263d"])
+    return {"cmap": shades, "norm": PowerNorm(0.5, 0, whole)}
 
 
 def nothing_to_show(reason: str) -> tuple[Figure, pd.DataFrame]:

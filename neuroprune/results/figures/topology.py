@@ -1,4 +1,4 @@
-"""Is the connectivity heavy-tailed? Inequality and tail of the MLP neurons' degrees, by sparsity and method."""
+"""Inequality and tail of the MLP neurons' degrees by sparsity and method: whether connectivity is heavy-tailed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,28 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 
+from neuroprune.results.figures.context import below, pair_title, penalties
 from neuroprune.results.figures.heavy_tail import gini, tail
-from neuroprune.results.figures.style import GREY, PAGE_WIDTH, method_look, nothing_to_show, say_empty
+from neuroprune.results.figures.style import (
+    GREY,
+    PAGE_WIDTH,
+    mark_empty,
+    method_look,
+    nothing_to_show,
+    say_below,
+    say_empty,
+    titled,
+)
 from neuroprune.results.records import read_arrays
 from neuroprune.results.runs import at_sparsities, read_runs, run_file, with_file
+from neuroprune.results.tables.formats import NBSP
 from neuroprune.results.tables.nearest import nearest_runs
 
 DEGREES = "degrees.safetensors"
+NOTE = "ratio above 0: the power law fits the tail better; grey: undecided (p > 0.05); no mark: no tail to fit"
+UNDECIDED = 1.96  # standard deviations
 MOST_RUNS = 30  # fitted; a fit takes a tenth of a second
 
 
@@ -42,7 +56,10 @@ def topology(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     same = nearest_runs(there[(there["model"] == model) & (there["task"] == task)])
     chosen = same.sort_values("seed", kind="stable").drop_duplicates("group").head(MOST_RUNS)
     shown = pd.DataFrame([_row(study_dir, row) for row in chosen.to_dict("records")])
-    return _plot(shown, f"{model} on {task}"), shown.sort_values(["method", "form", "sparsity_percent"])
+    note = below(NOTE, *penalties(chosen), f"one seed a mark (n{NBSP}={NBSP}1)")
+    return _plot(shown, pair_title(chosen.iloc[0].to_dict()), note), shown.sort_values(
+        ["method", "form", "sparsity_percent"]
+    )
 
 
 def _row(study_dir: Path, row: dict[Any, Any]) -> dict[str, Any]:
@@ -50,7 +67,7 @@ def _row(study_dir: Path, row: dict[Any, Any]) -> dict[str, Any]:
     arrays = read_arrays(run_file(study_dir, row["run"], DEGREES)).values()
     degrees = np.concatenate([values.astype(float).ravel() for values in arrays])
     return {
-        **{key: row[key] for key in ("run", "model", "task", "method", "form")},
+        **{key: row[key] for key in ("run", "model", "task", "method", "form", "empty_layers")},
         "sparsity_percent": 100 * row["sparsity"],
         "gini": gini(degrees),
         "sd_percent": 100 * degrees.std(),
@@ -58,22 +75,28 @@ def _row(study_dir: Path, row: dict[Any, Any]) -> dict[str, Any]:
     }
 
 
-def _plot(shown: pd.DataFrame, heading: str) -> Figure:
+def _plot(shown: pd.DataFrame, heading: str, note: str) -> Figure:
     """Draw a panel a quantity; a line for each method and form."""
-    figure = Figure(figsize=(PAGE_WIDTH, 4.2), layout="constrained")
-    (spread, inequality), (exponential, lognormal) = figure.subplots(2, 2, sharex=True)
+    figure = Figure(figsize=(PAGE_WIDTH, 4.6), layout="constrained")
+    (spread, inequality), (exponential, lognormal) = titled(figure, heading).subplots(2, 2, sharex=True)
     _panel(spread, shown, "sd_percent", "sd of the degrees (%)")
     _panel(inequality, shown, "gini", "Gini coefficient")
     for axes, name in ((exponential, "exponential"), (lognormal, "lognormal")):
         _panel(axes, shown, f"versus_{name}", "log-likelihood ratio (sd)")
-        axes.axhspan(-1.96, 1.96, color="#eeeeee", zorder=0)
+        axes.set_yscale(
+            "symlog", linthresh=UNDECIDED, linscale=0.4
+        )  # linear where nothing is decided, so that this is seen
+        axes.yaxis.set_major_locator(
+            FixedLocator([sign * 10.0**power for power in (1, 2, 3, 4) for sign in (-1, 1)] + [0])
+        )
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.axhspan(-UNDECIDED, UNDECIDED, color="#e4e4e4", zorder=0)
         axes.axhline(0, color=GREY, lw=0.8)
         axes.set_title(f"power law against {name}", loc="left")
         axes.set_xlabel("sparsity (%)")
-    figure.legend(*spread.get_legend_handles_labels(), loc="outside upper right", ncols=4)
-    figure.suptitle(heading, fontsize=8, fontweight="bold", x=0.01, ha="left")
-    note = "ratio above 0: the power law fits the tail better; grey: undecided (p > 0.05); no mark: no tail to fit"
-    figure.supxlabel(note, fontsize=7, color=GREY)
+    figure.legend(*spread.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    say_below(figure, note)
     return figure
 
 
@@ -84,7 +107,6 @@ def _panel(axes: Axes, shown: pd.DataFrame, name: str, label: str) -> None:
         say_empty(axes, "no run has a tail to fit")
         return
     for (method, form), some in shown.groupby(["method", "form"], sort=False):
-        line, look = some.sort_values("sparsity_percent"), method_look(str(method))
-        if form == "penalty":
-            look |= {"label": f"{look['label']} (penalty)", "markerfacecolor": "white", "linestyle": ":", "marker": "P"}
+        line, look = some.sort_values("sparsity_percent"), method_look(str(method), str(form))
         axes.plot(line["sparsity_percent"], line[name], **look)
+    mark_empty(axes, shown, "sparsity_percent", name)

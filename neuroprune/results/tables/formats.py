@@ -91,6 +91,7 @@ LATEX = {
     "λ": r"$\lambda$",
     NBSP: "~",
     "×": r"$\times$",
+    "§": r"\S{}",
     "†": r"$\dagger$",
     "‡": r"$\ddagger$",
     "–": "--",

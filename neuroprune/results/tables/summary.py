@@ -1,4 +1,4 @@
-"""The study's summary: how good, how small, how fast and how dear each method is at each sparsity."""
+"""Summary of a study: metric, size, times and training cost of each method at each sparsity."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pandas as pd
 
 from neuroprune.errors import UserError
 from neuroprune.results.runs import (
+    COUNTS,
     GUESSES,
     LATER,
     LAYERS,
@@ -27,8 +28,13 @@ from neuroprune.results.tables.formats import NBSP, Table
 IDENTITY = ["group", "variant", "model", "model_random", "task", "method", "form", "point", "heads_asked"]
 IDENTITY += [*STRENGTHS, *OPTIONS, "metric"]
 NOT_MEASURED = {*IDENTITY, *LAYERS, "study", "run", "status", "dirty", "commit", "seed", "device", "cpu", *LATER}
-FIXED = {*GUESSES, "dense_parameters", "epochs", "steps"}  # the same for all seeds
+FIXED = {*GUESSES, *COUNTS, "dense_parameters", "epochs", "steps"}  # the same for all seeds
 SYMBOLS = {"alpha": "α", "beta": "β", "theta": "θ", "strength": "λ"}
+METHODS = (
+    "NeuroPrune (penalties) is the paper's algorithm: the penalties of its Eq. 1 and 2, and merged heads. "
+    "NeuroPrune-FC is this project's: it measures functional connectivity and is told a sparsity or a number of heads. "
+    "l1 penalty: the l1 norm of all weights in the loss; magnitude: the smallest weights are zeroed."
+)
 Row = Mapping[Any, Any]
 
 
@@ -154,7 +160,7 @@ def _cells(row: Row, sizes: list[int]) -> dict[str, str]:
     cells = {
         "Method": method_label(row["method"], row["form"]),
         "Asked for": asked(row),
-        "Sparsity %": number(100 * row["sparsity"], 1),
+        "Sparsity %": number(100 * row["sparsity"], 1) + (" §" if row["empty_layers"] > 0 else ""),
         "Metric %": _spread(100 * row["value"], 100 * row["value_sd"], 1),
         "Runs": f"{row['runs']}" + (f" (−{row['diverged']}‡)" if row["diverged"] else ""),
         "% of dense": number(row["percent_of_dense"], 1),
@@ -212,8 +218,10 @@ def _notes(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         "Training: wall time without evaluation, in brackets with it; a step: without it. × dense, × NeuroPrune: that "
         "time over the dense model's, and over NeuroPrune's where it was asked for the same sparsity or heads.",
     ]
+    empty = "§ A layer has lost all its heads or all its neurons."
     diverged = "‡ So many runs diverged (their loss was not finite) and are not in the means."
-    return notes + notes_on(runs, table) + [diverged] * bool(table["diverged"].any())
+    marks = [empty] * bool((table["empty_layers"] > 0).any()) + [diverged] * bool(table["diverged"].any())
+    return [*notes, METHODS, *notes_on(runs, table), *marks]
 
 
 def notes_on(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from neuroprune.errors import UserError
-from neuroprune.results.runs import LABELS, method_label, read_runs
+from neuroprune.results.runs import method_label, read_runs
 from neuroprune.results.tables.formats import Table
 from neuroprune.results.tables.nearest import nearest_to_wanted
 from neuroprune.results.tables.published import SUMMARIZATION, is_the_papers
@@ -109,9 +109,8 @@ def _cells(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _name(row: dict[Any, Any]) -> str:
-    if row["source"] == "paper":
-        return f"{LABELS[row['method']]} (paper)"
-    return method_label(row["method"], row["form"])
+    label = method_label(row["method"], row["form"])
+    return f"{label}, the paper's value" if row["source"] == "paper" else label
 
 
 def _notes(numbers: pd.DataFrame) -> list[str]:
@@ -124,5 +123,5 @@ def _notes(numbers: pd.DataFrame) -> list[str]:
         "Of a grid of penalties the runs nearest to 25, 50, 70, 80, 90 and 95 % are shown, as the paper does.",
     ]
     if (numbers["source"] == "paper").any():
-        notes.append("(paper): values of arXiv 2404.01306, Table 1, on an A100 with 40 GB.")
+        notes.append("The paper's values: arXiv 2404.01306, Table 1, on an A100 with 40 GB.")
     return notes

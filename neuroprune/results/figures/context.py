@@ -1,0 +1,100 @@
+"""Texts in figures that say what is drawn: weights, rows, mode and strengths of penalties, and seeds."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from neuroprune.results.runs import method_label
+from neuroprune.results.tables.formats import NBSP
+from neuroprune.results.tables.summary import batch_sizes
+
+SYMBOLS = {"alpha": "α", "beta": "β", "theta": "θ", "strength": "λ"}
+LETTERS = 122  # what fits on a line below the panels
+SEVERAL_TASKS = {"task": "several tasks", "train_rows": math.nan}  # in place of one task in a title
+UNSTEADY = 1.3  # ratio of the slowest to the fastest measurement of one dense model from which times are called rough
+
+
+def weights(random: Any) -> str:
+    """Say where a model's weights come from."""
+    return "random-initialised" if random else "pretrained"
+
+
+def pair_title(row: Mapping[Any, Any]) -> str:
+    """Name a model, its weights, a task and the number of its training rows."""
+    rows = row.get("train_rows", math.nan)
+    count = f", {rows:,.0f} training rows" if math.isfinite(rows) else ""
+    return f"{row['model']} ({weights(row['model_random'])}) on {row['task']}{count}"
+
+
+def runs_title(row: Mapping[Any, Any]) -> str:
+    """Name model, weights, task, rows and algorithm of runs that differ in strength or sparsity alone."""
+    return f"{pair_title(row)}: {method_label(row['method'], row['form'])}"
+
+
+def sparsity_label(row: Mapping[Any, Any]) -> str:
+    """Write a run's sparsity; "dense" for a dense run; a cross if a layer has lost all its heads or neurons."""
+    if row["method"] == "dense":
+        return "dense"
+    return f"{100 * row['sparsity']:.1f} %" + (" ✗" if row["empty_layers"] > 0 else "")
+
+
+def runs_note(rows: pd.DataFrame) -> str:
+    """Say how penalties were set, that each run is one seed, and what the cross of `sparsity_label` means."""
+    empty = "✗: a layer has lost all its heads or all its neurons" if (rows["empty_layers"] > 0).any() else ""
+    return below(*penalties(rows), f"one seed each (n{NBSP}={NBSP}1)", empty)
+
+
+def penalties(rows: pd.DataFrame) -> list[str]:
+    """Name mode and strengths of each method that is a penalty.
+
+    Args:
+        rows: Rows of the tidy table or of ``summarize``.
+
+    Returns:
+        One text for each method: its name, how its penalty enters, and the range of each strength.
+    """
+    found = []
+    named = rows[rows["form"].isin(["penalty", "regulated"])]
+    for (method, form), some in named.groupby(["method", "form"], sort=False):
+        spans = [f"{sign}{NBSP}{_span(some[name])}" for name, sign in SYMBOLS.items() if some[name].notna().any()]
+        modes = " and ".join(mode for mode in some["mode"].unique() if mode)
+        found.append(", ".join(filter(None, [f"{method_label(str(method), str(form))}: {modes}", *spans])))
+    return found
+
+
+def _span(values: pd.Series) -> str:
+    """Write a strength, or the smallest and the largest of several."""
+    ends = dict.fromkeys(f"{value:g}".replace("e-0", "e-") for value in (values.min(), values.max()))
+    return " to ".join(ends)
+
+
+def seeds(counts: pd.Series) -> str:
+    """Say how many seeds a mark stands for, and what the bars are."""
+    ends = dict.fromkeys((int(counts.min()), int(counts.max())))
+    if max(ends) == 1:
+        return f"one seed a mark (n{NBSP}={NBSP}1)"
+    return f"bars: ±{NBSP}1{NBSP}sd over seeds (n{NBSP}={NBSP}{' to '.join(map(str, ends))})"
+
+
+def rough_times(runs: pd.DataFrame) -> list[str]:
+    """Say that the machine's speed varied, if the same dense model took longer in one timing than in another."""
+    timed = runs[runs["method"] != "dense"]
+    columns = [f"dense_inference_ms_b{size}" for size in batch_sizes(timed)][-1:]
+    spans = [group[name].agg(["min", "max"]) for name in columns for _, group in timed.groupby(["model", "task"])]
+    worst = max(spans, key=lambda span: span["max"] / span["min"], default=pd.Series({"min": 1.0, "max": 1.0}))
+    if not worst["max"] > UNSTEADY * worst["min"]:
+        return []
+    return [
+        f"times are rough: one dense model took {worst['min']:.1f} to {worst['max']:.1f} ms an example "
+        "in different timings"
+    ]
+
+
+def below(*texts: str) -> str:
+    """Join texts and break them into lines that fit below the panels."""
+    return "\n".join(textwrap.wrap("; ".join(filter(None, texts)), LETTERS))
