@@ -78,6 +78,16 @@ def test_a_ridge_below_rounding_errors_is_raised():
     assert change.isfinite().all() and change.abs().max() < 1000
 
 
+def test_a_ridge_is_raised_tenfold_until_it_is_large_enough():
+    moments = torch.ones(3, 3)
+    moments[0, 0] = moments[1, 1] = 1 - 1e-3  # the smallest eigenvalue of the kept part is -5e-4
+    one = torch.tensor([1])
+    found, expected = (
+        fold_solution(moments, torch.ones(1, 2), one - 1, one, ridge, constant=True)[0] for ridge in (1e-5, 1e-3)
+    )
+    torch.testing.assert_close(found, expected)
+
+
 def test_dead_channels_do_no_harm():
     change, shift = fold_solution(torch.zeros(6, 6), torch.randn(3, 5), KEPT, GONE, 0.01, constant=True)
     assert not change.any() and not shift.any()

@@ -4,7 +4,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuroprune.methods.components.unit_selection import UnitGroup, choose_units
+from helpers.loops import make_run
+from helpers.models import make_model
+from neuroprune.methods.components.unit_selection import UnitGroup, choose_units, fewest_units
+from neuroprune.pruning.surgery import remove
 
 
 def groups(*rows):
@@ -48,3 +51,12 @@ def test_the_budget_is_kept_and_used(rows, room):
             assert spent + size > room  # nothing that would still fit stays
         left = [value for unit, value in enumerate(row) if unit not in units]
         assert not units or not left or max(row[unit] for unit in units) <= min(left)
+
+
+def test_an_mlp_keeps_a_fraction_of_the_neurons_of_the_dense_model():
+    model = make_model("bert")  # 24 neurons
+    remove(model, neurons={0: list(range(10))})
+    run = make_run(model, steps=1)
+    fewest = fewest_units(run, min_share=0.3)
+    assert [fewest[mlp] for mlp in run.blocks.mlps] == [8, 8]
+    assert [fewest[attention] for attention in run.blocks.attentions] == [1, 1]

@@ -48,6 +48,13 @@ def test_removed_and_zero_weights_count_alike(name):
     assert found.neurons_per_layer == (24, 22, *(24,) * (ROWS[name].mlps - 2))
 
 
+def test_biases_of_shared_key_heads_count_once():
+    model = make_model("llama", attention_bias=True)
+    dense = sum(p.numel() for p in model.parameters())
+    remove(model, heads={0: [0, 1]})
+    assert sparsity.measure_sparsity(model).dense_parameters == dense
+
+
 @each_model
 def test_units_without_a_way_in_or_out_count_as_gone(name):
     model = make_model(name)

@@ -293,6 +293,9 @@ def test_table1_has_rouge_and_the_papers_rows(tmp_path):
     ours, theirs = (table.numbers[table.numbers["source"] == source] for source in ("ours", "paper"))
     assert len(theirs) == 13 and len(ours) == 2
     assert list(ours[["rouge1", "rouge2", "rougeL"]].iloc[1]) == pytest.approx([40, 20, 30])
+    assert (theirs["inference_ms"].max(), theirs["inference_ms"].min()) == pytest.approx((455, 406))
+    assert list(ours["batch_size"]) == [32, 32]
+    assert list(ours["inference_ms"]) == pytest.approx([4.0, 2.5])
     text = write("table1", tmp_path)[1].read_text()
     assert "NeuroPrune (penalties), the paper's value" in text and "ROUGE-Lsum" in text and "41.96" in text
 

@@ -362,6 +362,13 @@ def test_diverged_runs_are_counted_and_not_averaged(empty):
     assert "60.0 ± 14.1 | 2 (−1‡)" in " ".join(text.split())
 
 
+def test_stopped_runs_are_not_averaged(empty):
+    stopped, done = (results.settings(seed=seed) for seed in (0, 1))
+    write(empty, (stopped, {"status": "stopped", "value": 0.1}), (done, {"value": 0.7}))
+    found = summarize(read_runs(empty)).iloc[0]
+    assert (found["runs"], found["diverged"], found["value"]) == (1, 0, 0.7)
+
+
 def test_a_group_without_any_finished_run_stays_in_the_table(empty):
     write(empty, (results.settings(), {"status": "diverged", "with_timing": False}))
     text = tables.write("summary", empty)[1].read_text()
@@ -495,6 +502,23 @@ def test_all_are_compared_with_the_usual_dense_run(empty):
     assert row(table, method="neuroprune")["percent_of_dense"] == pytest.approx(75)
     assert set(grid.marks(table, table.assign(heading="")).query("panel == 'metric'")["dense"]) == {80}
     assert row(timing(empty).numbers, method="neuroprune")["step_ratio"] == 0.5
+
+
+def test_a_dense_run_that_diverged_is_no_reference(empty):
+    usual, long = results.settings(), results.settings(label="dense-epochs_9", training={"epochs": 9.0})
+    cut = results.settings(method=TARGET)
+    write(empty, (usual, {"status": "diverged"}), (long, {"value": 0.8}), (cut, {"value": 0.6}))
+    assert row(summarize(read_runs(empty)), method="neuroprune")["percent_of_dense"] == pytest.approx(75)
+
+
+def test_training_times_are_compared_with_the_usual_neuroprune_run(empty):
+    """A variant with a slightly lower sparsity precedes it in the table."""
+    usual, variant = results.settings(method=TARGET), results.settings(method=TARGET | {"events": 1}, label="once")
+    other = results.settings(method={"name": "l1", "sparsity": 0.8})
+    write(empty, (usual, {}), (variant, {"sparsity": 0.79}), (other, {}))
+    runs = read_runs(empty)
+    runs["train_seconds_without_eval"] = runs["run"].map({usual.run: 10.0, variant.run: 20.0, other.run: 30.0})
+    assert row(summarize(runs), method="l1")["training_to_neuroprune"] == 3.0
 
 
 def test_the_papers_form_is_preferred(study):
