@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from filelock import FileLock, Timeout
@@ -26,6 +26,7 @@ from neuroprune.results import records
 from neuroprune.results.environment import environment as describe_environment
 from neuroprune.results.manifests import Prepared
 from neuroprune.training import batches, budget, checkpoints, weight_arrays
+from neuroprune.training.answers import Answers
 from neuroprune.training.inference_time import use_bf16
 from neuroprune.training.step_times import StepClock
 
@@ -99,6 +100,7 @@ def _run(
     fit = _fit(trainer, checkpoints.Checkpoints(progress, checkpoint_minutes))
     if not distributed.is_main():
         return None
+    answers = cast(Answers, trainer.compute_metrics).arrays if fit["metrics"] else {}
     with whole_folder(folder / "model") as temporary:
         pretrained.save_pretrained(model, temporary, tokenizer, **_card(settings, data, fit["metrics"]))
     result = {
@@ -119,7 +121,7 @@ def _run(
             "status": fit.pop("status"),
             "settings": settings,
             "environment": environment | identity,
-            "result": result | fit | _save_arrays(model, folder, getattr(settings.method, "eps", 1e-4)),
+            "result": result | fit | _save_arrays(model, folder, getattr(settings.method, "eps", 1e-4), answers),
         }
     )
 
@@ -208,7 +210,7 @@ def _trainer(settings: RunSettings, folder: Path, data: Any, model: Any, tokeniz
         eval_dataset=objective.encode(data.eval),
         data_collator=objective.collate,
         processing_class=tokenizer,
-        compute_metrics=objective.compute_metrics,
+        compute_metrics=Answers(objective.compute_metrics),
         callbacks=[method],
     )
 
@@ -247,13 +249,14 @@ def _arguments(training: TrainingSettings, seed: int, folder: Path, more: dict[s
     )
 
 
-def _save_arrays(model: torch.nn.Module, folder: Path, eps: float) -> dict[str, Any]:
+def _save_arrays(model: torch.nn.Module, folder: Path, eps: float, answers: dict[str, Any]) -> dict[str, Any]:
     """Write the small arrays beside the record; return their hashes and the spread of the degrees."""
     degrees = weight_arrays.degrees(model, eps)
     arrays = {
         "degrees.safetensors": degrees,
         "cells.safetensors": weight_arrays.cells(model, eps),
         "heads.safetensors": weight_arrays.head_arrays(model),
+        **({"predictions.safetensors": answers} if answers else {}),
     }
     room = ARRAY_BYTES - sum(array.nbytes for tensors in arrays.values() for array in tensors.values())
     arrays["patterns.safetensors"] = records.pack_patterns(weight_arrays.patterns(model, eps), room)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError
+from safetensors.numpy import load_file
 from transformers import AutoModel, BertConfig
 
 import neuroprune
@@ -18,6 +19,7 @@ from helpers.models import make_model
 from neuroprune import tasks
 from neuroprune.config.settings import RunSettings
 from neuroprune.errors import UserError
+from neuroprune.files.atomic import file_hash
 from neuroprune.methods.dense import Dense
 from neuroprune.models import sources
 from neuroprune.pruning.surgery import remove
@@ -75,8 +77,16 @@ def test_a_run_folder_tells_everything(data_root, tmp_path):
         "heads.safetensors",
         "model",
         "patterns.safetensors",
+        "predictions.safetensors",
         "run.json",
     ]
+    answers = load_file(folder / "predictions.safetensors")
+    assert {name: (array.dtype, array.shape) for name, array in answers.items()} == {
+        "predicted": (np.uint8, (24,)),
+        "true": (np.uint8, (24,)),
+    }
+    assert (answers["predicted"] == answers["true"]).mean() == record.result.value
+    assert record.result.files["predictions.safetensors"] == file_hash(folder / "predictions.safetensors")
     card = (folder / "model" / "README.md").read_text()
     assert f"| accuracy | {record.result.value:.4g} |" in card
     assert "made from `random:bert`, fine-tuned on sst2 (nyu-mll/glue)" in card

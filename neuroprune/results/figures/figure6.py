@@ -24,7 +24,8 @@ from neuroprune.results.figures.style import (
     titled,
 )
 from neuroprune.results.runs import read_runs
-from neuroprune.results.tables.summary import dense_rows, summarize
+from neuroprune.results.tables.partners import dense_rows
+from neuroprune.results.tables.summary import summarize
 
 SIMILAR = 0.95  # of the dense model's metric
 

@@ -27,7 +27,8 @@ from neuroprune.results.figures.style import (
     say_empty,
 )
 from neuroprune.results.runs import GUESSES
-from neuroprune.results.tables.summary import batch_sizes, dense_rows
+from neuroprune.results.tables.partners import dense_rows
+from neuroprune.results.tables.summary import batch_sizes
 
 LEGEND_LETTERS, KEY_LETTERS = 108, 9  # what fits on a line of the page, and what a key takes beside its name
 FACES = {"majority": INK, "copied": "white"}  # of the triangles at the right edge

@@ -21,9 +21,10 @@ from neuroprune.results.runs import (
     method_label,
     place_of,
     read_runs,
-    usual_first,
 )
 from neuroprune.results.tables.formats import NBSP, Table
+from neuroprune.results.tables.paired import NOTE, TESTED, compared, with_tests
+from neuroprune.results.tables.partners import dense_rows, functional_rows, partners
 
 IDENTITY = ["group", "variant", "model", "model_random", "task", "method", "form", "point", "heads_asked"]
 IDENTITY += [*STRENGTHS, *OPTIONS, "metric"]
@@ -94,31 +95,12 @@ def _sorted(table: pd.DataFrame) -> pd.DataFrame:
 
 def _dense_of_each(table: pd.DataFrame, name: str) -> pd.Series:
     """Return for each row the usual dense model's mean of a column on the same model and task; NaN without one."""
-    return _partners(table, dense_rows(table), name, ["model", "task"])
+    return partners(table, dense_rows(table), ["model", "task"])[name].astype(float)
 
 
 def _neuroprune_of_each(table: pd.DataFrame, name: str) -> pd.Series:
-    """Return for each row with a target NeuroPrune's mean of a column where it was asked for the same; else NaN."""
-    asked = table["point"].notna() | table["heads_asked"].notna()
-    usual = asked & (table["method"] == "neuroprune") & (table["variant"] == "")
-    return _partners(table, table[usual], name, ["model", "task", "point", "heads_asked"]).where(asked)
-
-
-def dense_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the finished dense rows of means; those without unusual options stand first."""
-    return usual_first(table[(table["method"] == "dense") & (table["runs"] > 0)])
-
-
-def _partners(table: pd.DataFrame, chosen: pd.DataFrame, name: str, same: list[str]) -> pd.Series:
-    """Return for each row a column's value in the first chosen row that is the same in some columns, or NaN."""
-    values: dict[tuple[Any, ...], float] = {}
-    for key, value in zip(_keys(chosen[same]), chosen[name], strict=True):
-        values.setdefault(key, value)
-    return pd.Series([values.get(key, math.nan) for key in _keys(table[same])], index=table.index, dtype=float)
-
-
-def _keys(rows: pd.DataFrame) -> list[tuple[Any, ...]]:
-    return [tuple(row) for row in rows.fillna(-1).itertuples(index=False)]
+    """Return for each row with a target NeuroPrune-FC's mean of a column where it was asked for the same; else NaN."""
+    return partners(table, functional_rows(table), ["model", "task", "point", "heads_asked"])[name].astype(float)
 
 
 def summary(study_dir: Path) -> Table:
@@ -131,7 +113,7 @@ def summary(study_dir: Path) -> Table:
         The numbers of ``summarize``, and for people one section a model with all times and sizes.
     """
     runs = read_runs(study_dir)
-    table = summarize(runs)
+    table = with_tests(study_dir, runs, summarize(runs))
     sizes = batch_sizes(table)
     sections = {
         _heading(rows.iloc[0]): without_empty(pd.DataFrame([_cells(row, sizes) for row in rows.to_dict("records")]))
@@ -162,6 +144,8 @@ def _cells(row: Row, sizes: list[int]) -> dict[str, str]:
         "Asked for": asked(row),
         "Sparsity %": number(100 * row["sparsity"], 1) + (" §" if row["empty_layers"] > 0 else ""),
         "Metric %": _spread(100 * row["value"], 100 * row["value_sd"], 1),
+        "Against dense": compared(row, "dense"),
+        "Against NeuroPrune-FC": compared(row, "fc"),
         "Runs": f"{row['runs']}" + (f" (−{row['diverged']}‡)" if row["diverged"] else ""),
         "% of dense": number(row["percent_of_dense"], 1),
         "Heads left": number(row["heads_left"], 0),
@@ -218,10 +202,11 @@ def _notes(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         "Training: wall time without evaluation, in brackets with it; a step: without it. × dense, × NeuroPrune: that "
         "time over the dense model's, and over NeuroPrune's where it was asked for the same sparsity or heads.",
     ]
+    tested = NOTE if TESTED & set(table) else ""
     empty = "§ A layer has lost all its heads or all its neurons."
     diverged = "‡ So many runs diverged (their loss was not finite) and are not in the means."
     marks = [empty] * bool((table["empty_layers"] > 0).any()) + [diverged] * bool(table["diverged"].any())
-    return [*notes, METHODS, *notes_on(runs, table), *marks]
+    return [*notes, METHODS, *filter(None, [tested]), *notes_on(runs, table), *marks]
 
 
 def notes_on(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:

@@ -10,11 +10,11 @@ import pandas as pd
 
 from neuroprune.results.runs import method_label, read_runs
 from neuroprune.results.tables.formats import Table
+from neuroprune.results.tables.partners import dense_rows
 from neuroprune.results.tables.summary import (
     Row,
     asked,
     batch_sizes,
-    dense_rows,
     notes_on,
     number,
     summarize,
