@@ -85,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     text = "full: the dense model's size, zeros where units are gone, for plain transformers; onnx: for onnxruntime"
     command.add_argument("--format", required=True, metavar="FORMAT", help=text)
     command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    command.add_argument("--int8", action="store_true", help="onnx: a second file with 8-bit weights")
     command = _command(commands, "schema", schema, "write config/schema.json and config/README.md anew")
     command.add_argument("--check", action="store_true", help="write nothing; fail if a file is out of date")
     return root
@@ -327,7 +328,7 @@ def export(args: argparse.Namespace) -> None:
     """Write a saved model in another form."""
     from neuroprune.models.export import export
 
-    for sentence in export(args.folder, args.format, args.out):
+    for sentence in export(args.folder, args.format, args.out, args.int8):
         print(sentence)
 
 

@@ -24,8 +24,8 @@ def cut_model(name, **changes):
     return model
 
 
-def export(folder, form, out):
-    return main(["export", str(folder), "--format", form, "--out", str(out)])
+def export(folder, form, out, *more):
+    return main(["export", str(folder), "--format", form, "--out", str(out), *more])
 
 
 # ---- full size

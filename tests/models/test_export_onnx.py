@@ -96,6 +96,45 @@ def test_the_onnx_folder_has_what_is_needed_to_use_it(tmp_path, tokenizer, capsy
 
 
 @onnx_only
+def test_operators_are_fused_where_the_fused_file_gives_the_same_outputs(tmp_path):
+    """GPT-2's file is one that onnxruntime refuses once it is fused."""
+    import onnx as onnx_package
+
+    fused = {}
+    for name in ("bert", "gpt2"):
+        save_pretrained(cut_model(name), tmp_path / name)
+        assert export(tmp_path / name, "onnx", tmp_path / f"{name}-onnx") == 0
+        graph = onnx_package.load(tmp_path / f"{name}-onnx" / "model.onnx").graph
+        fused[name] = sum(node.op_type in {"Attention", "MultiHeadAttention"} for node in graph.node)
+    assert fused == {"bert": 2, "gpt2": 0}
+
+
+@onnx_only
+@pytest.mark.parametrize("name", ["bert", "marian", "opt", "qwen3"])
+def test_an_8_bit_file_is_written_beside_the_other(name, tmp_path, capsys):
+    sizes = {"hidden_size": 64, "intermediate_size": 256} if name == "bert" else {}
+    model = cut_model(name, **sizes)
+    save_pretrained(model, tmp_path / "small")
+    assert export(tmp_path / "small", "onnx", tmp_path / "onnx", "--int8") == 0
+    assert "8-bit weights" in capsys.readouterr().out
+    files = [tmp_path / "onnx" / name for name in ("model.int8.onnx", "model.onnx")]
+    assert files[0].stat().st_size < files[1].stat().st_size
+    assert onnx.TOLERANCE < onnx.largest_difference(model, files[0]) < 1
+    assert onnx.largest_difference(model, files[1]) <= onnx.TOLERANCE
+
+
+@onnx_only
+def test_a_file_that_does_not_run_differs_without_bound(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"no file")
+    assert onnx.largest_difference(make_model("bert"), tmp_path / "model.onnx") == float("inf")
+
+
+def test_only_onnx_has_an_8_bit_file(tmp_path, capsys):
+    assert export(tmp_path / "small", "full", tmp_path / "out", "--int8") == 1
+    assert "only onnx" in capsys.readouterr().err
+
+
+@onnx_only
 def test_it_is_faster_than_the_dense_models_file(tmp_path):
     import onnxruntime
 

@@ -10,13 +10,14 @@ from neuroprune.errors import UserError, did_you_mean
 FORMATS = {"full": "neuroprune.models.export.full:export", "onnx": "neuroprune.models.export.onnx:export"}
 
 
-def export(folder: Path, form: str, out: Path) -> list[str]:
+def export(folder: Path, form: str, out: Path, int8: bool = False) -> list[str]:
     """Write a saved model in another form.
 
     Args:
         folder: A folder that `save_pretrained` wrote, with a tokenizer beside the model or without.
         form: One of `FORMATS`.
         out: The folder to write to; it must be new or empty.
+        int8: Write a second file with 8-bit weights; `onnx` alone has one.
 
     Returns:
         Sentences about what was written and how to use it.
@@ -26,11 +27,14 @@ def export(folder: Path, form: str, out: Path) -> list[str]:
     """
     if form not in FORMATS:
         raise UserError(f"format {form!r}: unknown{did_you_mean(form, FORMATS)}; known: {', '.join(FORMATS)}")
+    if int8 and form != "onnx":
+        raise UserError(f"format {form}: only onnx has an 8-bit file; leave --int8 out, or give --format onnx.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: there is something already; give a new folder for the export.")
     module, name = FORMATS[form].split(":")
+    options = {"int8": True} if int8 else {}
     try:
-        sentences: list[str] = getattr(import_module(module), name)(folder, out)
+        sentences: list[str] = getattr(import_module(module), name)(folder, out, **options)
     except OSError as error:
         raise UserError(f"{out} can't be written ({error.strerror or error}); give another folder.") from error
     return sentences
