@@ -91,7 +91,7 @@ gpu-timing: $(BIN)/.ready ## Time steps and inference of base-size models on a G
 docs: $(BIN)/.ready .venv-docs/bin/.ready ## Generate config/schema.json and config/README.md; build the site
 	$(BIN)/neuroprune schema
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
-	@echo "The site: site/index.html"
+	@echo "The site: site/index.html; with its search: python3 -m http.server -d site"
 
 # Not pinned: what belongs to one kind of GPU.
 ANY_GPU = grep -v -i -E '^(nvidia-|triton|cuda-|neuroprune)' | sed -E 's/\+[a-z0-9]+$$//'
