@@ -2,6 +2,7 @@
 PYTHON ?= python3
 CONFIG ?= config/config.yaml
 CORES ?= all
+KILLS ?= 100
 BIN := .venv/bin
 PUBLISHED := results/published
 FOLDER = $$($(BIN)/neuroprune plan --config $(CONFIG) --folder)
@@ -10,7 +11,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # results come before their report
-.PHONY: help demo run report figures publish test test-oldest large lint format bench gpu-timing docs lock clean
+.PHONY: help demo run report figures publish test test-oldest large soak lint format bench gpu-timing docs lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +65,9 @@ test-oldest: .venv-oldest/bin/.ready ## Run the tests with the lowest versions t
 
 large: $(BIN)/.ready ## Train two steps of a model of 300 M parameters within 12 GiB
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 -s -m large tests/training/test_large.py
+
+soak: $(BIN)/.ready ## Kill a small study 100 times at random, restart it, compare its results; KILLS=10 for fewer
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python tests/workflow/soak.py --folder .soak --kills $(KILLS)
 
 lint: $(BIN)/.ready ## Style, types, docstrings, import directions, workflow
 	$(BIN)/ruff check .
@@ -122,5 +126,5 @@ environment.yml: requirements.lock
 	  grep -v '^#' requirements.lock | sed 's/^/      - /'; } > $@
 
 clean: ## Remove results and downloads; the environment and results/published stay
-	rm -rf resources .snakemake
+	rm -rf resources .snakemake .soak
 	@test ! -d results || find results -mindepth 1 -maxdepth 1 ! -name published -exec rm -rf {} +

@@ -1,7 +1,7 @@
-"""Several processes that train one model together: how they start, and what they tell each other.
+"""Data-parallel training: process launch and collective operations.
 
-Every process holds the whole model and goes through the same steps with other rows. Where there is only one, the
-functions here return what they are given and cost nothing.
+Every process holds the whole model and takes the same steps with different rows. With a single process, all functions
+return their input without any cost.
 """
 
 from __future__ import annotations
@@ -35,44 +35,44 @@ def count() -> int:
 
 
 def is_main() -> bool:
-    """Tell whether this is the process that writes files."""
+    """Return whether this is the process that writes files."""
     return count() == 1 or dist.get_rank() == 0
 
 
 def must_start(processes: int) -> bool:
-    """Tell whether the processes are still to be started by `launch`.
+    """Return whether the processes have yet to be started by `launch`.
 
     Args:
-        processes: How many are asked for.
+        processes: Requested number of processes.
 
     Returns:
-        False in a process that belongs to such a group, and if one process is enough.
+        False in a process that belongs to such a group, and if one process is requested.
 
     Raises:
-        UserError: If the group that another launcher made has another size.
+        UserError: If another launcher has started a different number of processes.
     """
     found = int(os.environ.get("WORLD_SIZE", 1))
     if found not in (1, processes):
         raise UserError(
-            f"{found} processes were launched, but the run's settings say processes: {processes}; launch one, and it "
-            "starts the others itself."
+            f"{found} processes were launched, but the run's settings say processes: {processes}; launch a single "
+            "process, which starts the others itself."
         )
     return processes > found
 
 
 def launch(function: Callable[..., None], processes: int, *arguments: Any) -> None:
-    """Call a function in several new processes of this machine, which find each other; wait for their end.
+    """Call a function in several new processes of this machine that form a group; wait until all have ended.
 
-    If one fails, the others are ended. They end with this process, too.
+    If one process fails, the others are terminated. They also end if this process ends.
 
     Args:
-        function: A module's function.
-        processes: How many.
-        *arguments: For the function; they are sent to the processes.
+        function: A function at module level.
+        processes: Number of processes.
+        *arguments: Its arguments, which are pickled.
 
     Raises:
-        UserError: If a process raised one, or there are fewer GPUs than processes.
-        RuntimeError: If a process failed in another way; its own words are in the log.
+        UserError: If a process raised one, or if there are fewer GPUs than processes.
+        RuntimeError: If a process failed in another way; its traceback is in the log.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -106,7 +106,7 @@ def launch(function: Callable[..., None], processes: int, *arguments: Any) -> No
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Undo what torch's launcher does to the handling of signals, and leaves so."""
+    """Restore the signal handlers that torch's launcher replaces."""
     before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
     try:
         yield
@@ -139,10 +139,10 @@ def _kill_after(sentinel: int, group: bool) -> None:
 
 @contextmanager
 def joined(processes: int) -> Iterator[None]:
-    """Be one of the processes that `launch` started, until the end.
+    """Join the group of processes that `launch` started, for the duration of the block.
 
     Args:
-        processes: How many there are; with 1, or where they have joined already, nothing happens.
+        processes: Number of processes; with 1, or in a process that has joined already, nothing happens.
     """
     if processes == 1 or count() > 1:
         yield
@@ -157,12 +157,12 @@ def joined(processes: int) -> Iterator[None]:
 
 
 def _numbered_cpu(storage: Any, place: str) -> Any:
-    """Read what goes to `cpu:0`, where transformers 5.17 wants a checkpoint and torch knows only `cpu`; else None."""
+    """Accept the location `cpu:0`, where transformers 5.17 loads checkpoints and which torch does not know."""
     return storage if place.startswith("cpu:") else None
 
 
 def from_main(function: Callable[..., T], *arguments: Any) -> T:
-    """Call a function in the main process alone; return its value, a plain object, in all."""
+    """Call a function in the main process only; return its picklable value in all processes."""
     if count() == 1:
         return function(*arguments)
     found = [function(*arguments) if is_main() else None]
@@ -171,7 +171,7 @@ def from_main(function: Callable[..., T], *arguments: Any) -> T:
 
 
 def main_first() -> Any:
-    """Return a context that the main process passes before the others: what it fetches is there for them."""
+    """Return a context that the main process leaves before the others enter, so that files are downloaded once."""
     if count() == 1:
         return nullcontext()
     from accelerate import PartialState
@@ -180,17 +180,17 @@ def main_first() -> Any:
 
 
 def wait() -> None:
-    """Wait until all processes have come here."""
+    """Wait until all processes have reached this call."""
     if count() > 1:
         dist.barrier()
 
 
 @torch.no_grad()
 def add_up(tensors: Iterable[Tensor]) -> None:
-    """Replace tensors by their sums over all processes, which are the same in each, bit by bit.
+    """Replace tensors by their sums over all processes; the sums are bitwise equal in all of them.
 
     Args:
-        tensors: Of any shapes and types, in the same order in all processes; changed in place.
+        tensors: Tensors of any shapes and types, in the same order in all processes; changed in place.
     """
     if count() > 1:
         _exchange(tensors, dist.all_reduce)
@@ -224,5 +224,5 @@ def _exchange(tensors: Iterable[Tensor], operation: Callable[..., Any]) -> None:
 
 
 def _device() -> torch.device:
-    """Return where tensors must lie to be sent."""
+    """Return the device that tensors must be on for the backend."""
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")

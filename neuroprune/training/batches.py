@@ -1,4 +1,4 @@
-"""Which rows a training step reads, and how its rows are split over processes and passes."""
+"""Batch sampling by length, and gradient accumulation over passes and processes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from neuroprune.methods.callback import Method
 
 
 class ShuffledLengthGroups(Sampler[int]):
-    """Yields row numbers so that each batch has rows of similar length and batches come in random order.
+    """Sampler whose batches contain rows of similar length, in random order.
 
-    The order follows from the seed and the epoch alone, so a run can go on in any epoch.
+    The order depends only on the seed and the epoch, so that a run can resume in any epoch.
 
     Args:
-        lengths: Tokens of each row.
-        batch_size: Rows of a step.
-        seed: Of the order.
+        lengths: Number of tokens of each row.
+        batch_size: Rows per step.
+        seed: Seed of the order.
     """
 
     def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:
@@ -36,7 +36,7 @@ class ShuffledLengthGroups(Sampler[int]):
         return len(self.lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next; the data loader does."""
+        """Set the next epoch; called by the data loader."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -50,7 +50,7 @@ class ShuffledLengthGroups(Sampler[int]):
 
 
 class LengthGroups:
-    """Makes a Trainer's batches of rows of similar length, in random order: little is padded, no stretch is long."""
+    """Mixin for Trainers that samples batches of rows of similar length in random order, which saves padding."""
 
     train_dataset: Any
     args: Any
@@ -65,15 +65,15 @@ class LengthGroups:
 
 
 class StepParts(Sampler[list[int]]):
-    """Yields what one process reads of every step: one list of row numbers a pass.
+    """Batch sampler of one process: one list of row numbers for each pass of each step.
 
     Args:
-        order: All rows in their order; its epoch is set.
-        step_rows: Rows of a step.
-        passes: Forward and backward passes of a step in one process.
-        process: Number of this process.
-        processes: How many there are.
-        epoch: Tells which epoch begins.
+        order: Sampler of all rows; its epoch is set here.
+        step_rows: Rows per step.
+        passes: Forward and backward passes per step in one process.
+        process: Rank of this process.
+        processes: Number of processes.
+        epoch: Returns the epoch that begins.
     """
 
     def __init__(
@@ -102,21 +102,21 @@ def split(rows: tuple[int, ...], parts: int) -> list[list[int]]:
     """Split a step's rows into parts whose sizes differ by at most one.
 
     Args:
-        rows: At least one.
-        parts: How many.
+        rows: Row numbers, at least one.
+        parts: Number of parts.
 
     Returns:
-        The parts; none is empty: if there are fewer rows than parts, each part has all of them, with the same mean.
+        The parts. None is empty: if there are fewer rows than parts, each part has all rows, with the same mean.
     """
     return [list(rows[part::parts] if len(rows) >= parts else rows) for part in range(parts)]
 
 
 class SplitSteps(LengthGroups):
-    """Makes a Trainer read a step's rows in parts, over processes and passes, with the gradient of the whole step.
+    """Mixin for Trainers that splits the rows of a step over processes and passes, with the gradient of the whole step.
 
-    Gradients are added up over the passes and averaged over the processes after the last, without
-    `DistributedDataParallel`: that holds on to the parameters it began with, while here weights change their shapes.
-    A part's loss, a mean over what it predicts, counts by how much that is.
+    Gradients are accumulated over the passes and averaged over the processes after the last one.
+    `DistributedDataParallel` is not used, because it keeps the parameters it started with, while pruning replaces
+    them. The loss of a part is a mean over its targets and is weighted by their number.
     """
 
     model: Any
@@ -128,17 +128,17 @@ class SplitSteps(LengthGroups):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = False  # each loss is a mean over its part; weights follow below
+        self.model_accepts_loss_kwargs = False  # each loss is a mean over its part; compute_loss weights it
         for method in self._methods():
             method.split_steps = True
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Make the accelerator; it is not to wrap the model."""
+        """Create the accelerator, without wrapping the model."""
         super().create_accelerator_and_postprocess()  # type: ignore[misc]
         self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return this process's parts of all steps."""
+        """Return the data loader of this process's parts."""
         args = self.args
         parts = StepParts(
             self._get_train_sampler(),  # type: ignore[arg-type]
@@ -154,14 +154,14 @@ class SplitSteps(LengthGroups):
         )
 
     def _count_targets(self, inputs: dict[str, Any]) -> Tensor:
-        """Return over how many labels the loss of a part is a mean."""
-        if hasattr(self, "count_targets"):  # of a Trainer whose labels are not what the model is to predict
+        """Return the number of labels that the loss of a part is averaged over."""
+        if hasattr(self, "count_targets"):  # of a Trainer whose labels are not the model's targets
             return self.count_targets(inputs)
         labels = inputs["labels"]
         return (labels[..., 1:] if getattr(self, "_loss_shifts_labels", False) else labels).ne(-100).sum()
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[dict[str, Any]], Any]:
-        """Return this process's parts of a step; note what each counts."""
+        """Return this process's parts of a step; store their weights."""
         parts, items = super().get_batch_samples(*args, **kwargs)  # type: ignore[misc]
         targets = [float(self._count_targets(part)) for part in parts]
         rows = sum(len(part["labels"]) for part in parts)
@@ -173,14 +173,14 @@ class SplitSteps(LengthGroups):
         return parts, items
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
-        """Return the loss; in training, weighed so that the mean over all parts is the loss of the whole step."""
+        """Return the loss; in training, weighted so that the mean over all parts is the loss of the whole step."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)  # type: ignore[misc]
         if self.model.training:
             loss = loss * self._weights.pop(0)
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Take a pass; after the last of a step, average the gradients over the processes."""
+        """Run a pass; after the last one of a step, average the gradients over the processes."""
         loss = super().training_step(*args, **kwargs)  # type: ignore[misc]
         if self.accelerator.sync_gradients:
             distributed.average(p.grad for p in self.model.parameters() if p.grad is not None)
@@ -195,7 +195,7 @@ def trainer_class(kind: type[Trainer], parts: int) -> type[Trainer]:
 
     Args:
         kind: The class to extend.
-        parts: In how many parts a step's rows are read, processes times passes.
+        parts: Number of parts of a step's rows: processes times passes.
 
     Returns:
         The class.

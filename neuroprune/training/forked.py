@@ -1,7 +1,7 @@
-"""Pieces of work one after another, each in a fork of this process, which has the libraries loaded.
+"""Tasks that run one after another, each in a fork of this process, which has loaded the libraries.
 
-A piece may fail or be killed without harm to the others; what it prints goes to a file of its own. No accelerator may
-be touched before: a CUDA context does not survive a fork.
+A task may fail or be killed without affecting the others. Its output goes to its own log. No accelerator may be used
+before the fork, because a CUDA context does not survive one.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from neuroprune.errors import UserError
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One piece of work.
+class ForkedTask:
+    """A task for a fork.
 
     Args:
-        name: What to call it.
-        log: File for what it prints; its folder is made.
-        work: What is to be done; a `UserError` is printed as its sentence.
-        after: What this process does when the work is done.
+        name: Its name, for messages.
+        log: File for its output; the folder is created.
+        work: Function to call in the fork. Of a `UserError`, only the message is printed.
+        after: Function that the parent process calls after success.
     """
 
     name: str
@@ -36,35 +36,35 @@ class Piece:
     after: Callable[[], None]
 
 
-def in_turn(pieces: Sequence[Piece]) -> list[Piece]:
-    """Do all pieces, and print a line about each: its number, seconds and, by the mean so far, the time left.
+def run_in_forks(forked_tasks: Sequence[ForkedTask]) -> list[ForkedTask]:
+    """Run tasks one after another; print a line for each, with its time and the estimated remaining time of all.
 
     Args:
-        pieces: In the order in which they are done.
+        forked_tasks: The tasks, in order.
 
     Returns:
-        Those that failed.
+        The tasks that failed.
     """
     failed = []
     start = time.monotonic()
-    for number, piece in enumerate(pieces, start=1):
+    for number, task in enumerate(forked_tasks, start=1):
         begun = time.monotonic()
-        code = _do_in_fork(piece)
+        code = _run_in_fork(task)
         if code:
-            failed.append(piece)
+            failed.append(task)
         else:
-            piece.after()
+            task.after()
         now = time.monotonic()
-        outcome = f"failed ({_last_line(piece.log) or f'exit code {code}'})" if code else "done"
-        left = (now - start) / number * (len(pieces) - number)
-        line = f"{number} of {len(pieces)}: {piece.name} {outcome} in {now - begun:.0f} s, about {left:.0f} s left"
+        outcome = f"failed ({_last_line(task.log) or f'exit code {code}'})" if code else "done"
+        left = (now - start) / number * (len(forked_tasks) - number)
+        line = f"{number} of {len(forked_tasks)}: {task.name} {outcome} in {now - begun:.0f} s, about {left:.0f} s left"
         print(line, flush=True)
     return failed
 
 
-def _do_in_fork(piece: Piece) -> int:
-    """Return the exit code: 0 if all went well, less than 0 if the fork was killed."""
-    process = multiprocessing.get_context("fork").Process(target=_work, args=[piece])
+def _run_in_fork(task: ForkedTask) -> int:
+    """Run a task in a fork; return its exit code: 0 after success, negative if the fork was killed."""
+    process = multiprocessing.get_context("fork").Process(target=_work, args=[task])
     process.start()
     try:
         process.join()
@@ -75,25 +75,25 @@ def _do_in_fork(piece: Piece) -> int:
     return process.exitcode or 0
 
 
-def _work(piece: Piece) -> None:
-    """In the fork: print to the piece's own file, do the work, and end with the process that started it."""
-    from neuroprune import distributed  # imports torch: the process that forks need not have loaded it
+def _work(task: ForkedTask) -> None:
+    """In the fork: redirect the output to the log, run the task, and end no later than the parent process."""
+    from neuroprune import distributed  # imports torch, which the parent may not need
 
     os.setpgid(0, 0)
     distributed.end_with_parent(group=True)
-    piece.log.parent.mkdir(parents=True, exist_ok=True)
-    piece.log.unlink(missing_ok=True)  # an earlier one may have a second name, under which it is kept
-    with piece.log.open("wb") as log:
+    task.log.parent.mkdir(parents=True, exist_ok=True)
+    task.log.unlink(missing_ok=True)  # the log of an interrupted run may be kept under a second name
+    with task.log.open("wb") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
     try:
-        piece.work()
+        task.work()
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
 
 
 def _last_line(log: Path) -> str:
-    """Return the last words of a piece, such as those of an error."""
+    """Return the last line of a log that is not empty, such as an error message."""
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -1,4 +1,4 @@
-"""Inference time, measured one way for every method: the physically cut model and the dense one, turn by turn."""
+"""Inference time of a pruned model and its dense counterpart, measured alternately."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ Batch = Mapping[str, Any]
 
 
 def measure(timing: TimingSettings, run: Path, output: Path, data_root: Path) -> None:
-    """Time the inference of a run's model and of the dense model it was made from, and write ``timing.json``.
+    """Time the inference of a run's model and of the dense model, and write `timing.json`.
 
-    Both read the same batches of the judged split in the same order: rows sorted by length, so that little is padded,
-    and padded once, before any clock runs. Both are in float32 unless the settings say otherwise. A run that is not
-    done has no model worth timing; its file says so by having no batches.
+    Both models read the same batches of the evaluation split in the same order. Rows are sorted by length to reduce
+    padding, and padded before the measurement. Both models are in float32 unless the settings request another type.
+    For a diverged run, the file contains no batches.
 
     Args:
-        timing: Batch sizes, rows a pass, passes, threads.
-        run: The run's record, ``<run folder>/run.json``; the model lies beside it in ``model/``.
-        output: The file to write, whole or not at all.
-        data_root: Where datasets are kept.
+        timing: Batch sizes, rows per pass, passes, threads.
+        run: The run's record, `<run folder>/run.json`; the model is in `model/` beside it.
+        output: The file to write, atomically.
+        data_root: Folder of the datasets.
 
     Raises:
-        UserError: If the record or the model can't be read, or the data can't be had.
+        UserError: If the record, the model or the data cannot be read.
     """
     started = datetime.now(UTC)
     record = read_record(run)
@@ -61,7 +61,7 @@ NOTHING: dict[str, Any] = {"parameters": None, "dense_parameters": None, "batche
 def _time_both(timing: TimingSettings, record: RunRecord, folder: Path, data_root: Path) -> dict[str, Any]:
     """Load both models and the rows, and time every batch size."""
     if not (folder / "model").is_dir():
-        raise UserError(f"{folder / 'model'}: the run's model is not there any more; train {record.run} again.")
+        raise UserError(f"{folder / 'model'}: the run's model no longer exists; train {record.run} again.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = tasks.load(record.settings.task, data_root)
     dense, tokenizer = sources.load(record.settings.model, data, seed=record.settings.seed)
@@ -80,16 +80,16 @@ def _time_both(timing: TimingSettings, record: RunRecord, folder: Path, data_roo
 
 
 def batch_rows(rows: Any, question: Callable[..., Batch], size: int, device: torch.device) -> list[Batch]:
-    """Sort rows by length, cut them into batches, pad each to its longest row and put it on the device.
+    """Sort rows by length, split them into batches, pad each batch to its longest row and move it to the device.
 
     Args:
-        rows: Encoded rows with ``input_ids``.
-        question: Pads rows and leaves their answers out, see `tasks.Objective`.
-        size: Rows a batch; the last batch may have fewer.
-        device: Where the models are.
+        rows: Encoded rows with `input_ids`.
+        question: Collates rows without their answers, see `tasks.Objective`.
+        size: Rows per batch; the last batch may have fewer.
+        device: The models' device.
 
     Returns:
-        Batches of tensors ``[rows, tokens]``, shortest rows first.
+        Batches of tensors `[rows, tokens]`, shortest rows first.
     """
     features = sorted(rows, key=lambda row: len(row["input_ids"]))
     chunks = (features[start : start + size] for start in range(0, len(features), size))
@@ -103,17 +103,17 @@ def _on(device: torch.device, value: Any) -> Any:
 def time_batch_size(
     pair: Mapping[str, Callable[..., Any]], batches: Sequence[Batch], size: int, examples: int, timing: TimingSettings
 ) -> BatchTiming:
-    """Time passes of the cut and the dense model over the same batches.
+    """Time passes of the pruned and the dense model over the same batches.
 
     Args:
-        pair: What answers a batch, by the names ``cut`` and ``dense``.
-        batches: What a pass reads.
-        size: Rows a batch.
+        pair: Functions that answer a batch, by the names `cut` and `dense`.
+        batches: The batches of a pass.
+        size: Rows per batch.
         examples: Rows of all batches.
-        timing: Passes that count, and passes before them that don't.
+        timing: Number of measured passes, and of warm-up passes before them.
 
     Returns:
-        Milliseconds an example, and the speed-up as the ratio of neighbouring passes.
+        Milliseconds per example, and the speed-up as the ratio of consecutive passes.
     """
     passes = {name: _one_pass(model, batches) for name, model in pair.items()}
     seconds = interleave(passes, timing.repeats, timing.warmup, synchronise)
@@ -130,16 +130,16 @@ def time_batch_size(
 def interleave(
     functions: Mapping[str, Callable[[], Any]], repeats: int, warmup: int, sync: Callable[[], Any]
 ) -> dict[str, list[float]]:
-    """Time functions in turn (A B A B …), so that a machine that slows down for a while slows down all of them.
+    """Time functions alternately (A B A B …), so that a temporary slowdown of the machine affects all of them.
 
     Args:
-        functions: What to time, by name.
-        repeats: Calls of each that count.
-        warmup: Calls of each before them that don't.
-        sync: Waits until the device has done what it was told; called before each look at the clock.
+        functions: Functions to time, by name.
+        repeats: Measured calls of each.
+        warmup: Calls of each before the measured ones.
+        sync: Synchronizes the device; called before the clock is read.
 
     Returns:
-        Seconds of each counted call, by name; entry i of all names comes from the same round.
+        Seconds of each measured call, by name; entries at the same position come from the same round.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(warmup + repeats):
@@ -154,25 +154,25 @@ def interleave(
 
 
 def use_bf16(precision: str) -> bool:
-    """Tell whether to compute in bf16; on CPUs without bf16 units it is many times slower than fp32."""
+    """Return whether to compute in bf16, which is many times slower than fp32 on CPUs without bf16 units."""
     supported = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return precision == "bf16" or (precision == "auto" and supported)
 
 
 def quartiles(values: np.ndarray) -> Quartiles:
-    """Return median and quartiles (linear between values) of at least one number."""
+    """Return median and quartiles (linear interpolation) of at least one number."""
     q1, median, q3 = np.percentile(values, [25, 50, 75])
     return Quartiles(median=float(median), q1=float(q1), q3=float(q3))
 
 
 def synchronise() -> None:
-    """Wait for the accelerator, if there is one."""
+    """Synchronize the accelerator, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def _one_pass(answer: Callable[..., Any], batches: Sequence[Batch]) -> Callable[[], None]:
-    """Return a function that lets a model answer all batches once."""
+    """Return a function that has a model answer all batches once."""
 
     @torch.inference_mode()
     def run() -> None:
@@ -184,7 +184,7 @@ def _one_pass(answer: Callable[..., Any], batches: Sequence[Batch]) -> Callable[
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Compute with so many CPU threads for a while."""
+    """Use this number of CPU threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

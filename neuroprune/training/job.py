@@ -1,8 +1,8 @@
-"""Runs that share a job: what of them is not there yet is trained, or timed, one run after another.
+"""Jobs that train or time several runs, one after another.
 
-A run is whole or absent, as if it had a job for itself: its folder, record, log, lock and checkpoints are the same.
-What is there already is recognised by what its record says, so a job that was killed, or whose runs were put together
-anew, does only what is missing.
+Every run is complete or missing, as if it had its own job: folder, record, log, lock and checkpoints are the same.
+Complete runs are recognised by their records. A job that was killed, or that is composed differently, therefore runs
+only the missing ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from neuroprune.errors import UserError
 from neuroprune.files.atomic import file_hash, write_json
 from neuroprune.results.manifests import Prepared
 from neuroprune.results.records import RunRecord, TimingRecord, read_record, read_timing
-from neuroprune.training.forked import Piece, in_turn
+from neuroprune.training.forked import ForkedTask, run_in_forks
 
 AnyRecord = TypeVar("AnyRecord", RunRecord, TimingRecord)
 # Imported before the first fork, so that the runs of a job need not load them.
@@ -30,12 +30,12 @@ LIBRARIES = ("datasets", "evaluate", "sklearn.metrics", "neuroprune.training.inf
 
 @dataclass(frozen=True)
 class Place:
-    """Where a job works.
+    """Folders of a job.
 
     Args:
-        study: The study's folder, with `runs/<run>`.
-        data_root: Where datasets are kept.
-        keep_models: Whether the models of runs stay that need not be timed, or are.
+        study: The study's folder, which contains `runs/<run>`.
+        data_root: Folder of the datasets.
+        keep_models: Whether to keep models after they are timed, and those that are not timed.
     """
 
     study: Path
@@ -48,22 +48,22 @@ class Place:
 
 
 def train(runs: JobRuns, made: Prepared, place: Place, output: Path, checkpoint_minutes: float) -> None:
-    """Train those runs of a job that are not there, and write the list of all their records.
+    """Train the missing runs of a job, and write the list of all records.
 
-    A run is there if its record has these settings, data and model, and if its model lies beside it or is not needed:
-    it is needed until it is timed, and for good with `keep_models`. Models that are not needed are deleted.
+    A run is complete if its record has these settings, data and model, and if its model exists or is not needed. A
+    model is needed until it is timed, and permanently with `keep_models`. Models that are not needed are deleted.
 
     Args:
-        runs: The settings of all runs.
-        made: What they are to be made of.
-        place: Where they lie.
-        output: The list, a JSON file.
-        checkpoint_minutes: See `training.train`.
+        runs: Settings of all runs.
+        made: Manifests of the data and the model.
+        place: The job's folders.
+        output: JSON file for the list.
+        checkpoint_minutes: See `training.run.train`.
 
     Raises:
-        UserError: After all runs, if some failed.
+        UserError: If runs failed; the others are complete then.
     """
-    pieces = []
+    forked_tasks = []
     for run in runs.runs:
         trained = is_trained(run, made, place)
         needed = place.keep_models or (run.run in runs.timed and not (trained and _is_timed(run.run, runs, place)))
@@ -71,36 +71,36 @@ def train(runs: JobRuns, made: Prepared, place: Place, output: Path, checkpoint_
         if trained and (not needed or _model(place.folder(run.run)).is_dir()):
             after()
         else:
-            pieces.append(_training(run, made, place, checkpoint_minutes, after))
-    _do(pieces, len(runs.points), "trained")
+            forked_tasks.append(_training(run, made, place, checkpoint_minutes, after))
+    _do(forked_tasks, len(runs.points), "trained")
     _write_list(output, [place.folder(run.run) / "run.json" for run in runs.runs])
 
 
 def measure(timing: TimingSettings, names: Sequence[str], place: Place, output: Path) -> None:
-    """Time those runs of a job that are not timed so already, and write the list of all their times.
+    """Time those runs of a job that have no times with these settings, and write the list of all times.
 
     Args:
-        timing: How inference is timed.
-        names: The runs; all are trained.
-        place: Where they lie.
-        output: The list, a JSON file.
+        timing: How to time inference.
+        names: The runs, which are trained.
+        place: The job's folders.
+        output: JSON file for the list.
 
     Raises:
-        UserError: After all runs, if some failed.
+        UserError: If runs failed; the others are timed then.
     """
-    pieces = []
+    forked_tasks = []
     for name in names:
         after = _nothing if place.keep_models else partial(_delete_model, place.folder(name))
         if is_timed(name, timing, place):
             after()
         else:
-            pieces.append(_timing(name, timing, place, after))
-    _do(pieces, len(names), "timed")
+            forked_tasks.append(_timing(name, timing, place, after))
+    _do(forked_tasks, len(names), "timed")
     _write_list(output, [place.folder(name) / "timing.json" for name in names])
 
 
 def is_trained(run: RunSettings, made: Prepared, place: Place) -> bool:
-    """Tell whether a run's record is what training it would give; an older record may not say which model it had."""
+    """Return whether a run's record is what training would give; older records may not name their model."""
     record = _read(read_record, place.folder(run.run) / "run.json")
     return (
         record is not None
@@ -111,7 +111,7 @@ def is_trained(run: RunSettings, made: Prepared, place: Place) -> bool:
 
 
 def is_timed(name: str, timing: TimingSettings, place: Place) -> bool:
-    """Tell whether a run has been timed so, on the data of its record; training deletes the times of earlier models."""
+    """Return whether a run is timed with these settings, on its record's data; training deletes earlier times."""
     record = _read(read_record, place.folder(name) / "run.json")
     found = _read(read_timing, place.folder(name) / "timing.json")
     if record is None or found is None:
@@ -125,7 +125,7 @@ def _is_timed(name: str, runs: JobRuns, place: Place) -> bool:
 
 def _training(
     run: RunSettings, made: Prepared, place: Place, checkpoint_minutes: float, after: Callable[[], None]
-) -> Piece:
+) -> ForkedTask:
     def work() -> None:
         """Train the run, as `neuroprune train` does."""
         from neuroprune.training import run as training
@@ -133,27 +133,27 @@ def _training(
         output = place.folder(run.run) / "run.json"
         training.train(run, output, place.data_root, checkpoint_minutes, made)
 
-    return Piece(run.run, place.folder(run.run) / "train.log", work, after)
+    return ForkedTask(run.run, place.folder(run.run) / "train.log", work, after)
 
 
-def _timing(name: str, timing: TimingSettings, place: Place, after: Callable[[], None]) -> Piece:
+def _timing(name: str, timing: TimingSettings, place: Place, after: Callable[[], None]) -> ForkedTask:
     def work() -> None:
         """Time the run, as `neuroprune measure` does."""
         from neuroprune.training.inference_time import measure
 
         measure(timing, place.folder(name) / "run.json", place.folder(name) / "timing.json", place.data_root)
 
-    return Piece(name, place.folder(name) / "measure.log", work, after)
+    return ForkedTask(name, place.folder(name) / "measure.log", work, after)
 
 
-def _do(pieces: Sequence[Piece], total: int, done: str) -> None:
-    """Do what is missing, and say at the end what failed."""
-    print(f"{total - len(pieces)} of {total} runs are {done} already", flush=True)
-    if pieces:
+def _do(forked_tasks: Sequence[ForkedTask], total: int, done: str) -> None:
+    """Run the missing tasks; raise an error at the end that names those that failed."""
+    print(f"{total - len(forked_tasks)} of {total} runs are {done} already", flush=True)
+    if forked_tasks:
         for library in LIBRARIES:
             importlib.import_module(library)
-    if failed := in_turn(pieces):
-        names = ", ".join(piece.name for piece in failed)
+    if failed := run_in_forks(forked_tasks):
+        names = ", ".join(task.name for task in failed)
         raise UserError(f"{len(failed)} of {total} runs could not be {done}: {names}; {failed[0].log} says why.")
 
 
@@ -163,7 +163,7 @@ def _write_list(output: Path, files: Iterable[Path]) -> None:
 
 
 def _read(read: Callable[[Path], AnyRecord], path: Path) -> AnyRecord | None:
-    """Read a record; one that is absent or damaged counts as none."""
+    """Read a record; return None if it is missing or damaged."""
     try:
         return read(path)
     except UserError:
@@ -179,4 +179,4 @@ def _delete_model(folder: Path) -> None:
 
 
 def _nothing() -> None:
-    """Leave everything as it is."""
+    """Do nothing."""

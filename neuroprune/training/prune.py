@@ -1,4 +1,4 @@
-"""Prune a model without writing code or a study: one run, whose model lies in a folder at its end."""
+"""Prune a model from the command line: one run, whose model is written to a folder."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from neuroprune.results.records import RunRecord, read_record
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for on the command line.
+    """Request of the command line.
 
     Args:
         model: A row of the catalogue, a folder or a hub id.
         task: A row of the catalogue, or a YAML file like those in `config/tasks`.
-        sparsity: Share of the weights in attentions and MLPs that is to go.
-        seed: Of the head's initialisation, data order and dropout.
-        catalogue: The folder with `models.yaml` and `tasks/`.
+        sparsity: Fraction of the weights in attentions and MLPs to remove.
+        seed: Seed of the head's initialisation, data order and dropout.
+        catalogue: Folder with `models.yaml` and `tasks/`.
         training: Training settings that replace those of the rows.
     """
 
@@ -43,16 +43,16 @@ def prune(request: Request, out: Path, data_root: Path) -> list[str]:
     """Fine-tune and prune a model; save it with its tokenizer, its card and the record of the run (`run.json`).
 
     Args:
-        request: What is asked for.
-        out: The folder to write to, new or empty; a new one appears only when it is whole, an empty one gets its
-            `config.json` last.
-        data_root: Where datasets are kept.
+        request: The request.
+        out: Folder to write to, new or empty. A new folder appears only when it is complete; in an empty one,
+            `config.json` is written last.
+        data_root: Folder of the datasets.
 
     Returns:
         Sentences about what was written.
 
     Raises:
-        UserError: If something in the request is wrong, `out` can't be written, model or data can't be had, or the loss
+        UserError: If the request is invalid, `out` cannot be written, model or data are unavailable, or the run
             diverged.
     """
     settings = run_settings(request)
@@ -62,7 +62,7 @@ def prune(request: Request, out: Path, data_root: Path) -> list[str]:
             result = _train(settings, folder, data_root)
             _hand_over(folder / "model", out.resolve())
         except (OSError, SafetensorError) as error:
-            if not (folder / "model").is_dir():  # it was not made yet
+            if not (folder / "model").is_dir():  # it does not exist yet
                 raise
             keep(folder)
             raise UserError(
@@ -100,7 +100,7 @@ def _work_folder(out: Path, stack: ExitStack) -> Path:
 
 
 def _train(settings: RunSettings, folder: Path, data_root: Path) -> RunRecord:
-    """Train into `folder/model`, with the record inside."""
+    """Train, and write the model and its record to `folder/model`."""
     from neuroprune.training import run
 
     record = folder / "run.json"
@@ -113,7 +113,7 @@ def _train(settings: RunSettings, folder: Path, data_root: Path) -> RunRecord:
 
 
 def _hand_over(made: Path, out: Path) -> None:
-    """Move a model to its place: a new folder appears at once, one that was there gets its `config.json` last."""
+    """Move a model to its place: a new folder appears at once, in an existing one `config.json` is written last."""
     from neuroprune.models.pretrained import move_files
 
     if made.parent.parent == out:
@@ -130,13 +130,13 @@ def run_settings(request: Request) -> RunSettings:
     """Resolve a request to the settings of its run.
 
     Args:
-        request: What is asked for.
+        request: The request.
 
     Returns:
-        The settings, every default written out.
+        The settings, with all defaults.
 
     Raises:
-        UserError: One sentence for each mistake, naming the option.
+        UserError: If the request is invalid: a sentence for each mistake, which names the option.
     """
     rows = read_catalogue(request.catalogue)
     model, models = _row(request.model, rows.models, {"source": request.model})
@@ -153,7 +153,7 @@ def run_settings(request: Request) -> RunSettings:
 
 
 def _row(name: str, rows: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return a row's name, and the row if it is not in the catalogue."""
+    """Return the name of a row, and the row itself if it is not in the catalogue."""
     if name in rows:
         return name, {}
     last = Path(name).stem if name.endswith(".yaml") else Path(name).name.strip(".") or Path(name).resolve().name
@@ -162,7 +162,7 @@ def _row(name: str, rows: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[st
 
 
 def _task_file(request: Request, rows: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a task's file, if a file is what the request names."""
+    """Read the task's file, if the request names a file."""
     if request.task in rows:
         return {}
     if not request.task.endswith(".yaml"):
@@ -174,7 +174,7 @@ def _task_file(request: Request, rows: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _in_words_of_options(problem: str, model: str, task: str) -> str:
-    """Put the command line's options in the place of a study's keys."""
+    """Replace the keys of a study by the options of the command line."""
     grid = r"prune: experiments\.prune\."
     for key, option in (
         (grid + r"methods\[0\]\.sparsity", "--sparsity"),
@@ -193,7 +193,7 @@ def _in_words_of_options(problem: str, model: str, task: str) -> str:
 
 
 def _summary(record: RunRecord, out: Path) -> list[str]:
-    """Say what was made and how to load it."""
+    """Describe the result and how to load it."""
     result, sparsity = record.result, record.result.sparsity
     return [
         f"{out}: {result.metric} {result.value:.4g} on {record.settings.task.name} ({result.eval_rows} rows); "

@@ -1,4 +1,4 @@
-"""One run: a model, a task and a method become a run folder with a record, a model and small arrays."""
+"""One run: train a model on a task with a method, and write its record, model and small arrays."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from neuroprune.training.inference_time import use_bf16
 from neuroprune.training.step_times import StepClock
 
 ARRAY_BYTES = 975_000  # of a run's arrays: with record, times and logs it keeps less than a megabyte
-CODE = ("versions", "commit", "dirty")  # of the environment: a checkpoint of other code is not gone on from
+CODE = ("versions", "commit", "dirty")  # of the environment: checkpoints of other code are not used
 
 
 def train(
@@ -43,18 +43,18 @@ def train(
 ) -> None:
     """Fine-tune one model with one method and write its run folder.
 
-    The record is written last, so a folder without one holds no result. A run whose loss is no longer finite is
-    recorded as diverged, without a metric. A run that was killed goes on from its last checkpoint, if there is one.
+    The record is written last: a folder without a record contains no result. A run whose loss or weights are not
+    finite is recorded as diverged, without a metric. An interrupted run resumes from its last checkpoint.
 
     Args:
         settings: Everything that decides the result.
-        output: The record to write, `<run folder>/run.json`; the model and the arrays lie beside it.
-        data_root: Where datasets are kept.
+        output: The record to write, `<run folder>/run.json`; the model and the arrays are written beside it.
+        data_root: Folder of the datasets.
         checkpoint_minutes: Time between checkpoints, which are deleted at the end; 0: after every step.
         made: What data and model were prepared, for the record; a checkpoint of other files is not gone on from.
 
     Raises:
-        UserError: If another process writes the same folder, or data or model can't be had.
+        UserError: If another process is writing the same folder, or the data or the model are unavailable.
     """
     processes, folder = settings.training.processes, output.parent
     if distributed.must_start(processes):
@@ -78,7 +78,7 @@ def _forget(output: Path) -> None:
 def _run(
     settings: RunSettings, folder: Path, data_root: Path, checkpoint_minutes: float, made: Prepared | None
 ) -> records.RunRecord | None:
-    """Train, judge and save; return the record, in the main process."""
+    """Train, evaluate and save; return the record in the main process."""
     environment = describe_environment(threads=settings.training.threads)
     _set_up(settings)
     with distributed.main_first():
@@ -127,7 +127,7 @@ def _run(
 
 
 def _card(settings: RunSettings, data: tasks.Data, metrics: dict[str, float]) -> dict[str, Any]:
-    """Return what the model card says besides what can be seen in the model."""
+    """Return the entries of the model card that do not follow from the model."""
     source = settings.model.source
     return {
         "metrics": metrics,
@@ -144,7 +144,7 @@ class DivergedError(Exception):
 
 
 class _Watch(TrainerCallback):
-    """Stops a run whose loss is not finite."""
+    """Callback that stops a run whose loss is not finite."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Check every loss: of the steps since the last log, of all of training (`train_loss`), of an evaluation."""
@@ -153,13 +153,13 @@ class _Watch(TrainerCallback):
 
 
 def _check_weights(model: Any) -> None:
-    """Raise `DivergedError` if a weight is not finite: the steps after the last logged loss may have made it so."""
+    """Raise `DivergedError` if a weight is not finite; the last steps are not covered by a logged loss."""
     if not all(bool(torch.isfinite(tensor).all()) for tensor in model.parameters()):
         raise DivergedError
 
 
 def _fit(trainer: Trainer, kept: checkpoints.Checkpoints) -> dict[str, Any]:
-    """Train and judge; return status, metrics, steps, times in seconds and the history of losses and metrics."""
+    """Train and evaluate; return status, metrics, steps, times in seconds and the history of losses and metrics."""
     status, metrics, progress = "done", {}, kept.progress
     clock = StepClock(progress.step_seconds)
     trainer.add_callback(_Watch())
@@ -197,11 +197,11 @@ def _is_history(key: str, value: Any) -> bool:
 
 
 def _trainer(settings: RunSettings, folder: Path, data: Any, model: Any, tokenizer: Any, method: Any) -> Trainer:
-    """Build the Trainer that is the same for every method but for its callback."""
+    """Build the Trainer, which is the same for all methods except for the callback."""
     if settings.training.freeze_embeddings:
         model.get_input_embeddings().requires_grad_(False)
     if settings.training.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})  # the hooks of methods count on it
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # required by the methods' hooks
     objective = data.objective(model, tokenizer)
     return batches.trainer_class(objective.trainer_class, settings.training.parts)(
         model=model,
@@ -223,7 +223,7 @@ def _add_budget(trainer: Trainer, method: Any, epochs: float, progress: checkpoi
 
 
 def _arguments(training: TrainingSettings, seed: int, folder: Path, more: dict[str, Any]) -> Seq2SeqTrainingArguments:
-    """Translate our settings to the Trainer's; `more` is what the task's objective adds."""
+    """Translate the settings to the Trainer's arguments; `more` are those of the task's objective."""
     if training.optimizer != "adamw":  # the Trainer's own
         more = more | {"optim": training.optimizer}
     return Seq2SeqTrainingArguments(
@@ -232,10 +232,10 @@ def _arguments(training: TrainingSettings, seed: int, folder: Path, more: dict[s
         per_device_train_batch_size=training.batch_size // training.parts,
         per_device_eval_batch_size=max(1, training.batch_size // training.parts),
         gradient_accumulation_steps=training.accumulation,
-        use_cpu=training.processes > 1 and not torch.cuda.is_available(),  # else each thinks it is alone
+        use_cpu=training.processes > 1 and not torch.cuda.is_available(),  # otherwise each process runs alone
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
-        warmup_steps=training.warmup,  # below 1 it is a share of the steps
+        warmup_steps=training.warmup,  # below 1: a fraction of the steps
         max_grad_norm=training.max_grad_norm,
         bf16=use_bf16(training.precision),
         eval_strategy="epoch" if training.evaluate == "epoch" else "no",
@@ -250,7 +250,7 @@ def _arguments(training: TrainingSettings, seed: int, folder: Path, more: dict[s
 
 
 def _save_arrays(model: torch.nn.Module, folder: Path, eps: float, answers: dict[str, Any]) -> dict[str, Any]:
-    """Write the small arrays beside the record; return their hashes and the spread of the degrees."""
+    """Write the small arrays beside the record; return their hashes and the standard deviation of the degrees."""
     degrees = weight_arrays.degrees(model, eps)
     arrays = {
         "degrees.safetensors": degrees,
@@ -290,6 +290,6 @@ def _delete_temporary(folder: Path) -> None:
 
 
 def _set_up(settings: RunSettings) -> None:
-    """Fix threads and seeds before anything is drawn."""
+    """Set threads and seeds before any random number is drawn."""
     torch.set_num_threads(settings.training.threads)
     set_seed(settings.seed, deterministic=settings.training.deterministic)

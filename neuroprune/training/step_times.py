@@ -1,4 +1,4 @@
-"""How long training steps take, and how much shorter they are once heads and neurons are gone."""
+"""Times of training steps, for each size that the model has during a run."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from transformers import TrainerCallback
 from neuroprune.results.records import StepTimes
 from neuroprune.training.inference_time import quartiles
 
-Mark = Any  # of a moment: seconds on the CPU, an event in the queue of a GPU
-Stretch = Sequence[Any]  # steps at one size of the model: parameters, and a list of seconds, one a step
+Mark = Any  # a point in time: seconds on the CPU, an event in the queue of a GPU
+Stretch = Sequence[Any]  # steps at one size of the model: number of parameters, and the seconds of each step
 
 
 class StepClock(TrainerCallback):
-    """Times every step from its forward pass to the end of what the method does after it.
+    """Callback that times every step, from its forward pass to the end of the method's `after_step`.
 
-    On a GPU an event is queued at both ends and read later, so that the clock makes nobody wait; elsewhere it is wall
-    time. Reading data, evaluation and checkpoints are left out. It has to come after the method among the Trainer's
-    callbacks.
+    On a GPU, events are queued at both ends and read later, so that the clock does not synchronize; on a CPU it is
+    wall-clock time. Data loading, evaluation and checkpoints are excluded. The callback has to follow the method in the
+    Trainer's list.
 
     Args:
-        stretches: The run's earlier steps, in order; this run's are added to it, those up to a checkpoint before other
-            callbacks see to it.
+        stretches: Earlier steps of the run, in order. The steps of this job are appended; before a checkpoint is
+            written, all steps so far are.
     """
 
     def __init__(self, stretches: list[Stretch]) -> None:
@@ -36,24 +36,24 @@ class StepClock(TrainerCallback):
         self._begun: Mark = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Start the clock; a model of another size than before opens a new stretch."""
+        """Start the clock; a change of the model's size begins a new stretch."""
         size = sum(parameter.numel() for parameter in model.parameters())
         if not self._stretches or size != self._stretches[-1][0]:
             self._stretches.append((size, []))
         self._begun = _mark()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop it."""
+        """Stop the clock."""
         self._open.append((self._stretches[-1][1], self._begun, _mark()))
         while self._open and _is_over(self._open[0][2]):
             self._read()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Read all clocks."""
+        """Read all pending marks."""
         self._finish()
 
     def times(self) -> list[StepTimes]:
-        """Return the stretches in which the model kept its size, in order; waits for the device."""
+        """Return the times for each size of the model, in order; synchronizes the device."""
         self._finish()
         return [
             StepTimes(parameters=size, steps=len(seconds), ms=quartiles(1000 * np.array(seconds)))
@@ -62,7 +62,7 @@ class StepClock(TrainerCallback):
         ]
 
     def _finish(self) -> None:
-        """Wait for the device and read what is open."""
+        """Synchronize the device and read all pending marks."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         while self._open:
@@ -75,7 +75,7 @@ class StepClock(TrainerCallback):
 
 
 def _mark() -> Mark:
-    """Mark this moment, on a GPU in its queue."""
+    """Return the current point in time; on a GPU, an event in its queue."""
     if not torch.cuda.is_available():
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -84,5 +84,5 @@ def _mark() -> Mark:
 
 
 def _is_over(mark: Mark) -> bool:
-    """Tell whether the device has come to a mark."""
+    """Return whether the device has reached a mark."""
     return isinstance(mark, float) or bool(mark.query())

@@ -1,7 +1,7 @@
-"""Small arrays that a run leaves for the figures: how connected its neurons are, and which entries are not zero.
+"""Small arrays for the figures: fractional degrees of neurons, patterns of non-zero entries, and distances of heads.
 
-All are in the coordinates of the dense model, so that runs of any sparsity lie on each other: a removed neuron has
-degree 0, and its row and column are empty.
+All arrays use the positions of the dense model, so that runs of different sparsities can be compared: a removed neuron
+has degree 0, and its row and column are empty.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CELLS = 64
 
 
 def degrees(model: nn.Module, eps: float = 1e-4) -> dict[str, np.ndarray]:
-    """Return the fractional degree of every MLP neuron, as Figure 2 shows it.
+    """Return the fractional degree of every MLP neuron, for Figure 2.
 
     Args:
         model: A model of a known architecture, cut or not.
@@ -31,7 +31,7 @@ def degrees(model: nn.Module, eps: float = 1e-4) -> dict[str, np.ndarray]:
 
     Returns:
         For the MLP with index i, `in.<i>`: float16 [dense width], the rows of its first expanding matrix, and
-        `out.<i>`: float16 [model width], the rows of its contracting matrix; both are shares of the dense row.
+        `out.<i>`: float16 [model width], the rows of its contracting matrix; both are fractions of the dense row.
     """
     kept = kept_units(model)
     columns, model_width = _columns(model)
@@ -54,7 +54,7 @@ def degree_sd_percent(arrays: dict[str, np.ndarray]) -> float:
 
 
 def patterns(model: nn.Module, eps: float = 1e-4) -> dict[str, np.ndarray]:
-    """Return which entries of the middle layer's matrices are present, as Figure 1 shows it.
+    """Return the patterns of present entries in the middle layer's matrices, for Figure 1.
 
     Args:
         model: A model of a known architecture, cut or not.
@@ -71,15 +71,15 @@ def patterns(model: nn.Module, eps: float = 1e-4) -> dict[str, np.ndarray]:
 
 
 def cells(model: nn.Module, eps: float = 1e-4) -> dict[str, np.ndarray]:
-    """Return which entries of some layers' matrices are present, in blocks, as Figures 8 to 10 show it.
+    """Return the percentage of present entries in blocks of some layers' matrices, for Figures 8 to 10.
 
     Args:
         model: A model of a known architecture, cut or not.
         eps: An entry with a smaller absolute value counts as absent.
 
     Returns:
-        The first, the middle and the last layer's matrices, named as by `patterns`: uint8 with at most 64 rows and
-        columns, the percentage of entries of a block that are there. 61 kB for BERT-base.
+        The first, the middle and the last layer's matrices, with the names of `patterns`: uint8 with at most 64 rows
+        and columns, the percentage of present entries of each block. 61 kB for BERT-base.
     """
     blocks, kept, wide = find_blocks(model), kept_units(model), _columns(model)
     found: dict[str, np.ndarray] = {}
@@ -95,15 +95,15 @@ def _ends_and_middle(layers: list[Any]) -> list[Any]:
 
 
 def head_arrays(model: nn.Module) -> dict[str, np.ndarray]:
-    """Return how important heads are and how far apart: for Figure 7 and the comparison of dominating sets.
+    """Return importance and distances of heads, for Figure 7 and the comparison of dominating sets.
 
     Args:
         model: A model of a known architecture, cut or not.
 
     Returns:
         For the attention with index i, `importance.<i>`: float32 [dense heads], the sum of absolute weights of W^O that
-        leave each head, 0 for a head that is gone; and `distance.<i>`: float32 [heads left, heads left], the l-infinity
-        distances of Algorithm 2 (under grouped-query attention between key/value heads).
+        leave each head, 0 for a removed head; and `distance.<i>`: float32 [kept heads, kept heads], the l-infinity
+        distances of Algorithm 2 (under grouped-query attention, between key/value heads).
     """
     kept = kept_units(model)
     found: dict[str, np.ndarray] = {}
@@ -117,7 +117,7 @@ def head_arrays(model: nn.Module) -> dict[str, np.ndarray]:
 
 
 def _columns(model: nn.Module) -> tuple[Tensor, int]:
-    """Return the hidden dimensions that are left, int64, and how many the dense model has."""
+    """Return the kept hidden dimensions, int64, and their number in the dense model."""
     width = find_blocks(model).mlps[0].out.weight.shape[0]
     left, dense = kept_hidden(model) or (list(range(width)), width)
     return torch.tensor(left), dense
@@ -151,7 +151,7 @@ def _present(weight: Tensor, eps: float) -> Tensor:
 
 
 def _spread(present: Tensor, rows: tuple[Tensor, int], columns: tuple[Tensor, int]) -> np.ndarray:
-    """Put what is left back to its place in the dense matrix: positions and dense size of rows and columns."""
+    """Put the kept entries at their positions in the dense matrix; rows and columns are positions and dense size."""
     dense = torch.zeros(rows[1], columns[1], dtype=torch.bool)
     dense[rows[0][:, None], columns[0]] = present
     return dense.numpy()

@@ -1,16 +1,16 @@
-"""Pieces of work in forks: one that fails harms no other, and none outlives the process that started it."""
+"""Tasks in forks: one that fails does not affect the others, and none outlives the process that started it."""
 
 import multiprocessing
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
+from helpers.processes import alive
 from neuroprune import distributed
 from neuroprune.errors import UserError
-from neuroprune.training.forked import Piece, in_turn
+from neuroprune.training.forked import ForkedTask, run_in_forks
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 
@@ -33,22 +33,22 @@ def say():
 
 def make_pieces(folder, *works):
     return [
-        Piece(f"piece{number}", folder / f"piece{number}" / "log", work, (folder / f"after{number}").touch)
+        ForkedTask(f"piece{number}", folder / f"piece{number}" / "log", work, (folder / f"after{number}").touch)
         for number, work in enumerate(works)
     ]
 
 
-def in_turn_to_file(folder, *works):
+def run_to_file(folder, *works):
     """In a process of its own: what it prints, and which pieces failed, go to a file."""
     os.dup2(os.open(folder / "said", os.O_WRONLY | os.O_CREAT), 1)
-    print([piece.name for piece in in_turn(make_pieces(folder, *works))])
+    print([piece.name for piece in run_in_forks(make_pieces(folder, *works))])
 
 
 @pytest.mark.parametrize(
     ("work", "told"), [(fail, "the disk is full."), (crash, "ZeroDivisionError"), (be_killed, "exit code -9")]
 )
 def test_a_piece_that_fails_is_told_and_the_others_are_done(work, told, tmp_path):
-    process = FORKSERVER.Process(target=in_turn_to_file, args=(tmp_path, say, work, say))
+    process = FORKSERVER.Process(target=run_to_file, args=(tmp_path, say, work, say))
     process.start()
     process.join()
     first, second, third, failed = (tmp_path / "said").read_text().splitlines()
@@ -66,7 +66,7 @@ def write_number_and_sleep(path):
 
 def work_for_long(folder):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in a shell's background have it ignored
-    in_turn(make_pieces(folder, lambda: write_number_and_sleep(folder / "number")))
+    run_in_forks(make_pieces(folder, lambda: write_number_and_sleep(folder / "number")))
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT"])
@@ -77,7 +77,7 @@ def test_a_piece_ends_with_the_process_that_started_it(name, tmp_path):
     os.kill(parent.pid, getattr(signal, name))
     parent.join(timeout=30)
     assert parent.exitcode not in (0, None)
-    wait_until(lambda: not is_alive(int((tmp_path / "number").read_text())))
+    wait_until(lambda: not alive(int((tmp_path / "number").read_text())))
 
 
 def write_number_and_spin(folder):
@@ -95,7 +95,7 @@ def launch_workers(folder):
 
 
 def work_with_workers(folder):
-    in_turn(make_pieces(folder, lambda: launch_workers(folder)))
+    run_in_forks(make_pieces(folder, lambda: launch_workers(folder)))
 
 
 def numbers(folder, kind):
@@ -109,7 +109,7 @@ def test_the_processes_of_a_run_end_with_their_launcher(killed, tmp_path):
     wait_until(lambda: len(numbers(tmp_path, "worker")) == 2)
     (fork,), workers = numbers(tmp_path, "fork"), numbers(tmp_path, "worker")
     os.kill(job.pid if killed == "job" else fork, signal.SIGKILL)
-    wait_until(lambda: not any(map(is_alive, [fork, *workers])))
+    wait_until(lambda: not any(map(alive, [fork, *workers])))
     job.join(timeout=30)
     assert job.exitcode == (-signal.SIGKILL if killed == "job" else 0)
 
@@ -119,11 +119,3 @@ def wait_until(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-def is_alive(number):
-    """Whether a process is there and has not ended; one that nobody has waited for yet counts as ended."""
-    try:
-        return Path("/proc", str(number), "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

@@ -1,0 +1,29 @@
+"""Processes as /proc shows them."""
+
+from pathlib import Path
+
+
+def alive(number: int) -> bool:
+    """Return whether a process exists and has not ended; one that nobody has waited for yet counts as ended."""
+    try:
+        return _status(number)[0] != "Z"
+    except OSError:
+        return False
+
+
+def children(number: int) -> list[int]:
+    """Return the processes that a process has started and that have not ended."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, parent, *_ = _status(int(folder.name))
+        except OSError:
+            continue
+        if int(parent) == number and state != "Z":
+            found.append(int(folder.name))
+    return found
+
+
+def _status(number: int) -> list[str]:
+    """Return the fields of a process's status after its name: state, parent, …"""
+    return Path("/proc", str(number), "stat").read_text().rpartition(")")[2].split()
