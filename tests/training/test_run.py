@@ -235,7 +235,7 @@ def test_what_a_killed_job_left_half_written_is_deleted(data_root, tmp_path):
     for name in (".tmpAbC123", ".cells.safetensors.17.tmp", ".model.tmp/model.safetensors"):
         (folder / name).write_text("half")
     run(settings(training={"epochs": 0.1}), data_root, folder)
-    arrays = [f"{name}.safetensors" for name in ("cells", "degrees", "heads", "patterns")]
+    arrays = [f"{name}.safetensors" for name in ("cells", "degrees", "heads", "patterns", "predictions")]
     assert sorted(path.name for path in folder.iterdir()) == sorted([".lock", "model", "run.json", *arrays])
 
 
