@@ -24,7 +24,6 @@ if not PLAN.study.from_results:
     include: "workflow/rules/prepare.smk"
     include: "workflow/rules/train.smk"
     include: "workflow/rules/measure.smk"
-    include: "workflow/rules/several.smk"
 
 
 include: "workflow/rules/artefacts.smk"

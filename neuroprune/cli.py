@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     _data_option(command)
     command.add_argument("--run", dest="record", type=Path, required=True, metavar="FILE", help="the run's record")
     _output_option(command, "the times")
-    _add_several(commands)
+    _add_jobs(commands)
     _add_results(commands)
     _add_prune(commands)
     command = _command(commands, "export", export, "write a saved model in a form that needs no neuroprune")
@@ -105,27 +105,27 @@ def _add_plan(commands: Any) -> None:
     command.add_argument("--output", type=Path, metavar="FILE", help="write all settings of all runs there as JSON")
 
 
-def _add_several(commands: Any) -> None:
-    text = "fine-tune the runs of a job one after another, but for those that are there"
-    command = _command(commands, "train-several", train_several, text)
+def _add_jobs(commands: Any) -> None:
+    text = "train those runs of a workflow job that have no record of the same settings and data"
+    command = _command(commands, "train-job", train_job, text)
     _settings_option(command, "a job's runs")
     for name in ("data", "model"):
         command.add_argument(
             f"--{name}", type=Path, required=True, metavar="FILE", help=f"manifest that prepare-{name} wrote"
         )
     _checkpoint_option(command)
-    _several_options(command, "the list of all records")
-    text = "time the inference of the runs of a job one after another, but for those that are timed"
-    command = _command(commands, "measure-several", measure_several, text)
+    _job_options(command, "the list of all records")
+    text = "time the inference of those runs of a workflow job that are not timed yet"
+    command = _command(commands, "measure-job", measure_job, text)
     _settings_option(command, "timing", default="{}")
     command.add_argument("--runs", nargs="+", required=True, metavar="RUN", help="names of the runs")
-    _several_options(command, "the list of all times")
+    _job_options(command, "the list of all times")
 
 
-def _several_options(command: argparse.ArgumentParser, output: str) -> None:
+def _job_options(command: argparse.ArgumentParser, output: str) -> None:
     _data_option(command)
     _study_option(command)
-    text = "keep each run's model; else it is deleted when it is timed, or need not be"
+    text = "keep the models of all runs; by default a model is deleted as soon as no timing needs it"
     command.add_argument("--keep-models", action="store_true", help=text)
     _output_option(command, output)
 
@@ -256,8 +256,8 @@ def measure(args: argparse.Namespace) -> None:
     inference_time.measure(settings, args.record, args.output, args.data_root)
 
 
-def train_several(args: argparse.Namespace) -> None:
-    """Train the runs of a job that are not there."""
+def train_job(args: argparse.Namespace) -> None:
+    """Train the missing runs of a workflow job."""
     from neuroprune.config.jobs import JobRuns
     from neuroprune.results.manifests import Prepared
     from neuroprune.training import job
@@ -267,8 +267,8 @@ def train_several(args: argparse.Namespace) -> None:
     job.train(runs, Prepared.read(args.data, args.model), place, args.output, args.checkpoint_minutes)
 
 
-def measure_several(args: argparse.Namespace) -> None:
-    """Time the runs of a job that are not timed so."""
+def measure_job(args: argparse.Namespace) -> None:
+    """Time the runs of a workflow job that are not timed yet."""
     from neuroprune.config.settings import TimingSettings
     from neuroprune.training import job
 

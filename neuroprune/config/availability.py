@@ -6,6 +6,7 @@ the first job. Nothing heavy is imported here, so that planning stays quick.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,15 @@ def dataset_folder(task: TaskSettings, data_root: Path) -> Path | None:
     """
     places = [data_root / task.source, Path(task.source)]
     return next((place for place in places if place.is_dir()), None)
+
+
+def folder_state(folder: Path | None) -> str:
+    """Return a hash of the names, sizes and modification times of a folder's files; empty without a folder."""
+    if folder is None or not folder.is_dir():
+        return ""
+    stats = {str(path.relative_to(folder)): path.stat() for path in sorted(folder.rglob("*")) if path.is_file()}
+    lines = [f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats.items()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def has_data(task: TaskSettings, data_root: Path) -> bool:

@@ -1,11 +1,12 @@
-"""Which runs share a job: of one experiment, model and task, in the plan's order.
+"""Divide a plan's runs into jobs: runs of one experiment, model and task, in the plan's order.
 
-Thousands of small jobs cost a scheduler and a cluster more than their work. Runs that share a job are trained one after
-another, then timed one after another, each on its own still: see ``several``. All of this is pure.
+A job trains its runs one after another; another one then times them. By default each run has its own job. With
+``runs_per_job`` several runs share one, because thousands of small jobs cost a scheduler more than the work itself.
 """
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,17 +26,18 @@ from neuroprune.config.settings import (
     TimingSettings,
     TrainingSettings,
 )
+from neuroprune.errors import UserError, did_you_mean
 
 LEAST_MINUTES = 240
 
 
 @dataclass(frozen=True)
 class Job:
-    """Runs that share a training job and, those of them that are timed, a timing job.
+    """The runs of one training job and of the timing job that follows it.
 
     Args:
-        runs: Their names, at least two.
-        timed: Names of those whose inference is timed.
+        runs: Names of the runs, at least one.
+        timed: Names of the runs whose inference is timed.
     """
 
     runs: tuple[str, ...]
@@ -43,7 +45,7 @@ class Job:
 
 
 class Point(Settings):
-    """What a run has of its own among the runs of its job."""
+    """The settings that differ between the runs of a job."""
 
     run: FolderName
     method: MethodSettings
@@ -51,7 +53,7 @@ class Point(Settings):
 
 
 class JobRuns(Settings):
-    """Everything that decides the results of a job's runs; what they share stands once."""
+    """All settings that determine the results of a job's runs; shared settings are stored once."""
 
     model: ModelSettings
     task: TaskSettings
@@ -67,14 +69,14 @@ class JobRuns(Settings):
         return tuple(RunSettings(run=own.run, method=own.method, seed=own.seed, **shared) for own in self.points)
 
 
-def shared_jobs(plan: Plan) -> dict[str, Job]:
-    """Put a plan's runs into jobs of several runs.
+def jobs_of(plan: Plan) -> dict[str, Job]:
+    """Divide all runs of a plan into jobs.
 
     Args:
-        plan: All runs of a study; its settings say how many may share a job.
+        plan: The plan; its study's settings limit how many runs share a job.
 
     Returns:
-        Jobs by name, ``<experiment>-<model>-<task>-<number>``. A run that is in none has a job for itself.
+        Jobs by name. A job of one run has the run's name, any other ``<experiment>-<model>-<task>-<number>``.
     """
     timed = set(plan.timed)
     jobs = {}
@@ -82,14 +84,34 @@ def shared_jobs(plan: Plan) -> dict[str, Job]:
         for (model, task), runs in _by_model_and_task(plan, names).items():
             parts = split(runs, _most(plan, experiment, plan.runs[runs[0]]))
             for number, part in enumerate(parts, start=1):
-                if len(part) > 1:
-                    name = f"{experiment}-{model}-{task}-{number}"
-                    jobs[name] = Job(part, tuple(run for run in part if run in timed))
+                name = f"{experiment}-{model}-{task}-{number}" if len(part) > 1 else part[0]
+                jobs[name] = Job(part, tuple(run for run in part if run in timed))
     return jobs
 
 
+def find_job(plan: Plan, jobs: Mapping[str, Job], name: str) -> Job:
+    """Return a job by its name; a run that shares a job can be asked for alone, by the run's name.
+
+    Args:
+        plan: The plan.
+        jobs: Its jobs, from ``jobs_of``.
+        name: Name of a job or of a run.
+
+    Returns:
+        The job.
+
+    Raises:
+        UserError: The plan has no job and no run of this name.
+    """
+    if name in jobs:
+        return jobs[name]
+    if name not in plan.runs:
+        raise UserError(f"{name}: the study has no such job or run{did_you_mean(name, [*jobs, *plan.runs])}")
+    return Job((name,), (name,) if name in plan.timed else ())
+
+
 def split(runs: Sequence[str], most: int) -> list[tuple[str, ...]]:
-    """Cut a sequence into as few parts as have at most so many members, of sizes that differ by one at most."""
+    """Split a sequence into the fewest parts of at most ``most`` members; their sizes differ by at most one."""
     count = -(-len(runs) // most)
     ends = [len(runs) * part // count for part in range(count + 1)]
     return [tuple(runs[start:end]) for start, end in pairwise(ends)]
@@ -103,7 +125,7 @@ def _by_model_and_task(plan: Plan, names: Iterable[str]) -> dict[tuple[str, str]
 
 
 def _most(plan: Plan, experiment: str, run: RunSettings) -> int:
-    """Return how many runs like this one a job takes: runs of one experiment, model and task take equally long."""
+    """Return how many runs like this one share a job; runs of one experiment, model and task take equally long."""
     most = plan.study.experiments[experiment].runs_per_job or plan.study.runs_per_job
     estimate = hours(run)
     if plan.study.job_hours is None or estimate is None:
@@ -112,7 +134,7 @@ def _most(plan: Plan, experiment: str, run: RunSettings) -> int:
 
 
 def settings_of(plan: Plan, job: Job) -> JobRuns:
-    """Return what decides the results of a job's runs; how they are timed, only if any of them is."""
+    """Return all settings that determine the results of a job's runs; timing settings only if a run is timed."""
     first = plan.runs[job.runs[0]]
     runs = [plan.runs[name] for name in job.runs]
     return JobRuns(
@@ -126,14 +148,14 @@ def settings_of(plan: Plan, job: Job) -> JobRuns:
 
 
 def run_limit(plan: Plan, name: str) -> int:
-    """Return the time limit in minutes of a job that does one run.
+    """Return the time limit of one run in minutes.
 
     Args:
-        plan: The plan that it belongs to.
-        name: The run.
+        plan: The plan.
+        name: Name of the run.
 
     Returns:
-        What its model's row asks for; else twice the estimate, but at least four hours.
+        The limit of the model's row; by default twice the estimate, at least four hours.
     """
     run = plan.runs[name]
     asked = plan.study.models[run.model.name].job.minutes
@@ -144,59 +166,47 @@ def time_limit(plan: Plan, job: Job) -> int:
     """Return the time limit of a job in minutes.
 
     Args:
-        plan: The plan that it belongs to.
+        plan: The plan.
         job: The job.
 
     Returns:
-        That of each run but, where the study limits the hours of a job, no more than that of one run and twice those
-        hours, as estimates may be wrong by a factor of two.
+        The sum of its runs' limits. If the study sets ``job_hours``, at most the limit of one run plus twice those
+        hours, because estimates may be wrong by a factor of two.
     """
     one = run_limit(plan, job.runs[0])
     limit = one * len(job.runs)
     return limit if plan.study.job_hours is None else min(limit, one + int(120 * plan.study.job_hours))
 
 
-def untrue_lists(folder: Path, jobs: Mapping[str, Job]) -> list[Path]:
-    """Find the lists that jobs have written of their records or times and that name a file which is gone.
+def incomplete_lists(folder: Path, name: str, job: Job) -> list[str]:
+    """Return which of a job's lists, ``runs.json`` and ``timings.json``, are missing or name a missing file.
 
     Args:
         folder: The study's folder.
-        jobs: The jobs of `shared_jobs`.
+        name: The job's name.
+        job: The job.
 
     Returns:
         Paths of the lists.
     """
-    named = {
-        folder / "jobs" / name / f"{kind}s.json": [folder / "runs" / run / f"{kind}.json" for run in runs]
-        for name, job in jobs.items()
-        for kind, runs in (("run", job.runs), ("timing", job.timed))
-    }
-    return [path for path, files in named.items() if path.exists() and not all(file.exists() for file in files)]
+    found = []
+    for kind, runs in (("run", job.runs), ("timing", job.timed)):
+        files = [f"{folder}/jobs/{name}/{kind}s.json", *(f"{folder}/runs/{run}/{kind}.json" for run in runs)]
+        if runs and not all(map(os.path.exists, files)):
+            found.append(files[0])
+    return found
 
 
-def by_rule(plan: Plan) -> dict[str, int]:
-    """Count the training and timing jobs of a plan.
-
-    Args:
-        plan: All runs of a study.
-
-    Returns:
-        Numbers by the rule of the workflow that does them: ``train``, ``measure`` and, if runs share jobs,
-        ``train_several`` and ``measure_several``.
-    """
-    shared = shared_jobs(plan).values()
-    together = {run for job in shared for run in job.runs}
-    several = {"train_several": len(shared), "measure_several": sum(bool(job.timed) for job in shared)}
-    alone = {"train": len(plan.runs) - len(together), "measure": sum(run not in together for run in plan.timed)}
-    return alone | several if several["train_several"] else alone
+def count_by_rule(plan: Plan) -> dict[str, int]:
+    """Count the training and timing jobs of a plan by the workflow's rule."""
+    jobs = jobs_of(plan).values()
+    return {"train": len(jobs), "measure": sum(bool(job.timed) for job in jobs)}
 
 
-def by_experiment(plan: Plan) -> dict[str, int]:
+def count_by_experiment(plan: Plan) -> dict[str, int]:
     """Count the training and timing jobs of each experiment of a plan."""
-    job_of = {run: name for name, job in shared_jobs(plan).items() for run in job.runs}
-    timed = set(plan.timed)
-    return {
-        experiment: len({job_of.get(run, run) for run in runs})
-        + len({job_of.get(run, run) for run in runs if run in timed})
-        for experiment, runs in plan.experiments.items()
-    }
+    experiment_of = {run: experiment for experiment, runs in plan.experiments.items() for run in runs}
+    counts = dict.fromkeys(plan.experiments, 0)
+    for job in jobs_of(plan).values():
+        counts[experiment_of[job.runs[0]]] += 1 + bool(job.timed)
+    return counts

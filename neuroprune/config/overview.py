@@ -7,7 +7,7 @@ import textwrap
 from tabulate import tabulate
 
 from neuroprune.config import gpu_hours, memory
-from neuroprune.config.jobs import by_experiment, by_rule
+from neuroprune.config.jobs import count_by_experiment, count_by_rule
 from neuroprune.config.plan import Plan
 from neuroprune.config.study import ExperimentSettings, StudySettings
 
@@ -18,7 +18,7 @@ def overview(made: Plan) -> str:
     right = {"tablefmt": "simple", "disable_numparse": True, "colalign": ("left", *["right"] * 5)}
     experiments = [[name, *_grid(grid, study), len(made.experiments[name])] for name, grid in study.experiments.items()]
     jobs = {"prepare_data": len(study.tasks), "prepare_model": len(study.models)}
-    jobs |= by_rule(made)
+    jobs |= count_by_rule(made)
     runs = [
         [name, run.training.epochs, run.training.learning_rate, run.task.train_rows or "all", name in timed or ""]
         for name, run in made.runs.items()
@@ -28,7 +28,7 @@ def overview(made: Plan) -> str:
             f"Study {study.study}: {len(made.runs)} runs, results in {study.folder}",
             tabulate(experiments, ["experiment", "models", "tasks", "methods", "seeds", "runs"], tablefmt="simple"),
             "Jobs: " + ", ".join(f"{count} {rule}" for rule, count in jobs.items()),
-            tabulate(gpu_hours.table(made, by_experiment(made)), gpu_hours.COLUMNS, **right),
+            tabulate(gpu_hours.table(made, count_by_experiment(made)), gpu_hours.COLUMNS, **right),
             textwrap.fill(gpu_hours.BASIS, 120),
             tabulate(memory.table(made), memory.COLUMNS, tablefmt="simple", disable_numparse=True),
             textwrap.fill(memory.BASIS, 120),

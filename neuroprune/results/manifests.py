@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neuroprune.config.settings import RunSettings
+    from neuroprune.results.records import RunRecord
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,15 @@ class Prepared:
         """Read the manifests of a task's data and of a model."""
         of_data, of_model = (json.loads(path.read_text(encoding="utf-8")) for path in (data, model))
         return cls(of_data["sha256"], of_model["sha256"], of_data["copied"])
+
+    def gave(self, record: RunRecord, settings: RunSettings) -> bool:
+        """Tell whether a record is the result of these settings, data and model; older records name no model."""
+        environment = record.environment
+        return (
+            record.settings == settings
+            and environment.data_sha256 == self.data_sha256
+            and environment.model_sha256 in (None, self.model_sha256)
+        )
 
     def value_of_copying(self, data: Any) -> float | None:
         """Return what copying gives on the rows that a run read: worked out anew only if they are others."""

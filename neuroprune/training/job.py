@@ -102,12 +102,7 @@ def measure(timing: TimingSettings, names: Sequence[str], place: Place, output: 
 def is_trained(run: RunSettings, made: Prepared, place: Place) -> bool:
     """Return whether a run's record is what training would give; older records may not name their model."""
     record = _read(read_record, place.folder(run.run) / "run.json")
-    return (
-        record is not None
-        and record.settings == run
-        and record.environment.data_sha256 == made.data_sha256
-        and record.environment.model_sha256 in (None, made.model_sha256)
-    )
+    return record is not None and made.gave(record, run)
 
 
 def is_timed(name: str, timing: TimingSettings, place: Place) -> bool:

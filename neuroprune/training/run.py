@@ -51,7 +51,8 @@ def train(
         output: The record to write, `<run folder>/run.json`; the model and the arrays are written beside it.
         data_root: Folder of the datasets.
         checkpoint_minutes: Time between checkpoints, which are deleted at the end; 0: after every step.
-        made: What data and model were prepared, for the record; a checkpoint of other files is not gone on from.
+        made: What data and model were prepared, for the record; a checkpoint of other files is not gone on from. A run
+            whose record already is the result of these settings and files, with its model beside it, stays as it is.
 
     Raises:
         UserError: If another process is writing the same folder, or the data or the model are unavailable.
@@ -61,12 +62,24 @@ def train(
         distributed.launch(train, processes, settings, output, data_root, checkpoint_minutes, made)
         return
     with distributed.joined(processes), _only_writer(folder) if distributed.is_main() else nullcontext():
+        if distributed.from_main(_is_done, settings, output, made):
+            return
         distributed.from_main(partial(_forget, output))
         with checkpoints.kept_log(folder) if distributed.is_main() else nullcontext():
             record = _run(settings, folder, data_root, checkpoint_minutes, made)
         if record is not None:
             write_json(output, record)
             checkpoints.delete_checkpoints(folder)
+
+
+def _is_done(settings: RunSettings, output: Path, made: Prepared | None) -> bool:
+    """Tell whether the run is complete; another process may have written it before this one got the lock."""
+    if made is None or not output.with_name("model").is_dir():
+        return False
+    try:
+        return made.gave(records.read_record(output), settings)
+    except UserError:
+        return False
 
 
 def _forget(output: Path) -> None:

@@ -39,7 +39,7 @@ def test_what_is_not_known_is_counted_apart():
 
 def test_the_papers_study_is_known_in_full():
     plan = make_plan(read_study(["config/paper.yaml"]), "config/paper.yaml")
-    *parts, total = gpu_hours.table(plan, jobs.by_experiment(plan))
+    *parts, total = gpu_hours.table(plan, jobs.count_by_experiment(plan))
     assert [row[0] for row in parts] == list(plan.study.experiments)
     assert not any("not known" in cell for row in [*parts, total] for cell in row)
     assert int(total[1]) == len(plan.runs) == sum(int(row[1]) for row in parts)

@@ -1,4 +1,6 @@
-"""Which runs share a job, and what a plan then says of its jobs."""
+"""Dividing a plan's runs into jobs, and what a plan says of its jobs."""
+
+from pathlib import Path
 
 import pytest
 import yaml
@@ -6,7 +8,7 @@ import yaml
 from neuroprune.config import gpu_hours, jobs
 from neuroprune.config.canonical import canonical
 from neuroprune.config.catalogue import make_plan, read_study
-from neuroprune.errors import ConfigError
+from neuroprune.errors import ConfigError, UserError
 
 STUDY = yaml.safe_load("""
 study: small
@@ -30,13 +32,15 @@ def plan(**changes):
 
 def test_without_the_setting_each_run_has_a_job_for_itself():
     made = plan()
-    assert jobs.shared_jobs(made) == {}
-    assert jobs.by_rule(made) == {"train": 39, "measure": 27}  # dense runs are not timed
+    found = jobs.jobs_of(made)
+    assert {name: job.runs for name, job in found.items()} == {name: (name,) for name in made.runs}
+    assert {name for name, job in found.items() if job.timed} == set(made.timed)
+    assert jobs.count_by_rule(made) == {"train": 39, "measure": 27}  # dense runs are not timed
 
 
 def test_runs_of_one_experiment_model_and_task_share_jobs_in_the_order_of_the_plan():
     made = plan(runs_per_job=5)
-    found = jobs.shared_jobs(made)
+    found = jobs.jobs_of(made)
     assert list(found)[:2] == ["sweep-tiny-sst2-1", "sweep-tiny-sst2-2"] and "more-tiny-sst2-1" in found
     assert [run for job in found.values() for run in job.runs] == list(made.runs)
     for job in found.values():
@@ -57,41 +61,56 @@ def test_parts_are_few_and_of_like_size(count, most, sizes):
 
 
 def test_a_run_that_is_left_alone_keeps_its_own_job():
-    found = jobs.shared_jobs(plan(runs_per_job=2, seeds=[0]))  # three runs of each model and task: one and two
-    assert {len(job.runs) for job in found.values()} == {2}
-    assert jobs.by_rule(plan(runs_per_job=2, seeds=[0])) == {
-        "train": 5, "measure": 1, "train_several": 4, "measure_several": 4,
-    }  # fmt: skip
+    found = jobs.jobs_of(plan(runs_per_job=2, seeds=[0]))  # three runs of each model and task: one and two
+    assert sorted(len(job.runs) for job in found.values()) == [1] * 5 + [2] * 4
+    assert {name for name, job in found.items() if len(job.runs) == 1} >= {"tiny-sst2-random-50-s0"}
+    assert jobs.count_by_rule(plan(runs_per_job=2, seeds=[0])) == {"train": 9, "measure": 5}
+
+
+def test_a_run_that_shares_a_job_can_be_asked_for_alone():
+    made = plan(runs_per_job=9)
+    found = jobs.jobs_of(made)
+    shared = found["sweep-tiny-sst2-1"]
+    assert jobs.find_job(made, found, "sweep-tiny-sst2-1") is shared
+    assert jobs.find_job(made, found, "tiny-sst2-l1-50-s0") == jobs.Job(
+        ("tiny-sst2-l1-50-s0",), ("tiny-sst2-l1-50-s0",)
+    )
+    assert jobs.find_job(made, found, "tiny-sst2-dense-s0").timed == ()
+    with pytest.raises(UserError, match="tiny-sst2-dense-s9: the study has no such job or run"):
+        jobs.find_job(made, found, "tiny-sst2-dense-s9")
 
 
 def test_an_experiment_may_say_how_many_of_its_runs_share_a_job():
     study = yaml.safe_load(yaml.safe_dump(STUDY | {"runs_per_job": 9}))
     study["experiments"]["sweep"]["runs_per_job"] = 1
-    assert list(jobs.shared_jobs(make_plan(study, "study"))) == ["more-tiny-sst2-1"]
+    assert [name for name, job in jobs.jobs_of(make_plan(study, "study")).items() if len(job.runs) > 1] == [
+        "more-tiny-sst2-1"
+    ]
 
 
 def test_only_runs_that_are_timed_stand_in_the_timing_job():
     made = plan(runs_per_job=9, timing={"seeds": 1})
-    job = jobs.shared_jobs(made)["sweep-tiny-sst2-1"]
+    job = jobs.jobs_of(made)["sweep-tiny-sst2-1"]
     assert [made.runs[run].seed for run in job.timed] == [0, 0]
     assert jobs.settings_of(made, job).timing.seeds is None
-    assert jobs.by_rule(plan(runs_per_job=1, timing={"seeds": 1}))["measure"] == 9
+    assert jobs.count_by_rule(plan(runs_per_job=1, timing={"seeds": 1}))["measure"] == 9
 
 
 def test_long_runs_share_fewer_jobs_where_the_hours_of_a_job_are_limited():
-    found = jobs.shared_jobs(plan(runs_per_job=9, job_hours=1.0))
+    found = jobs.jobs_of(plan(runs_per_job=9, job_hours=1.0))
     made = plan()
     longest = gpu_hours.hours(made.runs["bert_base-mnli-dense-s0"])
     assert 3 * longest > 1.0 > longest  # so no three of them
     sizes = {name: len(job.runs) for name, job in found.items()}
     assert not any(name.startswith("sweep-bert_base-mnli") for name in sizes)
+    assert sizes["bert_base-mnli-dense-s0"] == 1
     assert sizes["sweep-bert_base-sst2-1"] > 2
     assert sizes["sweep-tiny-sst2-1"] == 9  # nothing is known of how long these take
 
 
 def test_the_time_limit_is_that_of_all_runs_but_not_far_above_the_hours_of_a_job():
     made = plan(runs_per_job=9)
-    job = jobs.shared_jobs(made)["sweep-tiny-sst2-1"]
+    job = jobs.jobs_of(made)["sweep-tiny-sst2-1"]
     assert jobs.time_limit(made, job) == 900
     assert jobs.time_limit(plan(runs_per_job=9, job_hours=2.5), job) == 100 + 2 * 150
 
@@ -108,9 +127,24 @@ def test_the_time_limit_of_a_run_is_asked_for_or_twice_its_estimate_but_four_hou
 
 def test_a_job_tells_each_run_what_the_plan_tells_it():
     made = plan(runs_per_job=9, training={"epochs": 7})
-    for job in jobs.shared_jobs(made).values():
+    for job in jobs.jobs_of(made).values():
         told = jobs.JobRuns.model_validate_json(canonical(jobs.settings_of(made, job)))
         assert told.runs == tuple(made.runs[name] for name in job.runs)
+
+
+def test_a_list_is_incomplete_where_it_or_a_file_that_it_names_is_missing(tmp_path):
+    job = jobs.Job(("a", "b"), ("b",))
+    lists = [f"{tmp_path}/jobs/ab/{kind}s.json" for kind in ("run", "timing")]
+    assert jobs.incomplete_lists(tmp_path, "ab", job) == lists
+    for path in (*lists, tmp_path / "runs/a/run.json", tmp_path / "runs/b/run.json", tmp_path / "runs/b/timing.json"):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).touch()
+    assert jobs.incomplete_lists(tmp_path, "ab", job) == []
+    (tmp_path / "runs/b/timing.json").unlink()
+    assert jobs.incomplete_lists(tmp_path, "ab", job) == lists[1:]
+    (tmp_path / "runs/a/run.json").unlink()
+    assert jobs.incomplete_lists(tmp_path, "ab", job) == lists
+    assert jobs.incomplete_lists(tmp_path, "a", jobs.Job(("a",), ())) == [f"{tmp_path}/jobs/a/runs.json"]
 
 
 @pytest.mark.parametrize(("key", "value"), [("runs_per_job", 0), ("runs_per_job", 51), ("job_hours", 0)])
@@ -121,8 +155,8 @@ def test_senseless_numbers_are_refused(key, value):
 
 def test_the_papers_study_has_few_jobs_whose_commands_fit_on_a_line():
     made = make_plan(read_study(["config/paper.yaml"]), "config/paper.yaml")
-    found = jobs.shared_jobs(made)
-    assert sum(jobs.by_rule(made).values()) == sum(jobs.by_experiment(made).values()) < 2500
+    found = jobs.jobs_of(made)
+    assert sum(jobs.count_by_rule(made).values()) == sum(jobs.count_by_experiment(made).values()) < 2500
     assert max(len(canonical(jobs.settings_of(made, job))) for job in found.values()) < 100_000  # Linux: 131,072
     assert sorted({run for job in found.values() for run in job.runs}) == sorted(
         run for job in found.values() for run in job.runs

@@ -162,6 +162,15 @@ def test_runs_put_together_anew_are_not_done_again(study):
     assert contents(study) == before
 
 
+def test_a_run_that_was_completed_while_this_process_started_is_not_trained_again(study):
+    run = job().runs[0]
+    before = contents(study)
+    training.train(run, study.record(run.run), study.place.data_root, made=study.made)
+    assert contents(study) == before
+    training.train(run, study.record(run.run), study.place.data_root, made=replace(study.made, model_sha256="1" * 64))
+    assert changed(study, before) == {run.run}
+
+
 def test_other_times_need_the_models_of_timed_runs_again(study):
     assert study.measure(["dense", "l1"]) == 0
     before, other = contents(study), TIMING.model_copy(update={"examples": 4})

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,27 @@ def call_snakemake(folder, *words, **environment):
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def training_processes(folder, job=""):
+    """Return the ids of the processes that train in a folder, those of all jobs or of one, with their forks."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            here = (process / "cwd").samefile(folder)
+        except OSError:
+            continue
+        if here and "train-job" in words and any(f"/jobs/{job}" in word for word in words):
+            found.append(int(process.name))
+    return found
+
+
+def signal_all(processes, number):
+    """Send a signal to processes; some of those found may have run for a moment only."""
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, number)
 
 
 @pytest.fixture(scope="session")

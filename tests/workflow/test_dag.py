@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from neuroprune.config.catalogue import make_plan, read_study
-from neuroprune.config.jobs import by_rule
+from neuroprune.config.jobs import count_by_rule
 from neuroprune.results.figures import FIGURES
 from neuroprune.results.tables import TABLES
 
@@ -78,8 +78,7 @@ def test_a_study_asks_for_the_figures_and_times_that_it_wants(snakemake, tmp_pat
 def test_runs_share_jobs_where_the_study_says_so(snakemake, tmp_path):
     study = study_file(tmp_path, artefacts=["summary"], seeds=[0, 1], timing={"seeds": 1}, runs_per_job=5)
     jobs = snakemake(tmp_path, "--dry-run", "--configfile", study).jobs
-    assert (jobs["train_several"], jobs["measure_several"]) == (2, 2)
-    assert jobs.keys().isdisjoint({"train", "measure"})
+    assert (jobs["train"], jobs["measure"]) == (2, 2)
 
 
 def test_the_papers_study_is_looked_at_in_seconds_and_without_a_network(snakemake, tmp_path):
@@ -89,7 +88,7 @@ def test_the_papers_study_is_looked_at_in_seconds_and_without_a_network(snakemak
     seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
     assert done.code == 0, done.err
     plan = make_plan(read_study([ROOT / "config" / "paper.yaml"]), "paper", ROOT / "config")
-    assert done.jobs.items() >= by_rule(plan).items()
+    assert done.jobs.items() >= count_by_rule(plan).items()
     assert seconds < 20  # of a core; half as many are usual
 
 
@@ -97,7 +96,7 @@ def test_the_demo_does_not_shine_through_a_study_that_is_named(snakemake, tmp_pa
     (tmp_path / "config").symlink_to(DEMO.parent)
     study = study_file(tmp_path, training={"batch_size": 16})
     done = snakemake(tmp_path, "--dry-run", "--printshellcmds", "--configfile", study)
-    commands = [line for line in done.out.splitlines() if "neuroprune train" in line]
+    commands = [line for line in done.out.splitlines() if "neuroprune train-job" in line]
     assert len(commands) == 3
     for command in commands:
         assert '"epochs": 3.0' in command and '"batch_size": 16' in command and '"seed": 0' in command

@@ -34,12 +34,12 @@ configs:
 """
 
 
-def write_weather(root):
+def write_weather(root, seed=0):
     """A dataset in the hub's layout, with the labels bad and good: two words of each sentence tell which."""
     folder = root / "tests" / "weather"
     folder.mkdir(parents=True)
     (folder / "README.md").write_text(CARD)
-    draw = random.Random(0)
+    draw = random.Random(seed)
     features = Features({"sentence": Value("string"), "label": ClassLabel(names=["bad", "good"])})
     for split, rows in (("train", 240), ("validation", 80)):
         labels = [row % 2 for row in range(rows)]

@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, signal_all, training_processes
 from test_mini_study import MINI, rows_of, write_weather
 
 from neuroprune.files.atomic import file_hash
@@ -139,20 +140,6 @@ class Queue:
         return [job for job in self.jobs() if job[2] == f"rule_{rule}_wildcards_{run}"]
 
 
-def training_processes(folder, run):
-    """Numbers of the processes that train a run in this folder."""
-    found = []
-    for proc in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (proc / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            here = (proc / "cwd").samefile(folder)
-        except OSError:
-            continue
-        if here and words[2:3] == ["train"] and any(f"/{run}/" in word for word in words):
-            found.append(int(proc.name))
-    return found
-
-
 def wait_until(condition, snakemake, what):
     """Wait until a condition gives something, and return it; Snakemake, if given, has to be at work all the time."""
     deadline = time.monotonic() + 400
@@ -166,23 +153,23 @@ def wait_until(condition, snakemake, what):
 def disturb(queue, snakemake):
     """Let one training run out of time, one fail, and have one cancelled, in the order in which they start."""
 
-    def out_of_time(pid):
-        os.kill(pid, signal.SIGSTOP)
+    def out_of_time(processes):
+        signal_all(processes, signal.SIGSTOP)
         words = ["scontrol", "update", f"JobId={queue.of('train', TOO_LONG)[0][0]}", "EndTime=now+1"]
         subprocess.run(words, env=queue.environment, check=True)
 
-    def cancel(pid):
+    def cancel(_):
         subprocess.run(["scancel", queue.of("train", CANCELLED)[0][0]], env=queue.environment, check=True)
 
-    acts = {TOO_LONG: out_of_time, FAILS: lambda pid: os.kill(pid, signal.SIGKILL), CANCELLED: cancel}
+    acts = {TOO_LONG: out_of_time, FAILS: partial(signal_all, number=signal.SIGKILL), CANCELLED: cancel}
     while acts:
         started = wait_until(
-            lambda: [(run, pids[0]) for run in acts if (pids := training_processes(queue.folder, run))],
+            lambda: [(run, found) for run in acts if (found := training_processes(queue.folder, run))],
             snakemake,
             f"{list(acts)} did not start",
         )
-        for run, pid in started:
-            acts.pop(run)(pid)
+        for run, processes in started:
+            acts.pop(run)(processes)
 
 
 def test_the_mini_study_comes_through(slurm, folder):
@@ -219,7 +206,7 @@ def test_runs_share_a_job(slurm, folder):
     (folder / "study.yaml").write_text(yaml.safe_dump(study | {"runs_per_job": 3}))
     with study_at_work(folder, environment) as snakemake:
         assert snakemake.wait(timeout=600) == 0, (folder / "snakemake.log").read_text()
-    (trained,), (timed,) = (queue.of(f"{rule}_several", job) for rule in ("train", "measure"))
+    (trained,), (timed,) = (queue.of(rule, job) for rule in ("train", "measure"))
     assert trained[1] == timed[1] == "COMPLETED"
     assert trained[3:5] == ["1:00:00", "1000M"]  # twenty minutes a run
     assert "TresPerJob=gres:gpu:1" in queue.asked(trained)
@@ -231,11 +218,12 @@ def test_runs_share_a_job(slurm, folder):
 def test_after_a_kill_of_snakemake_no_run_is_written_by_two_jobs(slurm, folder):
     environment, _ = slurm
     queue, run = Queue(environment, folder), folder / "results" / "mini" / "runs" / FAILS
-    target, log = f"results/mini/runs/{FAILS}/run.json", folder / "snakemake.log"
+    target, log = f"results/mini/jobs/{FAILS}/runs.json", folder / "snakemake.log"
     with study_at_work(folder, environment, target) as snakemake:
-        (first,) = wait_until(lambda: training_processes(folder, FAILS), snakemake, f"{FAILS} did not start")
-        wait_until((run / "train.log").read_text, snakemake, f"{FAILS} did not train")
-        os.kill(first, signal.SIGSTOP)  # it still has long to train
+        started = lambda: (run / "train.log").exists() and "Job started" in (run / "train.log").read_text()  # noqa: E731
+        wait_until(started, snakemake, f"{FAILS} did not train")
+        first = training_processes(folder, FAILS)
+        signal_all(first, signal.SIGSTOP)  # it still has long to train
         snakemake.kill()
     with (run / ".lock").open() as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -249,7 +237,7 @@ def test_after_a_kill_of_snakemake_no_run_is_written_by_two_jobs(slurm, folder):
     assert [job[1] for job in queue.of("train", FAILS)] == ["RUNNING", "FAILED"]
     assert what_lies_in(run) == before
 
-    os.kill(first, signal.SIGCONT)
+    signal_all(first, signal.SIGCONT)
     wait_until(lambda: queue.of("train", FAILS)[0][1] == "COMPLETED", None, "the first job did not end")
     with study_at_work(folder, environment, target) as snakemake:
         assert snakemake.wait(timeout=400) == 0, log.read_text()

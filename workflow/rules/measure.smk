@@ -1,15 +1,16 @@
-# Inference times, one job a run, with nothing else beside it on the machine: hence all cores.
+# Timing jobs: measure inference with nothing else running on the machine, hence all cores. On one machine all training
+# comes first; on a cluster a job's runs are timed, and their models deleted, soon after their training.
 
 
 rule measure:
     input:
         unpack(manifests),
-        record="<study>/runs/{run}/run.json",
-        weights="<study>/runs/{run}/model",
+        records="<study>/jobs/{job}/runs.json",
+        models="<study>/jobs/{job}/models",
     output:
-        "<study>/runs/{run}/timing.json",
+        "<study>/jobs/{job}/timings.json",
     log:
-        "<study>/runs/{run}/measure.log",
+        "<study>/jobs/{job}/measure.log",
     priority: measured_soon
     conda:
         "../../environment.yml"
@@ -20,9 +21,12 @@ rule measure:
         runtime=minutes,
     params:
         settings=lambda wildcards: canonical(PLAN.study.timing, exclude={"seeds"}),
+        runs=lambda wildcards: job_of(wildcards).timed,
         data_root=DATA_ROOT,
+        study=subpath(input.records, ancestor=3),
+        keep=KEEP,
     message:
-        "Time {wildcards.run}"
+        "Time {wildcards.job}"
     shell:
-        "neuroprune measure --settings {params.settings:q} --data-root {params.data_root:q} --run {input.record:q}"
-        " --output {output:q} > {log:q} 2>&1"
+        "neuroprune measure-job --settings {params.settings:q} --runs {params.runs:q} --data-root {params.data_root:q}"
+        " --study {params.study:q} --output {output:q} {params.keep} > {log:q} 2>&1"

@@ -45,6 +45,9 @@ rule prepare_data:
             PLAN.study.tasks[wildcards.task], exclude={"training"}
         ),
         data_root=DATA_ROOT,
+        files=lambda wildcards: folder_state(
+            dataset_folder(PLAN.study.tasks[wildcards.task], Path(DATA_ROOT))
+        ),
     message:
         "Prepare the data of {wildcards.task}"
     shell:
@@ -64,6 +67,9 @@ rule prepare_model:
         settings=lambda wildcards: canonical(
             PLAN.study.models[wildcards.model],
             exclude={"training", "job", "parameters"},
+        ),
+        files=lambda wildcards: folder_state(
+            Path(PLAN.study.models[wildcards.model].source)
         ),
     message:
         "Prepare the model {wildcards.model}"

@@ -4,15 +4,16 @@ import shutil
 import sys
 from pathlib import Path
 
+from neuroprune.config.availability import dataset_folder, folder_state
 from neuroprune.config.catalogue import make_plan, read_study
 from neuroprune.errors import ConfigError
 from neuroprune.results.figures import FIGURES
 from neuroprune.config.jobs import (
-    run_limit,
+    find_job,
+    incomplete_lists,
+    jobs_of,
     settings_of,
-    shared_jobs,
     time_limit,
-    untrue_lists,
 )
 from neuroprune.config.canonical import canonical
 from neuroprune.results.tables import TABLES
@@ -61,7 +62,7 @@ for sentence in PLAN.skipped:
     print(sentence, file=sys.stderr)
 FOLDER = PLAN.study.folder
 DATA_ROOT = PLAN.study.data_root
-JOBS = shared_jobs(PLAN)
+JOBS = jobs_of(PLAN)
 
 
 pathvars:
@@ -69,7 +70,6 @@ pathvars:
 
 
 wildcard_constraints:
-    run=r"[a-zA-Z0-9][a-zA-Z0-9_.-]*",
     job=r"[a-zA-Z0-9][a-zA-Z0-9_.-]*",
     task=r"[a-zA-Z0-9][a-zA-Z0-9_.]*",
     model=r"[a-zA-Z0-9][a-zA-Z0-9_.]*",
@@ -91,44 +91,31 @@ os.environ.setdefault("TQDM_MININTERVAL", "20")
 GPU = int(any(map(shutil.which, ("nvidia-smi", "rocm-smi"))))
 
 
-def job_row(run):
-    """What a run's jobs ask a cluster for."""
-    return PLAN.study.models[run.model.name].job
+def job_of(wildcards):
+    """Return the job that a rule's wildcard names."""
+    return find_job(PLAN, JOBS, wildcards.job)
 
 
-def training(wildcards):
-    """A run's training settings."""
-    return PLAN.runs[wildcards.run].training
+def first_run(wildcards):
+    """Return the settings of a job's first run; all its runs share model, task and training settings."""
+    return PLAN.runs[job_of(wildcards).runs[0]]
+
+
+def threads_of_job(wildcards):
+    """Return the threads of a training job."""
+    training = first_run(wildcards).training
+    return training.threads * training.processes
 
 
 def memory(wildcards, attempt):
-    """Memory of a job in MiB; a retry asks for more."""
-    return job_row(PLAN.runs[wildcards.run]).memory_mb * attempt
+    """Return the memory of a job in MiB; each retry asks for as much again."""
+    model = first_run(wildcards).model.name
+    return PLAN.study.models[model].job.memory_mb * attempt
 
 
 def minutes(wildcards, attempt):
-    """Time limit of a job in minutes; a retry asks for more."""
-    return run_limit(PLAN, wildcards.run) * attempt
-
-
-def alike(wildcards):
-    """Settings of one of a job's runs; all have the same model, task and training."""
-    return PLAN.runs[JOBS[wildcards.job].runs[0]]
-
-
-def processors(wildcards):
-    """Threads of a job that trains runs one after another."""
-    return alike(wildcards).training.threads * alike(wildcards).training.processes
-
-
-def memory_of_several(wildcards, attempt):
-    """Memory of a job in MiB; a retry asks for more."""
-    return job_row(alike(wildcards)).memory_mb * attempt
-
-
-def minutes_of_several(wildcards, attempt):
-    """Time limit of a job in minutes; a retry asks for more."""
-    return time_limit(PLAN, JOBS[wildcards.job]) * attempt
+    """Return the time limit of a job in minutes; each retry asks for as much again."""
+    return time_limit(PLAN, job_of(wildcards)) * attempt
 
 
 def on_this_machine():
@@ -145,14 +132,8 @@ def measured_soon(wildcards):
 
 
 def longest_first(wildcards):
-    """Priority of a training job: above a machine's measurements; the more rows it reads, the higher, lest it ends alone."""
-    return 1 + rows_read(PLAN.runs[wildcards.run])
-
-
-def longest_job_first(wildcards):
-    """Priority of a job that trains several runs, likewise."""
-    runs = JOBS[wildcards.job].runs
-    return 1 + len(runs) * rows_read(PLAN.runs[runs[0]])
+    """Return the priority of a training job: above local timing jobs, and higher for longer jobs, which then end sooner."""
+    return 1 + len(job_of(wildcards).runs) * rows_read(first_run(wildcards))
 
 
 def rows_read(run):
@@ -160,13 +141,19 @@ def rows_read(run):
     return run.training.epochs * (run.task.train_rows or 1_000_000)
 
 
+def redo(files):
+    """Force the jobs that make these files, as far as the targets depend on them.
+
+    Snakemake itself makes a missing intermediate file only if a file made from it is missing or out of date.
+    """
+    if workflow.is_main_process:
+        workflow.dag.forcefiles.update(files)
+
+
 def manifests(wildcards):
-    """The manifests of a run's data and model."""
-    return prepared(PLAN.runs[wildcards.run])
-
-
-def prepared(run):
-    """The same, of a run's settings."""
+    """Return the manifests of the data and model of a job's runs; redo the job if its records or times are missing."""
+    redo(incomplete_lists(Path(FOLDER), wildcards.job, job_of(wildcards)))
+    run = first_run(wildcards)
     return {
         "data": f"{FOLDER}/data/{run.task.name}.json",
         "model": f"{FOLDER}/models/{run.model.name}.json",
@@ -174,16 +161,19 @@ def prepared(run):
 
 
 def records(wildcards):
-    """What the table of runs is made of: all that is planned or, from results alone, all that is there."""
+    """Return the inputs of the table of runs: the lists of all jobs or, from results alone, the existing records."""
     if PLAN.study.from_results:
         return sorted(
             str(path)
             for kind in ("run", "timing")
             for path in Path(FOLDER).glob(f"runs/*/{kind}.json")
         )
-    together = {run for job in JOBS.values() for run in job.runs}
-    runs = [f"runs/{run}/run.json" for run in PLAN.runs if run not in together]
-    times = [f"runs/{run}/timing.json" for run in PLAN.timed if run not in together]
-    runs += [f"jobs/{name}/runs.json" for name in JOBS]
-    times += [f"jobs/{name}/timings.json" for name, job in JOBS.items() if job.timed]
-    return [f"{FOLDER}/{name}" for name in ("plan.json", *runs, *times)]
+    lists = [f"{FOLDER}/jobs/{name}/runs.json" for name in JOBS]
+    lists += [
+        f"{FOLDER}/jobs/{name}/timings.json" for name, job in JOBS.items() if job.timed
+    ]
+    others = ["plan.json", "runs.csv", "provenance.json"]
+    others += [f"data/{name}.json" for name in PLAN.study.tasks]
+    others += [f"models/{name}.json" for name in PLAN.study.models]
+    redo(f"{FOLDER}/{name}" for name in others if not Path(FOLDER, name).exists())
+    return [f"{FOLDER}/plan.json", *lists]

@@ -1,33 +1,37 @@
-# One job a run. Its settings are its parameters, so exactly the runs that a change concerns are trained again. On one
-# machine all training comes before the measurements, which need the machine for themselves; on a cluster a model is
-# measured, and deleted, soon after its training.
+# Training jobs. A job trains one run or, with `runs_per_job`, several in turn. Its settings are its parameters, so Snakemake
+# starts exactly the jobs that a change concerns. The job itself skips every run whose record has the same settings, data
+# and model. Run folders are not outputs: Snakemake deletes the outputs of a job before it starts and after it fails.
 
-
-MODEL = directory("<study>/runs/{run}/model")
+# Exists as long as the models of the job's runs are needed for timing.
+MODELS = touch("<study>/jobs/{job}/models")
+KEEP = "--keep-models" * PLAN.study.keep_models
 
 
 rule train:
     input:
         unpack(manifests),
     output:
-        record="<study>/runs/{run}/run.json",
-        model=MODEL if PLAN.study.keep_models else temp(MODEL),
+        records="<study>/jobs/{job}/runs.json",
+        models=MODELS if PLAN.study.keep_models else temp(MODELS),
     log:
-        "<study>/runs/{run}/train.log",
+        "<study>/jobs/{job}/train.log",
     priority: longest_first
     conda:
         "../../environment.yml"
-    threads: lambda wildcards: training(wildcards).threads * training(wildcards).processes
+    threads: threads_of_job
     resources:
-        gpu=lambda wildcards: GPU * training(wildcards).processes,
+        gpu=lambda wildcards: GPU * first_run(wildcards).training.processes,
         mem_mb=memory,
         runtime=minutes,
         checkpoint_minutes=10,
     params:
-        settings=lambda wildcards: canonical(PLAN.runs[wildcards.run]),
+        settings=lambda wildcards: canonical(settings_of(PLAN, job_of(wildcards))),
         data_root=DATA_ROOT,
+        study=subpath(output.records, ancestor=3),
+        keep=KEEP,
     message:
-        "Train {wildcards.run}"
+        "Train {wildcards.job}"
     shell:
-        "neuroprune train --settings {params.settings:q} --data-root {params.data_root:q} --output {output.record:q}"
+        "neuroprune train-job --settings {params.settings:q} --data {input.data:q} --model {input.model:q}"
+        " --data-root {params.data_root:q} --study {params.study:q} --output {output.records:q} {params.keep}"
         " --checkpoint-minutes {resources.checkpoint_minutes} > {log:q} 2>&1"
