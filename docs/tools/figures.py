@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from neuroprune.config.settings import NeuroPruneSettings
+from neuroprune.config.methods import NeuroPruneSettings
 from neuroprune.methods.components.rewarm import REWARM
 from neuroprune.pruning.dominating_sets import find_dominating
 from neuroprune.pruning.sparsity import cubic_schedule, event_steps

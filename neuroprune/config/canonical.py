@@ -1,4 +1,8 @@
-"""What identifies a result: settings as JSON that is equal exactly when the values are equal, and its hash."""
+"""Definition of what identifies a result: settings as canonical JSON, and its hash.
+
+Two runs have the same result if their settings, data and model are the same. Settings are compared as JSON with sorted
+keys, without those that decide no result. The workflow's triggers, the records and the tables all use these functions.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +12,50 @@ from typing import Any
 
 from pydantic import BaseModel
 
+# Keys that decide no result, or that are resolved into the settings of runs, by the part of a study that has them.
+ELSEWHERE: dict[str, Any] = {
+    "model": {"training", "job", "parameters"},
+    "task": {"training"},
+    "timing": {"seeds"},
+    "study": {
+        "keep_models": True,
+        "from_results": True,
+        "runs_per_job": True,
+        "job_hours": True,
+        "experiments": {"__all__": {"runs_per_job"}},
+        "models": {"__all__": {"job", "parameters"}},
+    },
+}
+SEED = {"run", "seed"}
 
-def canonical(settings: BaseModel, **options: Any) -> str:
-    """Return settings as JSON that is the same whenever the values are the same.
+
+def canonical(settings: BaseModel, part: str | None = None) -> str:
+    """Return settings as JSON that is equal exactly if what they decide is equal.
 
     Args:
-        settings: The settings.
-        **options: What ``model_dump`` takes, such as ``exclude``.
+        settings: Settings of a run or of a job, or a part of a study.
+        part: Part of the study, a key of `ELSEWHERE`, whose keys without an effect on results are left out.
 
     Returns:
         JSON on one line with sorted keys.
     """
-    return json.dumps(settings.model_dump(mode="json", **options), sort_keys=True)
+    return _json(settings.model_dump(mode="json", exclude=ELSEWHERE[part] if part else None))
+
+
+def canonical_but_seed(run: BaseModel) -> str:
+    """Return a run's settings as canonical JSON without its name and seed: equal for runs that are averaged."""
+    return _json(run.model_dump(mode="json", exclude=SEED))
 
 
 def settings_hash(settings: BaseModel) -> str:
-    """Return the SHA-256 of settings as canonical JSON: the same values give the same hash, in any order."""
-    return hashlib.sha256(canonical(settings).encode()).hexdigest()
+    """Return the SHA-256 of settings as canonical JSON."""
+    return json_hash(settings.model_dump(mode="json"))
+
+
+def json_hash(data: Any) -> str:
+    """Return the SHA-256 of JSON-able data with sorted keys; of settings read from a file, their `settings_hash`."""
+    return hashlib.sha256(_json(data).encode()).hexdigest()
+
+
+def _json(data: Any) -> str:
+    return json.dumps(data, sort_keys=True)

@@ -17,15 +17,10 @@ from pydantic import Field
 
 from neuroprune.config.fields import FolderName, Settings
 from neuroprune.config.gpu_hours import hours
+from neuroprune.config.methods import MethodSettings
 from neuroprune.config.plan import Plan
-from neuroprune.config.settings import (
-    MethodSettings,
-    ModelSettings,
-    RunSettings,
-    TaskSettings,
-    TimingSettings,
-    TrainingSettings,
-)
+from neuroprune.config.settings import ModelSettings, RunSettings, TaskSettings, TimingSettings
+from neuroprune.config.training import TrainingSettings
 from neuroprune.errors import UserError, did_you_mean
 
 LEAST_MINUTES = 240

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from neuroprune.config.settings import METHOD_SETTINGS, PATTERNS
+from neuroprune.config.fields import PATTERNS
+from neuroprune.config.methods import METHOD_SETTINGS
 from neuroprune.errors import did_you_mean
 
 Location = tuple[int | str, ...]

@@ -1,8 +1,11 @@
-"""Settings of the structured baselines: CoFi, DSP, Taylor and random removal."""
+"""Settings of every pruning method.
+
+The methods take these fields as keyword arguments, and a run's record repeats them.
+"""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -14,6 +17,7 @@ from neuroprune.config.fields import (
     Fraction,
     FrozenEmbeddings,
     LastEvent,
+    NotNegative,
     Positive,
     RaisedRate,
     Schedule,
@@ -21,6 +25,175 @@ from neuroprune.config.fields import (
     TargetSparsity,
     ordered,
 )
+from neuroprune.pruning.defaults import EPS
+
+
+class DenseSettings(Settings):
+    """Plain fine-tuning: what the other methods are compared with."""
+
+    task_kinds: ClassVar[tuple[str, ...]] = TASK_KINDS
+    name: Literal["dense"] = Field(default="dense", description="The method.")
+
+
+class L1Settings(Settings):
+    """l1 pruning, the paper's baseline for T5 and OPT, in two forms: give `sparsity` or `strength`."""
+
+    task_kinds: ClassVar[tuple[str, ...]] = TASK_KINDS
+    name: Literal["l1"] = Field(default="l1", description="The method.")
+    version: Literal[1] = Field(default=1, description="Rises when the method's results change; not to be set.")
+    sparsity: TargetSparsity | None = Field(
+        default=None, description="Target form: this share of the prunable weights, the smallest, is zero at the end."
+    )
+    strength: Positive | None = Field(
+        default=None, description="Penalty form: factor of the l1 norm in the loss (paper: 1e-7 to 1e-1)."
+    )
+    mode: Literal["coupled", "decoupled"] = Field(
+        default="coupled",
+        description="Penalty form: its gradient goes through the optimizer (the paper's letter), or a proximal step "
+        "follows the optimizer's.",
+    )
+    eps: Positive = Field(default=EPS, description="Penalty form: an entry below this counts as absent at the end.")
+    penalty_start: Schedule = Field(
+        default=0.0,
+        description="Penalty form: share of the steps before the penalty begins; the paper's translation models train "
+        "half of their epochs without it.",
+    )
+    start: FirstEvent = 1 / 3
+    end: LastEvent = 1 / 2
+    events: Events = 3
+    post_lr: RaisedRate = 2.0
+    freeze_embeddings: FrozenEmbeddings = True
+
+    @model_validator(mode="after")
+    def _one_form(self) -> L1Settings:
+        if (self.sparsity is None) == (self.strength is None):
+            raise ValueError("give either sparsity (a target) or strength (the penalty), not both and not neither")
+        return ordered(self)
+
+    @property
+    def form(self) -> Literal["target", "penalty"]:
+        """Which of the two forms these settings ask for."""
+        return "penalty" if self.sparsity is None else "target"
+
+
+class NeuroPruneSettings(Settings):
+    """NeuroPrune in two forms: `sparsity` or `heads` ask for a target; `alpha`, `beta`, `theta` are the penalty."""
+
+    task_kinds: ClassVar[tuple[str, ...]] = TASK_KINDS
+    name: Literal["neuroprune"] = Field(default="neuroprune", description="The method.")
+    version: Literal[2] = Field(default=2, description="Rises when the method's results change; not to be set.")
+    algorithm: Literal["connectivity", "penalties"] = Field(
+        default="connectivity",
+        description="Algorithm that meets `sparsity`: `connectivity`, this project's own removal events by functional "
+        "connectivity, or `penalties`, the paper's, with strengths that are regulated during training.",
+    )
+    # ---- target form
+    sparsity: TargetSparsity | None = Field(
+        default=None,
+        description="Target form: this share of the weights of all attention (Q, K, V, O) and MLP matrices of the "
+        "dense model is gone or zero at the end.",
+    )
+    heads: Count | None = Field(
+        default=None,
+        description="Target form: exactly so many heads are left at the end, over all layers together (at least one in "
+        "each); alone, or beside `sparsity`, which the MLPs then complete.",
+    )
+    start: FirstEvent = 1 / 3
+    end: LastEvent = 1 / 2
+    events: Events = 3
+    calibration_rows: Count = Field(
+        default=256,
+        description="Target form: training rows before each event that measure what flows through a unit; few give "
+        "noisy scores and folds. A step with them costs about half as long again.",
+    )
+    ridge: Positive = Field(default=0.01, description="Target form: ridge of the least-squares fold.")
+    min_share: Fraction = Field(
+        default=0.01, description="Target form: share of its neurons that a layer keeps at least."
+    )
+    post_lr: RaisedRate = 2.0
+    freeze_embeddings: FrozenEmbeddings = True
+    fold: bool = Field(default=True, description="Target form: fold what removed units did into those that remain.")
+    centred: bool = Field(
+        default=True,
+        description="Target form: connectivity counts what a unit does beyond its mean, which the fold puts into a "
+        "bias; without the fold, or where there is no bias, it counts the whole.",
+    )
+    token_weights: bool = Field(
+        default=True, description="Target form: weigh tokens in the fold by how much the loss depends on them."
+    )
+    # ---- penalty form
+    alpha: NotNegative | None = Field(
+        default=None, description="Penalty form: strength of the MLP penalty, Eq. 1 (paper: 1e-7 to 1e-1)."
+    )
+    beta: NotNegative | None = Field(
+        default=None, description="Penalty form: strength of the attention penalty, Eq. 2 (paper: 1e-7 to 1e-1)."
+    )
+    theta: NotNegative | None = Field(
+        default=None,
+        description="Penalty form: heads whose weights differ by at most this everywhere are redundant (paper: 0.15 to "
+        "0.25); it scales with the model's weights.",
+    )
+    mode: Literal["coupled", "decoupled"] = Field(
+        default="coupled",
+        description="Penalty form: the gradient goes through the optimizer (the paper's letter), or a proximal step "
+        "follows the optimizer's, as AdamW does for decay; short runs need the second.",
+    )
+    eps: Positive = Field(default=EPS, description="Penalty form: an entry below this counts as absent (paper: 1e-4).")
+    penalty_start: Schedule = Field(
+        default=0.0,
+        description="Penalty form: share of the steps before the penalty begins; no head is merged "
+        "earlier either (paper: half of the epochs in translation, else 0).",
+    )
+    degree_weight: Literal["inverse", "missing", "none"] = Field(
+        default="inverse",
+        description="Penalty form: weight of a neuron's penalty, 1 / connectivity or 1 - connectivity (two readings); "
+        "or 1 for all, which is l1 without preferential attachment.",
+    )
+    merge: Literal["output", "mlp_in", "none"] = Field(
+        default="output",
+        description="Penalty form: where a redundant head's contribution goes: into the output projection of the head "
+        "that stays, into the MLP's input columns (the paper's letter), or nowhere.",
+    )
+
+    @model_validator(mode="after")
+    def _one_form(self) -> NeuroPruneSettings:
+        penalty = [name for name in ("alpha", "beta", "theta") if getattr(self, name) is not None]
+        if self.algorithm == "penalties":
+            return self._regulated()
+        target = [name for name in ("sparsity", "heads") if getattr(self, name) is not None]
+        if target and penalty:
+            raise ValueError(
+                f"give either {' and '.join(target)} (a target) or {', '.join(penalty)} (the penalty), not both"
+            )
+        if not target and not penalty:
+            raise ValueError(
+                "give sparsity or heads (a target), or at least one of alpha, beta and theta (the penalty)"
+            )
+        return ordered(self)
+
+    def _regulated(self) -> NeuroPruneSettings:
+        if self.sparsity is None:
+            raise ValueError("algorithm: penalties is regulated towards a target; give sparsity")
+        if self.heads is not None:
+            raise ValueError("algorithm: penalties can't be asked for a number of heads; give theta instead of heads")
+        if self.penalty_start >= self.end:
+            raise ValueError(
+                f"algorithm: penalties needs penalty_start below end ({self.end:g}), where the target is reached"
+            )
+        if self.alpha == 0 and self.beta == 0:
+            raise ValueError("algorithm: penalties regulates alpha and beta; at least one must be above 0")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_default_algorithm(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in serialize(self).items() if (key, value) != ("algorithm", "connectivity")}
+
+    @property
+    def form(self) -> Literal["target", "penalty", "regulated"]:
+        """Which algorithm these settings ask for: FC, the paper's penalties, or penalties with regulated strengths."""
+        if self.algorithm == "penalties":
+            return "regulated"
+        return "penalty" if self.sparsity is None and self.heads is None else "target"
 
 
 class UnitSettings(Settings):
@@ -204,3 +377,18 @@ class CoFiSettings(Settings):
     def form(self) -> Literal["target"]:
         """There is one form: the target."""
         return "target"
+
+
+METHOD_SETTINGS: dict[str, type[Settings]] = {
+    "dense": DenseSettings,
+    "l1": L1Settings,
+    "neuroprune": NeuroPruneSettings,
+    "cofi": CoFiSettings,
+    "dsp": DSPSettings,
+    "taylor": TaylorSettings,
+    "random": RandomUnitsSettings,
+}
+MethodSettings = Annotated[
+    DenseSettings | L1Settings | NeuroPruneSettings | CoFiSettings | DSPSettings | TaylorSettings | RandomUnitsSettings,
+    Field(discriminator="name"),
+]

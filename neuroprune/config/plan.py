@@ -15,8 +15,11 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from neuroprune.config.availability import cannot_write
-from neuroprune.config.settings import MethodSettings, ModelSettings, RunSettings, TaskSettings, TrainingSettings
+from neuroprune.config.canonical import ELSEWHERE
+from neuroprune.config.methods import MethodSettings
+from neuroprune.config.settings import ModelSettings, RunSettings, TaskSettings
 from neuroprune.config.study import ExperimentSettings, StudySettings, method_points
+from neuroprune.config.training import TrainingSettings
 from neuroprune.errors import ConfigError
 
 _METHOD: TypeAdapter[MethodSettings] = TypeAdapter(MethodSettings)
@@ -45,11 +48,14 @@ class Plan:
     skipped: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON-able data: what ``plan.json`` holds."""
+        """Return the plan as JSON-able data, the content of ``plan.json``.
+
+        Study settings keep the order of the study file, which tables follow. Those that decide no result are left out.
+        """
         return {
             "schema_version": 1,
             "study": self.study.study,
-            "settings": self.study.model_dump(mode="json", exclude_unset=True),
+            "settings": self.study.model_dump(mode="json", exclude_unset=True, exclude=ELSEWHERE["study"]),
             "experiments": {name: list(runs) for name, runs in self.experiments.items()},
             "timed": list(self.timed),
             "runs": {name: run.model_dump(mode="json") for name, run in self.runs.items()},
@@ -108,8 +114,8 @@ def expand(study: StudySettings) -> Plan:
     ]:
         raise ConfigError(problems)
     names = _names(points)
-    models = {name: _plain(ModelSettings, row) for name, row in study.models.items()}
-    tasks = {name: _plain(TaskSettings, row) for name, row in study.tasks.items()}
+    models = {name: _plain(ModelSettings, row, "model") for name, row in study.models.items()}
+    tasks = {name: _plain(TaskSettings, row, "task") for name, row in study.tasks.items()}
     runs = {
         name: RunSettings(
             run=name,
@@ -218,9 +224,9 @@ def _only_used_rows(study: StudySettings) -> StudySettings:
     )
 
 
-def _plain(kind: type[Any], row: BaseModel) -> Any:
-    """Take a row's training settings and what its jobs ask for off it."""
-    return kind(**row.model_dump(exclude={"training", "job", "parameters"}))
+def _plain(kind: type[Any], row: BaseModel, part: str) -> Any:
+    """Return a row of a study without the keys that are not part of a run's settings."""
+    return kind(**row.model_dump(exclude=ELSEWHERE[part]))
 
 
 # ---- names of runs

@@ -10,8 +10,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from neuroprune.config.settings import METHOD_SETTINGS, ModelSettings, TaskSettings, TimingSettings, TrainingSettings
+from neuroprune.config.methods import METHOD_SETTINGS
+from neuroprune.config.settings import ModelSettings, TaskSettings, TimingSettings
 from neuroprune.config.study import ExperimentSettings, JobSettings, StudySettings
+from neuroprune.config.training import TrainingSettings
 
 SOURCES = "the classes of neuroprune/config (settings, methods, training, fields, study)"
 

@@ -14,18 +14,11 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from neuroprune.config.fields import FolderName, Name, Positive, Settings
 from neuroprune.config.messages import EXPLAINED, explain, explained, raise_explained, shown
-from neuroprune.config.settings import (
-    METHOD_SETTINGS,
-    FolderName,
-    ModelSettings,
-    Name,
-    Positive,
-    Settings,
-    TaskSettings,
-    TimingSettings,
-    TrainingSettings,
-)
+from neuroprune.config.methods import METHOD_SETTINGS
+from neuroprune.config.settings import ModelSettings, TaskSettings, TimingSettings
+from neuroprune.config.training import TrainingSettings
 from neuroprune.errors import UserError, did_you_mean
 from neuroprune.pruning.architectures import find_architecture
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from neuroprune.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from neuroprune.config.settings import MethodSettings
+    from neuroprune.config.methods import MethodSettings
     from neuroprune.methods.callback import Method
 
 METHODS: dict[str, str] = {

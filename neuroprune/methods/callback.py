@@ -14,8 +14,8 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from neuroprune.config.canonical import settings_hash
+from neuroprune.config.fields import Settings
 from neuroprune.config.messages import sentences
-from neuroprune.config.settings import Settings
 from neuroprune.errors import UserError
 from neuroprune.methods.components import preconditions
 from neuroprune.methods.components.ownership import abandon_earlier, hold, release

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neuroprune.config.settings import DenseSettings
+from neuroprune.config.methods import DenseSettings
 from neuroprune.methods.callback import Method
 from neuroprune.methods.hooks import Hooks
 

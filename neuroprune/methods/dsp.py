@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune import distributed
-from neuroprune.config.settings import DSPSettings
+from neuroprune.config.methods import DSPSettings
 from neuroprune.errors import UserError
 from neuroprune.methods.callback import Method
 from neuroprune.methods.components.gumbel_top_k import gumbel_top_k, log_linear, straight_through_top_k, top_k
@@ -134,7 +134,7 @@ class DSP(Method):
     """Differentiable subset pruning: `DSP(heads=50)`.
 
     Args:
-        **fields: See `neuroprune.config.settings.DSPSettings`.
+        **fields: See `neuroprune.config.methods.DSPSettings`.
     """
 
     settings_class = DSPSettings

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from neuroprune.config.settings import L1Settings
+from neuroprune.config.methods import L1Settings
 from neuroprune.methods.callback import Method
 from neuroprune.methods.components.penalty import PenaltyForm
 from neuroprune.methods.components.target import TargetForm
@@ -45,7 +45,7 @@ class L1(Method):
     """l1 pruning: `L1(sparsity=0.8)` for magnitude pruning to a target, `L1(strength=1e-4)` for the penalty.
 
     Args:
-        **fields: See `neuroprune.config.settings.L1Settings`.
+        **fields: See `neuroprune.config.methods.L1Settings`.
     """
 
     settings_class = L1Settings

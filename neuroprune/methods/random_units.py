@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from neuroprune.config.settings import RandomUnitsSettings
+from neuroprune.config.methods import RandomUnitsSettings
 from neuroprune.methods.callback import Method
 from neuroprune.methods.components.unit_removal import UnitTarget
 from neuroprune.methods.hooks import Run
@@ -29,7 +29,7 @@ class RandomUnits(Method):
     """Random structured removal to a target: `RandomUnits(sparsity=0.8)`.
 
     Args:
-        **fields: See `neuroprune.config.settings.RandomUnitsSettings`.
+        **fields: See `neuroprune.config.methods.RandomUnitsSettings`.
     """
 
     settings_class = RandomUnitsSettings

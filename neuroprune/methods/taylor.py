@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuroprune.config.settings import TaylorSettings
+from neuroprune.config.methods import TaylorSettings
 from neuroprune.errors import UserError
 from neuroprune.methods.callback import Method
 from neuroprune.methods.components.preconditions import skips_layers
@@ -101,7 +101,7 @@ class Taylor(Method):
     """First-order structured pruning to a target: `Taylor(sparsity=0.8)`.
 
     Args:
-        **fields: See `neuroprune.config.settings.TaylorSettings`.
+        **fields: See `neuroprune.config.methods.TaylorSettings`.
     """
 
     settings_class = TaylorSettings

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from neuroprune.pruning.blocks import Attention, Mlp, Projection
-from neuroprune.pruning.topology import EPS, DegreeWeight, degree_weights
+from neuroprune.pruning.defaults import EPS
+from neuroprune.pruning.topology import DegreeWeight, degree_weights
 
 
 def mlp_penalty(mlp: Mlp, eps: float = EPS, degree_weight: DegreeWeight = "inverse") -> Tensor:

@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from neuroprune.pruning.defaults import EPS
+
 DegreeWeight = Literal["inverse", "missing", "none"]
-EPS = 1e-4  # the paper's; the settings take their default from here
 
 
 def fractional_degree(weight: Tensor, eps: float = EPS, length: int | None = None) -> Tensor:

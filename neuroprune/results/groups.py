@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from neuroprune.config.canonical import canonical
+from neuroprune.config.canonical import canonical, canonical_but_seed
 from neuroprune.config.plan import POINT, differences, options, short_name
 from neuroprune.config.settings import RunSettings
 
@@ -42,7 +42,7 @@ def groups(runs: Iterable[RunSettings], usual: dict[Kind, RunSettings]) -> list[
     for run in runs:
         changes = differences(_options(run), _options(usual[_kind(run)]))
         name = "-".join([short_name(run.model.name, run.task.name, run.method), *changes])
-        identity = canonical(run, exclude={"run", "seed"})
+        identity = canonical_but_seed(run)
         while taken.setdefault(name, identity) != identity:  # values that are written alike
             name += "_"
         found.append(Group(name, "-".join(changes)))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuroprune.config.canonical import settings_hash
+
 if TYPE_CHECKING:
     from neuroprune.config.settings import RunSettings
     from neuroprune.results.records import RunRecord
@@ -36,7 +38,7 @@ class Prepared:
         """Tell whether a record is the result of these settings, data and model; older records name no model."""
         environment = record.environment
         return (
-            record.settings == settings
+            settings_hash(record.settings) == settings_hash(settings)
             and environment.data_sha256 == self.data_sha256
             and environment.model_sha256 in (None, self.model_sha256)
         )

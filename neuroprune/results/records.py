@@ -6,7 +6,6 @@ so that every number has an address: which code, which data, which machine. Noth
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
+from neuroprune.config.canonical import json_hash
 from neuroprune.config.settings import RunSettings, TimingSettings
 from neuroprune.errors import UserError
 from neuroprune.results.environment import Environment, Part
@@ -175,17 +175,12 @@ def _read(path: Path, kind: type[AnyRecord]) -> AnyRecord:
         record = kind.model_validate(data)
     except ValidationError as error:
         raise UserError(f"{path}: {_first_problem(error)}; delete the file and run again.") from error
-    if _hash(data["settings"]) != record.environment.settings_sha256:
+    if json_hash(data["settings"]) != record.environment.settings_sha256:
         raise UserError(
             f"{path}: its settings do not match environment.settings_sha256, so they were edited after the run; "
             "restore the file, or delete it and run again."
         )
     return record
-
-
-def _hash(settings: Any) -> str:
-    """Return the hash of settings as they stand in a file, as `settings_hash` computes it."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _first_problem(error: ValidationError) -> str:

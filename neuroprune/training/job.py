@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from neuroprune.config.canonical import canonical
 from neuroprune.config.jobs import JobRuns
 from neuroprune.config.settings import RunSettings, TimingSettings
 from neuroprune.errors import UserError
@@ -111,7 +112,10 @@ def is_timed(name: str, timing: TimingSettings, place: Place) -> bool:
     found = _read(read_timing, place.folder(name) / "timing.json")
     if record is None or found is None:
         return False
-    return found.settings == timing and found.environment.data_sha256 == record.environment.data_sha256
+    return (
+        canonical(found.settings, "timing") == canonical(timing, "timing")
+        and found.environment.data_sha256 == record.environment.data_sha256
+    )
 
 
 def _is_timed(name: str, runs: JobRuns, place: Place) -> bool:

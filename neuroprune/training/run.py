@@ -17,10 +17,12 @@ from transformers import Seq2SeqTrainingArguments, Trainer, TrainerCallback, set
 
 from neuroprune import distributed, methods, tasks
 from neuroprune.config.canonical import settings_hash
-from neuroprune.config.settings import RunSettings, TrainingSettings
+from neuroprune.config.settings import RunSettings
+from neuroprune.config.training import TrainingSettings
 from neuroprune.errors import UserError
 from neuroprune.files.atomic import file_hash, whole_file, whole_folder, write_json
 from neuroprune.models import pretrained, sources
+from neuroprune.pruning.defaults import EPS
 from neuroprune.pruning.sparsity import measure_sparsity
 from neuroprune.results import records
 from neuroprune.results.environment import environment as describe_environment
@@ -134,7 +136,7 @@ def _run(
             "status": fit.pop("status"),
             "settings": settings,
             "environment": environment | identity,
-            "result": result | fit | _save_arrays(model, folder, getattr(settings.method, "eps", 1e-4), answers),
+            "result": result | fit | _save_arrays(model, folder, getattr(settings.method, "eps", EPS), answers),
         }
     )
 

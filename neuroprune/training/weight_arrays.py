@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from neuroprune.pruning import heads
 from neuroprune.pruning.blocks import Attention, Mlp, find_blocks
+from neuroprune.pruning.defaults import EPS
 from neuroprune.pruning.residual_stream import kept_hidden
 from neuroprune.pruning.surgery import Kept, kept_units
 from neuroprune.pruning.topology import fractional_degree
@@ -22,7 +23,7 @@ from neuroprune.results.records import shrink
 CELLS = 64
 
 
-def degrees(model: nn.Module, eps: float = 1e-4) -> dict[str, np.ndarray]:
+def degrees(model: nn.Module, eps: float = EPS) -> dict[str, np.ndarray]:
     """Return the fractional degree of every MLP neuron, for Figure 2.
 
     Args:
@@ -53,7 +54,7 @@ def degree_sd_percent(arrays: dict[str, np.ndarray]) -> float:
     return float(np.concatenate([a.astype(np.float64) for a in arrays.values()]).std() * 100)
 
 
-def patterns(model: nn.Module, eps: float = 1e-4) -> dict[str, np.ndarray]:
+def patterns(model: nn.Module, eps: float = EPS) -> dict[str, np.ndarray]:
     """Return the patterns of present entries in the middle layer's matrices, for Figure 1.
 
     Args:
@@ -70,7 +71,7 @@ def patterns(model: nn.Module, eps: float = 1e-4) -> dict[str, np.ndarray]:
     return _attention_patterns(attention, kept, wide, eps) | _mlp_patterns(mlp, kept, wide, eps)
 
 
-def cells(model: nn.Module, eps: float = 1e-4) -> dict[str, np.ndarray]:
+def cells(model: nn.Module, eps: float = EPS) -> dict[str, np.ndarray]:
     """Return the percentage of present entries in blocks of some layers' matrices, for Figures 8 to 10.
 
     Args:

@@ -14,7 +14,7 @@ import yaml
 from neuroprune.config import schema as reference
 from neuroprune.config.canonical import canonical
 from neuroprune.config.catalogue import make_plan, merge, read_catalogue, read_study
-from neuroprune.config.settings import L1Settings
+from neuroprune.config.methods import L1Settings
 from neuroprune.errors import ConfigError
 from neuroprune.results.figures import FIGURES
 from neuroprune.results.tables import TABLES

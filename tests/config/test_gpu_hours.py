@@ -4,7 +4,8 @@ import pytest
 
 from neuroprune.config import gpu_hours, jobs
 from neuroprune.config.catalogue import make_plan, read_study
-from neuroprune.config.settings import METHOD_SETTINGS, RunSettings
+from neuroprune.config.methods import METHOD_SETTINGS
+from neuroprune.config.settings import RunSettings
 
 T5 = {"name": "t5_base", "source": "google-t5/t5-base"}
 CNN = {

@@ -10,7 +10,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from neuroprune.config.canonical import settings_hash
-from neuroprune.config.settings import ModelSettings, RunSettings, TaskSettings, TimingSettings, TrainingSettings
+from neuroprune.config.settings import ModelSettings, RunSettings, TaskSettings, TimingSettings
+from neuroprune.config.training import TrainingSettings
 from neuroprune.files.atomic import file_hash, write_json
 from neuroprune.results.records import (
     BatchTiming,

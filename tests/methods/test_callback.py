@@ -11,7 +11,7 @@ import neuroprune
 from helpers.loops import assert_no_hooks, make_run, make_trainer, take_step, train_bare, weights
 from helpers.models import NAMES, make_model
 from neuroprune import methods
-from neuroprune.config.settings import METHOD_SETTINGS, DenseSettings, L1Settings, NeuroPruneSettings
+from neuroprune.config.methods import METHOD_SETTINGS, DenseSettings, L1Settings, NeuroPruneSettings
 from neuroprune.errors import UserError
 from neuroprune.methods.cofi.method import CoFi
 from neuroprune.methods.dense import Dense

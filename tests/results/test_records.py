@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from helpers import results
 from neuroprune.config import canonical
-from neuroprune.config.settings import TrainingSettings
+from neuroprune.config.training import TrainingSettings
 from neuroprune.errors import UserError
 from neuroprune.files import atomic
 from neuroprune.results import environment, records

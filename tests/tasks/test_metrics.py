@@ -6,7 +6,8 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from neuroprune import tasks
-from neuroprune.config.settings import KIND_METRICS, TaskSettings
+from neuroprune.config.fields import KIND_METRICS
+from neuroprune.config.settings import TaskSettings
 from neuroprune.tasks.metrics import METRICS, judge
 from neuroprune.tasks.text_metrics import Rouge
 

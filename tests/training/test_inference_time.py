@@ -11,7 +11,8 @@ from datasets import Dataset
 from helpers import results
 from helpers.data import glue_rows, write_glue
 from neuroprune import tasks
-from neuroprune.config.settings import ModelSettings, RunSettings, TaskSettings, TimingSettings, TrainingSettings
+from neuroprune.config.settings import ModelSettings, RunSettings, TaskSettings, TimingSettings
+from neuroprune.config.training import TrainingSettings
 from neuroprune.errors import UserError
 from neuroprune.files.atomic import write_json
 from neuroprune.models import pretrained, sources

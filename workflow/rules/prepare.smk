@@ -11,25 +11,13 @@ rule plan:
         "<study>/plan.json",
     log:
         "<study>/logs/plan.log",
-    conda:
-        "../../environment.yml"
     params:
         # Not sorted: tables follow the order in which the study was written.
-        study=lambda wildcards: PLAN.study.model_dump_json(
-            exclude_unset=True,
-            exclude={
-                "keep_models": True,
-                "from_results": True,
-                "runs_per_job": True,
-                "job_hours": True,
-                "experiments": {"__all__": {"runs_per_job"}},
-                "models": {"__all__": {"job", "parameters"}},
-            },
-        ),
+        plan=lambda wildcards: sha256(json.dumps(PLAN.as_dict()).encode()).hexdigest(),
     message:
         "Write the plan"
-    shell:
-        "neuroprune plan --settings {params.study:q} --output {output:q} > {log:q} 2>&1"
+    run:
+        write_json(Path(output[0]), PLAN.as_dict())
 
 
 rule prepare_data:
@@ -41,9 +29,7 @@ rule prepare_data:
     conda:
         "../../environment.yml"
     params:
-        settings=lambda wildcards: canonical(
-            PLAN.study.tasks[wildcards.task], exclude={"training"}
-        ),
+        settings=lambda wildcards: canonical(PLAN.study.tasks[wildcards.task], "task"),
         data_root=DATA_ROOT,
         files=lambda wildcards: folder_state(
             dataset_folder(PLAN.study.tasks[wildcards.task], Path(DATA_ROOT))
@@ -65,8 +51,7 @@ rule prepare_model:
         "../../environment.yml"
     params:
         settings=lambda wildcards: canonical(
-            PLAN.study.models[wildcards.model],
-            exclude={"training", "job", "parameters"},
+            PLAN.study.models[wildcards.model], "model"
         ),
         files=lambda wildcards: folder_state(
             Path(PLAN.study.models[wildcards.model].source)

@@ -1,7 +1,9 @@
 # The study and its plan, checked before the first job. Nothing heavy is imported and nothing is written here.
+import json
 import os
 import shutil
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 from neuroprune.config.availability import dataset_folder, folder_state
@@ -16,8 +18,10 @@ from neuroprune.config.jobs import (
     time_limit,
 )
 from neuroprune.config.canonical import canonical
+from neuroprune.files.atomic import write_json
 from neuroprune.results.tables import TABLES
 
+CATALOGUE = Path(workflow.basedir) / "config"
 DEFAULT_STUDY = "config/config.yaml"
 STUDY_FILES = [os.path.relpath(file) for file in workflow.overwrite_configfiles] or [
     DEFAULT_STUDY
@@ -55,7 +59,7 @@ PLAN = checked(
     source=", ".join(
         STUDY_FILES + ["--config"] * bool(workflow.config_settings.config)
     ),
-    catalogue=Path(workflow.basedir) / "config",
+    catalogue=CATALOGUE,
     artefacts=[*FIGURES, *TABLES],
 )
 for sentence in PLAN.skipped:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune import distributed
-from neuroprune.config.settings import CoFiSettings
+from neuroprune.config.methods import CoFiSettings
 from neuroprune.errors import UserError
 from neuroprune.methods.callback import Method
 from neuroprune.methods.cofi.distillation import Distillation, copy_of, load_teacher, weights_of
@@ -210,7 +210,7 @@ class CoFi(Method):
     """CoFi: `CoFi(sparsity=0.8)`.
 
     Args:
-        **fields: See `neuroprune.config.settings.CoFiSettings`.
+        **fields: See `neuroprune.config.methods.CoFiSettings`.
     """
 
     settings_class = CoFiSettings

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune import distributed
-from neuroprune.config.settings import CoFiSettings
+from neuroprune.config.methods import CoFiSettings
 from neuroprune.methods.cofi.masked_model import MaskedModel
 from neuroprune.methods.cofi.masks import MaskParameters, MaskValues, meet, sparsity_of
 from neuroprune.methods.components.rewarm import RaisedRate

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from neuroprune.config.settings import L1Settings, NeuroPruneSettings
+from neuroprune.config.methods import L1Settings, NeuroPruneSettings
 from neuroprune.methods.components import preconditions
 from neuroprune.methods.components.removal_report import head_distances, reached, removed_heads
 from neuroprune.methods.hooks import Hooks, Run, State

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from neuroprune.config.settings import NeuroPruneSettings
+from neuroprune.config.methods import NeuroPruneSettings
 from neuroprune.errors import UserError
 from neuroprune.methods.components.calibration import Calibration
 from neuroprune.methods.components.fold import fold

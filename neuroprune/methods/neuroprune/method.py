@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neuroprune.config.settings import NeuroPruneSettings
+from neuroprune.config.methods import NeuroPruneSettings
 from neuroprune.methods.callback import Method
 from neuroprune.methods.neuroprune.connectivity import NeuroPruneTarget
 from neuroprune.methods.neuroprune.penalties import NeuroPrunePenalty
@@ -18,7 +18,7 @@ class NeuroPrune(Method):
     The model gets smaller while it trains; afterwards `report` lists what was removed at which step.
 
     Args:
-        **fields: See `neuroprune.config.settings.NeuroPruneSettings`.
+        **fields: See `neuroprune.config.methods.NeuroPruneSettings`.
     """
 
     settings_class = NeuroPruneSettings

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from neuroprune.config.settings import NeuroPruneSettings
+from neuroprune.config.methods import NeuroPruneSettings
 from neuroprune.methods.components.penalty import PenaltyForm
 from neuroprune.methods.hooks import Run
 from neuroprune.pruning import heads, penalties

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from neuroprune.config.settings import NeuroPruneSettings
+from neuroprune.config.methods import NeuroPruneSettings
 from neuroprune.methods.components import preconditions
 from neuroprune.methods.components.removal_report import reached
 from neuroprune.methods.components.state_files import nest, unnest
