@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from neuroprune.config.catalogue import make_plan, read_study
-from neuroprune.config.jobs import count_by_rule
+from neuroprune.config.jobs import count_by_rule, jobs_of
 from neuroprune.results.figures import FIGURES
+from neuroprune.results.needs import needed_runs
 from neuroprune.results.tables import TABLES
 
 ROOT = Path(__file__).parents[2]
@@ -114,6 +115,24 @@ def test_the_papers_study_is_looked_at_in_seconds_and_without_a_network(snakemak
     plan = make_plan(read_study([ROOT / "config" / "paper.yaml"]), "paper", ROOT / "config")
     assert done.jobs.items() >= count_by_rule(plan).items()
     assert seconds < 20  # of a core; half as many are usual
+
+
+def test_table_1_of_the_paper_plans_its_own_runs_alone(snakemake, tmp_path):
+    done = snakemake(tmp_path, "table1", "--dry-run", "--configfile", DEMO.with_name("paper.yaml"))
+    assert done.code == 0, done.err
+    plan = make_plan(read_study([DEMO.with_name("paper.yaml")]), "paper", ROOT / "config")
+    jobs = jobs_of(plan)
+    own = [job for job in jobs.values() if not {*needed_runs("table1", plan.runs)}.isdisjoint(job.runs)]
+    assert sum(len(job.runs) for job in own) == 121
+    assert done.jobs == {
+        "plan": 1,
+        "prepare_data": 1,
+        "prepare_model": 1,
+        "train": len(own),
+        "measure": sum(bool(job.timed) for job in own),
+        "collect": 1,
+        "table1": 1,
+    }
 
 
 def test_the_demo_does_not_shine_through_a_study_that_is_named(snakemake, tmp_path):

@@ -132,6 +132,19 @@ def test_a_dry_run_shows_what_a_deleted_record_redoes_and_other_targets_do_not_n
     assert "Nothing to be done" in other.out + other.err
 
 
+def test_a_figure_depends_on_the_runs_that_it_shows_alone(snakemake, own_copy):
+    done = snakemake(own_copy, "figure3", *WORDS)
+    assert done.code == 0, done.out + done.err
+    assert done.jobs == {"collect": 1, "figure3": 1}
+    for other in (L1, DENSE):
+        (runs_of(own_copy) / other / "run.json").unlink()
+    again = snakemake(own_copy, "figure3", "--dry-run", *WORDS)
+    assert "Nothing to be done" in again.out + again.err
+    (runs_of(own_copy) / NEUROPRUNE / "run.json").unlink()
+    jobs = {"train": 1, "measure": 1, "collect": 1, "figure3": 1}
+    assert snakemake(own_copy, "figure3", "--dry-run", *WORDS).jobs == jobs
+
+
 @pytest.mark.parametrize("seed", [1, 0], ids=["other rows", "touched"])
 def test_replaced_data_train_every_run_again_and_touched_data_none(snakemake, own_copy, seed):
     records, files = contents(own_copy), [*(own_copy / "data").rglob("*.parquet")]

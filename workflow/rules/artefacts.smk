@@ -27,7 +27,7 @@ for figure, section in FIGURES.items():
         name:
             figure
         input:
-            runs="<study>/runs.csv",
+            shown(figure),
         output:
             multiext(f"<study>/figures/{figure}", ".pdf", ".png", ".csv"),
             report(
@@ -42,7 +42,7 @@ for figure, section in FIGURES.items():
             "../../environment.yml"
         params:
             name=figure,
-            study=subpath(input.runs, parent=True),
+            study=subpath(output[0], ancestor=2),
         message:
             "Draw {params.name}"
         shell:
@@ -55,7 +55,7 @@ for table, section in TABLES.items():
         name:
             table
         input:
-            runs="<study>/runs.csv",
+            shown(table),
         output:
             multiext(f"<study>/tables/{table}", ".csv", ".md", ".tex"),
             report(
@@ -70,7 +70,7 @@ for table, section in TABLES.items():
             "../../environment.yml"
         params:
             name=table,
-            study=subpath(input.runs, parent=True),
+            study=subpath(output[0], ancestor=2),
         message:
             "Write the table {params.name}"
         shell:

@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
 from neuroprune.config.availability import dataset_folder, folder_state
@@ -19,6 +20,7 @@ from neuroprune.config.jobs import (
 )
 from neuroprune.config.canonical import canonical
 from neuroprune.files.atomic import write_json
+from neuroprune.results.needs import needed_runs
 from neuroprune.results.tables import TABLES
 
 CATALOGUE = Path(workflow.basedir) / "config"
@@ -164,20 +166,60 @@ def manifests(wildcards):
     }
 
 
+def lists(names, runs=None):
+    """Return the lists of records and times that jobs write: of the jobs of these names that have some of these runs."""
+    jobs = {name: JOBS[name] for name in names}
+    chosen = {
+        name: job
+        for name, job in jobs.items()
+        if runs is None or not runs.isdisjoint(job.runs)
+    }
+    timed = [name for name, job in chosen.items() if job.timed]
+    return [
+        *(f"{FOLDER}/jobs/{name}/runs.json" for name in chosen),
+        *(f"{FOLDER}/jobs/{name}/timings.json" for name in timed),
+    ]
+
+
+def shown_runs(artefact):
+    """Return the lists of the runs that a figure or table shows; none if it shows all, as runs.csv stands for these."""
+    runs = needed_runs(artefact, PLAN.runs)
+    return [] if len(runs) == len(PLAN.runs) else lists(JOBS, {*runs})
+
+
+def asked_runs():
+    """Return the lists of the runs that the targets of the command line show: of single artefacts, else all."""
+    asked = [Path(target).stem for target in workflow.dag_settings.targets]
+    few = [shown_runs(name) if name in [*FIGURES, *TABLES] else [] for name in asked]
+    return [*dict.fromkeys(chain(*few))] if few and all(few) else lists(JOBS)
+
+
 def records(wildcards):
-    """Return the inputs of the table of runs: the lists of all jobs or, from results alone, the existing records."""
+    """Return the inputs of the table of runs: the plan and the lists of jobs or, from results alone, the records.
+
+    A job of Snakemake's own does not know the targets, but all its inputs exist.
+    """
     if PLAN.study.from_results:
         return sorted(
             str(path)
             for kind in ("run", "timing")
             for path in Path(FOLDER).glob(f"runs/*/{kind}.json")
         )
-    lists = [f"{FOLDER}/jobs/{name}/runs.json" for name in JOBS]
-    lists += [
-        f"{FOLDER}/jobs/{name}/timings.json" for name, job in JOBS.items() if job.timed
-    ]
     others = ["plan.json", "runs.csv", "provenance.json"]
     others += [f"data/{name}.json" for name in PLAN.study.tasks]
     others += [f"models/{name}.json" for name in PLAN.study.models]
     redo(f"{FOLDER}/{name}" for name in others if not Path(FOLDER, name).exists())
-    return [f"{FOLDER}/plan.json", *lists]
+    inputs = asked_runs() if workflow.is_main_process else lists(JOBS)
+    if not workflow.is_main_process:
+        inputs = [path for path in inputs if Path(path).exists()]
+    return [f"{FOLDER}/plan.json", *inputs]
+
+
+def shown(artefact):
+    """Return the inputs of a figure or table: the table of runs and, if it shows only some runs, their lists.
+
+    Then other runs, for which the table is written again, do not make it again.
+    """
+    table = f"{FOLDER}/runs.csv"
+    few = [] if PLAN.study.from_results else shown_runs(artefact)
+    return [f"{FOLDER}/plan.json", *few, ancient(table)] if few else [table]

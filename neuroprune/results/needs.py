@@ -1,0 +1,125 @@
+"""Runs that each figure and table shows, told from a plan, so that one artefact does not wait for a whole study.
+
+A selection may name more runs than an artefact draws, never fewer. Nothing heavy is imported here, because the
+workflow reads it while it builds the graph of jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from neuroprune.config.settings import RunSettings
+
+Runs = Mapping[str, RunSettings]
+
+
+def needed_runs(artefact: str, runs: Runs) -> tuple[str, ...]:
+    """Return the runs that a figure or table shows.
+
+    Args:
+        artefact: Name of the figure or table.
+        runs: All planned runs by name, in the plan's order.
+
+    Returns:
+        Their names in the plan's order. All runs if the artefact shows no particular ones, or if the plan has none of
+        those that it shows.
+    """
+    chosen = _SELECTIONS.get(artefact, lambda runs: runs)(runs)
+    return tuple(chosen or runs)
+
+
+def _summaries(runs: Runs) -> Runs:
+    """Table 1: the summarization tasks of a study that has some, else all; no runs that ask for a number of heads."""
+    summaries = _where(runs, lambda run: run.task.kind == "summarization")
+    return _at_sparsities(summaries or runs)
+
+
+def _at_sparsities(runs: Runs) -> Runs:
+    return _where(runs, lambda run: _heads(run) is None)
+
+
+def _by_heads(runs: Runs) -> Runs:
+    """Figure 5: runs that ask for a number of heads, with the dense ones of their models and tasks."""
+    pairs = {_pair(run) for run in runs.values() if _heads(run) is not None}
+    return _where(runs, lambda run: _pair(run) in pairs and (_heads(run) is not None or run.method.name == "dense"))
+
+
+def _translation_by_heads(runs: Runs) -> Runs:
+    """Figures 6 and 7: translation tasks with runs that ask for a number of heads."""
+    translations = _where(runs, lambda run: run.task.kind == "translation")
+    pairs = {_pair(run) for run in translations.values() if _heads(run) is not None}
+    return _where(translations, lambda run: _pair(run) in pairs)
+
+
+def _ours_of_first_pair(runs: Runs) -> Runs:
+    """Figures 1, 8, 9 and 10: NeuroPrune's main form and the dense runs of the first model and task that have it."""
+    ours = _main_form(runs)
+    pair = _first_pair(ours)
+    return _where(runs, lambda run: _pair(run) == pair and (run.run in ours or run.method.name == "dense"))
+
+
+def _ours_of_first_model(runs: Runs) -> Runs:
+    """Figure 2: the same for all tasks of the first model."""
+    ours = _main_form(runs)
+    models = {run.model.name for run in ours.values()}
+    first = next((run.model.name for run in runs.values() if run.model.name in models), None)
+    return _where(runs, lambda run: run.model.name == first and (run.run in ours or run.method.name == "dense"))
+
+
+def _ours(runs: Runs) -> Runs:
+    return _where(runs, lambda run: run.method.name == "neuroprune")
+
+
+def _ours_and_dense(runs: Runs) -> Runs:
+    return _at_sparsities(_where(runs, lambda run: run.method.name in ("neuroprune", "dense")))
+
+
+def _all_of_first_pair(runs: Runs) -> Runs:
+    pair = _first_pair(_where(runs, lambda run: run.method.name != "dense"))
+    return _where(runs, lambda run: _pair(run) == pair)
+
+
+def _with_strength(runs: Runs) -> Runs:
+    return _where(runs, lambda run: (getattr(run.method, "alpha", None) or 0) > 0)
+
+
+def _main_form(runs: Runs) -> Runs:
+    """Return NeuroPrune's runs of the penalty form if there are any, else those of the target form."""
+    ours = _ours(runs)
+    return _where(ours, lambda run: getattr(run.method, "form", "") == "penalty") or ours
+
+
+def _where(runs: Runs, wanted: Callable[[RunSettings], bool]) -> Runs:
+    return {name: run for name, run in runs.items() if wanted(run)}
+
+
+def _heads(run: RunSettings) -> int | None:
+    return getattr(run.method, "heads", None)
+
+
+def _pair(run: RunSettings) -> tuple[str, str]:
+    return run.model.name, run.task.name
+
+
+def _first_pair(runs: Runs) -> tuple[str, str] | None:
+    return next((_pair(run) for run in runs.values()), None)
+
+
+_SELECTIONS: dict[str, Callable[[Runs], Runs]] = {
+    "table1": _summaries,
+    "figure4": _at_sparsities,
+    "figure11": _at_sparsities,
+    "figure5": _by_heads,
+    "figure6": _translation_by_heads,
+    "figure7": _translation_by_heads,
+    "figure3": _ours,
+    "figure1": _ours_of_first_pair,
+    "figure8": _ours_of_first_pair,
+    "figure9": _ours_of_first_pair,
+    "figure10": _ours_of_first_pair,
+    "figure2": _ours_of_first_model,
+    "topology": _all_of_first_pair,
+    "dominating_sets": _all_of_first_pair,
+    "forms": _ours_and_dense,
+    "strengths": _with_strength,
+}
