@@ -184,8 +184,8 @@ def _data_option(command: argparse.ArgumentParser) -> None:
 
 
 def _checkpoint_option(command: argparse.ArgumentParser) -> None:
-    text = "time between checkpoints, from the last of which a killed run goes on (10); the result stays the same"
-    command.add_argument("--checkpoint-minutes", type=float, default=10.0, metavar="MINUTES", help=text)
+    text = "minutes between checkpoints (default: that of a study's key checkpoint_minutes); decides no result"
+    command.add_argument("--checkpoint-minutes", type=float, metavar="MINUTES", help=text)
 
 
 def _output_option(command: argparse.ArgumentParser, what: str) -> None:
@@ -243,7 +243,7 @@ def train(args: argparse.Namespace) -> None:
     settings = _read(RunSettings, args.settings)
     from neuroprune.training import run as training
 
-    training.train(settings, args.output, args.data_root, args.checkpoint_minutes)
+    training.train(settings, args.output, args.data_root, _checkpoint_minutes(args))
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -264,7 +264,7 @@ def train_job(args: argparse.Namespace) -> None:
 
     runs = _read(JobRuns, args.settings)
     place = job.Place(args.study, args.data_root, args.keep_models)
-    job.train(runs, Prepared.read(args.data, args.model), place, args.output, args.checkpoint_minutes)
+    job.train(runs, Prepared.read(args.data, args.model), place, args.output, _checkpoint_minutes(args))
 
 
 def measure_job(args: argparse.Namespace) -> None:
@@ -353,6 +353,14 @@ def _read(kind: type[AnySettings], text: str) -> AnySettings:
         raise UserError(f"--settings: not JSON: {error}") from error
     except ValidationError as error:
         raise ConfigError(f"--settings: {sentence}" for sentence in sentences(error, kind)) from error
+
+
+def _checkpoint_minutes(args: argparse.Namespace) -> float:
+    """Return the minutes between checkpoints: those asked for, else the default of a study."""
+    from neuroprune.config.study import StudySettings
+
+    asked: float | None = args.checkpoint_minutes
+    return StudySettings.model_fields["checkpoint_minutes"].get_default() if asked is None else asked
 
 
 def _plan(args: argparse.Namespace) -> Plan:

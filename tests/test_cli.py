@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from neuroprune import cli
 from neuroprune.cli import main
 from neuroprune.config.catalogue import make_plan, read_study
-from neuroprune.config.jobs import by_rule
+from neuroprune.config.jobs import count_by_rule
+from neuroprune.config.study import StudySettings
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "config" / "config.yaml"
@@ -37,8 +39,6 @@ def test_quick_commands_load_nothing_heavy(words):
     code = f"""
 import sys
 from neuroprune.cli import main
-from neuroprune.config.catalogue import make_plan, read_study
-from neuroprune.config.jobs import by_rule
 try:
     main({words})
 except SystemExit:
@@ -78,7 +78,7 @@ def test_plan_prints_what_will_be_run(capsys):
     assert main(["plan"]) == 0
     text = capsys.readouterr().out
     assert f"{len(plan['runs'])} runs, results in results/demo" in text
-    jobs = by_rule(make_plan(read_study([DEMO]), "demo", ROOT / "config"))
+    jobs = count_by_rule(make_plan(read_study([DEMO]), "demo", ROOT / "config"))
     assert ", ".join(f"{count} {rule}" for rule, count in jobs.items()) in text
     assert all(f"\n{run} " in text for run in plan["runs"])
     assert main(["plan", "--folder"]) == 0
@@ -180,3 +180,10 @@ def test_schema_check_names_what_is_out_of_date(tmp_path, monkeypatch, capsys):
     assert main(["schema", "--check"]) == 1
     assert "config/schema.json, config/README.md: out of date; run `neuroprune schema`" in capsys.readouterr().err
     assert main(["schema"]) == 0 and main(["schema", "--check"]) == 0
+
+
+def test_checkpoints_are_as_far_apart_as_asked_else_as_a_study_has_them():
+    words = ["train", "--settings", "{}", "--output", "run.json"]
+    asked = [*words, "--checkpoint-minutes", "0"]
+    default = StudySettings.model_fields["checkpoint_minutes"].default
+    assert [cli._checkpoint_minutes(cli.parser().parse_args(some)) for some in (words, asked)] == [default, 0]

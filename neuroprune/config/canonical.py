@@ -22,6 +22,7 @@ ELSEWHERE: dict[str, Any] = {
         "from_results": True,
         "runs_per_job": True,
         "job_hours": True,
+        "checkpoint_minutes": True,
         "experiments": {"__all__": {"runs_per_job"}},
         "models": {"__all__": {"job", "parameters"}},
     },

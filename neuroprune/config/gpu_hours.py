@@ -65,18 +65,18 @@ class Cost:
     models: float
 
 
-def cost(runs: Mapping[str, RunSettings], kept: Container[str]) -> Cost:
+def cost(runs: Mapping[str, RunSettings], stored: Container[str]) -> Cost:
     """Estimate what runs will take.
 
     Args:
         runs: Their settings by name.
-        kept: Names of the runs whose models stay, or wait to be timed.
+        stored: Names of the runs whose models stay, or wait to be timed.
 
     Returns:
         GPU hours and bytes; runs of models or datasets that are not in our lists are counted apart.
     """
     times = [hours(run) for run in runs.values()]
-    weights = (PARAMETERS.get(run.model.source, 0.0) for name, run in runs.items() if name in kept)
+    weights = (PARAMETERS.get(run.model.source, 0.0) for name, run in runs.items() if name in stored)
     known = [time for time in times if time is not None]
     return Cost(sum(known), len(times) - len(known), RECORD_BYTES * len(runs), WEIGHT_BYTES * sum(weights))
 
@@ -116,12 +116,12 @@ def table(plan: Plan, jobs: Mapping[str, int]) -> list[list[str]]:
     """
     parts = {**plan.experiments, "all": tuple(plan.runs)}
     jobs = {**jobs, "all": sum(jobs.values())}
-    kept = set(plan.runs if plan.study.keep_models else plan.timed)
-    return [_row(name, {run: plan.runs[run] for run in runs}, kept, jobs[name]) for name, runs in parts.items()]
+    stored = set(plan.runs if plan.study.keep_models else plan.timed)
+    return [_row(name, {run: plan.runs[run] for run in runs}, stored, jobs[name]) for name, runs in parts.items()]
 
 
-def _row(name: str, runs: Mapping[str, RunSettings], kept: Container[str], jobs: int) -> list[str]:
-    found = cost(runs, kept)
+def _row(name: str, runs: Mapping[str, RunSettings], stored: Container[str], jobs: int) -> list[str]:
+    found = cost(runs, stored)
     unknown = f" + {found.unknown} runs not known" if found.unknown else ""
     time = f"{found.hours:,.0f}{unknown}" if found.unknown < len(runs) else "not known"
     models = f"{found.models / 1e9:,.1f} GB" if found.models else "not known"

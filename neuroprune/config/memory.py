@@ -153,11 +153,11 @@ def _activations(run: RunSettings, shape: Shape) -> float:
     read, written = run.task.max_length, run.task.answer_length if run.task.written else NAME_TOKENS
     parts = [(shape.layers - shape.decoder, read), (shape.decoder, written)]
     layers = [_layer(shape, tokens) for count, tokens in parts for _ in range(count)]
-    kept = float(sum(layers))
+    saved = float(sum(layers))
     if run.training.gradient_checkpointing:
-        kept = max(layers) + sum(count * tokens * shape.width for count, tokens in parts)
+        saved = max(layers) + sum(count * tokens * shape.width for count, tokens in parts)
     words = 3 * shape.vocabulary * written if shape.decoder else 0
-    return float(size * rows * (kept + words))
+    return float(size * rows * (saved + words))
 
 
 def _layer(shape: Shape, tokens: int) -> float:

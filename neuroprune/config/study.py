@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from neuroprune.config.fields import FolderName, Name, Positive, Settings
+from neuroprune.config.fields import FolderName, Name, NotNegative, Positive, Settings
 from neuroprune.config.messages import EXPLAINED, explain, explained, raise_explained, shown
 from neuroprune.config.methods import METHOD_SETTINGS
 from neuroprune.config.settings import ModelSettings, TaskSettings, TimingSettings
@@ -204,6 +204,11 @@ class StudySettings(Settings):
     keep_models: bool = Field(
         default=False,
         description="Keep every run's model; else it is deleted once it is timed, and timing it anew trains it anew.",
+    )
+    checkpoint_minutes: NotNegative = Field(
+        default=10.0,
+        description="Minutes between the checkpoints of a training run, from the last of which it resumes after an "
+        "interruption; 0: after every step. It decides no result, so a change redoes nothing.",
     )
     data_root: str = Field(default="resources/data", min_length=1, description="Where datasets are kept.")
     results: str = Field(default="results", min_length=1, description="Where the results of all studies are kept.")

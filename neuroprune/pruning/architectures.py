@@ -14,7 +14,7 @@ from typing import Literal
 
 from neuroprune.errors import UserError, did_you_mean
 
-Count = Literal["heads", "groups", "width", "one"]
+Counted = Literal["heads", "groups", "width", "one"]
 """What an attribute counts: query heads, query heads a key/value head, output features of Q; `one` is always 1."""
 
 
@@ -56,7 +56,7 @@ class AttentionRow:
     v: Part
     o: Part
     head_dim: str
-    counts: Mapping[str, Count] = field(default_factory=dict)
+    counts: Mapping[str, Counted] = field(default_factory=dict)
     cross: bool = False
     cut_class: str = ""
 
@@ -130,7 +130,7 @@ def _linears(module: str, names: tuple[str, str, str, str], head_dim: str, **kwa
 
 def _bert_attention(path: str, cross: bool = False) -> AttentionRow:
     q, k, v = (Part(f"{path}.self.{name}") for name in ("query", "key", "value"))
-    counts: dict[str, Count] = {"num_attention_heads": "heads", "all_head_size": "width"}
+    counts: dict[str, Counted] = {"num_attention_heads": "heads", "all_head_size": "width"}
     return AttentionRow(f"{path}.self", q, k, v, Part(f"{path}.output.dense"), "attention_head_size", counts, cross)
 
 
@@ -138,7 +138,7 @@ def _gpt2_attention(path: str, cross: bool = False) -> AttentionRow:
     fused = f"{path}.c_attn"
     q = Part(f"{path}.q_attn") if cross else Part(fused, 0, 3)
     k, v = (Part(fused, 0, 2), Part(fused, 1, 2)) if cross else (Part(fused, 1, 3), Part(fused, 2, 3))
-    counts: dict[str, Count] = {"num_heads": "heads", "split_size": "width"}
+    counts: dict[str, Counted] = {"num_heads": "heads", "split_size": "width"}
     return AttentionRow(path, q, k, v, Part(f"{path}.c_proj"), "head_dim", counts, cross)
 
 

@@ -33,7 +33,7 @@ def test_time_grows_with_epochs_and_shrinks_with_rows():
 def test_what_is_not_known_is_counted_apart():
     unknown = run(model={"name": "x", "source": "some/where"})
     assert gpu_hours.hours(unknown) is None
-    found = gpu_hours.cost({"a": run(), "b": unknown}, kept={"a"})
+    found = gpu_hours.cost({"a": run(), "b": unknown}, stored={"a"})
     assert (found.unknown, found.records) == (1, 2e6)
     assert found.models == 4 * 223e6
 

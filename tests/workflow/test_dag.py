@@ -137,12 +137,13 @@ def test_table_1_of_the_paper_plans_its_own_runs_alone(snakemake, tmp_path):
 
 def test_the_demo_does_not_shine_through_a_study_that_is_named(snakemake, tmp_path):
     (tmp_path / "config").symlink_to(DEMO.parent)
-    study = study_file(tmp_path, training={"batch_size": 16})
+    study = study_file(tmp_path, training={"batch_size": 16}, checkpoint_minutes=3)
     done = snakemake(tmp_path, "--dry-run", "--printshellcmds", "--configfile", study)
     commands = [line for line in done.out.splitlines() if "neuroprune train-job" in line]
     assert len(commands) == 3
     for command in commands:
         assert '"epochs": 3.0' in command and '"batch_size": 16' in command and '"seed": 0' in command
+        assert "--checkpoint-minutes 3.0 " in command
 
 
 def test_values_of_the_command_line_lie_over_the_file(snakemake, tmp_path):

@@ -163,7 +163,7 @@ def test_a_complete_study_ends_with_its_report_as_it_was_configured(snakemake, o
 
 
 def test_how_often_checkpoints_are_written_redoes_nothing(snakemake, own_copy):
-    words = ["--dry-run", "--configfile", MINI, "--set-resources", "train:checkpoint_minutes=1"]
+    words = ["--dry-run", "--configfile", MINI, "--config", "checkpoint_minutes=1"]
     done = snakemake(own_copy, *words)
     assert "Nothing to be done" in done.out + done.err
 

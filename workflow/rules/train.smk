@@ -23,7 +23,8 @@ rule train:
         gpu=lambda wildcards: GPU * first_run(wildcards).training.processes,
         mem_mb=memory,
         runtime=minutes,
-        checkpoint_minutes=10,
+        # A setting of the study; as a parameter its change would repeat the job.
+        checkpoint_minutes=str(PLAN.study.checkpoint_minutes),
     params:
         settings=lambda wildcards: canonical(settings_of(PLAN, job_of(wildcards))),
         data_root=DATA_ROOT,
