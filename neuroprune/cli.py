@@ -7,6 +7,7 @@ quick; a mistake that the user can mend is printed as a sentence, without a trac
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
     AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
 CONFIG = Path("config/config.yaml")
+REMEDIES = {  # of errors that the user can resolve
+    errno.EACCES: "ask the owner for access, or choose another folder.",
+    errno.EPERM: "ask the owner for access, or choose another folder.",
+    errno.EROFS: "choose a folder on a writable disk.",
+    errno.ENOSPC: "free some space and run the command again.",
+    errno.EDQUOT: "free some space and run the command again.",
+}
 TRAINING_OPTIONS = (
     ("epochs", float, "passes over the training rows"),
     ("batch_size", int, "rows a step"),
@@ -50,6 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except BrokenPipeError:  # `neuroprune plan | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in REMEDIES or error.filename is None:
+            raise
+        print(f"{error.filename}: {error.strerror}; {REMEDIES[error.errno]}", file=sys.stderr)
+        return 1
     return 0
 
 

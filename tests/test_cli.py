@@ -1,6 +1,8 @@
 """The command line: quick where it should be, sentences instead of tracebacks, whole files or none."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -187,3 +189,23 @@ def test_checkpoints_are_as_far_apart_as_asked_else_as_a_study_has_them():
     asked = [*words, "--checkpoint-minutes", "0"]
     default = StudySettings.model_fields["checkpoint_minutes"].default
     assert [cli._checkpoint_minutes(cli.parser().parse_args(some)) for some in (words, asked)] == [default, 0]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_a_file_that_cannot_be_read_or_written_is_told_in_a_sentence(number, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number), "results/a/runs.csv")
+
+    monkeypatch.setattr("neuroprune.results.collect.collect", refuse)
+    assert main(["collect", "--study", "results/a"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"results/a/runs.csv: {os.strerror(number)}; ") and error.count("\n") == 1
+
+
+def test_other_errors_of_the_system_keep_their_traceback(monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EIO, "Input/output error", "results/a/runs.csv")
+
+    monkeypatch.setattr("neuroprune.results.collect.collect", refuse)
+    with pytest.raises(OSError, match="Input/output error"):
+        main(["collect", "--study", "results/a"])
