@@ -11,7 +11,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # results come before their report
-.PHONY: help demo run report figures publish test test-oldest large soak lint format bench gpu-timing docs lock clean
+.PHONY: help demo run report figures publish verify test test-oldest large soak lint format bench gpu-timing docs lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ publish: $(BIN)/.ready ## Copy a study's records, tables and figures to results/
 	rm -rf $(PUBLISHED)/.new && mkdir -p $(PUBLISHED) && cp -r "$$folder" $(PUBLISHED)/.new && \
 	( cd $(PUBLISHED)/.new && rm -rf logs jobs report.html runs/*/model runs/*/*.log runs/*/.lock runs/*/checkpoint* figures/*.png ) && \
 	rm -rf "$(PUBLISHED)/$$study" && mv $(PUBLISHED)/.new "$(PUBLISHED)/$$study" && echo "To be committed: $(PUBLISHED)/$$study"
+
+verify: $(BIN)/.ready ## Retrain N=3 random published runs and compare them with their records; STUDY=demo for one study's
+	$(BIN)/neuroprune verify --number $(or $(N),3) $(if $(STUDY),$(PUBLISHED)/$(STUDY))
 
 test: $(BIN)/.ready ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest

@@ -32,6 +32,7 @@ REMEDIES = {  # of errors that the user can resolve
     errno.ENOSPC: "free some space and run the command again.",
     errno.EDQUOT: "free some space and run the command again.",
 }
+PUBLISHED = Path("results/published")
 TRAINING_OPTIONS = (
     ("epochs", float, "passes over the training rows"),
     ("batch_size", int, "rows a step"),
@@ -92,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     _output_option(command, "the times")
     _add_jobs(commands)
     _add_results(commands)
+    _add_verify(commands)
     _add_prune(commands)
     command = _command(commands, "export", export, "write a saved model in a form that needs no neuroprune")
     command.add_argument("folder", type=Path, metavar="FOLDER", help="a saved model")
@@ -160,6 +162,15 @@ def _add_results(commands: Any) -> None:
     command = _command(commands, "table", table, "write a table from the table of runs")
     command.add_argument("name", metavar="NAME", help="the table, such as summary")
     _study_option(command)
+
+
+def _add_verify(commands: Any) -> None:
+    command = _command(commands, "verify", verify, "retrain random published runs and compare them with their records")
+    text = "folders of studies; default: all of results/published"
+    command.add_argument("studies", nargs="*", type=Path, metavar="STUDY", help=text)
+    command.add_argument("--number", type=int, default=3, help="how many runs (3)")
+    command.add_argument("--seed", type=int, help="seed of the choice; default: another choice each time")
+    _data_option(command)
 
 
 def _add_prune(commands: Any) -> None:
@@ -325,6 +336,22 @@ def table(args: argparse.Namespace) -> None:
     from neuroprune.results import tables
 
     tables.write(args.name, args.study)
+
+
+def verify(args: argparse.Namespace) -> None:
+    """Retrain published runs and compare them; fail if something differs or nothing could be retrained."""
+    from neuroprune.training import verify
+
+    chosen = verify.choose(args.studies or sorted(PUBLISHED.glob("*/")), args.number, args.seed)
+    found = []
+    for check in verify.verify(chosen, args.data_root):
+        print(check.text, flush=True)
+        found.append(check.matches)
+    same, other, not_done = (found.count(kind) for kind in (True, False, None))
+    said = f"{same} of {len(found)} runs match, {other} differ, {not_done} not retrained."
+    if False in found or True not in found:
+        raise UserError(said)
+    print(said)
 
 
 def prune(args: argparse.Namespace) -> None:

@@ -1,0 +1,129 @@
+"""Retrain published runs and compare what comes out with their records."""
+
+from __future__ import annotations
+
+import math
+import random
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuroprune import tasks
+from neuroprune.errors import UserError
+from neuroprune.models import sources
+from neuroprune.results.records import Result, RunRecord, read_record
+from neuroprune.training.run import train
+
+STANDARD_ERRORS = 2.0  # by which a metric may differ on another machine or with other versions
+SPARSITY = 0.005
+
+
+@dataclass(frozen=True)
+class Check:
+    """One run that was retrained, or could not be.
+
+    Args:
+        text: A sentence for the user.
+        matches: Whether everything is within its tolerance; None if the run could not be retrained.
+    """
+
+    text: str
+    matches: bool | None
+
+
+def choose(study_dirs: Sequence[Path], number: int, seed: int | None = None) -> list[Path]:
+    """Choose finished runs at random.
+
+    Args:
+        study_dirs: Folders of studies.
+        number: How many runs.
+        seed: Of the choice; None: another choice each time.
+
+    Returns:
+        At most ``number`` records, ``run.json``.
+
+    Raises:
+        UserError: If there is no finished run, or a record is damaged.
+    """
+    paths = [path for study in study_dirs for path in sorted(Path(study).glob("runs/*/run.json"))]
+    done = [path for path in paths if read_record(path).status == "done"]
+    if not done:
+        raise UserError(
+            f"{', '.join(map(str, study_dirs))}: no finished run here (runs/*/run.json); name another study."
+        )
+    return random.Random(seed).sample(done, min(number, len(done)))
+
+
+def verify(paths: Sequence[Path], data_root: Path) -> Iterator[Check]:
+    """Retrain runs one after another, each in a temporary folder.
+
+    Args:
+        paths: Their records.
+        data_root: Where datasets are kept.
+
+    Yields:
+        What came of each run, as soon as it is known.
+    """
+    for path in paths:
+        record = read_record(path)
+        where = f"{path.parents[2].name}/{record.run}"
+        if missing := absent(record, data_root):
+            yield Check(f"{where}: not retrained, {missing}", None)
+            continue
+        with tempfile.TemporaryDirectory(prefix="neuroprune-verify-") as folder:
+            train(record.settings, Path(folder) / "run.json", data_root)
+            again = read_record(Path(folder) / "run.json")
+        texts = compare(record.result, again.result) if again.status == "done" else {"the run diverged": False}
+        yield Check(f"{where}: {'; '.join(texts)}", all(texts.values()))
+
+
+def absent(record: RunRecord, data_root: Path) -> str:
+    """Say why a run cannot be repeated here: its data or model are missing, or others than it was trained on."""
+    try:
+        data, model = tasks.load(record.settings.task, data_root), sources.prepare(record.settings.model)
+    except UserError as error:
+        return str(error)
+    pairs = {
+        "data": (record.environment.data_sha256, data.sha256),
+        "model": (record.environment.model_sha256, model["sha256"]),
+    }
+    other = [name for name, (wanted, found) in pairs.items() if wanted not in (None, found)]
+    return f"its {' and '.join(other)} here differ from those that it was trained on (SHA-256)" if other else ""
+
+
+def compare(published: Result, again: Result) -> dict[str, bool]:
+    """Compare metrics and sparsity of two results of the same settings.
+
+    Args:
+        published: The published one.
+        again: The new one.
+
+    Returns:
+        A text for each number, and whether it is within its tolerance: for metrics two standard errors of a fraction of
+        the judged rows, for sparsity half a percentage point.
+    """
+    metrics = {
+        name: (value, again.metrics.get(name), _tolerance(value, published.eval_rows))
+        for name, value in published.metrics.items()
+        if value is not None and name != "loss"
+    }
+    weights = (published.sparsity.weights, again.sparsity.weights, SPARSITY)
+    return dict(_compared(name, *numbers) for name, numbers in {**metrics, "sparsity": weights}.items())
+
+
+def _tolerance(value: float, rows: int) -> float:
+    """Return two standard errors of a fraction of so many rows, at least one row."""
+    spread = max(0.0, value * (1 - value))
+    return max(1 / rows, STANDARD_ERRORS * math.sqrt(spread / rows))
+
+
+def _compared(name: str, published: float, again: float | None, tolerance: float) -> tuple[str, bool]:
+    """Say whether a number is equal, within its tolerance or not."""
+    if again is None:
+        return f"{name} {published:.4f} published, none now", False
+    if again == published:
+        return f"{name} {published:.4f}, equal", True
+    matches = abs(again - published) <= tolerance
+    verdict = "within" if matches else "NOT within"
+    return f"{name} {published:.4f} published, {again:.4f} now, {verdict} ± {tolerance:.4f}", matches

@@ -1,0 +1,68 @@
+"""Published runs are retrained and compared number by number; what cannot be retrained is said."""
+
+import json
+
+import pytest
+from test_run import settings
+
+from helpers import results
+from helpers.data import write_glue
+from neuroprune import cli
+from neuroprune.errors import UserError
+from neuroprune.training import run as training
+from neuroprune.training.verify import choose, compare, verify
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("published")
+    write_glue(folder / "data", "sst2", train=60, evaluated=24)
+    training.train(settings(), folder / "small" / "runs" / settings().run / "run.json", folder / "data")
+    return folder
+
+
+def record_of(published):
+    return published / "small" / "runs" / settings().run / "run.json"
+
+
+def test_a_run_that_is_retrained_on_the_same_machine_is_equal(published, capsys):
+    words = ["verify", str(published / "small"), "--number", "1", "--data-root", str(published / "data")]
+    assert cli.main(words) == 0
+    run, said = capsys.readouterr().out.splitlines()[-2:]
+    assert run.startswith(f"small/{settings().run}: accuracy ")
+    assert run.count(", equal") == 4  # accuracy, F1, Matthews correlation, sparsity
+    assert said == "1 of 1 runs match, 0 differ, 0 not retrained."
+
+
+def test_what_differs_is_named_with_its_tolerance():
+    one = results.record(results.settings(method={"name": "neuroprune", "sparsity": 0.5})).result
+    near = one.model_copy(update={"metrics": {"accuracy": one.value + 0.05}})
+    far = near.model_copy(update={"metrics": {"accuracy": one.value - 0.06}})
+    (metric, sparsity), matches = zip(*compare(one, near).items(), strict=True)
+    assert metric == "accuracy 0.8375 published, 0.8875 now, within ± 0.0522" and matches == (True, True)
+    assert sparsity == "sparsity 0.5000, equal"
+    assert compare(one, far) == {
+        "accuracy 0.8375 published, 0.7775 now, NOT within ± 0.0522": False, "sparsity 0.5000, equal": True
+    }  # fmt: skip
+
+
+def test_missing_data_and_other_data_are_said(published, tmp_path, capsys):
+    (check,) = verify([record_of(published)], tmp_path)
+    assert check.matches is None and "not retrained, " in check.text
+    write_glue(tmp_path / "other", "sst2", train=40, evaluated=24)
+    (check,) = verify([record_of(published)], tmp_path / "other")
+    assert check.text.endswith("not retrained, its data here differ from those that it was trained on (SHA-256)")
+    assert cli.main(["verify", str(published / "small"), "--data-root", str(tmp_path / "other")]) == 1
+    assert "0 of 1 runs match, 0 differ, 1 not retrained." in capsys.readouterr().err
+
+
+def test_finished_runs_are_chosen_by_seed(tmp_path):
+    runs = [results.settings(seed=seed) for seed in range(9)]
+    for run in runs:
+        results.write_run(tmp_path, run, with_arrays=False, status="diverged" if run.seed == 0 else "done")
+    first = choose([tmp_path], 4, seed=1)
+    assert first == choose([tmp_path], 4, seed=1) != choose([tmp_path], 4, seed=2)
+    assert len({*choose([tmp_path], 20, seed=1)}) == 8
+    assert all(json.loads(path.read_text())["status"] == "done" for path in choose([tmp_path], 20))
+    with pytest.raises(UserError, match="no finished run here"):
+        choose([tmp_path / "none"], 1)
