@@ -55,6 +55,7 @@ class Method(TrainerCallback):
         self._held: nn.Module | None = None
         self._run: Run | None = None
         self._stepped = False  # whether the run has taken a step
+        self._used = False  # whether a step has shown that the forward pass runs all attentions and MLPs
 
     @property
     def run(self) -> Run:
@@ -102,7 +103,17 @@ class Method(TrainerCallback):
         return self.strategy.state_dict()
 
     def before_step(self, run: Run) -> None:
-        """Act before the optimizer's step."""
+        """Act before the optimizer's step.
+
+        Args:
+            run: The run, with the gradients of the step.
+
+        Raises:
+            UserError: In the first step, if some attention or MLP is not used.
+        """
+        if self.cuts and not self._used:
+            preconditions.check_used(run)
+            self._used = True
         self.strategy.before_step(run)
 
     def after_step(self, run: Run) -> None:
@@ -134,7 +145,8 @@ class Method(TrainerCallback):
     @contextmanager
     def _taking_over(self, run: Run) -> Iterator[None]:
         self.abandon()
-        self.strategy, self._stepped = self.make_strategy(), False
+        self.strategy = self.make_strategy()
+        self._stepped = self._used = False
         try:
             if self.cuts:
                 preconditions.check_not_compiled(run.model)

@@ -11,15 +11,20 @@ transformers is still being imported when this module is (see `hook.py`), so its
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+import transformers
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.quantizers import HfQuantizer, auto, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from neuroprune.pruning.blocks import find_blocks
-from neuroprune.pruning.kept_units import RECORD, kept_units, unkept, unpack_positions
+from neuroprune.pruning.blocks import Blocks, find_blocks
+from neuroprune.pruning.kept_units import RECORD, Kept, kept_units, unkept, unpack_positions
 from neuroprune.pruning.residual_stream import remove_hidden
 from neuroprune.pruning.surgery import remove, settle
 
@@ -52,27 +57,74 @@ class KeptConfig(QuantizationConfigMixin):
             self.hidden = hidden
 
 
+@dataclass(frozen=True)
+class CutPart:
+    """A model, or one of the models that a composed one consists of, that was cut before its weights are loaded.
+
+    Args:
+        model: The part, whose configuration has the record.
+        record: The record.
+        blocks: Its blocks, with projections as they are before another quantizer replaces them.
+        kept: What it has.
+    """
+
+    model: PreTrainedModel
+    record: dict[str, Any]
+    blocks: Blocks
+    kept: Kept
+
+
+def cut_parts(model: PreTrainedModel) -> list[CutPart]:
+    """Cut an empty dense model as the records in its configuration and in those of its parts say.
+
+    Args:
+        model: A model without weights; changed in place.
+
+    Returns:
+        What was cut.
+    """
+    return [_cut(part) for part in _with_records(model)]
+
+
+def _with_records(module: Any) -> list[PreTrainedModel]:
+    """Return the outermost models at or below a module whose configurations hold records."""
+    if isinstance(module, transformers.PreTrainedModel) and has_record(module.config):
+        return [module]
+    return [part for child in module.children() for part in _with_records(child)]
+
+
+def _cut(model: PreTrainedModel) -> CutPart:
+    """Cut one model as its record says."""
+    found = model.config.quantization_config
+    record = found if isinstance(found, dict) else found.to_dict()
+    del model.config.quantization_config  # the model is dense until it is cut
+    cut_to_record(model, record)
+    with torch.device("cpu"):
+        return CutPart(model, record, find_blocks(model, unused=True), kept_units(model, unused=True))
+
+
 @register_quantizer(RECORD)
 class KeptUnits(HfQuantizer):
-    """Cuts an empty dense model to what the record says; steps aside once the weights are loaded."""
+    """Cuts an empty dense model to what the records say; steps aside once the weights are loaded."""
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         """Cut the model, which has no weights yet."""
-        del model.config.quantization_config  # the model is dense until it is cut
-        cut_to_record(model, self.quantization_config.to_dict())
+        self._parts = cut_parts(model)
         self._shapes = {name: weight.shape for name, weight in model.named_parameters()}
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
-        """Make the model a plain one, with the record in its configuration."""
+        """Make the model a plain one, with the records in the configurations that they came from."""
         _check_shapes(model, self._shapes)
-        model.config.quantization_config = self.quantization_config.to_dict()
         for name in ("hf_quantizer", "quantization_method", "is_quantized"):
             delattr(model, name)
         for module in model.modules():
             if hasattr(module, "config"):
                 module.config.__dict__.pop("_is_quantized", None)
-        settle(find_blocks(model), kept_units(model))
+        del model.config.quantization_config
+        for part in self._parts:
+            part.model.config.quantization_config = part.record
+            settle(part.blocks, part.kept)
         return model
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
@@ -95,9 +147,79 @@ def cut_to_record(model: PreTrainedModel, record: Mapping[str, Any], optimizer: 
     """
     heads, neurons = unkept(model, record)
     with torch.device("cpu"):
-        remove(model, heads, neurons, optimizer)
+        remove(model, heads, neurons, optimizer, unused=True)
         if hidden := record.get("hidden"):
             remove_hidden(model, torch.tensor(unpack_positions(hidden["kept"])), optimizer)
+
+
+def has_record(config: Any) -> bool:
+    """Return whether a configuration itself, without its sub-configurations, holds the record of a cut model."""
+    found = getattr(config, "quantization_config", None)
+    method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+    return bool(method == RECORD)
+
+
+def choose_quantizer(choose: Callable[..., Any]) -> Callable[..., Any]:
+    """Extend transformers' choice of a quantizer to what it does not know: two at once, and records of parts.
+
+    Args:
+        choose: `transformers.quantizers.auto.get_hf_quantizer`.
+
+    Returns:
+        A function to be put in its place. Where a cut model is to be quantized by another method, that method's
+        quantizer gets the cut model. Where only parts of a composed model were cut, all parts are cut as recorded.
+    """
+
+    @wraps(choose)
+    def chosen(config: Any, quantization_config: Any = None, *args: Any, **kwargs: Any) -> Any:
+        owners = [config, *(value for value in vars(config).values() if isinstance(value, PreTrainedConfig))]
+        records = {id(owner): (owner, owner.quantization_config) for owner in owners if has_record(owner)}
+        other = quantization_config is not None and not isinstance(quantization_config, KeptConfig)
+        if not records or (id(config) in records and not other):
+            return choose(config, quantization_config, *args, **kwargs)
+        for owner, _ in records.values():
+            del owner.quantization_config
+        quantizer, config, device_map = choose(config, quantization_config if other else None, *args, **kwargs)
+        wanted = quantizer.quantization_config if quantizer is not None else None
+        for owner, record in records.values():
+            owner.quantization_config = record
+        quantizer = KeptUnits(KeptConfig()) if quantizer is None else _after_cut(quantizer, wanted)
+        return quantizer, config, device_map
+
+    return chosen
+
+
+def _after_cut(quantizer: HfQuantizer, wanted: Any) -> HfQuantizer:
+    """Let a quantizer begin with a cut model; the result can't be saved, as one record has no room for both."""
+    preprocess, postprocess, parts = quantizer.preprocess_model, quantizer.postprocess_model, []
+
+    def cut_first(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+        parts.extend(cut_parts(model))
+        for part in parts:
+            del part.model.config.quantization_config
+        model.config.quantization_config = wanted
+        return preprocess(model, *args, **kwargs)
+
+    def settle_last(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+        done = postprocess(model, *args, **kwargs)
+        for part in parts:
+            settle(part.blocks, part.kept)
+        return done
+
+    never = lambda *_, **__: False  # noqa: E731
+    vars(quantizer).update(preprocess_model=cut_first, postprocess_model=settle_last, is_serializable=never)
+    return quantizer
+
+
+def _install() -> None:
+    """Put the extended choice into every module of transformers that has looked the function up, or will."""
+    chosen = choose_quantizer(auto.get_hf_quantizer)
+    for name in ("transformers.quantizers.auto", "transformers.modeling_utils"):
+        if name in sys.modules:
+            vars(sys.modules[name])["get_hf_quantizer"] = chosen
+
+
+_install()
 
 
 def _check_shapes(model: PreTrainedModel, shapes: dict[str, torch.Size]) -> None:

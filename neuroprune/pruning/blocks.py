@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
+from typing import Any
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from neuroprune.errors import UserError
-from neuroprune.pruning.architectures import Architecture, AttentionRow, MlpRow, Part, find_architecture
+from neuroprune.pruning.architectures import ARCHITECTURES, Architecture, AttentionRow, MlpRow, Part, find_architecture
 from neuroprune.pruning.plain_weights import check_plain
 
 
@@ -51,7 +52,8 @@ class Projection:
         return None if bias is None else bias.chunk(self.parts)[self.part]  # type: ignore[operator]
 
     def _matrix(self, stored: Tensor) -> Tensor:
-        return (stored.t() if self.transposed else stored).chunk(self.parts)[self.part]
+        matrix = stored.t() if self.transposed else stored
+        return matrix if self.parts == 1 else matrix.chunk(self.parts)[self.part]
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,13 +177,15 @@ class Blocks:
         return [*self.attentions, *self.mlps]
 
 
-def find_blocks(model: nn.Module) -> Blocks:
+def find_blocks(model: nn.Module, unused: bool = False) -> Blocks:
     """List the attentions and MLPs of a transformers model.
 
     Encoder layers come before decoder layers, and a layer's self-attention before its cross-attention.
 
     Args:
         model: A transformers model, with or without a head; of a compiled one, the model inside.
+        unused: Whether to list the cross-attentions of a decoder without an encoder too (as in BartForCausalLM). No
+            forward pass of the model runs them, so nothing they lose makes the model smaller or faster.
 
     Returns:
         Views on the model's layers; nothing is copied.
@@ -191,12 +195,13 @@ def find_blocks(model: nn.Module) -> Blocks:
             a weight is not a plain parameter (see `plain_weights`).
     """
     model = getattr(model, "_orig_mod", model)  # so that names, and the record made of them, are the plain model's
-    architecture = find_architecture(_model_type(model))
+    architecture = _architecture(model)
     names = {module: name for name, module in model.named_modules()}
     blocks = Blocks([], [])
+    cross = unused or _runs_cross_attention(model)
     for layer in _layers(model, architecture):
         for row in architecture.attentions:
-            if _has(layer, row.module):
+            if _has(layer, row.module) and (cross or not row.cross):
                 blocks.attentions.append(_attention(layer, row, len(blocks.attentions), names))
         for mlp_row in [row for row in architecture.mlps if _has(layer, row.out.path, *(i.path for i in row.ins))][:1]:
             blocks.mlps.append(_mlp(layer, mlp_row, len(blocks.mlps), names))
@@ -210,12 +215,28 @@ def find_blocks(model: nn.Module) -> Blocks:
     return blocks
 
 
-def _model_type(model: nn.Module) -> str:
-    """Return the model type that the model's configuration names."""
-    config = getattr(model, "config", None)
-    if not isinstance(getattr(config, "model_type", None), str):
+def _architecture(model: nn.Module) -> Architecture:
+    """Return the row of the model type that the model's configuration names."""
+    name = _model_type(model)
+    if name is None:
         raise UserError(f"{type(model).__name__} is not a transformers model: it has no config with a model_type.")
-    return config.model_type  # type: ignore[union-attr]
+    parts = {f"model.{path}": _model_type(part) for path, part in model.named_children()}
+    known = [f"{path} ({kind})" for path, kind in parts.items() if kind in ARCHITECTURES]
+    if name not in ARCHITECTURES and known:
+        raise UserError(f"{type(model).__name__} is composed of other models; prune its parts: {', '.join(known)}.")
+    return find_architecture(name)
+
+
+def _model_type(model: nn.Module) -> str | None:
+    """Return the model type that a module's configuration names, None if it is no transformers model."""
+    found = getattr(getattr(model, "config", None), "model_type", None)
+    return found if isinstance(found, str) else None
+
+
+def _runs_cross_attention(model: nn.Module) -> bool:
+    """Return whether the model has an encoder, or its configuration announces one."""
+    config: Any = model.config
+    return any(getattr(config, name, False) for name in ("is_encoder_decoder", "add_cross_attention"))
 
 
 def _layers(model: nn.Module, architecture: Architecture) -> Iterator[nn.Module]:

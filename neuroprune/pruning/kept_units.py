@@ -41,11 +41,12 @@ class Kept:
     dense_neurons: list[int]
 
 
-def kept_units(model: nn.Module) -> Kept:
+def kept_units(model: nn.Module, unused: bool = False) -> Kept:
     """Tell which heads and neurons of the dense model are left, in the dense model's positions.
 
     Args:
         model: A transformers model of a known type, cut or not.
+        unused: As in `find_blocks`.
 
     Returns:
         What is left: everything, for a model that was never cut.
@@ -53,7 +54,7 @@ def kept_units(model: nn.Module) -> Kept:
     Raises:
         UserError: If the record in `model.config` does not fit the model's shapes, or the model is quantized.
     """
-    blocks, record = find_blocks(model), read_record(model)
+    blocks, record = find_blocks(model, unused), read_record(model)
     heads = [_recall(model, record["heads"], a, a.heads) for a in blocks.attentions]
     neurons = [_recall(model, record["neurons"], m, m.width) for m in blocks.mlps]
     return Kept(
@@ -97,13 +98,15 @@ def stage_record(changes: Transaction, model: nn.Module, blocks: Blocks, kept: K
         blocks: Its blocks.
         kept: What it will still have.
     """
-    neurons = [positions.tolist() for positions in kept.neurons]
+    before, neurons = read_record(model), [positions.tolist() for positions in kept.neurons]
+    heads = _entries(model, blocks.attentions, kept.heads, kept.dense_heads)
     record = {
         "quant_method": RECORD,
-        "heads": _entries(model, blocks.attentions, kept.heads, kept.dense_heads),
-        "neurons": _entries(model, blocks.mlps, neurons, kept.dense_neurons),
+        "heads": _others(model, blocks.attentions, before["heads"]) | heads,
+        "neurons": _others(model, blocks.mlps, before["neurons"])
+        | _entries(model, blocks.mlps, neurons, kept.dense_neurons),
     }
-    hidden = read_record(model).get("hidden")
+    hidden = before.get("hidden")
     if hidden:
         record["hidden"] = hidden
     if record["heads"] or record["neurons"] or hidden:
@@ -118,9 +121,10 @@ def unkept(model: nn.Module, record: Mapping[str, Any]) -> tuple[dict[int, list[
         record: A record as `read_record` returns it.
 
     Returns:
-        Positions of heads for each attention number, positions of neurons for each MLP number.
+        Positions of heads for each attention number, positions of neurons for each MLP number; attentions that never
+        run are counted (see `find_blocks`).
     """
-    blocks = find_blocks(model)
+    blocks = find_blocks(model, unused=True)
     heads = {a.index: _missing(record["heads"].get(_key(model, a))) for a in blocks.attentions}
     neurons = {m.index: _missing(record["neurons"].get(_key(model, m))) for m in blocks.mlps}
     return heads, neurons
@@ -145,6 +149,12 @@ def _entries(
         for layer, positions, size in zip(layers, kept, dense, strict=True)
         if len(positions) < size
     }
+
+
+def _others(model: nn.Module, layers: Iterable[Attention | Mlp], entries: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of layers that are not among these: the model lacks them or never runs them."""
+    known = {_key(model, layer) for layer in layers}
+    return {key: entry for key, entry in entries.items() if key not in known}
 
 
 def _recall(model: nn.Module, entries: dict[str, Any], layer: Attention | Mlp, size: int) -> tuple[Tensor, int]:

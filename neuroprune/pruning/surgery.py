@@ -35,6 +35,8 @@ def remove(
     heads: Positions | None = None,
     neurons: Positions | None = None,
     optimizer: Any = None,
+    *,
+    unused: bool = False,
 ) -> None:
     """Remove heads and neurons physically; the model then computes what it did with their outputs set to zero.
 
@@ -50,6 +52,7 @@ def remove(
         neurons: MLP number -> current positions of neurons to remove.
         optimizer: If given, its parameter groups get the new parameters and its state tensors are cut the same way.
             Accelerate's wrapper is looked into.
+        unused: Whether attentions that never run are counted, as in `find_blocks`.
 
     Raises:
         UserError: If a layer or position does not exist, a layer would lose its last head or neuron, the numbers of
@@ -57,7 +60,7 @@ def remove(
             model is quantized, the optimizer does not hold what is cut and trained, or its state cannot be cut.
     """
     changes = Transaction()
-    _stage_removal(changes, model, heads, neurons, optimizer)
+    _stage_removal(changes, model, heads, neurons, optimizer, unused)
     changes.commit()
 
 
@@ -89,10 +92,15 @@ def remove_zero_units(model: nn.Module, optimizer: Any = None) -> Removed:
 
 
 def _stage_removal(
-    changes: Transaction, model: nn.Module, heads: Positions | None, neurons: Positions | None, optimizer: Any
+    changes: Transaction,
+    model: nn.Module,
+    heads: Positions | None,
+    neurons: Positions | None,
+    optimizer: Any,
+    unused: bool = False,
 ) -> None:
     """Compute everything that removing these units changes, and stage it."""
-    blocks, kept = find_blocks(model), kept_units(model)
+    blocks, kept = find_blocks(model, unused), kept_units(model, unused)
     head_keeps = _positions_left("attention", "head", blocks.attentions, [a.heads for a in blocks.attentions], heads)
     neuron_keeps = _positions_left("MLP", "neuron", blocks.mlps, [m.width for m in blocks.mlps], neurons)
     stage_cuts(changes, model, _cuts(blocks, head_keeps, neuron_keeps), optimizer)

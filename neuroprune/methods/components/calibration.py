@@ -264,8 +264,9 @@ def no_gradient(names: Sequence[str]) -> UserError:
     """Say that attentions and MLPs of these names can't be measured, and what to do."""
     return UserError(
         f"no gradient reaches {', '.join(names)}, so what its units do for the loss can't be measured: the loss does "
-        "not depend on it, or the model is frozen up to there; set it free with requires_grad_(True), or, if these "
-        "layers are to be cut but not trained, call model.enable_input_require_grads() before training."
+        "not depend on it (the forward pass may not run it), or the model is frozen up to there; set it free with "
+        "requires_grad_(True), or, if these layers are to be cut but not trained, call "
+        "model.enable_input_require_grads() before training."
     )
 
 

@@ -97,6 +97,31 @@ def check_weights(model: nn.Module, blocks: Blocks) -> None:
             )
 
 
+def check_used(run: Run) -> None:
+    """Refuse attentions and MLPs that the forward pass does not run, at the first step instead of at a removal.
+
+    Args:
+        run: A run with the gradients of its first step. Without any, or with layerdrop, nothing can be told.
+
+    Raises:
+        UserError: If no gradient reached any trainable weight of an attention or MLP.
+    """
+    if skips_layers(run.model) or all(parameter.grad is None for parameter in run.model.parameters()):
+        return
+    unused = []
+    for block in run.blocks.all:
+        weights = [projection.module.weight for projection in (*block.inputs, block.output)]
+        if any(w.requires_grad for w in weights) and not any(w.grad is not None for w in weights):
+            unused.append(block.name)
+    if unused:
+        more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+        raise UserError(
+            f"no gradient reached {unused[0]}{more} in the first step: the loss does not depend on it, because the "
+            "forward pass does not run it (a cross-attention without encoder_hidden_states, a layer beyond "
+            "config.num_hidden_layers). Load the model without it (add_cross_attention=False, num_hidden_layers=…)."
+        )
+
+
 def check_trained(blocks: Blocks) -> None:
     """Refuse a model whose prunable weights are all frozen.
 

@@ -62,7 +62,7 @@ def full_size(model: Any) -> Any:
     with torch.random.fork_rng(devices=[]):
         full = type(model)(config)
     stored = model.state_dict()
-    for name, dim, index in kept_slices(full, find_blocks(full), kept_units(model)):
+    for name, dim, index in kept_slices(full, find_blocks(full, unused=True), kept_units(model, unused=True)):
         stored[name] = _spread(stored[name], full.get_parameter(name).shape, dim, index)
     full.load_state_dict(stored, assign=True)
     full.tie_weights()
