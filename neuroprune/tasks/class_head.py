@@ -71,7 +71,7 @@ def judge(scores: Any, labels: Any) -> dict[str, float]:
     Returns:
         The values.
     """
-    from neuroprune.tasks import metrics  # evaluate takes seconds to import, and preparing data needs no judge
+    from neuroprune.tasks import metrics  # scikit-learn is slow to import, and preparing data needs no judge
 
     names = [name for name in metrics.METRICS if name != "f1" or scores.shape[-1] == 2]
     return metrics.judge(names, np.argmax(scores, axis=-1), np.asarray(labels))

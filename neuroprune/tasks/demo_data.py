@@ -17,7 +17,6 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from neuroprune.errors import UserError, did_you_mean
 from neuroprune.files.packages import RESOURCES, Package, build_once, fetch
-from neuroprune.tasks.quiet import no_progress_bars
 from neuroprune.tasks.text import rows_sha256
 
 
@@ -172,8 +171,7 @@ def write(folder: Path, splits: dict[str, list[dict[str, Any]]], features: Featu
     sizes = []
     for split, rows in splits.items():
         dataset = Dataset.from_list(rows, features=features)
-        with no_progress_bars():
-            dataset.to_parquet(_parquet(folder, split))
+        dataset.to_parquet(_parquet(folder, split))
         sizes.append({"name": split, "num_bytes": dataset.data.nbytes, "num_examples": len(rows)})
     files = [{"split": split, "path": f"{split}-*"} for split in splits]
     total = sum(size["num_bytes"] for size in sizes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from neuroprune.errors import UserError, did_you_mean
 from neuroprune.files.packages import cause
 from neuroprune.files.temporary import temporary_folder
 from neuroprune.tasks import demo_data
-from neuroprune.tasks.quiet import no_progress_bars
 
 SHUFFLE_SEED = 0
 DISAGREE = (NonMatchingSplitsSizesError, ExpectedMoreSplitsError, UnexpectedSplitsError)
@@ -53,7 +53,8 @@ def read(task: TaskSettings, data_root: Path, resources: Path) -> tuple[datasets
 def locate(task: TaskSettings, data_root: Path, resources: Path) -> tuple[Path, str | None]:
     """Return the folder of a task's dataset and the configuration to read there; arguments as in `read`."""
     if task.source == "demo":
-        return demo_data.prepare(task.config or task.name, resources), None
+        with no_progress_bars():
+            return demo_data.prepare(task.config or task.name, resources), None
     folder = dataset_folder(task, data_root) or _from_hub(task, data_root)
     if task.config and not (folder / "README.md").exists() and (folder / task.config).is_dir():
         return folder / task.config, None  # without a card the configuration is only a folder's name
@@ -126,6 +127,18 @@ def mapped(rows: datasets.Dataset, function: Callable[[dict[str, list[Any]]], di
     options = {"remove_columns": rows.column_names, "keep_in_memory": True, "load_from_cache_file": False}
     with no_progress_bars():
         return rows.map(function, batched=True, **options)
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Switch the progress bars of `datasets` off, and on again if they were: they are for terminals, not for logs."""
+    disabled = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not disabled:
+            datasets.enable_progress_bars()
 
 
 def _lacks(task: TaskSettings, folder: Path, what: str, name: str, known: list[str]) -> str:

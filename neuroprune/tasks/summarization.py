@@ -25,9 +25,9 @@ def judge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, fl
     Returns:
         The values by the hub's keys.
     """
-    from neuroprune.tasks.text_metrics import Rouge
+    from neuroprune.tasks.text_metrics import rouge
 
-    return Rouge().compute(predictions=list(predictions), references=list(references)) or {}
+    return rouge(predictions, references)
 
 
 def lead(sources: Sequence[str], summaries: Sequence[str]) -> list[str]:

@@ -25,10 +25,10 @@ def judge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, fl
     Returns:
         `bleu`, sacrebleu's score / 100, and `brevity_penalty`, both in [0, 1].
     """
-    from neuroprune.tasks.text_metrics import SacreBleu
+    from neuroprune.tasks.text_metrics import bleu
 
-    found = SacreBleu().compute(predictions=list(predictions), references=list(references)) or {}
-    return {"bleu": found["score"] / 100, "brevity_penalty": found["bp"]}
+    score, penalty = bleu(predictions, references)
+    return {"bleu": score / 100, "brevity_penalty": penalty}
 
 
 def copy(sources: Sequence[str], translations: Sequence[str]) -> list[str]:

@@ -26,7 +26,7 @@ from neuroprune.training.forked import ForkedTask, run_in_forks
 
 AnyRecord = TypeVar("AnyRecord", RunRecord, TimingRecord)
 # Imported before the first fork, so that the runs of a job need not load them.
-LIBRARIES = ("datasets", "evaluate", "sklearn.metrics", "neuroprune.training.inference_time", "neuroprune.training.run")
+LIBRARIES = ("datasets", "sklearn.metrics", "neuroprune.training.inference_time", "neuroprune.training.run")
 
 
 @dataclass(frozen=True)
