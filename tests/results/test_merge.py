@@ -60,6 +60,20 @@ def test_a_file_that_one_source_lacks_comes_from_the_other(tmp_path, order):
     assert {"run.json", "timing.json", "degrees.safetensors"} <= there
 
 
+def test_of_two_sources_the_first_decides(tmp_path):
+    """Both have timed the same run, and plan another one, which neither has, with different settings."""
+    one, other = study(tmp_path / "one", DENSE), study(tmp_path / "other", DENSE)
+    (other / "runs" / DENSE.run / "timing.json").write_text("{}")
+    longer = PRUNED.model_copy(update={"training": PRUNED.training.model_copy(update={"epochs": 9.0})})
+    results.write_plan(one, [DENSE, PRUNED])
+    results.write_plan(other, [DENSE, longer])
+    merge([one, other], tmp_path / "both")
+    times = [folder / "runs" / DENSE.run / "timing.json" for folder in (one, tmp_path / "both")]
+    assert times[0].read_bytes() == times[1].read_bytes()
+    plan = json.loads((tmp_path / "both" / "plan.json").read_text())
+    assert plan["runs"][PRUNED.run]["training"]["epochs"] == PRUNED.training.epochs
+
+
 def test_a_damaged_plan_is_told_before_anything_is_written(tmp_path):
     one = study(tmp_path / "one", DENSE)
     (one / "plan.json").write_text('{"runs"')

@@ -260,6 +260,15 @@ def test_times_of_another_machine_than_the_trainings_are_said(empty):
     assert "Times belong to the machine: CPU Test CPU." in tables.write("timing", empty)[1].read_text()
 
 
+def test_a_diverged_run_was_not_timed_on_any_machine(empty):
+    run = results.settings()
+    write(empty, (run, {"status": "diverged"}))
+    edit(empty / "runs" / run.run / "timing.json", lambda timing: timing["environment"].update(device="Fast GPU"))
+    assert any("timed on another machine" in note for note in collect(empty))
+    edit(empty / "runs" / run.run / "timing.json", lambda timing: timing.update(batches=[]))
+    assert not any("timed on another machine" in note for note in collect(empty))
+
+
 TARGET = {"name": "neuroprune", "sparsity": 0.8}
 PENALTY = {"name": "neuroprune", "alpha": 1e-7, "beta": 0.1}
 

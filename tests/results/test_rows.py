@@ -1,0 +1,39 @@
+"""Times of dense runs that were not timed themselves: taken from the dense passes timed beside other runs."""
+
+import pytest
+
+from neuroprune.results.rows import with_dense_times
+
+DENSE = {"model": "minilm", "task": "sst2", "device": "cpu", "cpu": "A", "method": "dense", "status": "done"}
+
+
+def timed(milliseconds, **changes):
+    """Return a pruned run beside which the dense model took so many milliseconds an example."""
+    times = {"inference_ms_b1": 1.0, "dense_inference_ms_b1": milliseconds, "dense_inference_ms_b1_q1": 3.0}
+    return DENSE | {"method": "neuroprune", "timing_device": "cpu", "timing_cpu": "A"} | times | changes
+
+
+def times_of_dense(*others):
+    return with_dense_times([DENSE, *others])[0]
+
+
+def test_a_dense_run_takes_the_median_of_the_times_beside_other_runs():
+    found = times_of_dense(timed(4.0), timed(9.0), timed(5.0))
+    assert found["inference_ms_b1"] == found["dense_inference_ms_b1"] == 5.0
+    assert (found["inference_ms_b1_q1"], found["speedup_b1"]) == (3.0, 1.0)
+    assert (found["timing_device"], found["timing_cpu"]) == ("cpu", "A")
+
+
+def test_times_of_different_machines_are_not_mixed():
+    found = times_of_dense(timed(4.0), timed(50.0, timing_cpu="B"), timed(60.0, timing_device="GPU"))
+    assert (found["inference_ms_b1"], found["timing_cpu"], found["timing_device"]) == (4.0, "A", "cpu")
+
+
+@pytest.mark.parametrize("changes", [{"model": "bert"}, {"task": "mrpc"}, {"device": "GPU"}, {"cpu": "B"}])
+def test_times_of_another_model_task_or_training_machine_are_not_taken(changes):
+    assert times_of_dense(timed(4.0, **changes)) == DENSE
+
+
+@pytest.mark.parametrize("changes", [{"method": "l1"}, {"status": "diverged"}, {"inference_ms_b1": 7.0}])
+def test_only_finished_dense_runs_without_times_of_their_own_take_any(changes):
+    assert with_dense_times([DENSE | changes, timed(4.0)])[0] == DENSE | changes
