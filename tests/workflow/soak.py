@@ -25,6 +25,7 @@ MARK = "NEUROPRUNE_SOAK"  # environment of all processes of the study
 VICTIMS = ("workflow", "job", "child", "machine")
 GRACE = 20.0  # seconds in which a process has to follow its parent
 STARTS = 30  # of one study, at most
+SETTINGS = {"runs_per_job": 2, "checkpoint_minutes": 0.01, "artefacts": ["summary"]}
 
 
 def marked(mark):
@@ -126,7 +127,7 @@ def main():
     shutil.rmtree(asked.folder, ignore_errors=True)
     asked.folder.mkdir(parents=True)
     write_weather(asked.folder / "data")
-    study_file(asked.folder, lambda study: study.update(runs_per_job=2, artefacts=["summary"]))
+    study_file(asked.folder, lambda study: study.update(SETTINGS))
     mark, begun = f"{os.getpid()}", time.monotonic()
     complete(asked.folder, mark)
     seconds, expected = time.monotonic() - begun, results(asked.folder)
