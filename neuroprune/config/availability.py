@@ -6,7 +6,6 @@ the first job. Nothing heavy is imported here, so that planning stays quick.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import yaml
 from neuroprune.config.settings import TaskSettings
 from neuroprune.config.study import ExperimentSettings, StudySettings, model_type
 from neuroprune.errors import ConfigError
+from neuroprune.files.atomic import text_hash
 from neuroprune.pruning.architectures import find_architecture
 
 
@@ -38,7 +38,7 @@ def folder_state(folder: Path | None) -> str:
         return ""
     stats = {str(path.relative_to(folder)): path.stat() for path in sorted(folder.rglob("*")) if path.is_file()}
     lines = [f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats.items()]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return text_hash("".join(lines))
 
 
 def has_data(task: TaskSettings, data_root: Path) -> bool:

@@ -6,11 +6,12 @@ keys, without those that decide no result. The workflow's triggers, the records 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any
 
 from pydantic import BaseModel
+
+from neuroprune.files.atomic import text_hash
 
 # Keys that decide no result, or that are resolved into the settings of runs, by the part of a study that has them.
 ELSEWHERE: dict[str, Any] = {
@@ -55,7 +56,7 @@ def settings_hash(settings: BaseModel) -> str:
 
 def json_hash(data: Any) -> str:
     """Return the SHA-256 of JSON-able data with sorted keys; of settings read from a file, their `settings_hash`."""
-    return hashlib.sha256(_json(data).encode()).hexdigest()
+    return text_hash(_json(data))
 
 
 def _json(data: Any) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
+from neuroprune.config.canonical import json_hash
 from neuroprune.config.settings import RunSettings
 from neuroprune.results.environment import Environment
 from neuroprune.results.groups import Group
@@ -57,7 +56,7 @@ def _other_settings(settings: RunSettings, form: str) -> str:
     """Return a hash of all settings but run, seed and those of ``ABLATED`` and ``mode`` that the form has."""
     ablated = {*ABLATED.get(form, ()), *(["mode"] if form in PENALISED else [])}
     rest = settings.model_dump(mode="json", exclude={"run": True, "seed": True, "method": ablated})
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:12]
+    return json_hash(rest)[:12]
 
 
 def _outcome(result: Result) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The mini study through a real SLURM: jobs fail, are cancelled, run out of time; controller and Snakemake go away."""
 
-import fcntl
 import os
 import shutil
 import signal
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT, signal_all, training_processes
+from filelock import FileLock, Timeout
 from test_mini_study import MINI, rows_of, write_weather
 
 from neuroprune.files.atomic import file_hash
@@ -225,8 +225,8 @@ def test_after_a_kill_of_snakemake_no_run_is_written_by_two_jobs(slurm, folder):
         first = training_processes(folder, FAILS)
         signal_all(first, signal.SIGSTOP)  # it still has long to train
         snakemake.kill()
-    with (run / ".lock").open() as lock, pytest.raises(BlockingIOError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with pytest.raises(Timeout):
+        FileLock(run / ".lock").acquire(timeout=0)
     before = what_lies_in(run)
 
     words = ["snakemake", "--snakefile", ROOT / "Snakefile", "--configfile", "study.yaml", "--unlock", "--cores", "1"]
