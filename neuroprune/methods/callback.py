@@ -21,6 +21,7 @@ from neuroprune.methods.components import preconditions
 from neuroprune.methods.components.ownership import abandon_earlier, hold, release
 from neuroprune.methods.components.state_files import load_state, save_state
 from neuroprune.methods.hooks import Hooks, Run, State
+from neuroprune.models.reload_check import check_reloadable
 from neuroprune.models.resumption import teach_trainer
 from neuroprune.pruning.blocks import Block
 
@@ -128,9 +129,18 @@ class Method(TrainerCallback):
         self.strategy.epoch_end(run)
 
     def finish(self, run: Run) -> None:
-        """Act after the last step; release the model."""
+        """Act after the last step; release the model.
+
+        Args:
+            run: The run.
+
+        Raises:
+            UserError: If the cut model could be saved but not loaded again.
+        """
         self.strategy.finish(run)
         self.abandon()
+        if self.cuts:
+            check_reloadable(run.model)
 
     def abandon(self) -> None:
         """Remove what an interrupted run has left on its model; release the model."""

@@ -24,7 +24,7 @@ from transformers.quantizers import HfQuantizer, auto, register_quantization_con
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from neuroprune.pruning.blocks import Blocks, find_blocks
-from neuroprune.pruning.kept_units import RECORD, Kept, kept_units, unkept, unpack_positions
+from neuroprune.pruning.kept_units import RECORD, Kept, configs_of, kept_units, unkept, unpack_positions
 from neuroprune.pruning.residual_stream import remove_hidden
 from neuroprune.pruning.surgery import remove, settle
 
@@ -97,7 +97,8 @@ def _cut(model: PreTrainedModel) -> CutPart:
     """Cut one model as its record says."""
     found = model.config.quantization_config
     record = found if isinstance(found, dict) else found.to_dict()
-    del model.config.quantization_config  # the model is dense until it is cut
+    for module in model.modules():  # the model is dense until it is cut
+        getattr(module, "config", model.config).__dict__.pop("quantization_config", None)
     cut_to_record(model, record)
     with torch.device("cpu"):
         return CutPart(model, record, find_blocks(model, unused=True), kept_units(model, unused=True))
@@ -123,7 +124,8 @@ class KeptUnits(HfQuantizer):
                 module.config.__dict__.pop("_is_quantized", None)
         del model.config.quantization_config
         for part in self._parts:
-            part.model.config.quantization_config = part.record
+            for config in configs_of(part.model):
+                config.quantization_config = part.record
             settle(part.blocks, part.kept)
         return model
 

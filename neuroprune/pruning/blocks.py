@@ -239,10 +239,20 @@ def _runs_cross_attention(model: nn.Module) -> bool:
     return any(getattr(config, name, False) for name in ("is_encoder_decoder", "add_cross_attention"))
 
 
-def _layers(model: nn.Module, architecture: Architecture) -> Iterator[nn.Module]:
-    """Yield the layers of all lists of layers that the model has."""
+def base_of(model: nn.Module) -> nn.Module:
+    """Return the innermost base model: what is left of a model without heads and without wrappers around it.
+
+    A module that wraps a transformers model names the attribute that holds it in `base_model_prefix`.
+    """
+    model = getattr(model, "_orig_mod", model)
     named = getattr(model, getattr(model, "base_model_prefix", ""), model)  # of a module that is no PreTrainedModel
     base = getattr(model, "base_model", named)
+    return model if base is model else base_of(base)
+
+
+def _layers(model: nn.Module, architecture: Architecture) -> Iterator[nn.Module]:
+    """Yield the layers of all lists of layers that the model has."""
+    base = base_of(model)
     for path in architecture.layers:
         if _has(base, path):
             yield from attrgetter(path)(base)

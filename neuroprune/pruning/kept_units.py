@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroprune.errors import UserError
-from neuroprune.pruning.blocks import Attention, Blocks, Mlp, find_blocks
+from neuroprune.pruning.blocks import Attention, Blocks, Mlp, base_of, find_blocks
 from neuroprune.pruning.transaction import Transaction
 
 RECORD = "neuroprune"
@@ -54,9 +54,9 @@ def kept_units(model: nn.Module, unused: bool = False) -> Kept:
     Raises:
         UserError: If the record in `model.config` does not fit the model's shapes, or the model is quantized.
     """
-    blocks, record = find_blocks(model, unused), read_record(model)
-    heads = [_recall(model, record["heads"], a, a.heads) for a in blocks.attentions]
-    neurons = [_recall(model, record["neurons"], m, m.width) for m in blocks.mlps]
+    blocks, record, keys = find_blocks(model, unused), read_record(model), _keys(model)
+    heads = [_recall(keys[a.module], record["heads"], a, a.heads) for a in blocks.attentions]
+    neurons = [_recall(keys[m.module], record["neurons"], m, m.width) for m in blocks.mlps]
     return Kept(
         [kept.tolist() for kept, _ in heads],
         [kept for kept, _ in neurons],
@@ -77,7 +77,8 @@ def read_record(model: nn.Module) -> dict[str, Any]:
     Raises:
         UserError: If the model is quantized: there is room for one record.
     """
-    record: Any = getattr(model.config, "quantization_config", None)
+    records = [getattr(config, "quantization_config", None) for config in configs_of(model)]
+    record: Any = next((found for found in records if found is not None), None)
     if record is None:
         return {"quant_method": RECORD, "heads": {}, "neurons": {}}
     record = record if isinstance(record, dict) else record.to_dict()
@@ -87,6 +88,21 @@ def read_record(model: nn.Module) -> dict[str, Any]:
             "removed before quantization."
         )
     return record
+
+
+def configs_of(model: nn.Module) -> list[Any]:
+    """Return the configurations that hold a model's record: that of its base model, and its own if it is another one.
+
+    Either may be saved alone, and has to say then what was cut.
+    """
+    configs = {id(config): config for part in (base_of(model), model) if (config := getattr(part, "config", None))}
+    return list(configs.values())
+
+
+def stage(changes: Transaction, model: nn.Module, record: dict[str, Any]) -> None:
+    """Stage a record in the model's configurations."""
+    for config in configs_of(model):
+        changes.set(config, "quantization_config", record)
 
 
 def stage_record(changes: Transaction, model: nn.Module, blocks: Blocks, kept: Kept) -> None:
@@ -110,7 +126,7 @@ def stage_record(changes: Transaction, model: nn.Module, blocks: Blocks, kept: K
     if hidden:
         record["hidden"] = hidden
     if record["heads"] or record["neurons"] or hidden:
-        changes.set(model.config, "quantization_config", record)
+        stage(changes, model, record)
 
 
 def unkept(model: nn.Module, record: Mapping[str, Any]) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
@@ -124,9 +140,9 @@ def unkept(model: nn.Module, record: Mapping[str, Any]) -> tuple[dict[int, list[
         Positions of heads for each attention number, positions of neurons for each MLP number; attentions that never
         run are counted (see `find_blocks`).
     """
-    blocks = find_blocks(model, unused=True)
-    heads = {a.index: _missing(record["heads"].get(_key(model, a))) for a in blocks.attentions}
-    neurons = {m.index: _missing(record["neurons"].get(_key(model, m))) for m in blocks.mlps}
+    blocks, keys = find_blocks(model, unused=True), _keys(model)
+    heads = {a.index: _missing(record["heads"].get(keys[a.module])) for a in blocks.attentions}
+    neurons = {m.index: _missing(record["neurons"].get(keys[m.module])) for m in blocks.mlps}
     return heads, neurons
 
 
@@ -144,8 +160,9 @@ def _entries(
     model: nn.Module, layers: Iterable[Attention | Mlp], kept: Iterable[list[int]], dense: Iterable[int]
 ) -> dict[str, dict[str, Any]]:
     """Return the record's entries of the layers that were cut."""
+    keys = _keys(model)
     return {
-        _key(model, layer): {"of": size, "kept": pack_positions(positions)}
+        keys[layer.module]: {"of": size, "kept": pack_positions(positions)}
         for layer, positions, size in zip(layers, kept, dense, strict=True)
         if len(positions) < size
     }
@@ -153,13 +170,14 @@ def _entries(
 
 def _others(model: nn.Module, layers: Iterable[Attention | Mlp], entries: dict[str, Any]) -> dict[str, Any]:
     """Return the entries of layers that are not among these: the model lacks them or never runs them."""
-    known = {_key(model, layer) for layer in layers}
+    keys = _keys(model)
+    known = {keys[layer.module] for layer in layers}
     return {key: entry for key, entry in entries.items() if key not in known}
 
 
-def _recall(model: nn.Module, entries: dict[str, Any], layer: Attention | Mlp, size: int) -> tuple[Tensor, int]:
+def _recall(key: str, entries: dict[str, Any], layer: Attention | Mlp, size: int) -> tuple[Tensor, int]:
     """Return a layer's kept positions and its size in the dense model."""
-    entry = entries.get(_key(model, layer))
+    entry = entries.get(key)
     if entry is None:
         return torch.arange(size), size
     kept = unpack_positions(entry["kept"])
@@ -176,6 +194,6 @@ def _missing(entry: Mapping[str, Any] | None) -> list[int]:
     return [] if entry is None else sorted(set(range(entry["of"])) - set(unpack_positions(entry["kept"])))
 
 
-def _key(model: nn.Module, layer: Attention | Mlp) -> str:
-    """Return a layer's name below the base model, so that the record holds with and without a head."""
-    return layer.name.removeprefix(f"{getattr(model, 'base_model_prefix', '')}.")
+def _keys(model: nn.Module) -> dict[nn.Module, str]:
+    """Return the names of modules below the base model, so that the record holds with and without a head."""
+    return {module: name for name, module in base_of(model).named_modules()}

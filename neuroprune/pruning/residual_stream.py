@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from neuroprune.errors import UserError
 from neuroprune.pruning.blocks import Blocks, find_blocks
 from neuroprune.pruning.cuts import Cut, stage_cuts
-from neuroprune.pruning.kept_units import pack_positions, read_record, unpack_positions
+from neuroprune.pruning.kept_units import pack_positions, read_record, stage, unpack_positions
 from neuroprune.pruning.transaction import Transaction
 
 # The norm before an output layer that shares the embeddings' weights, by model type; None: there is no such output.
@@ -124,7 +124,7 @@ def remove_hidden(model: nn.Module, keep: Tensor, optimizer: Any = None) -> None
     }
     changes = Transaction()
     stage_cuts(changes, model, cuts, optimizer)
-    changes.set(model.config, "quantization_config", record | {"hidden": entry})
+    stage(changes, model, record | {"hidden": entry})
     changes.commit()
 
 
