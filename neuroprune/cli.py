@@ -26,11 +26,9 @@ if TYPE_CHECKING:
 
 CONFIG = Path("config/config.yaml")
 REMEDIES = {  # of errors that the user can resolve
-    errno.EACCES: "ask the owner for access, or choose another folder.",
-    errno.EPERM: "ask the owner for access, or choose another folder.",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "ask the owner for access, or choose another folder."),
     errno.EROFS: "choose a folder on a writable disk.",
-    errno.ENOSPC: "free some space and run the command again.",
-    errno.EDQUOT: "free some space and run the command again.",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and run the command again."),
 }
 PUBLISHED = Path("results/published")
 TRAINING_OPTIONS = (
