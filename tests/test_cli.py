@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from neuroprune import cli
+from neuroprune import cli, subcommands
 from neuroprune.cli import main
 from neuroprune.config.catalogue import make_plan, read_study
 from neuroprune.config.jobs import count_by_rule
@@ -188,7 +188,7 @@ def test_checkpoints_are_as_far_apart_as_asked_else_as_a_study_has_them():
     words = ["train", "--settings", "{}", "--output", "run.json"]
     asked = [*words, "--checkpoint-minutes", "0"]
     default = StudySettings.model_fields["checkpoint_minutes"].default
-    assert [cli._checkpoint_minutes(cli.parser().parse_args(some)) for some in (words, asked)] == [default, 0]
+    assert [subcommands._checkpoint_minutes(cli.parser().parse_args(some)) for some in (words, asked)] == [default, 0]
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
