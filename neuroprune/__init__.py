@@ -14,6 +14,7 @@ from neuroprune.models.import_hook import teach_transformers
 if TYPE_CHECKING:
     from neuroprune.methods import DSP, L1, CoFi, Dense, NeuroPrune, RandomUnits, Taylor
     from neuroprune.methods.hooks import Run
+    from neuroprune.methods.linear_probe import LinearProbe
     from neuroprune.models.pretrained import from_pretrained, save_pretrained
     from neuroprune.pruning import heads, penalties, topology
     from neuroprune.pruning.blocks import find_blocks
@@ -25,6 +26,7 @@ __all__ = [
     "L1",
     "CoFi",
     "Dense",
+    "LinearProbe",
     "NeuroPrune",
     "RandomUnits",
     "Run",
@@ -44,6 +46,7 @@ _MODULES = {
     "DSP": "methods",
     "L1": "methods",
     "Dense": "methods",
+    "LinearProbe": "methods.linear_probe",
     "NeuroPrune": "methods",
     "RandomUnits": "methods",
     "Run": "methods.hooks",

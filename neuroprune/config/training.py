@@ -12,7 +12,14 @@ from neuroprune.config.fields import Count, Fraction, NotNegative, Positive, Set
 class TrainingSettings(Settings):
     """How a model is fine-tuned; the same for every method that is compared."""
 
-    LATER: ClassVar[tuple[str, ...]] = ("processes", "accumulation", "gradient_checkpointing", "optimizer", "budget")
+    LATER: ClassVar[tuple[str, ...]] = (
+        "processes",
+        "accumulation",
+        "gradient_checkpointing",
+        "optimizer",
+        "budget",
+        "linear_probe",
+    )
 
     epochs: Positive = Field(
         default=3.0, description="Passes over the training rows; the paper's values lie in 1 to 5."
@@ -27,6 +34,12 @@ class TrainingSettings(Settings):
     weight_decay: NotNegative = Field(default=0.0, description="Weight decay; AdamW's is decoupled.")
     warmup: Fraction = Field(default=0.06, description="Share of the steps in which the learning rate rises from 0.")
     max_grad_norm: Positive = Field(default=1.0, description="Gradients are clipped to this l2 norm.")
+    linear_probe: bool = Field(
+        default=False,
+        description="Fit the last linear layer of the classification head before training, by logistic regression on "
+        "the frozen model's features of at most 1,000 training rows; its time counts as training. For every method "
+        "alike; not for answers that are text.",
+    )
     freeze_embeddings: bool = Field(
         default=False, description="Leave the embeddings as they are in every method, the dense one included."
     )

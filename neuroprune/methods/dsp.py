@@ -18,6 +18,7 @@ from neuroprune import distributed
 from neuroprune.config.methods import DSPSettings
 from neuroprune.errors import UserError
 from neuroprune.methods.callback import Method
+from neuroprune.methods.components import preconditions
 from neuroprune.methods.components.gumbel_top_k import gumbel_top_k, log_linear, straight_through_top_k, top_k
 from neuroprune.methods.components.removal_report import head_distances, reached
 from neuroprune.methods.components.state_files import nest, unnest
@@ -115,6 +116,7 @@ class SubsetPruning(Hooks):
         return dict(zip(self._attentions, mask.split(self._counts), strict=True))
 
     def _attach(self, run: Run) -> None:
+        preconditions.check_not_reentrant(run.model, "DSP")
         self._attentions = attentions = run.blocks.attentions
         self._counts, self._groups = [attention.units for attention in attentions], attentions[0].groups
         self._units = _units(self.settings.heads, sum(self._counts), self._groups)

@@ -19,8 +19,9 @@ from neuroprune.pruning.transaction import Transaction
 
 __all__ = ["Kept", "Positions", "Removed", "kept_slices", "kept_units", "remove", "remove_zero_units", "settle"]
 
-Positions = Mapping[int, Iterable[int]]
-"""Number of a layer, as `find_blocks` lists them -> current positions of units in it."""
+Positions = Mapping[int, Iterable[int]] | Mapping[str, Iterable[int]] | Sequence[Iterable[int]]
+"""Number of a layer, as `find_blocks` lists them -> current positions of units in it; or the positions of every layer,
+as `report["removed_heads"]` of a method lists them. Keys may be text, as JSON makes them."""
 
 
 class Removed(NamedTuple):
@@ -178,7 +179,7 @@ def _shift(out: Projection, constant: Tensor, units: list[int], size: int) -> tu
 
 def _positions_left(layer: str, unit: str, layers: list[Any], sizes: list[int], gone: Positions | None) -> list[Tensor]:
     """Return the positions that stay in each layer, int64."""
-    sets = {i: set(_integers(positions)) for i, positions in (gone or {}).items()}
+    sets = {i: set(_integers(positions)) for i, positions in _by_layer(layer, gone or {}).items()}
     for i, positions in sets.items():
         if i not in range(len(layers)):
             raise UserError(f"there is no {layer} {i}; the model's are numbered 0 to {len(layers) - 1}.")
@@ -188,6 +189,19 @@ def _positions_left(layer: str, unit: str, layers: list[Any], sizes: list[int], 
         if len(positions) == sizes[i]:
             raise UserError(f"can't remove all {sizes[i]} {unit}s of {where}; leave at least one.")
     return [_all_but(size, sets.get(i, set())) for i, size in enumerate(sizes)]
+
+
+def _by_layer(layer: str, gone: Positions) -> dict[int, Iterable[int]]:
+    """Return positions by the number of their layer."""
+    numbered = gone.items() if isinstance(gone, Mapping) else enumerate(gone)
+    found: dict[int, Iterable[int]] = {}
+    for key, positions in numbered:
+        if isinstance(key, str) and not key.isdecimal():
+            raise UserError(
+                f"{key!r} is no number of an {layer}; layers are numbered from 0, as find_blocks lists them."
+            )
+        found[int(key)] = positions
+    return found
 
 
 def _all_but(size: int, positions: set[int]) -> Tensor:

@@ -21,6 +21,7 @@ from neuroprune.config.settings import RunSettings
 from neuroprune.config.training import TrainingSettings
 from neuroprune.errors import UserError
 from neuroprune.files.atomic import file_hash, whole_file, whole_folder, write_json
+from neuroprune.methods.linear_probe import LinearProbe
 from neuroprune.models import pretrained, sources
 from neuroprune.pruning.defaults import EPS
 from neuroprune.pruning.sparsity import measure_sparsity
@@ -226,7 +227,7 @@ def _trainer(settings: RunSettings, folder: Path, data: Any, model: Any, tokeniz
         data_collator=objective.collate,
         processing_class=tokenizer,
         compute_metrics=Answers(objective.compute_metrics),
-        callbacks=[method],
+        callbacks=[*([LinearProbe()] if settings.training.linear_probe else []), method],
     )
 
 

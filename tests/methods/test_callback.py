@@ -1,5 +1,6 @@
 """Names, settings, and what goes wrong in words for people."""
 
+import json
 import logging
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from neuroprune.methods.l1 import L1
 from neuroprune.methods.neuroprune.method import NeuroPrune
 from neuroprune.methods.taylor import Taylor
 from neuroprune.pruning.sparsity import measure_sparsity
-from neuroprune.pruning.surgery import remove, remove_zero_units
+from neuroprune.pruning.surgery import kept_units, remove, remove_zero_units
 
 
 def test_methods_are_built_from_their_settings():
@@ -279,3 +280,77 @@ def test_dense_training_changes_no_shape(name):
     shapes = [parameter.shape for parameter in model.parameters()]
     train_bare(Dense(), model, name, steps=2)
     assert [parameter.shape for parameter in model.parameters()] == shapes
+
+
+REENTRANT = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+
+
+@pytest.mark.parametrize("method", [DSP(heads=4), CoFi(sparsity=0.5)])
+def test_reentrant_checkpointing_is_refused_where_masks_are_learned(method, tmp_path):
+    trainer = make_trainer(method, make_model("bert"), tmp_path, **REENTRANT)
+    with pytest.raises(UserError, match=r"learns masks, .*'use_reentrant': False"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+    model = make_model("bert")
+    model.gradient_checkpointing_enable({"use_reentrant": True})  # as a loop of one's own would
+    with pytest.raises(UserError, match="'use_reentrant': False"):
+        method.start(make_run(model, steps=4))
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    train_bare(method, model)
+
+
+@pytest.mark.parametrize("method", [NeuroPrune(sparsity=0.5), Taylor(sparsity=0.5), L1(sparsity=0.5)])
+def test_reentrant_checkpointing_goes_with_the_other_methods(method, tmp_path):
+    model = make_model("bert")
+    make_trainer(method, model, tmp_path, **REENTRANT).train()
+    assert measure_sparsity(model).weights == pytest.approx(0.5, abs=1e-3)
+
+
+OPTIONS = [
+    {"neftune_noise_alpha": 5.0},
+    {"label_smoothing_factor": 0.1},
+    {"auto_find_batch_size": True},
+    {"eval_on_start": True, "eval_strategy": "epoch"},
+    {"torch_empty_cache_steps": 2},
+    {"full_determinism": True},
+    {"optim": "adamw_torch_fused"},
+    {"optim": "adafactor"},
+    {"gradient_accumulation_steps": 3, "average_tokens_across_devices": True},
+]
+
+
+@pytest.mark.parametrize("make", [NeuroPrune, CoFi], ids=["neuroprune", "cofi"])
+@pytest.mark.parametrize("arguments", OPTIONS, ids=lambda arguments: next(iter(arguments.values())))
+def test_options_of_the_trainer_that_methods_can_bear(make, arguments, tmp_path):
+    model = make_model("bert")
+    make_trainer(make(sparsity=0.5), model, tmp_path, **arguments).train()
+    assert measure_sparsity(model).weights == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("method", [NeuroPrune(sparsity=0.5), CoFi(sparsity=0.5), DSP(heads=4)])
+def test_the_report_of_a_run_is_not_that_of_the_next(method):
+    train_bare(method, make_model("bert"))
+    first, text = method.report, repr(method.report)
+    train_bare(method, make_model("bert", seed=1))
+    assert first is not method.report and repr(first) == text
+
+
+@pytest.mark.parametrize("through_json", [False, True])
+def test_a_report_says_what_to_remove(through_json):
+    model, method, again = make_model("bert"), NeuroPrune(sparsity=0.7), make_model("bert")
+    train_bare(method, model)
+    report = json.loads(json.dumps(method.report)) if through_json else method.report
+    remove(again, heads=report["removed_heads"])
+    assert kept_units(again).heads == kept_units(model).heads
+    text = json.loads(json.dumps(dict(enumerate(method.report["removed_heads"]))))
+    third = make_model("bert")
+    remove(third, heads=text)
+    assert kept_units(third).heads == kept_units(model).heads
+
+
+def test_positions_of_layers_that_are_not_there_are_told():
+    for heads in ([[0], [0], [0]], {"2": [0]}, {2: [0]}):
+        with pytest.raises(UserError, match="there is no attention 2"):
+            remove(make_model("bert"), heads=heads)
+    with pytest.raises(UserError, match="'encoder' is no number"):
+        remove(make_model("bert"), heads={"encoder": [0]})

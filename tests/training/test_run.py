@@ -1,5 +1,6 @@
 """One run from settings to its folder: what is written, when it is not, and that it can be trusted."""
 
+import copy
 import json
 import os
 import random
@@ -20,6 +21,7 @@ from neuroprune import tasks
 from neuroprune.config.settings import RunSettings
 from neuroprune.errors import UserError
 from neuroprune.files.atomic import file_hash
+from neuroprune.methods import linear_probe
 from neuroprune.methods.dense import Dense
 from neuroprune.models import sources
 from neuroprune.pruning.surgery import remove
@@ -270,6 +272,25 @@ def test_a_file_that_does_not_fit_on_the_disk_leaves_no_half_of_a_run(data_root,
     assert not (folder / "run.json").exists() and not (folder / "model").exists()
     assert run(settings(), data_root, folder).status == "done"  # there is room again
     assert (folder / "model" / "model.safetensors").exists() and not (folder / ".model.tmp").exists()
+
+
+def test_a_head_that_is_fitted_first_sees_the_same_batches_afterwards(data_root, tmp_path, monkeypatch):
+    fitted, fit_head = [], linear_probe.fit_head
+
+    def fit_a_copy(model, batches, rows):
+        fitted.append(rows)
+        fit_head(copy.deepcopy(model), batches, rows)
+
+    monkeypatch.setattr(linear_probe, "fit_head", fit_a_copy)
+    plain, first = ({"epochs": 1}, {"epochs": 1, "linear_probe": True})
+    records = [
+        run(settings(method={"name": "dense"}, training=training), data_root, tmp_path / str(i))
+        for i, training in enumerate((plain, first))
+    ]
+    assert fitted == [1000]
+    histories = [[entry.get("loss") for entry in record.result.history] for record in records]
+    assert histories[0] and histories[0] == histories[1]
+    assert "linear_probe" not in settings(method={"name": "dense"}, training=plain).training.model_dump()
 
 
 def test_frozen_embeddings_stay_as_they_are(data_root, tmp_path):

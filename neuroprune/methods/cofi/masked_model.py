@@ -47,6 +47,7 @@ class MaskedModel:
             self._handles.append(module.register_forward_hook(partial(self._multiply_output, block, hidden)))
         for table in [] if stream is None else stream.embeddings:
             self._handles.append(table.register_forward_hook(self._multiply_hidden))
+        self._own_forwards = {norm: norm.__dict__["forward"] for norm in self._norms if "forward" in norm.__dict__}
         for norm in self._norms:
             norm.forward = partial(self._normalise, norm)
 
@@ -56,6 +57,8 @@ class MaskedModel:
             self._handles.pop().remove()
         for norm in self._norms:
             norm.__dict__.pop("forward", None)
+        for norm, forward in self._own_forwards.items():  # of kernels that replace it, such as Liger's
+            norm.forward = forward
 
     def _draw_masks(self, model: nn.Module, args: Any) -> None:
         self.masks = self._draw(model.training)

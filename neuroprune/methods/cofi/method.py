@@ -149,6 +149,7 @@ class MaskedPruning(Hooks):
 
     def _prepare(self, run: Run, timetable: Timetable) -> None:
         """Keep the timetable; freeze the embeddings."""
+        preconditions.check_not_reentrant(run.model, "CoFi")
         self._timetable = timetable
         if self.settings.freeze_embeddings:
             self._frozen = freeze_embeddings(run)

@@ -45,11 +45,39 @@ def check_trainer(args: Any, split_steps: bool, settles: bool) -> None:
                 f"TrainingArguments({name}=…): {name} keeps weights or moments in places of its own, which "
                 "can't follow a model that is cut while it trains; leave it out."
             )
+    if getattr(args, "parallelism_config", None):
+        raise UserError(
+            "TrainingArguments(parallelism_config=…): weights or sequences are split over devices, which can't "
+            "follow a model that is cut while it trains; leave it out."
+        )
     if getattr(args, "torch_compile", False):
         raise UserError(
             "TrainingArguments(torch_compile=True): in a compiled model nothing can be measured or masked while it is "
             "pruned; set it to False, and compile the model that comes out."
         )
+
+
+def check_not_reentrant(model: nn.Module, method: str) -> None:
+    """Refuse reentrant activation checkpointing for methods that multiply learned masks into the model.
+
+    Its backward pass goes through a mask once for each layer, which autograd allows once alone.
+
+    Args:
+        model: The model of a run.
+        method: Name of the method.
+
+    Raises:
+        UserError: If a module of the model uses it.
+    """
+    for module in model.modules():
+        function = getattr(module, "_gradient_checkpointing_func", None)
+        used = getattr(module, "gradient_checkpointing", False)
+        if used and getattr(function, "keywords", {}).get("use_reentrant"):
+            raise UserError(
+                f"{method} learns masks, which reentrant activation checkpointing can't differentiate; set "
+                "gradient_checkpointing_kwargs={'use_reentrant': False} (activation_checkpointing_kwargs in newer "
+                "versions of transformers)."
+            )
 
 
 def check_not_compiled(model: nn.Module) -> None:

@@ -1,0 +1,211 @@
+"""Linear probing before fine-tuning (LP-FT, Kumar et al. 2022, arXiv 2202.10054).
+
+A new head on pretrained features sends large, random gradients through the encoder in the first steps. Fitted to the
+frozen encoder first, it does not, and short runs end better.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import TrainerCallback
+
+from neuroprune import distributed
+from neuroprune.errors import UserError
+from neuroprune.pruning.blocks import base_of
+
+ROWS = 1000
+"""Training rows that the head is fitted to, at most."""
+L2 = 0.01
+"""Strength of the squared norm of the weights, halved, beside the mean loss; biases are free."""
+ITERATIONS = 200
+IGNORED = -100
+
+logger = logging.getLogger(__name__)
+
+
+class LinearProbe(TrainerCallback):
+    """Fits the last linear layer of the model's head before training: `callbacks=[LinearProbe(), NeuroPrune(...)]`.
+
+    A bare loop calls `fit_head` instead. A training that resumes from a checkpoint keeps the head that it has.
+
+    Args:
+        rows: Training rows to fit to, at most.
+    """
+
+    def __init__(self, rows: int = ROWS) -> None:
+        self.rows = rows
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, train_dataloader: Any = None, **_: Any
+    ) -> None:
+        """Fit the head to the Trainer's own batches."""
+        if state.global_step == 0:
+            fit_head(model, train_dataloader, self.rows)
+
+
+def fit_head(model: Any, batches: Iterable[Mapping[str, Any]], rows: int = ROWS) -> None:
+    """Fit the last linear layer of a model's head to features of the frozen rest, in place.
+
+    Classes: logistic regression by L-BFGS; several labels a row: one for each; numbers: ridge regression. No random
+    number of the training is used up. With several processes the main one fits for all, to the rows that it reads.
+
+    Args:
+        model: A transformers model with a head for sequences or tokens.
+        batches: Batches of inputs with `labels`.
+        rows: Rows to read, at most, in whole batches.
+
+    Raises:
+        UserError: If the model has no such head, or the batches no labels for it.
+    """
+    name, layer = head_layer(model)
+    with torch.random.fork_rng():
+        features, labels = _features(model, layer, batches, rows)
+    weight, bias = fit(features, labels, _kind(model, labels), layer.out_features, layer.bias is not None)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        if bias is not None:
+            layer.bias.copy_(bias)
+    distributed.copy_main(list(layer.parameters()))
+    logger.info("%s was fitted to %d rows before training", name, len(features))
+
+
+def head_layer(model: Any) -> tuple[str, nn.Linear]:
+    """Return the name and module of the linear layer that gives a model's logits.
+
+    Args:
+        model: A transformers model.
+
+    Returns:
+        The last linear layer outside the base model with as many outputs as the configuration has labels.
+
+    Raises:
+        UserError: If there is none: the model writes its answer as text, or has no head.
+    """
+    base, outputs = base_of(model), getattr(model.config, "num_labels", None)
+    inside = set() if base is model else set(base.modules())
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module not in inside and module.out_features == outputs
+    ]
+    writes = getattr(model, "get_output_embeddings", lambda: None)() is not None
+    if not found or base is model or writes:
+        raise UserError(
+            f"linear_probe: {type(model).__name__} has no linear head for {outputs} classes that could be fitted "
+            "first; leave linear_probe out. It is for heads of sequences and tokens, not for answers that are text."
+        )
+    return found[-1]
+
+
+def fit(
+    features: Tensor, labels: Tensor, kind: str, outputs: int, with_bias: bool, l2: float = L2
+) -> tuple[Tensor, Tensor | None]:
+    """Minimise the mean loss + l2 / 2 x the squared norm of the weights.
+
+    Args:
+        features: `[rows, width]`.
+        labels: Classes int64 `[rows]`, or numbers `[rows, outputs]`.
+        kind: `classes` (cross-entropy), `labels` (binary cross-entropy of each output) or `numbers` (half the squared
+            error).
+        outputs: Outputs of the layer.
+        with_bias: Whether there is a bias.
+        l2: Strength.
+
+    Returns:
+        Weight `[outputs, width]` and bias `[outputs]` or None, float64.
+    """
+    x = features.double().cpu()
+    x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1) if with_bias else x
+    y = labels.cpu()
+    y = y[:, None] if kind == "numbers" and y.dim() == 1 else y
+    found = _ridge(x, y.double(), l2, with_bias) if kind == "numbers" else _logistic(x, y, kind, outputs, l2, with_bias)
+    return (found[:, :-1], found[:, -1]) if with_bias else (found, None)
+
+
+def _ridge(x: Tensor, y: Tensor, l2: float, with_bias: bool) -> Tensor:
+    penalty = torch.full((x.shape[1],), l2 * len(x), dtype=x.dtype)
+    if with_bias:
+        penalty[-1] = 0
+    return torch.linalg.lstsq(x.T @ x + penalty.diag(), x.T @ y).solution.T
+
+
+def _logistic(x: Tensor, y: Tensor, kind: str, outputs: int, l2: float, with_bias: bool) -> Tensor:
+    weight = torch.zeros(outputs, x.shape[1], dtype=x.dtype, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight], max_iter=ITERATIONS, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        logits = x @ weight.T
+        free = weight[:, :-1] if with_bias else weight
+        if kind == "classes":
+            loss = functional.cross_entropy(logits, y)
+        else:
+            loss = functional.binary_cross_entropy_with_logits(logits, y.double(), reduction="none").sum(1).mean()
+        loss = loss + l2 / 2 * free.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    return weight.detach()
+
+
+def _kind(model: Any, labels: Tensor) -> str:
+    """Return what the labels are, as the model's own loss takes them."""
+    asked = getattr(model.config, "problem_type", None)
+    if asked == "regression" or (asked is None and (model.config.num_labels == 1 or labels.is_floating_point())):
+        return "numbers"
+    return "labels" if asked == "multi_label_classification" else "classes"
+
+
+@torch.no_grad()
+def _features(model: Any, layer: nn.Linear, batches: Iterable[Mapping[str, Any]], rows: int) -> tuple[Tensor, Tensor]:
+    """Return the layer's input at what is labelled, and the labels, of at most `rows` rows."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    hook = layer.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    found: list[tuple[Tensor, Tensor]] = []
+    try:
+        for batch in batches:
+            found.append(_labelled(model, batch, seen))
+            if sum(len(features) for features, _ in found) >= rows:
+                break
+    finally:
+        hook.remove()
+        for module, training in modes.items():
+            module.training = training
+    features, labels = (torch.cat(parts)[:rows] for parts in zip(*found, strict=True))
+    return features, labels
+
+
+def _labelled(model: Any, batch: Mapping[str, Any], seen: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return one batch's features and labels; a head that reads every token gives the one that its answer is of."""
+    device = next(model.parameters()).device
+    inputs = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+    labels = inputs.pop("labels", None)
+    if labels is None:
+        raise UserError("linear_probe: the training batches have no labels; leave linear_probe out.")
+    seen.clear()
+    logits = model(**inputs).logits
+    x, output = seen[-1]
+    if labels.shape == output.shape[:-1] and output.dim() == 3:
+        real = labels != IGNORED
+        return x[real], labels[real]
+    if output.dim() == 3:
+        place = (output - logits[:, None]).abs().sum(dim=-1).argmin(dim=1)
+        x = x[torch.arange(len(x), device=device), place]
+    if len(x) != len(labels):
+        raise UserError(
+            f"linear_probe: the head reads {len(x)} rows, but there are {len(labels)} labels, as in multiple choice; "
+            "leave linear_probe out."
+        )
+    return x, labels
