@@ -9,14 +9,12 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-import pandas as pd
-
 from neuroprune.errors import UserError, did_you_mean
 from neuroprune.results import figures, tables
 from neuroprune.results.collect import collect
 from neuroprune.results.records import read_plan
 from neuroprune.results.runs import read_runs
-from neuroprune.results.tables.formats import Table, write_table
+from neuroprune.results.tables.formats import write_table
 
 SLOW_FIRST = ("topology", "ablations", "figure8", "frontier", "figure4")  # so that processes end together
 
@@ -69,11 +67,6 @@ def _make(study_dir: Path, name: str) -> str:
     if name in figures.FIGURES:
         figures.draw(name, study_dir)
         return ""
-    try:
-        tables.write(name, study_dir)
-    except UserError as error:
-        note = str(error)
-        empty = Table(f"{name} of the study “{study_dir.name}”", pd.DataFrame({"note": [note]}), {}, [note])
-        write_table(empty, study_dir / "tables" / name)
-        return note
-    return ""
+    table = tables.make(name, study_dir)
+    write_table(table, study_dir / "tables" / name)
+    return "" if table.sections else table.notes[0]

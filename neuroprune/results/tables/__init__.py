@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from neuroprune.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from neuroprune.results.tables.formats import Table
 
 # Name -> where it stands in the report. A table's module and function have its name.
 TABLES = {
@@ -27,10 +31,30 @@ def write(name: str, study_dir: Path) -> list[Path]:
         The files, ``<study_dir>/tables/<name>.*``.
 
     Raises:
-        UserError: If there is no such table, or nothing to put into it.
+        UserError: There is no such table, or what it is made from is missing.
+    """
+    formats = import_module("neuroprune.results.tables.formats")
+    return formats.write_table(make(name, study_dir), Path(study_dir) / "tables" / name)
+
+
+def make(name: str, study_dir: Path) -> Table:
+    """Make one table of a study; without rows it has a note in place of sections.
+
+    Args:
+        name: The table's name, a key of ``TABLES``.
+        study_dir: The study's folder with ``runs.csv``.
+
+    Returns:
+        The table.
+
+    Raises:
+        UserError: There is no such table, or what it is made from is missing.
     """
     if name not in TABLES:
         raise UserError(f"table {name!r}: unknown{did_you_mean(name, TABLES)}; there are {', '.join(TABLES)}.")
-    made = getattr(import_module(f"neuroprune.results.tables.{name}"), name)(Path(study_dir))
     formats = import_module("neuroprune.results.tables.formats")
-    return formats.write_table(made, Path(study_dir) / "tables" / name)
+    try:
+        return getattr(import_module(f"neuroprune.results.tables.{name}"), name)(Path(study_dir))
+    except formats.NothingToShowError as error:
+        numbers = import_module("pandas").DataFrame({"note": [str(error)]})
+        return formats.Table(f"{name} of the study “{Path(study_dir).name}”", numbers, {}, [str(error)])

@@ -9,7 +9,12 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment
 
+from neuroprune.errors import UserError
 from neuroprune.files.atomic import write_text
+
+
+class NothingToShowError(UserError):
+    """A study has no rows for a table, such as one whose runs all diverged; the table then says so."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,7 @@ class Table:
     Attributes:
         title: One line that says what it shows.
         numbers: For programs: one column a quantity, unrounded; this is the csv.
-        sections: For people: heading to rows, all cells are texts.
+        sections: For people: heading to rows, all cells are texts; none if there is nothing to show.
         notes: Sentences below the table.
     """
 

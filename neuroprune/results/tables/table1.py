@@ -8,9 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from neuroprune.errors import UserError
 from neuroprune.results.runs import method_label, read_runs
-from neuroprune.results.tables.formats import Table
+from neuroprune.results.tables.formats import NothingToShowError, Table
 from neuroprune.results.tables.nearest import nearest_to_wanted
 from neuroprune.results.tables.published import SUMMARIZATION, is_the_papers
 from neuroprune.results.tables.published import table1 as published_table1
@@ -32,13 +31,16 @@ def table1(study_dir: Path) -> Table:
 
     Raises:
         UserError: If there is no table of runs.
+        NothingToShowError: No run is finished.
     """
     table = summarize(read_runs(study_dir))
     usual = table[(table["runs"] > 0) & (table["variant"] == "") & table["heads_asked"].isna()]
     summaries = usual[usual["metric"].isin(ROUGE)]
     rows = nearest_to_wanted(summaries if len(summaries) else usual)
     if rows.empty:
-        raise UserError(f"{study_dir}: no run is finished, so Table 1 has no rows; the summary says what is missing.")
+        raise NothingToShowError(
+            f"{study_dir}: no run is finished, so Table 1 has no rows; the summary says what is missing."
+        )
     numbers = pd.concat([_numbers(some) for _, some in rows.groupby(["model", "task"], sort=False)], ignore_index=True)
     sections = {
         f"{model} on {task}": _cells(some) for (model, task), some in numbers.groupby(["model", "task"], sort=False)
