@@ -92,13 +92,20 @@ def hours(run: RunSettings) -> float | None:
     """
     parameters = PARAMETERS.get(run.model.source)
     known = ROWS_AND_TOKENS.get((run.task.source, run.task.config))
-    if parameters is None or known is None:
+    rows = known_rows(run)
+    if parameters is None or known is None or rows is None:
         return None
-    rows, tokens = known
-    rows = min(rows, run.task.train_rows or rows)
+    _, tokens = known
     longest = run.task.max_length + (run.task.answer_length if run.task.written else 0)
     operations = 6 * parameters * rows * min(tokens, longest) * run.training.epochs
     return (operations / OPERATIONS_A_SECOND + OVERHEAD_SECONDS) / 3600
+
+
+def known_rows(run: RunSettings) -> int | None:
+    """Return the number of rows that a run trains on, as far as it is known without its data."""
+    whole, _ = ROWS_AND_TOKENS.get((run.task.source, run.task.config), (None, None))
+    limit = run.task.train_rows
+    return limit if whole is None else min(whole, limit or whole)
 
 
 COLUMNS = ("experiment", "runs", "jobs", "GPU hours", "records", "models")

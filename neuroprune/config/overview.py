@@ -6,10 +6,12 @@ import textwrap
 
 from tabulate import tabulate
 
-from neuroprune.config import gpu_hours, memory
+from neuroprune.config import gpu_hours, memory, reach
 from neuroprune.config.jobs import count_by_experiment, count_by_rule
 from neuroprune.config.plan import Plan
 from neuroprune.config.study import ExperimentSettings, StudySettings
+
+NO_SAFETENSORS = ("facebook/opt-125m", "facebook/opt-1.3b")
 
 
 def overview(made: Plan) -> str:
@@ -32,9 +34,31 @@ def overview(made: Plan) -> str:
             textwrap.fill(gpu_hours.BASIS, 120),
             tabulate(memory.table(made), memory.COLUMNS, tablefmt="simple", disable_numparse=True),
             textwrap.fill(memory.BASIS, 120),
+            *_reach(made),
+            *_without_safetensors(study),
             tabulate(runs, ["run", "epochs", "learning rate", "train rows", "timed"], tablefmt="simple"),
         ]
     )
+
+
+def _reach(made: Plan) -> list[str]:
+    """Return the table of penalty runs and its warnings; nothing if there are none."""
+    rows = reach.table(made)
+    if not rows:
+        return []
+    sentences = [textwrap.fill(sentence, 120) for sentence in reach.warnings(rows)]
+    return [tabulate(rows, reach.COLUMNS, tablefmt="simple", disable_numparse=True), *sentences]
+
+
+def _without_safetensors(study: StudySettings) -> list[str]:
+    """Name the models whose main branch on the hub, as far as known, has no safetensors."""
+    names = [name for name, row in study.models.items() if row.source in NO_SAFETENSORS and row.revision is None]
+    text = (
+        "their main branch on the hub has pickled weights alone, as far as known, which are never read. Set `revision` "
+        "to a conversion to safetensors (refs/pr/…) if one exists, or save the model as safetensors and set `source` "
+        "to its folder."
+    )
+    return [textwrap.fill(f"Before the first job: {', '.join(names)}: {text}", 120)] if names else []
 
 
 def _grid(grid: ExperimentSettings, study: StudySettings) -> list[str]:

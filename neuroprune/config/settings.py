@@ -109,6 +109,11 @@ class TaskSettings(Settings):
     eval_rows: Count | None = Field(
         default=None, description="Judge on the first so many rows of such a shuffle; default: all rows."
     )
+    expected_rows: Count | None = Field(
+        default=None,
+        description="Rows of the whole training split; `prepare-data` refuses a dataset with another number, where "
+        "copies of different sizes exist.",
+    )
     # ---- tasks whose answer is text
     prefix: str = Field(default="", description="Text answers: written before every input, such as `summarize: `.")
     answer_length: Count = Field(
@@ -133,7 +138,9 @@ class TaskSettings(Settings):
 
     @model_serializer(mode="wrap")
     def _of_its_kind(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in serialize(self).items() if self.written or key not in self.WRITTEN}
+        unused = () if self.written else self.WRITTEN
+        unused = unused if self.expected_rows else (*unused, "expected_rows")
+        return {key: value for key, value in serialize(self).items() if key not in unused}
 
     @property
     def written(self) -> bool:

@@ -47,6 +47,12 @@ def read(task: TaskSettings, data_root: Path, resources: Path) -> tuple[datasets
         for column in (*task.inputs, task.label):
             if column not in found[split].column_names:
                 raise UserError(_lacks(task, folder, f"column (split {split})", column, found[split].column_names))
+    rows = len(found[task.train_split])
+    if task.expected_rows not in (None, rows):
+        raise UserError(
+            f"task {task.name}: the split {task.train_split} in {folder} has {rows} rows, but expected_rows is "
+            f"{task.expected_rows}: another copy of {task.source}. Use the expected one, or change expected_rows."
+        )
     return found[task.train_split], found[task.eval_split]
 
 

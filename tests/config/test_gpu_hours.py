@@ -51,7 +51,9 @@ def test_the_papers_study_is_known_in_full():
     assert {12, 25, 50, 75, 100, 125, 144} <= heads
     families = ("bert_base", "t5_base", "opt_125m")
     compared = {(run.model.name, run.method.name) for run in plan.runs.values() if run.task.name == "rte"}
-    assert {(model, method) for model in families for method in METHOD_SETTINGS} <= compared
+    others = METHOD_SETTINGS.keys() - {"cofi"}  # which the paper has on BERT alone
+    assert {(model, method) for model in families for method in others} <= compared
+    assert {model for model, method in compared if method == "cofi"} == {"bert_base"}
     epochs = {run.training.epochs for run in plan.runs.values() if run.method.name == "cofi"}
     assert epochs == {20, 100}
     grid = {(m.alpha, m.beta, m.theta) for m in _penalties(plan, "bert_base", "sst2")}

