@@ -113,27 +113,27 @@ def _text(model: nn.Module, name: str, facts: Facts, load: str) -> str:
     found = measure_sparsity(model)
     parts = [
         MARK,
-        f"# {name}",
+        f"# {_plain(name)}",
         _origin(model, found, facts),
         _sizes(model, found),
         "## Load it",
         f"```python\n{load}\n```",
     ]
     if metrics := _metrics(facts):
-        rows = [(metric, f"{value:.4g}") for metric, value in metrics.items()]
+        rows = [(_plain(metric), f"{value:.4g}") for metric, value in metrics.items()]
         parts += ["## Results", _table(("metric", "value"), rows)]
     if labels := _labels(model, facts):
-        parts += ["## Labels, in order", "\n".join(f"{number}. {label}" for number, label in enumerate(labels))]
+        parts += ["## Labels, in order", "\n".join(f"{number}. {_plain(label)}" for number, label in enumerate(labels))]
     return "\n\n".join([*parts, "## Layers", _layers(model, found)])
 
 
 def _origin(model: nn.Module, found: Sparsity, facts: Facts) -> str:
     """Say in a sentence or two what this is."""
     base = facts.base_model or hub_id(getattr(model.config, "_name_or_path", None))
-    made = f" made from `{base}`" if base else ""
+    made = f" made from `{_code(base)}`" if base else ""
     named = facts.task and facts.dataset not in (None, facts.task)
     data = f"{facts.task} ({facts.dataset})" if named else facts.task or facts.dataset
-    on = f", fine-tuned on {data}" if data else ""
+    on = f", fine-tuned on {_plain(data)}" if data else ""
     return f"A `{type(model).__name__}`{made}{on}. " + (
         f"Pruned with [NeuroPrune](https://arxiv.org/abs/2404.01306): {found.weights:.1%} of the dense model's weights "
         "in attentions and MLPs are gone or zero."
@@ -191,6 +191,17 @@ def _number(value: Any) -> float | None:
 def hub_id(name: Any) -> str | None:
     """Return a name that has the form of a hub id and is not a folder here; else nothing."""
     return name if isinstance(name, str) and HUB_ID.fullmatch(name) and not Path(name).exists() else None
+
+
+def _plain(text: Any) -> str:
+    """Return a text on one line in which nothing is Markdown or HTML, but underscores inside words."""
+    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*\[\]|#~!]|(?<!\w)_|_(?!\w))", r"\\\1", line)
+
+
+def _code(text: Any) -> str:
+    """Return a text that ends no line and no inline code."""
+    return " ".join(str(text).split()).replace("`", "'")
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -15,6 +15,7 @@ from neuroprune.errors import UserError
 from neuroprune.files.atomic import file_hash, write_json, write_text
 from neuroprune.results.environment import PACKAGES
 from neuroprune.results.groups import first_of_each_kind, groups, usual_first
+from neuroprune.results.plain_text import csv_text
 from neuroprune.results.records import (
     SCHEMA_VERSION,
     AnyRecord,
@@ -53,7 +54,7 @@ def collect(study_dir: Path, output: Path | None = None) -> list[str]:
     of_run = groups([run.settings for run, _ in found], first_of_each_kind(_in_order(found, plan)))
     rows = with_dense_times([row(study_dir.name, *pair, group) for pair, group in zip(found, of_run, strict=True)])
     notes = _notes(found, plan) + _left_out(study_dir, plan) + problems
-    write_text(Path(output or study_dir / "runs.csv"), pd.DataFrame(rows).to_csv(index=False))
+    write_text(Path(output or study_dir / "runs.csv"), csv_text(pd.DataFrame(rows)))
     write_json(study_dir / "provenance.json", provenance([run for run, _ in found], notes))
     return notes
 

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from test_surgery import uneven_cut
 
 from helpers.models import each_model, make_model
-from neuroprune.models.card import Facts, read_facts
+from neuroprune.models.card import Facts, read_facts, write_card
 from neuroprune.models.pretrained import save_pretrained
 from neuroprune.pruning.sparsity import measure_sparsity
 from neuroprune.pruning.surgery import remove
@@ -137,3 +137,18 @@ def test_a_model_of_another_kind_is_saved_without_a_card(tmp_path):
     )
     save_pretrained(CLIPTextModel(config), tmp_path)
     assert not (tmp_path / "README.md").exists() and (tmp_path / "config.json").exists()
+
+
+def test_texts_in_a_card_are_no_markup(tmp_path):
+    facts = Facts(
+        {"accuracy": 0.5, "a|b": 1.0},
+        base_model="x`\n# y",
+        dataset="<script>",
+        task="[t](javascript:x)",
+        labels=["<img src=x onerror=y>", "a\n\n# b", "snake_case", "*c*"],
+    )
+    write_card(make_model("bert"), tmp_path, "name\n<b>", facts)
+    text = (tmp_path / "README.md").read_text().split("---\n", 2)[2]
+    assert not [part for part in ("<script", "<img", "<b>", "\n# b", "\n# y", "[t](", " *c*") if part in text]
+    assert "0. &lt;img src=x onerror=y>\n1. a \\# b\n2. snake_case\n3. \\*c\\*" in text
+    assert "| a\\|b | 1 |" in text

@@ -15,6 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure, SubFigure
 
 from neuroprune.files.atomic import write_bytes, write_text
+from neuroprune.results.plain_text import csv_text
 from neuroprune.results.runs import method_label
 
 PAGE_WIDTH = 6.3  # inches: the text width of the ACL template; figures are drawn at their final size
@@ -93,7 +94,7 @@ def save(figure: Figure, shown: pd.DataFrame, stem: Path) -> list[Path]:
     figure.draw_without_rendering()  # lays it out, once for all formats
     figure.set_layout_engine(None)  # else every format would draw it once more to lay it out
     paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("csv", "pdf", "png", "svg")]
-    write_text(paths[0], shown.to_csv(index=False, float_format="%.6g"))
+    write_text(paths[0], csv_text(shown, float_format="%.6g"))
     no_date: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
     for path in paths[1:]:
         kind = path.suffix[1:]

@@ -11,6 +11,7 @@ from jinja2 import Environment
 
 from neuroprune.errors import UserError
 from neuroprune.files.atomic import write_text
+from neuroprune.results.plain_text import csv_text, markdown, one_line
 
 
 class NothingToShowError(UserError):
@@ -52,15 +53,19 @@ def write_table(table: Table, stem: Path) -> list[Path]:
 
 def to_csv(table: Table) -> str:
     """Return the numbers, unrounded."""
-    return table.numbers.to_csv(index=False)
+    return csv_text(table.numbers)
 
 
 def to_markdown(table: Table) -> str:
     """Return headings, pipe tables and notes."""
     parts = [f"# {table.title}"]
     for heading, rows in table.sections.items():
-        parts += [f"## {heading}", rows.to_markdown(index=False, disable_numparse=True, colalign=_align(rows))]
-    parts += ["\n".join(f"- {note}" for note in table.notes)] if table.notes else []
+        cells = rows.map(markdown)
+        parts += [
+            f"## {markdown(heading)}",
+            cells.to_markdown(index=False, disable_numparse=True, colalign=_align(rows)),
+        ]
+    parts += ["\n".join(f"- {markdown(note)}" for note in table.notes)] if table.notes else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -73,7 +78,7 @@ def to_latex(table: Table) -> str:
         parts.append(
             f"\\begin{{table}}\n\\centering\n\\caption{{{_latex(f'{table.title}: {heading}.')}}}\n{body}\\end{{table}}"
         )
-    notes = [f"% {note}" for note in table.notes]
+    notes = [f"% {one_line(note)}" for note in table.notes]
     return "\n".join([*parts, *notes]) + "\n"
 
 
