@@ -41,7 +41,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, synced: bool = True) -> Iterator[Path]:
     """Yield a temporary file beside `path`, which replaces `path` when the block ends without an exception.
 
     The file is synced to disk before it is renamed. Its mode follows the umask, even if the writer in the block creates
@@ -49,6 +49,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Args:
         path: The file to write; its folder is created if necessary.
+        synced: Whether to wait until the file is on disk; unnecessary if the caller does so for all files of a folder.
 
     Yields:
         The temporary file, empty.
@@ -59,9 +60,11 @@ def whole_file(path: Path) -> Iterator[Path]:
         mode = _create(temporary)
         yield temporary
         temporary.chmod(mode)
-        sync(temporary)
+        if synced:
+            sync(temporary)
         temporary.replace(path)
-        sync(path.parent)
+        if synced:
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from neuroprune.errors import UserError
-from neuroprune.files.atomic import whole_file, write_text
+from neuroprune.files.atomic import whole_file
 from neuroprune.methods.hooks import State
 
 TENSORS, VALUES = "method.safetensors", "method.json"
@@ -27,9 +27,10 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items() if isinstance(value, Tensor)}
     values = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
-    with whole_file(folder / TENSORS) as temporary:
+    with whole_file(folder / TENSORS, synced=False) as temporary:
         save_file(tensors, temporary)
-    write_text(folder / VALUES, json.dumps(values))
+    with whole_file(folder / VALUES, synced=False) as temporary:
+        temporary.write_text(json.dumps(values), encoding="utf-8")
 
 
 def load_state(folder: Path) -> State | None:
