@@ -54,6 +54,29 @@ def test_a_pruned_model_is_trained_on_after_the_same_events(longer, data_root, t
     assert before == [entry["loss"] for entry in plain.history if "loss" in entry and entry["step"] <= 8]
 
 
+T5 = {
+    "name": "tiny_t5",
+    "source": "random:t5",
+    "config": {"vocab_size": 300, "d_model": 32, "d_kv": 8, "num_heads": 4, "d_ff": 64, "num_layers": 2},
+}
+OTHERS = {
+    "t5": {"method": NEUROPRUNE, "model": T5},
+    "cofi": {"method": {"name": "cofi", "sparsity": 0.6}},
+    "penalty": {"method": {"name": "neuroprune", "alpha": 0.03, "beta": 0.3, "theta": 0.5, "mode": "decoupled"}},
+    "passes": {"method": NEUROPRUNE, "training": TRAINING | {"accumulation": 2}},
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_methods_and_models_train_on_too(kind, data_root, tmp_path):
+    asked = {"training": TRAINING} | OTHERS[kind]
+    asked["training"] = asked["training"] | {"budget": "dense_flops"}
+    result = run(settings(**asked), data_root, tmp_path).result
+    assert result.steps > 24
+    rates = [entry["learning_rate"] for entry in result.history if "learning_rate" in entry]
+    assert rates[-1] < 0.2 * max(rates)
+
+
 class StoppedError(Exception):
     pass
 
