@@ -82,6 +82,29 @@ def test_the_temperature_is_log_linear():
     assert log_linear(0, 0, 1000, 1e-8) == pytest.approx(1e-8)
 
 
+def test_the_temperature_falls_over_the_cooldown_share_of_the_steps():
+    run, method, found = make_run(make_model("bert"), steps=10), DSP(heads=3, cooldown=0.5), []
+    method.start(run)
+    for run.step in (1, 4, 5, 9):
+        method.after_step(run)
+        found.append(method.strategy.temperature)
+    method.abandon()
+    assert found == pytest.approx([10**0.8, 10**-5.8, 1e-8, 1e-8])
+
+
+def test_the_learning_rate_of_the_scores_decays_linearly_to_zero():
+    """Adam moves a score with a constant gradient by its learning rate in every step."""
+    run, method, moved = make_run(make_model("bert"), steps=4), DSP(heads=3, score_lr=0.4), []
+    method.start(run)
+    scores = method.strategy.scores
+    for run.step in range(4):
+        before, scores.grad = scores.detach().clone(), torch.ones_like(scores)
+        method.before_step(run)
+        moved.append((before - scores.detach()).mean().item())
+    method.abandon()
+    assert moved == pytest.approx([0.4, 0.3, 0.2, 0.1], rel=1e-4)
+
+
 def test_scores_start_as_xavier_says():
     scores = xavier_scores([12] * 12)
     assert scores.dtype == torch.float64 and scores.shape == (144,)

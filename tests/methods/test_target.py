@@ -244,6 +244,18 @@ def test_embeddings_rest_after_the_last_event_and_are_free_again_at_the_end():
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+@both_targets
+def test_a_run_that_resumes_after_an_event_does_not_expect_it_again(method_class):
+    run, method = make_run(make_model("bert"), steps=12), method_class(sparsity=0.5)
+    method.start(run)
+    while run.step < 4:
+        take_step(method, run)
+    state, method = method.state_dict(), method_class(sparsity=0.5)
+    method.resume(run, state)
+    assert [event["step"] for event in method.report["events"]] == [4]
+    assert sorted(method.strategy.events) == [5, 6]
+
+
 def test_embeddings_that_are_the_output_layer_too_stay_free():
     model = make_model("gpt2")
     frozen = freeze_embeddings(make_run(model, steps=1))

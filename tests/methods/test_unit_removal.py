@@ -71,6 +71,9 @@ def test_taylor_sums_over_the_steps_before_the_event_and_removes_the_weakest_for
             now = taylor_scores(run)
             sums = now if sums is None else {block: sums[block] + now[block] for block in now}
         method.before_step(run)
+        if sums is not None:
+            for i, expected in enumerate(sums.values()):
+                torch.testing.assert_close(method.state_dict()[f"sums.{i}"], expected)
         run.optimizer.step()
         run.step += 1
         method.after_step(run)
