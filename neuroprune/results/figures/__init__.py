@@ -11,7 +11,7 @@ LARGE = 300e6  # parameters; larger models are in Figure 11, the others in Figur
 
 # Name -> where it stands in the report. A figure's module and function have its name.
 FIGURES = {
-    "frontier": "1 Accuracy against time",
+    "frontier": "1 Result",
     "figure4": "2 Sparsity against metric and times",
     "figure11": "2 Sparsity against metric and times",
     "figure5": "3 Heads",

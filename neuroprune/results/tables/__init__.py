@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 # Name -> where it stands in the report. A table's module and function have its name.
 TABLES = {
     "table1": "2 Sparsity against metric and times",
-    "summary": "6 All results",
-    "timing": "6 All results",
+    "summary": "1 Result",
+    "timing": "6 Times",
     "provenance": "7 Where the numbers come from",
 }
 

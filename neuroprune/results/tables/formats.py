@@ -27,12 +27,14 @@ class Table:
         numbers: For programs: one column a quantity, unrounded; this is the csv.
         sections: For people: heading to rows, all cells are texts; none if there is nothing to show.
         notes: Sentences below the table.
+        lead: The result in sentences, above the table.
     """
 
     title: str
     numbers: pd.DataFrame
     sections: dict[str, pd.DataFrame]
     notes: list[str] = field(default_factory=list)
+    lead: list[str] = field(default_factory=list)
 
 
 def write_table(table: Table, stem: Path) -> list[Path]:
@@ -58,7 +60,7 @@ def to_csv(table: Table) -> str:
 
 def to_markdown(table: Table) -> str:
     """Return headings, pipe tables and notes."""
-    parts = [f"# {table.title}"]
+    parts = [f"# {table.title}", *map(markdown, table.lead)]
     for heading, rows in table.sections.items():
         cells = rows.map(markdown)
         parts += [
@@ -144,11 +146,15 @@ tbody tr:nth-child(even) { background: #f6f6f4; } tbody tr:hover { background: #
 tbody tr.first td { border-top: 1px solid #999; }
 .right { text-align: right; }
 td.left { white-space: normal; max-width: 9rem; }
+.lead { font-size: 1.05rem; max-width: 60rem; margin: .4rem 0; }
 .notes { color: #444; font-size: .87rem; max-width: 60rem; padding-left: 1.2rem; }
 </style>
 </head>
 <body>
 <h1>{{ table.title }}</h1>
+{% for sentence in table.lead %}
+<p class="lead">{{ sentence }}</p>
+{% endfor %}
 {% for heading, (rows, align) in sections.items() %}
 <h2>{{ heading }}</h2>
 <div class="wide"><table>

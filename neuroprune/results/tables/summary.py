@@ -23,6 +23,7 @@ from neuroprune.results.runs import (
     read_runs,
 )
 from neuroprune.results.tables.formats import NBSP, Table
+from neuroprune.results.tables.lead import lead
 from neuroprune.results.tables.paired import NOTE, TESTED, compared, with_tests
 from neuroprune.results.tables.partners import dense_rows, functional_rows, partners
 
@@ -119,7 +120,8 @@ def summary(study_dir: Path) -> Table:
         _heading(rows.iloc[0]): without_empty(pd.DataFrame([_cells(row, sizes) for row in rows.to_dict("records")]))
         for _, rows in table.groupby(["model", "task"], sort=False)
     }
-    return Table(f"Summary of the study “{study_dir.name}”", table, sections, _notes(runs, table))
+    title = f"Summary of the study “{study_dir.name}”"
+    return Table(title, table, sections, _notes(runs, table), lead(table, sizes))
 
 
 def _heading(row: pd.Series) -> str:
