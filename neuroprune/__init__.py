@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from neuroprune.methods.linear_probe import LinearProbe
     from neuroprune.models.pretrained import from_pretrained, save_pretrained
     from neuroprune.pruning import heads, penalties, topology
+    from neuroprune.pruning.architectures import register_architecture
     from neuroprune.pruning.blocks import find_blocks
     from neuroprune.pruning.sparsity import measure_sparsity
     from neuroprune.pruning.surgery import remove
@@ -36,6 +37,7 @@ __all__ = [
     "heads",
     "measure_sparsity",
     "penalties",
+    "register_architecture",
     "remove",
     "save_pretrained",
     "topology",
@@ -54,6 +56,7 @@ _MODULES = {
     "find_blocks": "pruning.blocks",
     "from_pretrained": "models.pretrained",
     "measure_sparsity": "pruning.sparsity",
+    "register_architecture": "pruning.architectures",
     "remove": "pruning.surgery",
     "save_pretrained": "models.pretrained",
 }

@@ -3,7 +3,8 @@
 Loading is taught by `neuroprune.models.quantizer`, which needs torch and transformers. Importing it here would make
 `import neuroprune` slow, so it waits until transformers' own loading code is there: if that is so already, it follows
 at once, else right after. Python has no event for "this module was imported"; what stands here is its usual form, a
-finder that knows one module, lets the others find it, and is gone when that module was executed.
+finder that knows one module, lets the others find it, and is gone when that module was executed. wrapt's post-import
+hooks would do, but importing wrapt takes 60 ms, twice what a bare interpreter and this package take together.
 """
 
 from __future__ import annotations

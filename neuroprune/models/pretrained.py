@@ -18,7 +18,7 @@ import transformers
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from neuroprune.errors import UserError, did_you_mean
@@ -95,34 +95,35 @@ def move_files(made: Path, folder: Path) -> None:
             _replace(file, folder / file.name)
 
 
-def from_pretrained(folder: str | Path, auto_class: Any = None) -> nn.Module:
+def from_pretrained(folder: str | Path, auto_class: Any = None, **options: Any) -> nn.Module:
     """Load a model that `save_pretrained`, the Trainer or transformers saved, cut or not.
 
     Args:
         folder: The folder that holds `config.json` and the weights; or, as a string, the id of a model on the hub.
         auto_class: A transformers class to load it with (`AutoModel`, say); default: the class that was saved.
+        **options: What transformers' `from_pretrained` takes: `dtype`, `device_map`, `attn_implementation`,
+            `quantization_config`, `revision`, values of the configuration, ….
 
     Returns:
-        The model in eval mode, on the CPU, its weights bit by bit those that were stored.
+        The model in eval mode, without options on the CPU and with its weights bit by bit those that were stored.
 
     Raises:
         UserError: If the folder is not there (nor on the hub) or is damaged, its configuration and weights do not fit,
             or weights are missing; without `auto_class` also if there are weights that the model has no place for.
     """
     name = hub_id(folder)
-    config = Path(folder) / "config.json" if name is None else _from_hub(name)
+    config = Path(folder) / "config.json" if name is None else _from_hub(name, options.get("revision"))
     check_indices(config.parent)
     model_class = _saved_class(config, folder) if auto_class is None else auto_class
     try:
         model, info = model_class.from_pretrained(
             name or Path(folder),
+            **{"local_files_only": name is None, "trust_remote_code": False, "use_safetensors": True, **options},
             output_loading_info=True,
-            local_files_only=name is None,
-            trust_remote_code=False,
-            use_safetensors=True,
         )
     except (UserError, OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise UserError(f"can't load the model in {folder}: {_first_lines(error)}; save it again.") from error
+        remedy = f"check {', '.join(options)}, or save it again" if options else "save it again"
+        raise UserError(f"can't load the model in {folder}: {_first_lines(error)}; {remedy}.") from error
     for what in ("missing_keys", "unexpected_keys") if auto_class is None else ("missing_keys",):
         if info[what]:
             raise UserError(
@@ -150,15 +151,16 @@ def align(model: nn.Module) -> None:
         model: Any model; its parameters stay the same objects.
     """
     for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
+        if not parameter.is_meta and type(parameter.data) is Tensor:  # neither offloaded nor quantized
+            parameter.data = parameter.data.clone()
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, revision: str | None = None) -> Path:
     """Return the cached path of a hub model's configuration; its index of weights, if any, is cached beside it."""
     try:
         with suppress(EntryNotFoundError):
-            hf_hub_download(name, SAFE_WEIGHTS_INDEX_NAME)
-        return Path(hf_hub_download(name, "config.json"))
+            hf_hub_download(name, SAFE_WEIGHTS_INDEX_NAME, revision=revision)
+        return Path(hf_hub_download(name, "config.json", revision=revision))
     except Exception as error:  # the hub, the network and the cache have errors of their own
         raise UserError(
             f"{name} is neither a folder nor can it be had from the hub ({_first_lines(error)}); give the folder of a "

@@ -1,8 +1,8 @@
 """The table of architectures: where a model type keeps its matrices, and what follows from a cut.
 
-This is the only place that knows model types. To add one, write a row: paths are attribute paths inside a layer, and
-`layers` are paths of lists of layers below the base model (`model.base_model`). Attentions or lists that a model of the
-type does not have (the cross-attention of an encoder, say) are skipped.
+This is the only place that knows model types. To add one, write a row, here or with `register_architecture`. Paths are
+attribute paths inside a layer, and `layers` are paths of lists of layers below the base model (`model.base_model`).
+Attentions or lists that a model of the type does not have (the cross-attention of an encoder, say) are skipped.
 """
 
 from __future__ import annotations
@@ -102,11 +102,12 @@ class Architecture:
         return {"encoder", "decoder"} <= {path.partition(".")[0] for path in self.layers}
 
 
-def find_architecture(model_type: str) -> Architecture:
+def find_architecture(model_type: str, like: str | None = None) -> Architecture:
     """Look a model type up in the table.
 
     Args:
         model_type: The `model_type` of a transformers configuration.
+        like: A known type whose modules have the same names, for the message.
 
     Returns:
         Its row.
@@ -114,10 +115,19 @@ def find_architecture(model_type: str) -> Architecture:
     Raises:
         UserError: If the table has no such row.
     """
+    if model_type in _REASONS:
+        raise UserError(f"model type {model_type!r} is not supported: {_REASONS[model_type]}.")
+    if model_type not in ARCHITECTURES and like is not None:
+        raise UserError(
+            f"model type {model_type!r} is not in the table of architectures, but looks like {like}: call "
+            f"neuroprune.register_architecture({model_type!r}, {like!r}), here and wherever the pruned model is "
+            "loaded, and compare outputs before and after a first removal."
+        )
     if model_type not in ARCHITECTURES:
         raise UserError(
             f"model type {model_type!r} is not supported{did_you_mean(model_type, ARCHITECTURES)}; known are "
-            f"{', '.join(sorted(ARCHITECTURES))}; add a row to the table in neuroprune/pruning/architectures.py."
+            f"{', '.join(sorted(ARCHITECTURES))}; add a row with neuroprune.register_architecture (see "
+            "neuroprune/pruning/architectures.py)."
         )
     return ARCHITECTURES[model_type]
 
@@ -227,18 +237,101 @@ _LLAMA = Architecture(
     ),
 )
 
-ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
-    {
-        "bart": _BART,
-        "bert": _BERT,
-        "distilbert": _DISTILBERT,
-        "electra": _BERT,
-        "gpt2": _GPT2,
-        "llama": _LLAMA,
-        "marian": replace(_BART, text_to_text=True),  # there is no Marian with a classification head
-        "opt": _OPT,
-        "qwen3": _LLAMA,
-        "roberta": _BERT,
-        "t5": _T5_ARCHITECTURE,
-    }
+_MODERNBERT = Architecture(
+    layers=("layers",),
+    attentions=(
+        AttentionRow(
+            "attn",
+            q=Part("attn.Wqkv", 0, 3),
+            k=Part("attn.Wqkv", 1, 3),
+            v=Part("attn.Wqkv", 2, 3),
+            o=Part("attn.Wo"),
+            head_dim="head_dim",
+        ),
+    ),
+    mlps=(MlpRow((Part("mlp.Wi", 0, 2), Part("mlp.Wi", 1, 2)), Part("mlp.Wo"), "mlp.act", "mlp"),),
 )
+# Only with share_att_key, as in DeBERTa-v3: relative positions then go through Q and K, and need no cut of their own.
+_DEBERTA = replace(
+    _BERT,
+    attentions=(
+        AttentionRow(
+            "attention.self",
+            q=Part("attention.self.query_proj"),
+            k=Part("attention.self.key_proj"),
+            v=Part("attention.self.value_proj"),
+            o=Part("attention.output.dense"),
+            head_dim="attention_head_size",
+            counts={"num_attention_heads": "heads", "all_head_size": "width"},
+        ),
+    ),
+)
+_MPNET = replace(
+    _BERT,
+    attentions=(
+        _linears(
+            "attention.attn",
+            _T5,
+            "attention_head_size",
+            counts={"num_attention_heads": "heads", "all_head_size": "width"},
+            cut_class="neuroprune.pruning.mpnet:CutMPNetAttention",
+        ),
+    ),
+)
+
+# A type that looks like several is told the first.
+_ROWS: dict[str, Architecture] = {
+    "bart": _BART,
+    "bert": _BERT,
+    "distilbert": _DISTILBERT,
+    "gpt2": _GPT2,
+    "llama": _LLAMA,
+    "t5": _T5_ARCHITECTURE,
+    # types that share or vary these rows
+    "deberta-v2": _DEBERTA,
+    "electra": _BERT,
+    "gemma2": _LLAMA,
+    "gemma3_text": _LLAMA,
+    "marian": replace(_BART, text_to_text=True),  # there is no Marian with a classification head
+    "mbart": _BART,
+    "mistral": _LLAMA,
+    "modernbert": _MODERNBERT,
+    "mpnet": _MPNET,
+    "opt": _OPT,
+    "pegasus": replace(_BART, text_to_text=True),
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+}
+ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(_ROWS)
+_EXPERTS = "an MLP is a set of experts, and a token uses only some of them; the table describes one MLP a layer"
+_REASONS = {
+    "albert": "all its layers are one layer with one set of weights, so layers can't keep different units",
+    "deepseek_v3": _EXPERTS,
+    "gpt_oss": _EXPERTS,
+    "mixtral": _EXPERTS,
+    "olmoe": _EXPERTS,
+    "phi3": "its attention reads the number of heads from the configuration, which is one for all layers",
+    "qwen2_moe": _EXPERTS,
+    "qwen3_moe": _EXPERTS,
+}
+
+
+def register_architecture(model_type: str, row: Architecture | str) -> None:
+    """Add a model type to the table, in every process that prunes such models or loads pruned ones.
+
+    Compare a model's outputs after a removal with those of the model whose removed units are masked before relying on
+    it: the row says where matrices are, not what the forward pass does with them.
+
+    Args:
+        model_type: The `model_type` of the configuration.
+        row: The row, or the model type whose row it shares.
+
+    Raises:
+        UserError: If the other type has no row, or the type has another row already.
+    """
+    found = find_architecture(row) if isinstance(row, str) else row
+    if _ROWS.get(model_type, found) != found:
+        raise UserError(f"model type {model_type!r} has another row already; rows of the table can't be replaced.")
+    _ROWS[model_type] = found

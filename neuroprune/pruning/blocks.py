@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -196,15 +197,7 @@ def find_blocks(model: nn.Module, unused: bool = False) -> Blocks:
     """
     model = getattr(model, "_orig_mod", model)  # so that names, and the record made of them, are the plain model's
     architecture = _architecture(model)
-    names = {module: name for name, module in model.named_modules()}
-    blocks = Blocks([], [])
-    cross = unused or _runs_cross_attention(model)
-    for layer in _layers(model, architecture):
-        for row in architecture.attentions:
-            if _has(layer, row.module) and (cross or not row.cross):
-                blocks.attentions.append(_attention(layer, row, len(blocks.attentions), names))
-        for mlp_row in [row for row in architecture.mlps if _has(layer, row.out.path, *(i.path for i in row.ins))][:1]:
-            blocks.mlps.append(_mlp(layer, mlp_row, len(blocks.mlps), names))
+    blocks = _blocks(model, architecture, unused or _runs_cross_attention(model))
     if not blocks.attentions or not blocks.mlps:
         raise UserError(
             f"no {'attention' if not blocks.attentions else 'MLP'} found in {type(model).__name__}: its layers are not "
@@ -213,6 +206,30 @@ def find_blocks(model: nn.Module, unused: bool = False) -> Blocks:
             "them first (merge_and_unload()); else mend its row in neuroprune/pruning/architectures.py."
         )
     return blocks
+
+
+def _blocks(model: nn.Module, architecture: Architecture, cross: bool) -> Blocks:
+    """List the blocks that a row finds in a model."""
+    names = {module: name for name, module in model.named_modules()}
+    blocks = Blocks([], [])
+    for layer in _layers(model, architecture):
+        for row in architecture.attentions:
+            if _has(layer, row.module) and (cross or not row.cross):
+                blocks.attentions.append(_attention(layer, row, len(blocks.attentions), names))
+        for mlp_row in [row for row in architecture.mlps if _has(layer, row.out.path, *(i.path for i in row.ins))][:1]:
+            blocks.mlps.append(_mlp(layer, mlp_row, len(blocks.mlps), names))
+    return blocks
+
+
+def _looks_like(model: nn.Module) -> str | None:
+    """Return the first known model type whose row describes every layer of a model, if there is one."""
+    for name, architecture in ARCHITECTURES.items():
+        with suppress(UserError, AttributeError, TypeError):
+            layers, blocks = list(_layers(model, architecture)), _blocks(model, architecture, cross=True)
+            attentions = sum(not attention.cross for attention in blocks.attentions)
+            if layers and attentions == len(blocks.mlps) == len(layers):
+                return name
+    return None
 
 
 def _architecture(model: nn.Module) -> Architecture:
@@ -224,7 +241,7 @@ def _architecture(model: nn.Module) -> Architecture:
     known = [f"{path} ({kind})" for path, kind in parts.items() if kind in ARCHITECTURES]
     if name not in ARCHITECTURES and known:
         raise UserError(f"{type(model).__name__} is composed of other models; prune its parts: {', '.join(known)}.")
-    return find_architecture(name)
+    return find_architecture(name, None if name in ARCHITECTURES else _looks_like(model))
 
 
 def _model_type(model: nn.Module) -> str | None:
@@ -270,6 +287,7 @@ def _attention(layer: nn.Module, row: AttentionRow, index: int, names: dict[nn.M
     """Make the view of one attention."""
     module = attrgetter(row.module)(layer)
     q, k, v, o = (_projection(layer, part, names) for part in (row.q, row.k, row.v, row.o))
+    _check_known(module, {q.module, k.module, v.module, o.module}, names)
     return Attention(index, names[module], module, q, k, v, o, int(getattr(module, row.head_dim)), row)
 
 
@@ -278,7 +296,19 @@ def _mlp(layer: nn.Module, row: MlpRow, index: int, names: dict[nn.Module, str])
     module = attrgetter(row.module)(layer) if row.module else layer
     ins = tuple(_projection(layer, part, names) for part in row.ins)
     out = _projection(layer, row.out, names)
+    if row.module:
+        _check_known(module, {out.module, *(projection.module for projection in ins)}, names)
     return Mlp(index, names[module], module, ins, out, attrgetter(row.activation)(layer), row)
+
+
+def _check_known(module: nn.Module, known: set[nn.Module], names: dict[nn.Module, str]) -> None:
+    """Refuse an attention or MLP with a matrix that its row does not list: a cut would leave it as it is."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | Conv1D) and part not in known:
+            raise UserError(
+                f"{names[part]} is a matrix that the table of architectures does not list for {names[module]}, so a "
+                "cut would leave it at its size; this variant of the model is not supported."
+            )
 
 
 def _projection(layer: nn.Module, part: Part, names: dict[nn.Module, str]) -> Projection:

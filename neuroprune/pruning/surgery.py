@@ -247,14 +247,20 @@ def _attention_cuts(attention: Attention, keep: Tensor) -> list[Cut]:
     """List the cuts that keep these query heads and the key/value heads that they need."""
     q = _channels(keep, attention.head_dim)
     kv = _channels(_kept_key_heads(attention, keep), attention.head_dim)
-    rows: dict[nn.Module, list[Tensor]] = {}
-    for projection, index in ((attention.q, q), (attention.k, kv), (attention.v, kv)):
-        rows.setdefault(projection.module, []).append(index + projection.part * len(projection.weight))
-    return [Cut(module, "out", torch.cat(indices)) for module, indices in rows.items()] + [
-        Cut(attention.o.module, "in", q)
+    return [
+        *_row_cuts([(attention.q, q), (attention.k, kv), (attention.v, kv)]),
+        Cut(attention.o.module, "in", q),
     ]
 
 
 def _mlp_cuts(mlp: Mlp, keep: Tensor) -> list[Cut]:
     """List the cuts that keep these neurons."""
-    return [Cut(projection.module, "out", keep) for projection in mlp.ins] + [Cut(mlp.out.module, "in", keep)]
+    return [*_row_cuts([(projection, keep) for projection in mlp.ins]), Cut(mlp.out.module, "in", keep)]
+
+
+def _row_cuts(kept: Sequence[tuple[Projection, Tensor]]) -> list[Cut]:
+    """List the cuts that keep these rows of each projection; parts of a fused one are cut together."""
+    rows: dict[nn.Module, list[Tensor]] = {}
+    for projection, index in kept:
+        rows.setdefault(projection.module, []).append(index + projection.part * len(projection.weight))
+    return [Cut(module, "out", torch.cat(indices)) for module, indices in rows.items()]

@@ -102,6 +102,18 @@ _OPT = {
     "bos_token_id": 1,
     "eos_token_id": None,
 }
+_GEMMA = {**_LLAMA, "query_pre_attn_scalar": HEAD_DIM, "sliding_window": 4}
+_MODERNBERT = {**_BERT, "global_attn_every_n_layers": 2, "local_attention": 4, "cls_token_id": 1, "sep_token_id": 2}
+_DEBERTA = {
+    **_BERT,
+    "relative_attention": True,
+    "position_buckets": 8,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
 _DISTILBERT = {"dim": 16, "n_layers": 2, "n_heads": 4, "hidden_dim": WIDTH, "max_position_embeddings": 40}
 
 ROWS = {
@@ -142,6 +154,16 @@ ROWS = {
     "gpt2": Row("GPT2Config", _GPT2, "GPT2LMHeadModel", 2, 2, generates=True),
     "llama": Row("LlamaConfig", _LLAMA, "LlamaForCausalLM", 2, 2, 8, 2, generates=True, bias=False),
     "qwen3": Row("Qwen3Config", _LLAMA, "Qwen3ForCausalLM", 2, 2, 8, 2, generates=True, bias=False),
+    "qwen2": Row("Qwen2Config", _LLAMA, "Qwen2ForCausalLM", 2, 2, 8, 2, generates=True, bias=False),
+    "mistral": Row("MistralConfig", _LLAMA, "MistralForCausalLM", 2, 2, 8, 2, generates=True, bias=False),
+    "gemma2": Row("Gemma2Config", _GEMMA, "Gemma2ForCausalLM", 2, 2, 8, 2, generates=True, bias=False),
+    "gemma3": Row("Gemma3TextConfig", _GEMMA, "Gemma3ForCausalLM", 2, 2, 8, 2, generates=True, bias=False),
+    "modernbert": Row("ModernBertConfig", _MODERNBERT, "ModernBertForSequenceClassification", 2, 2, bias=False),
+    "deberta-v3": Row("DebertaV2Config", _DEBERTA, "DebertaV2ForSequenceClassification", 2, 2),
+    "xlm-roberta": Row("XLMRobertaConfig", _BERT, "XLMRobertaForSequenceClassification", 2, 2),
+    "mpnet": Row("MPNetConfig", _BERT, "MPNetForSequenceClassification", 2, 2),
+    "mbart": Row("MBartConfig", _BART, "MBartForConditionalGeneration", 6, 4, seq2seq=True, generates=True),
+    "pegasus": Row("PegasusConfig", _BART, "PegasusForConditionalGeneration", 6, 4, seq2seq=True, generates=True),
 }
 NAMES = list(ROWS)
 each_model = pytest.mark.parametrize("name", NAMES)
@@ -151,9 +173,10 @@ def make_model(name: str = "bert", attention: str = "sdpa", seed: int = 0, **cha
     """Return the row's model in eval mode: random weights and biases, none of them zero."""
     row = ROWS[name]
     config = getattr(transformers, row.config)(vocab_size=VOCAB, **{**row.values, **changes})
-    config._attn_implementation = attention
+    model_class = getattr(transformers, row.model)
+    config._attn_implementation = attention if model_class._supports_sdpa else "eager"
     torch.manual_seed(seed)
-    model = getattr(transformers, row.model)(config).eval()
+    model = model_class(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:  # Marian's positions are fixed, and not saved

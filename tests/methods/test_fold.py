@@ -121,6 +121,9 @@ def test_with_two_equal_heads_the_fold_is_the_papers_merge(name):
     attention = next(a for a in find_blocks(model).attentions if a.cross or model.config.model_type != "t5")
     width = attention.head_dim * attention.groups
     with torch.no_grad():
+        for path, bias in model.named_parameters():
+            if path.endswith("relative_attention_bias.weight"):  # equal heads have equal position biases
+                bias.copy_(bias[:, :1].expand_as(bias))
         for projection in (attention.q, attention.k, attention.v):
             size = width if projection is attention.q else attention.head_dim
             for tensor in (projection.weight, projection.bias):

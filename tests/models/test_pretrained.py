@@ -320,3 +320,27 @@ def test_public_names_are_what_they_seem():
     assert all(getattr(neuroprune, name) is not None for name in neuroprune.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         neuroprune.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("options", "seen"),
+    [
+        ({"dtype": torch.bfloat16}, lambda model: next(model.parameters()).dtype == torch.bfloat16),
+        ({"dtype": "float16"}, lambda model: next(model.parameters()).dtype == torch.float16),
+        ({"attn_implementation": "eager"}, lambda model: model.config._attn_implementation == "eager"),
+        ({"device_map": "cpu"}, lambda model: model.device.type == "cpu"),
+        ({"hidden_dropout_prob": 0.25}, lambda model: model.bert.embeddings.dropout.p == 0.25),
+    ],
+)
+def test_loading_takes_the_options_of_transformers(options, seen, tmp_path):
+    model = make_model("bert")
+    remove(model, {0: [1]}, {1: [2]})
+    save_pretrained(model, tmp_path)
+    loaded = from_pretrained(tmp_path, **options)
+    assert seen(loaded) and kept_units(loaded).heads == kept_units(model).heads
+
+
+def test_an_option_that_fails_is_named(tmp_path):
+    make_model("bert").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"attn_implementation.*check attn_implementation"):
+        from_pretrained(tmp_path, attn_implementation="telepathy")

@@ -119,6 +119,7 @@ def test_other_heads_of_a_known_type(of):
 def test_an_unknown_type_names_the_known_ones_and_the_table():
     model = make_model("bert")
     model.config.model_type = "berd"
+    model.bert.encoder.layer[1].intermediate = nn.Identity()  # so that no row describes it
     with pytest.raises(UserError, match=r"'berd' .*did you mean 'bert'.*qwen3.*architectures\.py"):
         find_blocks(model)
 

@@ -1,0 +1,33 @@
+"""MPNet's position bias in layers that keep different heads.
+
+The encoder computes one bias for all heads of the dense model; each layer takes its own part.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
+
+
+class CutMPNetAttention(MPNetSelfAttention):
+    """MPNet's self-attention with fewer heads than the position bias that it reads.
+
+    Args:
+        kept_heads: A buffer `[heads]`: positions of its heads in the dense model.
+    """
+
+    kept_heads: Tensor
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_bias: Tensor | None = None,
+        output_attentions: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, ...]:
+        """Attend with the kept heads' part of the bias `[1, dense heads, q, k]`."""
+        own = None if position_bias is None else position_bias.index_select(1, self.kept_heads)
+        return super().forward(hidden_states, attention_mask, own, output_attentions, **kwargs)
