@@ -30,7 +30,7 @@ CLIP = 1.0  # largest norm of a step's gradient of the scores
 
 
 class SubsetPruning(Hooks):
-    """Learn a score for each head, mask heads by their scores, keep the best at the end.
+    """Learn a score for each head, mask heads by their scores, keep the highest-scoring heads at the end.
 
     The scores are float64 on the CPU and have an optimizer of their own; the model's optimizer does not hold them.
 
@@ -58,7 +58,7 @@ class SubsetPruning(Hooks):
         return {"scores": self.scores.detach(), "report": self.report} | moments
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Go on with the same scores."""
+        """Continue with the same scores."""
         self._attach(run)
         self.report.update(state["report"])
         self.scores.data.copy_(state["scores"])
@@ -80,7 +80,7 @@ class SubsetPruning(Hooks):
         self._step = run.step
 
     def finish(self, run: Run) -> None:
-        """Keep the heads with the highest scores, remove the others."""
+        """Keep the heads with the highest scores and remove the others."""
         self.abandon()
         chosen, groups = self.draw(training=False), self._groups
         self.report["removed_heads"] = [
@@ -92,7 +92,7 @@ class SubsetPruning(Hooks):
         self.report["events"].append({"step": run.step} | reached(run.model))
 
     def abandon(self) -> None:
-        """Take the gates off; set free what was frozen."""
+        """Remove the gates; unfreeze what was frozen."""
         if self._gates is not None:
             self._gates.detach()
         for parameter in self._frozen:

@@ -1,4 +1,4 @@
-"""l1 pruning, the paper's baseline for T5 and OPT, in the same two forms as NeuroPrune so that like meets like."""
+"""l1 pruning, the paper's baseline for T5 and OPT, in the same two forms as NeuroPrune so that results compare."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from neuroprune.pruning.sparsity import prunable_projections
 
 
 class L1Target(TargetForm):
-    """Zero the smallest weights of all matrices together, at the same events as NeuroPrune, and hold them at zero."""
+    """Set the smallest weights of all matrices to zero at the same events as NeuroPrune, and keep them at zero."""
 
     def prune(self, run: Run, goal: int, last: bool) -> None:
-        """Zero the smallest weights until `goal` of the dense model's are zero or gone."""
+        """Zero the smallest weights until `goal` weights of the dense model are zero or removed."""
         self.zeros = zero_smallest(run, goal)
 
 

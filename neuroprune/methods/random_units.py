@@ -1,4 +1,4 @@
-"""Random structured removal, as a baseline: the level that any score has to beat."""
+"""Random structured removal, a baseline: the level that every score has to exceed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from neuroprune.pruning.sparsity import unit_size
 
 
 class RandomTarget(UnitTarget):
-    """At each event remove heads and neurons by lot.
+    """At each event remove randomly chosen heads and neurons.
 
-    The lots come from a generator of their own, seeded with torch's seed, so that dropout is drawn as without them.
+    The random numbers come from a separate generator, seeded with torch's seed, so that dropout is not affected.
     """
 
     def scores(self, run: Run) -> dict[Block, Tensor]:

@@ -1,4 +1,4 @@
-"""First-order structured pruning, a baseline: units go by |w dL/dw|, what the loss changes by without w."""
+"""First-order structured pruning, a baseline: units are ranked by |w dL/dw|, the estimated loss change without w."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def check_gradients(run: Run) -> None:
         if any(projection.grad is None for projection in (*block.inputs, block.output)):
             raise UserError(
                 f"no gradient reached a matrix of {block.name}; Taylor needs the loss to depend on all of them and "
-                "their weights to be trained: set them free with requires_grad_(True)."
+                "their weights to be trained: unfreeze them with requires_grad_(True)."
             )
 
 

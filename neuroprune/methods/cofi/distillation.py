@@ -91,7 +91,7 @@ class Distillation:
         model: The student; it must compute its own loss.
         teacher: A dense model of the same vocabulary and classes, put into eval mode, never trained.
         layers: Share of the layer loss, 0 to 1.
-        temperature: Of the predictions.
+        temperature: Of the softened predictions.
         alive: Says which MLPs are left, bool `[MLPs]`; they are those of all stacks in turn.
     """
 
@@ -110,7 +110,7 @@ class Distillation:
         ]
 
     def detach(self) -> None:
-        """Leave the model as it was."""
+        """Remove the hooks from the model."""
         while self._handles:
             self._handles.pop().remove()
 
@@ -122,7 +122,7 @@ class Distillation:
             self._optimizer.zero_grad()
 
     def cut(self, kept: Tensor) -> None:
-        """Let the linear map read the hidden dimensions alone that the student keeps, int64 `[kept]`."""
+        """Restrict the input of the linear map to the hidden dimensions that the student keeps, int64 `[kept]`."""
         moments = self._optimizer.state.pop(self.map, {})
         self.map = nn.Parameter(self.map.detach()[:, kept.to(self.map.device)])
         self._optimizer = torch.optim.AdamW([self.map], weight_decay=0.0)
@@ -135,7 +135,7 @@ class Distillation:
         return {"map": self.map.detach()} | nest("moments", self._optimizer.state.get(self.map, {}))
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on with another's linear map."""
+        """Restore `state_dict`."""
         self.map = nn.Parameter(state["map"].to(self.map))
         self._optimizer = torch.optim.AdamW([self.map], weight_decay=0.0)
         if moments := unnest("moments", state):
@@ -195,7 +195,7 @@ def _tokens(batch: Batch, stack: str, states: Tensor) -> Tensor:
 
 
 def load_teacher(folder: str, model: Any) -> nn.Module:
-    """Load a model that is to teach another.
+    """Load the teacher of a distillation.
 
     Args:
         folder: Where it is saved.

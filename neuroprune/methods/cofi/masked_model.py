@@ -1,4 +1,4 @@
-"""CoFi's masks in a model: multiplied in while it trains, folded in and cut out at the end, exactly.
+"""CoFi's masks in a model: multiplied in during training, folded into the weights and removed exactly at the end.
 
 The fold differs from the authors': a hidden mask that is neither 0 nor 1 goes into what is written to the residual
 stream and into the layer norms' weights *and biases*, not into the matrices that read it. So the compacted model
@@ -52,7 +52,7 @@ class MaskedModel:
             norm.forward = partial(self._normalise, norm)
 
     def detach(self) -> None:
-        """Leave the model as it was."""
+        """Remove the masks from the model."""
         while self._handles:
             self._handles.pop().remove()
         for norm in self._norms:

@@ -1,15 +1,17 @@
 """CoFi (Xia et al. 2022, arXiv 2204.00408) as a baseline, on every architecture.
 
 In one run: fine-tuning, pruning under a target that rises, then fine-tuning of the compacted model. The published
-constants are kept. What differs from the authors' code: there is one optimizer and one learning rate schedule for the
-whole run; the stages are shares of its steps; the fold of hidden masks is exact (see `cofi_gates`); and the sparsity is
-that of matrices without biases, so that it means the same as for other methods.
+constants are kept. Differences from the authors' code: there is one optimizer and one learning rate schedule for the
+whole run; the stages are shares of its steps; the fold of hidden masks is exact (see `masked_model`); and sparsity is
+counted over matrices without biases, as for all other methods.
 
-The fair schedule exists because the published one takes thousands of steps: masks and multipliers move about .01 a
-step, so in a short run the expected sparsity lags behind its target, the multiplier winds up, and whole layers vanish
-past it. The fair one has the same loss; masks and multipliers move faster, forget faster, and the target rises longer.
+The published schedule needs thousands of steps: masks and multipliers change by about .01 a step. In a short run the
+expected sparsity lags behind its target, the multiplier winds up, and whole layers are lost beyond the target. The fair
+schedule has the same loss, a higher learning rate and a shorter memory for masks and multipliers, and a longer rise of
+the target.
 
-Without a `teacher` the loss is the task's, as NeuroPrune's paper compares; see `distillation` for the loss with one.
+Without a `teacher` the loss is that of the task, as in the comparison of NeuroPrune's paper; with one see
+`distillation`.
 """
 
 from __future__ import annotations
@@ -224,7 +226,7 @@ class CoFi(Method):
 
 @torch.no_grad()
 def top_up(run: Run, goal: int) -> None:
-    """Set the smallest single weights to zero until so many of the dense model's are zero or removed; cut nothing.
+    """Set the smallest single weights to zero until `goal` weights of the dense model are zero or removed; cut nothing.
 
     Args:
         run: Its model is changed in place, unless more is removed already.

@@ -1,8 +1,8 @@
-"""What flows through each unit: statistics of the training batches before a removal, taken by hooks.
+"""Statistics of the units of a model, collected by hooks from training batches before a removal.
 
-While a `Calibration` is attached, every backward pass of the model adds to them; detached, a step costs nothing more
-than a plain one. All is computed in float32 outside autocast, from activations and their gradients, so clipping,
-accumulation and the optimizer do not touch it; only a loss scale that changes within a window would.
+While a `Calibration` is attached, every backward pass of the model adds to its statistics; once it is detached, steps
+have no extra cost. Everything is computed in float32 outside autocast from activations and their gradients, so gradient
+clipping, accumulation and the optimizer have no effect on it. A loss scale that changes within a window would.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from neuroprune.methods.components.batch import Batch
 from neuroprune.methods.hooks import State
 from neuroprune.pruning.blocks import Block, Blocks, Projection
 
-WEIGHT_FLOOR = 0.01  # a token that the loss does not depend on still counts so much, against the mean of 1
+WEIGHT_FLOOR = 0.01  # weight of a token that the loss does not depend on; the mean over tokens is 1
 
 
 @dataclass
 class UnitStatistics:
-    """What one output projection's input tells about the units that feed it.
+    """Statistics of the units that feed one output projection, from the input of that projection.
 
     Args:
         projection: The output projection of an attention or MLP.
@@ -47,7 +47,7 @@ class UnitStatistics:
 
     @classmethod
     def empty(cls, block: Block, moments: bool, centred: bool) -> UnitStatistics:
-        """Return statistics of no sample; the mean is left out only where the fold can put it into a bias."""
+        """Return statistics of no samples; connectivity is centred only where the fold can put the mean into a bias."""
         projection, weight = block.output, block.output.weight
         width, channels = weight.shape[1], weight.shape[1] // block.units
         size = channels + 1 if centred and moments and projection.bias is not None else 1
@@ -92,7 +92,7 @@ class UnitStatistics:
         real: Tensor | None,
         loss_rows: float | None = None,
     ) -> None:
-        """Add one backward pass.
+        """Add the statistics of one backward pass.
 
         Args:
             x: Input of the projection, `[samples, tokens, channels]`.
@@ -169,15 +169,15 @@ def add_second_moments(moments: Tensor, x: Tensor, weights: Tensor | None) -> No
 
 
 class Calibration:
-    """Hooks on all output projections of a model, and the statistics that they gather until `detach`.
+    """Hooks on all output projections of a model, and the statistics that they collect until `detach`.
 
     Args:
         model: A model; its weights keep their shapes while the hooks are on.
         blocks: Its attentions and MLPs.
-        moments: Whether the second moments for the fold are gathered too.
-        weigh_tokens: Whether tokens count by how much the loss depends on them in these moments.
-        centred: Whether a unit's connectivity leaves out its mean, where the fold can put it into a bias.
-        loss_rows: Tells, before a pass, over how many samples its loss is a mean; None: those that it reads.
+        moments: Whether the second moments for the fold are collected too.
+        weigh_tokens: Whether each token is weighted in these moments by how much the loss depends on it.
+        centred: Whether connectivity excludes a unit's mean, where the fold can put that into a bias.
+        loss_rows: Returns, before a pass, the number of samples its loss is averaged over; None: those it reads.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class Calibration:
             self._handles.append(statistics.projection.module.register_forward_hook(hook))
 
     def state_dict(self) -> State:
-        """Return what all processes have seen: for the n-th block `n.gates`, `n.samples` and, if any, `n.moments`."""
+        """Return the sum over all processes: for block n, `n.gates`, `n.samples` and, if collected, `n.moments`."""
         state: State = {}
         for i, statistics in enumerate(self.statistics.values()):
             gates, samples, moments = statistics.over_processes()
@@ -209,7 +209,7 @@ class Calibration:
         return state
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over what another calibration of the same model has seen; the main process keeps it for all."""
+        """Restore `state_dict`; the main process holds the statistics of all processes."""
         for i, statistics in enumerate(self.statistics.values() if distributed.is_main() else []):
             statistics.gates.copy_(state[f"{i}.gates"])
             statistics.samples = state[f"{i}.samples"]
@@ -217,7 +217,7 @@ class Calibration:
                 statistics.moments.copy_(state[f"{i}.moments"])
 
     def detach(self) -> None:
-        """Take the hooks off; the statistics stay."""
+        """Remove the hooks; the statistics are kept."""
         while self._handles:
             self._handles.pop().remove()
 
@@ -227,12 +227,12 @@ class Calibration:
             raise no_gradient(unseen)
 
     def gather(self) -> None:
-        """Replace the statistics by those of all processes."""
+        """Replace the statistics with the sum over all processes."""
         for statistics in self.statistics.values():
             statistics.gates, statistics.samples, statistics.moments = statistics.over_processes()
 
     def _see_batch(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note the batch's size and padding before a forward pass."""
+        """Keep the batch's size and padding before a forward pass."""
         if torch.is_grad_enabled():
             batch = Batch.from_call(type(model).forward, model, args, kwargs)
             self._batch = replace(batch, loss_rows=self._loss_rows())
@@ -246,7 +246,7 @@ class Calibration:
         inputs: tuple[Tensor, ...],
         output: Tensor,
     ) -> None:
-        """Wait for the gradients of a projection's input and output, if there will be any."""
+        """Register hooks for the gradients of a projection's input and output."""
         x, batch = inputs[0], self._batch
         if not torch.is_grad_enabled():
             return
@@ -261,12 +261,12 @@ class Calibration:
 
 
 def no_gradient(names: Sequence[str]) -> UserError:
-    """Say that attentions and MLPs of these names can't be measured, and what to do."""
+    """Return the error for attentions and MLPs that no gradient reaches."""
     return UserError(
-        f"no gradient reaches {', '.join(names)}, so what its units do for the loss can't be measured: the loss does "
-        "not depend on it (the forward pass may not run it), or the model is frozen up to there; set it free with "
-        "requires_grad_(True), or, if these layers are to be cut but not trained, call "
-        "model.enable_input_require_grads() before training."
+        f"no gradient reaches {', '.join(names)}, so the effect of its units on the loss can't be measured: the loss "
+        "does not depend on it (the forward pass may not run it), or the model is frozen up to that layer. Unfreeze it "
+        "with requires_grad_(True); to prune layers that are not trained, call model.enable_input_require_grads() "
+        "before training."
     )
 
 

@@ -1,4 +1,4 @@
-"""The least-squares fold: what removed channels did to a projection's output is taken over by those that remain."""
+"""The least-squares fold: the remaining channels of a projection compensate for the removed ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from neuroprune.pruning.blocks import Projection
 def fold_solution(
     moments: Tensor, weight: Tensor, kept: Tensor, removed: Tensor, ridge: float, constant: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Solve for the change of the kept channels' weights that stands in best for the removed channels.
+    """Solve for the change of the kept channels' weights that best compensates for the removed channels.
 
     D = (H[K, K] + ridge mean(diag H) I)^-1 H[K, R] W[:, R]^T minimises the weighted squared error of the output over
     the tokens that H was taken from. With two equal channels, one kept, and ridge 0, D is the removed one's weights:

@@ -1,4 +1,4 @@
-"""A random subset of a fixed size that has a gradient: Gumbel top-K, its temperature, and straight-through."""
+"""Differentiable random subsets of a fixed size: Gumbel top-k with a temperature, and straight-through top-k."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def gumbel_top_k(scores: Tensor, count: int, temperature: float) -> Tensor:
-    """Draw a relaxed random subset: the sum of `count` softmaxes, each without what the ones before have taken.
+    """Draw a relaxed random subset: the sum of `count` softmaxes, each excluding what earlier ones have chosen.
 
     Args:
         scores: float64 `[units]`; a unit with a higher score is chosen more often.

@@ -1,7 +1,7 @@
-"""Which method works on a model: found from the model, so that what an interrupted run has left can be taken off.
+"""Ownership of a model by a method, stored on the model, so that leftovers of an interrupted run can be removed.
 
-A run may end without a word to its method: an exception, a key that interrupts it, a Trainer that begins anew with a
-smaller batch. Hooks and frozen parameters then stay on the model, which may go on with another method object.
+A run may end without notice to its method: by an exception, a keyboard interrupt, or a Trainer that starts again with a
+smaller batch. Hooks and frozen parameters then stay on the model, which may continue with another method object.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ HOLD = "_neuroprune_hold"
 
 
 class Holder(Protocol):
-    """What may hold a model: a method."""
+    """A method, which may hold a model."""
 
     def abandon(self) -> None:
-        """Take everything off the model."""
+        """Remove everything that belongs to the method from the model."""
 
 
 class Hold:
@@ -40,12 +40,12 @@ class Hold:
         return type(None), ()
 
     def forbids(self, method: Holder, training: Any) -> bool:
-        """Tell whether another method may not begin: both belong to one training, which has just begun."""
+        """Return whether another method is refused: both belong to one training, which has just begun."""
         return method is not self.method and training is self.training and self.run.step == self.begun_at
 
 
 def hold(model: nn.Module, method: Holder, run: Any, training: Any) -> None:
-    """Let a method begin to work on a model; what an interrupted run has left on it is taken off first.
+    """Let a method take over a model; leftovers of an interrupted run are removed first.
 
     Args:
         model: The model; it remembers who holds it.
@@ -67,14 +67,14 @@ def hold(model: nn.Module, method: Holder, run: Any, training: Any) -> None:
 
 
 def abandon_earlier(model: nn.Module) -> None:
-    """Take off a model what a run that was interrupted has left on it, if there was one."""
+    """Remove from a model what an interrupted run has left on it."""
     earlier = model.__dict__.pop(HOLD, None)
     if earlier is not None:
         earlier.method.abandon()
 
 
 def release(model: nn.Module, method: Holder) -> None:
-    """Forget that a method works on a model, if it does."""
+    """End a method's hold on a model, if it has one."""
     earlier = model.__dict__.get(HOLD)
     if earlier is not None and earlier.method is method:
         del model.__dict__[HOLD]

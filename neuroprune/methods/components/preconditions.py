@@ -1,4 +1,4 @@
-"""What is refused when a run begins, each with a sentence: what would fail much later, or go wrong unseen."""
+"""Checks at the start of a run that refuse, in one sentence each, what would fail later or give a wrong result."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, 
 
 
 def check_trainer(args: Any, split_steps: bool, settles: bool) -> None:
-    """Refuse what does not go together with weights that change their shapes.
+    """Refuse arguments of the Trainer that are incompatible with weights that change their shapes.
 
     Args:
         args: The Trainer's arguments.
-        split_steps: Whether who calls averages gradients over processes.
+        split_steps: Whether the caller averages gradients over processes.
         settles: Whether the shapes of the model are final some time before the end; see `hooks.Hooks`.
 
     Raises:
-        UserError: If it is asked for.
+        UserError: If one of them is set.
     """
     if args.n_gpu > 1 or (args.world_size > 1 and not split_steps):
         raise UserError(
@@ -162,8 +162,8 @@ def check_trained(blocks: Blocks) -> None:
     modules = {projection.module for projection in prunable_projections(blocks)}
     if not any(module.weight.requires_grad for module in modules):
         raise UserError(
-            "all weights of the attentions and MLPs are frozen, so what is left could not make up for what goes; "
-            "set them free with requires_grad_(True)."
+            "all weights of the attentions and MLPs are frozen, so the remaining units could not be trained to make up "
+            "for the removed ones; unfreeze them with requires_grad_(True)."
         )
 
 
@@ -194,20 +194,20 @@ def skips_layers(model: nn.Module) -> bool:
 
 
 def check_target(model: nn.Module, sparsity: float) -> None:
-    """Refuse a target that a cut model has passed already: nothing that is gone comes back.
+    """Refuse a target below the sparsity of the model: removed units can't be restored.
 
     Args:
         model: The model of a run.
-        sparsity: Share of the prunable weights that is to be gone.
+        sparsity: Target, a fraction of the prunable weights.
 
     Raises:
-        UserError: If more went with removed units.
+        UserError: If more weights than that are removed already.
     """
     gone, total = removed_weights(model), prunable_weights(model)
     if gone > round(sparsity * total):
         raise UserError(
-            f"sparsity={sparsity:g}: {gone / total:.1%} of the weights are removed already; ask for more than that, or "
-            "begin with the dense model."
+            f"sparsity={sparsity:g}: {gone / total:.1%} of the weights are removed already; choose a higher target, "
+            "or start from the dense model."
         )
 
 

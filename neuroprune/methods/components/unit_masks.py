@@ -1,7 +1,7 @@
-"""Masks on units while a model trains, and the removal of what they close in the end.
+"""Masks on units during training, and removal of the units that the final masks close.
 
-A gate multiplies what a unit passes on: the channels that an output projection reads from it. Nothing of the model is
-changed, so gates fit every architecture, eager and fused attention alike.
+A gate multiplies the output of a unit: the channels that an output projection reads from it. The model itself is not
+changed, so gates work with every architecture, and with eager and fused attention.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Gates:
             self._handles.append(block.output.module.register_forward_pre_hook(hook))
 
     def detach(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         while self._handles:
             self._handles.pop().remove()
 
@@ -57,14 +57,14 @@ def remove_closed(run: Run, masks: Mapping[Block, Tensor]) -> list[str]:
     """Multiply masks into the weights for good and remove the units that they close.
 
     The model then computes what it did with the masks. A block that would lose all its units keeps one, whose weights
-    are all zero, so that it passes nothing on.
+    are all zero, so that it contributes nothing.
 
     Args:
         run: The run; its model is changed in place, the optimizer's state follows.
         masks: `[units]` for some blocks, 0 where a unit is removed.
 
     Returns:
-        Names of the blocks that pass nothing on any more.
+        Names of the blocks that no longer contribute.
     """
     gone, silent = {}, []
     for block, mask in masks.items():

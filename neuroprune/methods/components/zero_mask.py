@@ -60,8 +60,8 @@ class KeptZeros:
 def zero_smallest(run: Run, goal: int) -> KeptZeros:
     """Set the smallest single weights to zero until `goal` of the dense model's weights are zero or removed, exactly.
 
-    A unit that this would leave without any way in or out is removed with all its weights, which count too, so that the
-    removal of idle units later on finds nothing more to take and the count stays exact.
+    A unit that this would leave without incoming or outgoing weights is removed with all its weights, which count too.
+    A later removal of idle units then finds none, and the count stays exact.
 
     Args:
         run: Its model is changed in place, its optimizer's state follows.
