@@ -1,4 +1,4 @@
-"""What is told of models and datasets before anything is loaded: absent data are skipped, wrong models refused."""
+"""Checks of models and datasets before anything is loaded: missing data are skipped, unsuitable models refused."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a study will take, from its plan alone."""
+"""Estimates of a study's GPU hours and disk space from its plan."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a training job takes, from its settings alone, and what the figures are held against."""
+"""Memory estimates of training jobs from their settings, compared with measured values."""
 
 import pytest
 import torch

@@ -174,7 +174,10 @@ def arrays(gone, seed, width=WIDTH, mlp_width=MLP_WIDTH):
 
 
 def head_arrays(seed):
-    """Return what `snapshots.head_arrays` does: head h of a layer has importance h + 1; distances of random points."""
+    """Return arrays like those of `weight_arrays.head_arrays`.
+
+    Head h of each layer has importance h + 1; distances are those of random points.
+    """
     points = np.random.default_rng(seed).random((LAYERS, HEADS, 2))
     distances = np.abs(points[:, :, None] - points[:, None]).max(axis=3).astype(np.float32)
     importance = {f"importance.{layer}": np.arange(1, HEADS + 1, dtype=np.float32) for layer in range(LAYERS)}

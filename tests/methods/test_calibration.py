@@ -1,4 +1,4 @@
-"""What calibration measures, against brute force: one autograd pass a sample with a gate on every unit."""
+"""Calibration statistics, compared with brute force: one autograd pass per sample with a gate on every unit."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""What runs are made of, read from manifests."""
+"""Manifests of prepared data and models."""
 
 from functools import cached_property
 from types import SimpleNamespace

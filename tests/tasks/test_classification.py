@@ -1,5 +1,6 @@
 """A task's rows: found wherever they lie, the same for every run, and refused in one sentence if they do not fit."""
 
+import copy
 import json
 import time
 from types import SimpleNamespace
@@ -284,3 +285,18 @@ def test_a_real_mirror_is_read(name):
     manifest = tasks.prepare(glue(name), SHARED)
     assert tuple(manifest["splits"].values()) == IN_HOUSE[name]
     assert manifest["labels"] == list(GLUE[name][1])
+
+
+def test_a_pair_is_read_in_the_order_of_the_tasks_inputs(tokenizer):
+    rows = Dataset.from_dict({"a": ["great film"], "b": ["long story"], "label": [1]})
+    encoded = ClassHead(glue("mrpc", inputs=("b", "a")), tokenizer).encode(rows)[0]
+    assert tokenizer.decode(encoded["input_ids"]) == "[CLS] long story [SEP] great film [SEP]"
+
+
+@pytest.mark.parametrize(("of_the_task", "of_the_model"), [(4, 6), (6, 4)])
+def test_rows_are_truncated_to_the_shorter_limit_of_task_and_model(tokenizer, of_the_task, of_the_model):
+    rows = Dataset.from_dict({"sentence": ["a very long story of the film"], "label": [1]})
+    limited = copy.copy(tokenizer)
+    limited.model_max_length = of_the_model
+    (encoded,) = ClassHead(glue("sst2", max_length=of_the_task), limited).encode(rows)
+    assert len(encoded["input_ids"]) == 4

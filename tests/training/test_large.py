@@ -1,4 +1,4 @@
-"""What takes minutes and gigabytes: `make large`."""
+"""Tests that take minutes and gigabytes; run them with `make large`."""
 
 import os
 import subprocess
