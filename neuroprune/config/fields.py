@@ -11,6 +11,8 @@ TargetSparsity = Annotated[float, Field(gt=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Threads = Annotated[int, Field(ge=1, le=4096)]
+Epochs = Annotated[float, Field(gt=0.0, le=100_000.0, allow_inf_nan=False)]
 NAME, FOLDER_NAME, SHA256 = r"^[a-zA-Z0-9][a-zA-Z0-9_.]*$", r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", r"^[0-9a-f]{64}$"
 PATTERNS = {
     NAME: "a name of letters, digits, '_' and '.' that begins with a letter or digit",
@@ -30,7 +32,7 @@ LastEvent = Annotated[
     Schedule, Field(description="Share of the steps at which the last event comes and the target is reached.")
 ]
 Events = Annotated[
-    Count,
+    Annotated[int, Field(ge=1, le=1000)],
     Field(
         description="Events at which the target form prunes, spread evenly from start to end; a single large one can "
         "fail."

@@ -132,6 +132,10 @@ class TaskSettings(Settings):
             raise ValueError(f"metric {self.metric!r} is not one of {self.kind}: give one of {', '.join(metrics)}")
         if foreign:
             raise ValueError(f"{foreign[0]} is for summarization and translation, not for {self.kind}; leave it out")
+        if len(set(self.inputs)) < len(self.inputs):
+            raise ValueError(f"inputs: the column {self.inputs[0]!r} is listed twice; name two columns, or it once")
+        if self.label in self.inputs:
+            raise ValueError(f"label: {self.label!r} is one of the inputs too; name the column with the answer")
         if self.written and len(self.inputs) > 1:
             raise ValueError(f"inputs: {self.kind} reads one text column, not {len(self.inputs)}")
         return self

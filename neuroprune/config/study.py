@@ -6,6 +6,8 @@ A study is written as YAML; ``config`` reads it, ``plan`` expands it to runs. Ea
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -22,6 +24,7 @@ from neuroprune.config.training import TrainingSettings
 from neuroprune.errors import UserError, did_you_mean
 from neuroprune.pruning.architectures import find_architecture
 
+MOST_POINTS = 100_000  # of one method of an experiment
 PUBLISHED = "published"  # `make publish` copies studies to `results/published/<study>`
 
 
@@ -85,6 +88,8 @@ class TaskRow(TaskSettings):
 def method_points(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Spread a method of a study into its points: every combination of the values that are given as lists."""
     axes = [value if isinstance(value, list | tuple) else [value] for value in entry.values()]
+    if (size := math.prod(map(len, axes))) > MOST_POINTS:
+        raise ValueError(f"its lists make {size:.3g} points, more than {MOST_POINTS:,}; give fewer values")
     return [dict(zip(entry, point, strict=True)) for point in product(*axes)]
 
 
@@ -137,6 +142,15 @@ def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def _folder_name(path: str) -> str:
+    """Refuse paths that a shell or Snakemake reads in another way, and names that are too long for a file system."""
+    if odd := re.search(r"[{}<>*?~\x00-\x1f]|^-", path):
+        raise ValueError(f"{shown(path)} has {odd.group()!r}, which has a meaning of its own in commands; leave it out")
+    if any(len(part.encode()) > 200 for part in Path(path).parts):
+        raise ValueError(f"{shown(path)} has a part of more than 200 bytes; shorten it")
+    return path
+
+
 def _not_reserved(name: str) -> str:
     """Refuse the name of the folder that holds the committed results of all studies."""
     if name == PUBLISHED:
@@ -145,7 +159,9 @@ def _not_reserved(name: str) -> str:
 
 
 RunsPerJob = Annotated[int, Field(ge=1, le=50)]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_once)]
+Seeds = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=2**32 - 1)], ...], Field(min_length=1, max_length=1000), AfterValidator(_once)
+]
 Method = Annotated[dict[str, Any], AfterValidator(_check_method)]
 
 
@@ -211,7 +227,9 @@ class StudySettings(Settings):
         "interruption; 0: after every step. It decides no result, so a change redoes nothing.",
     )
     data_root: str = Field(default="resources/data", min_length=1, description="Where datasets are kept.")
-    results: str = Field(default="results", min_length=1, description="Where the results of all studies are kept.")
+    results: Annotated[str, AfterValidator(_folder_name)] = Field(
+        default="results", min_length=1, description="Where the results of all studies are kept."
+    )
     skip_absent_data: bool = Field(
         default=False,
         description="Leave out tasks whose dataset is neither below `data_root` nor a folder, instead of asking the "

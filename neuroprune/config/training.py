@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from neuroprune.config.fields import Count, Fraction, NotNegative, Positive, Settings
+from neuroprune.config.fields import Count, Epochs, Fraction, NotNegative, Positive, Settings, Threads
 
 
 class TrainingSettings(Settings):
@@ -21,9 +21,7 @@ class TrainingSettings(Settings):
         "linear_probe",
     )
 
-    epochs: Positive = Field(
-        default=3.0, description="Passes over the training rows; the paper's values lie in 1 to 5."
-    )
+    epochs: Epochs = Field(default=3.0, description="Passes over the training rows; the paper's values lie in 1 to 5.")
     budget: Literal["epochs", "dense_flops"] = Field(
         default="epochs",
         description="When training ends: after `epochs`, or when the run has taken as many floating-point operations "
@@ -47,8 +45,8 @@ class TrainingSettings(Settings):
         default="auto",
         description="Arithmetic of the forward and backward pass; `auto` is bf16 on GPUs that have it, else fp32.",
     )
-    threads: Count = Field(default=1, description="CPU threads of a process; the same for all, so times compare.")
-    processes: Count = Field(
+    threads: Threads = Field(default=1, description="CPU threads of a process; the same for all, so times compare.")
+    processes: Threads = Field(
         default=1,
         description="Processes that train a model together, each with its share of a step's rows: one a GPU, or "
         "`threads` CPU threads each. The result is that of one process but for rounding and dropout.",
