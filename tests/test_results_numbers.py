@@ -41,7 +41,9 @@ def rows(tmp_path_factory):
 def sst2_table(rows):
     groups = ["dense", "neuroprune-a1e-5-b0.0001-t0.2", "neuroprune-a3e-5-b0.0003-t0.2"]
     groups += ["neuroprune-a0.0001-b0.0003-t0.2", "neuroprune-a0.0001-b0.001-t0.2", "neuroprune-a0.0001-b0.001-t0.25"]
-    groups += ["neuroprune-a0.0003-b0.003-t0.2", "l1-l1e-5", "l1-l3e-5", "l1-l0.0001", "l1-l0.0003"]
+    groups += ["neuroprune-a0.0003-b0.003-t0.2"]
+    groups += [f"neuroprune-penalties-{point}-t0.2" for point in (50, 70, 80, 90)]
+    groups += ["l1-l1e-5", "l1-l3e-5", "l1-l0.0001", "l1-l0.0003"]
     groups += [f"neuroprune-{point}" for point in (50, 80, 90, 95)]
     groups += [f"{method}-{point}" for method in ("taylor", "l1") for point in (50, 80, 90)]
     table = [rows("sst2", f"minilm-sst2-{group}") for group in groups]
@@ -152,6 +154,11 @@ def sst2_claims(rows):
     removed = f"{neurons(dense) - neurons(one):,} of {neurons(dense):,} neurons are removed"
     yield f"At {sparsity(one)} sparsity, {millions(one)} of {millions(dense)} parameters are left: {removed}"
     assert heads(paper[0.15]) == heads(paper[0.2]) == heads(dense)
+    led = {point: row(f"neuroprune-penalties-{point}-t0.2") for point in (50, 80, 90)}
+    yield f"at {setting(magnitude)} sparsity they keep {accuracy(led[80])}, magnitude {accuracy(magnitude)}"
+    yield f"{accuracy(led[50])} at 50 %, and {accuracy(led[90])} at 90 %, "
+    yield f"where NeuroPrune-FC has {accuracy(row('neuroprune-90'))}"
+    yield f"{millions(led[80])} of {millions(dense)} parameters at {setting(magnitude)}"
     strengths = setting(one).removesuffix(", θ 0.2")
     yield f"θ = {paper[0.15]['theta']} and θ = {one['theta']} merge no head at {strengths}"
     yield f"θ = 0.25 merges {heads(dense) - heads(paper[0.25])} heads, all in the last layer"

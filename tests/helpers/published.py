@@ -16,6 +16,7 @@ STUDIES = ("ablations", "demo", "inhouse", "sst2")
 LABELS = {"dense": "dense", "cofi": "CoFi", "dsp": "DSP", "taylor": "Taylor", "random": "random heads and neurons"}
 FORMS = {
     ("neuroprune", "penalty"): "NeuroPrune (penalties)",
+    ("neuroprune", "regulated"): "NeuroPrune (penalties, regulated)",
     ("neuroprune", "target"): "NeuroPrune-FC",
     ("l1", "penalty"): "l1 penalty",
     ("l1", "target"): "magnitude",
@@ -64,7 +65,8 @@ def label(row):
 
 def setting(row):
     if math.isfinite(row["point"]):
-        return percent(row["point"], 0)
+        theta = f", θ {row['theta']:g}" if math.isfinite(row["theta"]) else ""
+        return percent(row["point"], 0) + theta
     strengths = {symbol: row[name] for name, symbol in SYMBOLS.items() if math.isfinite(row[name])}
     return ", ".join(f"{symbol} {_short(value)}" for symbol, value in strengths.items())
 
