@@ -1,8 +1,10 @@
-"""Which settings of the target form pay: paired runs that share their training up to the first step that differs.
+"""Compare settings of NeuroPrune-FC in paired runs that share their training up to the first step that differs.
 
 Each run is a bare loop around the library's hooks. Runs of one task and seed have the same initialisation, batches and
 dropout; the process forks where a method begins to watch, so what comes before is trained once. Besides the
 task's own rows to judge on (dev), models are judged on thousands of training rows that none of them saw (pool).
+`--head-first` fits the classifier alone before the first step, in all variants. A run that is in the table already is
+not repeated, so that an interrupted command can be given again.
 
     python -m benchmarks.research --task movie_512 --seeds 0 1 2 --variants usual late taylor --out runs.csv
 """
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.optim import AdamW
 from transformers import get_linear_schedule_with_warmup, set_seed
@@ -40,8 +43,8 @@ from neuroprune.pruning.blocks import Block
 from neuroprune.pruning.sparsity import event_steps, measure_sparsity
 
 COLUMNS = (
-    *("task", "rows", "steps", "method", "setting changed", "seed", "sparsity", "metric dev", "metric pool"),
-    *("heads removed", "train seconds", "commit"),
+    *("task", "rows", "steps", "head first", "variant", "method", "setting changed", "seed", "asked", "sparsity"),
+    *("metric dev", "metric pool", "heads removed", "cpu seconds", "commit"),
 )
 RATE, WARMUP = 1.5e-4, 0.06
 
@@ -67,11 +70,22 @@ class Plan:
 
 SNIPPETS = {"source": "demo", "config": "movie_snippets", "inputs": ["sentence"], "max_length": 64}
 SST2 = {"source": "nyu-mll/glue", "config": "sst2", "inputs": ["sentence"]}
+SICK = {
+    "source": "nyu-mll/glue",
+    "config": "mnli",
+    "inputs": ["premise", "hypothesis"],
+    "eval_split": "validation_matched",
+}
+MRPC = {"source": "nyu-mll/glue", "config": "mrpc", "inputs": ["sentence1", "sentence2"]}
 PLANS = {
     "movie_512": Plan(512, 2500, 8, 1, SNIPPETS),
     "sst2_1000": Plan(1000, 3000, 16, 2, SST2),
     "sst2_512": Plan(512, 3000, 8, 1, SST2),
+    "sst2_6000": Plan(6000, 3000, 32, 2, SST2),
+    "sick_1500": Plan(1500, 3000, 16, 2, SICK),
+    "mrpc_1600": Plan(1600, 2068, 16, 2, MRPC),
 }
+HEAD_ROWS, HEAD_L2 = 1000, 0.01
 
 
 class OtherScore(NeuroPruneTarget):
@@ -92,13 +106,31 @@ class OtherScore(NeuroPruneTarget):
         assert sums is not None
         for block, seen in calibration.statistics.items():
             root, taylor = seen.connectivity.sqrt(), sums[block]
-            score = {"taylor": taylor, "root": root, "both": root * taylor}[self.score]
+            score = {"taylor": taylor, "root": root, "both": root * taylor, "counts": ranked_like(root, taylor)}[
+                self.score
+            ]
             seen.gates = (score * seen.samples)[:, None, None]
         return calibration
 
 
+def ranked_like(order: Tensor, values: Tensor) -> Tensor:
+    """Return the values, dealt out in the order of another score: the smallest value to the unit with the least."""
+    dealt = torch.empty_like(values)
+    dealt[order.argsort()] = values.sort().values
+    return dealt
+
+
 def scored(score: str, **fields: Any) -> NeuroPrune:
-    """Return NeuroPrune with the score `taylor`, `root` (of the Fisher information) or `both` (their product)."""
+    """Return NeuroPrune with another score.
+
+    Args:
+        score: `taylor`; `root` of the Fisher information; `both`, their product; or `counts`: how many units a block
+            loses follows Taylor, which ones the Fisher information.
+        **fields: Settings of NeuroPrune.
+
+    Returns:
+        The method.
+    """
     form = type(f"{score.title()}Score", (OtherScore,), {"score": score})
     return type("Scored", (NeuroPrune,), {"make_strategy": lambda method: form(method.settings)})(**fields)
 
@@ -121,6 +153,12 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "late whole": (NeuroPrune, LATE | {"centred": False}),
     "late, 64 rows": (NeuroPrune, LATE | {"calibration_rows": 64}),
     "late taylor": (Taylor, LATE),
+    "post_lr 1": (NeuroPrune, {"post_lr": 1}),
+    "taylor, post_lr 1": (Taylor, {"post_lr": 1}),
+    "six events": (NeuroPrune, {"events": 6}),
+    "taylor, six events": (Taylor, {"events": 6}),
+    "score counts": (scored, {"score": "counts"}),
+    "score counts, no fold": (scored, {"score": "counts", "fold": False}),
 }
 
 
@@ -172,11 +210,17 @@ class Bench:
 class Training:
     """One run of a task and seed, that others branch off from."""
 
-    def __init__(self, bench: Bench, seed: int) -> None:
+    def __init__(self, bench: Bench, seed: int, head_first: bool = False) -> None:
         self.bench, self.seed, self.batches, self.seconds = bench, seed, bench.batches(seed), 0.0
+        self.head_first = head_first
         total = len(self.batches)
         set_seed(seed)
-        self.model = bench.model(seed)[0].train()
+        self.model = bench.model(seed)[0]
+        if head_first:
+            started = time.process_time()
+            fit_classifier(self.model, bench.objective, bench.train[:HEAD_ROWS])
+            self.seconds = time.process_time() - started
+        self.model.train()
         set_seed(seed)
         optimizer = AdamW(self.model.parameters(), lr=RATE, weight_decay=0.0, fused=True)
         self.scheduler = get_linear_schedule_with_warmup(optimizer, math.ceil(WARMUP * total), total)
@@ -185,10 +229,10 @@ class Training:
 
     def go_on(self, until: int, method: Method | None = None) -> None:
         """Train until so many steps are done."""
-        started = time.perf_counter()
+        started = time.process_time()
         while self.run.step < until:
             self._step(method)
-        self.seconds += time.perf_counter() - started
+        self.seconds += time.process_time() - started
 
     def _step(self, method: Method | None) -> None:
         batch = self.bench.objective.collate([self.bench.train[i] for i in self.batches[self.run.step]])
@@ -209,11 +253,32 @@ class Training:
         self.go_on(self.run.total_steps, method)
         method.finish(self.run)
         bench, asked = self.bench, cast(Any, method.settings)
-        values: list[Any] = [bench.name, len(bench.train), self.run.total_steps, asked.name, changes(VARIANTS[name][1])]
-        values += [self.seed, round(measure_sparsity(self.model).weights, 4)]
+        values: list[Any] = [bench.name, len(bench.train), self.run.total_steps, self.head_first, name, asked.name]
+        values += [changes(VARIANTS[name][1]), self.seed, getattr(asked, "sparsity", "")]
+        values += [round(measure_sparsity(self.model).weights, 4)]
         values += [round(bench.accuracy(self.model, rows), 4) for rows in (bench.dev, bench.pool)]
         events = method.report.get("events", [])
         add_line(out, [*values, events[-1]["heads_removed"] if events else "", round(self.seconds, 1), commit()])
+
+
+@torch.no_grad()
+def fit_classifier(model: Any, objective: Any, rows: list[dict[str, Any]]) -> None:
+    """Fit the last linear layer to the features of the pretrained encoder: logistic regression with an l2 norm."""
+    features: list[Tensor] = []
+    hook = model.classifier.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+    model.eval()
+    labels = []
+    for first in range(0, len(rows), 64):
+        batch = objective.collate(rows[first : first + 64])
+        model(**batch)
+        labels += batch["labels"].tolist()
+    hook.remove()
+    fitted = LogisticRegression(C=1 / (HEAD_L2 * len(rows)), max_iter=1000).fit(torch.cat(features).numpy(), labels)
+    weight, bias = torch.from_numpy(fitted.coef_).float(), torch.from_numpy(fitted.intercept_).float()
+    if len(weight) == 1:  # two classes: the difference of their logits
+        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    model.classifier.weight.copy_(weight)
+    model.classifier.bias.copy_(bias)
 
 
 def changes(fields: dict[str, Any]) -> str:
@@ -247,10 +312,26 @@ def first_watched(method: Method, total: int, batch: int) -> int:
     return max(0, min(event_steps(total, asked.start, asked.end, asked.events)) - window)
 
 
-def train_all(bench: Bench, seed: int, names: Sequence[str], sparsity: float, out: Path) -> None:
+def finished(out: Path) -> set[tuple[str, ...]]:
+    """Return task, head first, variant, seed and sparsity asked for of every run in the table."""
+    if not out.exists():
+        return set()
+    with out.open(newline="") as file:
+        keys = ("task", "head first", "variant", "seed", "asked")
+        return {tuple(row[key] for key in keys) for row in csv.DictReader(file)}
+
+
+def train_all(bench: Bench, seed: int, names: Sequence[str], sparsity: float, out: Path, head_first: bool) -> None:
     """Train all variants of a task and seed, each in a fork of the common run."""
-    built = [(name, build(name, sparsity)) for name in names]
-    common, batch = Training(bench, seed), bench.plan.batch
+    built, done = [(name, build(name, sparsity)) for name in names], finished(out)
+    keys = {
+        name: (bench.name, str(head_first), name, str(seed), str(getattr(method.settings, "sparsity", "")))
+        for name, method in built
+    }
+    built = [(name, method) for name, method in built if keys[name] not in done]
+    if not built:
+        return
+    common, batch = Training(bench, seed, head_first), bench.plan.batch
     total = common.run.total_steps
     for name, method in sorted(built, key=lambda pair: first_watched(pair[1], total, batch)):
         common.go_on(first_watched(method, total, batch))
@@ -265,7 +346,8 @@ def main() -> None:
     parser.add_argument("--task", choices=PLANS, required=True)
     parser.add_argument("--variants", choices=VARIANTS, nargs="+", default=["usual", "taylor", "late"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--sparsity", type=float, default=0.8)
+    parser.add_argument("--sparsity", type=float, nargs="+", default=[0.8])
+    parser.add_argument("--head-first", action="store_true", help="fit the classifier before the first step")
     parser.add_argument("--data-root", type=Path, default=Path("../shared/data"), help="as in config/inhouse.yaml")
     parser.add_argument("--out", type=Path, default=Path("runs.csv"))
     asked = parser.parse_args()
@@ -275,7 +357,8 @@ def main() -> None:
     except UserError as error:
         sys.exit(str(error))
     for seed in asked.seeds:
-        train_all(bench, seed, asked.variants, asked.sparsity, asked.out)
+        for sparsity in asked.sparsity:
+            train_all(bench, seed, asked.variants, sparsity, asked.out, asked.head_first)
 
 
 if __name__ == "__main__":
