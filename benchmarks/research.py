@@ -3,7 +3,8 @@
 Each run is a bare loop around the library's hooks. Runs of one task and seed have the same initialisation, batches and
 dropout; the process forks where a method begins to watch, so what comes before is trained once. Besides the
 task's own rows to judge on (dev), models are judged on thousands of training rows that none of them saw (pool).
-`--head-first` fits the classifier alone before the first step, in all variants. A run that is in the table already is
+`--beginning head_first` fits the classifier alone before the first step, in all variants; `longer` trains for as much longer
+as that costs. A run that is in the table already is
 not repeated, so that an interrupted command can be given again.
 
     python -m benchmarks.research --task movie_512 --seeds 0 1 2 --variants usual late taylor --out runs.csv
@@ -43,7 +44,7 @@ from neuroprune.pruning.blocks import Block
 from neuroprune.pruning.sparsity import event_steps, measure_sparsity
 
 COLUMNS = (
-    *("task", "rows", "steps", "head first", "variant", "method", "setting changed", "seed", "asked", "sparsity"),
+    *("task", "rows", "steps", "beginning", "variant", "method", "setting changed", "seed", "asked", "sparsity"),
     *("metric dev", "metric pool", "heads removed", "cpu seconds", "commit"),
 )
 RATE, WARMUP = 1.5e-4, 0.06
@@ -210,13 +211,15 @@ class Bench:
 class Training:
     """One run of a task and seed, that others branch off from."""
 
-    def __init__(self, bench: Bench, seed: int, head_first: bool = False) -> None:
+    def __init__(self, bench: Bench, seed: int, beginning: str = "usual") -> None:
         self.bench, self.seed, self.batches, self.seconds = bench, seed, bench.batches(seed), 0.0
-        self.head_first = head_first
+        self.beginning = beginning
+        if beginning == "longer":
+            self.batches += self.batches[: head_steps(bench.plan)]
         total = len(self.batches)
         set_seed(seed)
         self.model = bench.model(seed)[0]
-        if head_first:
+        if beginning == "head_first":
             started = time.process_time()
             fit_classifier(self.model, bench.objective, bench.train[:HEAD_ROWS])
             self.seconds = time.process_time() - started
@@ -253,12 +256,17 @@ class Training:
         self.go_on(self.run.total_steps, method)
         method.finish(self.run)
         bench, asked = self.bench, cast(Any, method.settings)
-        values: list[Any] = [bench.name, len(bench.train), self.run.total_steps, self.head_first, name, asked.name]
+        values: list[Any] = [bench.name, len(bench.train), self.run.total_steps, self.beginning, name, asked.name]
         values += [changes(VARIANTS[name][1]), self.seed, getattr(asked, "sparsity", "")]
         values += [round(measure_sparsity(self.model).weights, 4)]
         values += [round(bench.accuracy(self.model, rows), 4) for rows in (bench.dev, bench.pool)]
         events = method.report.get("events", [])
         add_line(out, [*values, events[-1]["heads_removed"] if events else "", round(self.seconds, 1), commit()])
+
+
+def head_steps(plan: Plan) -> int:
+    """Return how many steps cost as much as `fit_classifier`: a forward pass is a third of a step."""
+    return math.ceil(min(HEAD_ROWS, plan.rows) / 3 / plan.batch)
 
 
 @torch.no_grad()
@@ -313,25 +321,25 @@ def first_watched(method: Method, total: int, batch: int) -> int:
 
 
 def finished(out: Path) -> set[tuple[str, ...]]:
-    """Return task, head first, variant, seed and sparsity asked for of every run in the table."""
+    """Return task, beginning, variant, seed and sparsity asked for of every run in the table."""
     if not out.exists():
         return set()
     with out.open(newline="") as file:
-        keys = ("task", "head first", "variant", "seed", "asked")
+        keys = ("task", "beginning", "variant", "seed", "asked")
         return {tuple(row[key] for key in keys) for row in csv.DictReader(file)}
 
 
-def train_all(bench: Bench, seed: int, names: Sequence[str], sparsity: float, out: Path, head_first: bool) -> None:
+def train_all(bench: Bench, seed: int, names: Sequence[str], sparsity: float, out: Path, beginning: str) -> None:
     """Train all variants of a task and seed, each in a fork of the common run."""
     built, done = [(name, build(name, sparsity)) for name in names], finished(out)
     keys = {
-        name: (bench.name, str(head_first), name, str(seed), str(getattr(method.settings, "sparsity", "")))
+        name: (bench.name, beginning, name, str(seed), str(getattr(method.settings, "sparsity", "")))
         for name, method in built
     }
     built = [(name, method) for name, method in built if keys[name] not in done]
     if not built:
         return
-    common, batch = Training(bench, seed, head_first), bench.plan.batch
+    common, batch = Training(bench, seed, beginning), bench.plan.batch
     total = common.run.total_steps
     for name, method in sorted(built, key=lambda pair: first_watched(pair[1], total, batch)):
         common.go_on(first_watched(method, total, batch))
@@ -347,7 +355,7 @@ def main() -> None:
     parser.add_argument("--variants", choices=VARIANTS, nargs="+", default=["usual", "taylor", "late"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.8])
-    parser.add_argument("--head-first", action="store_true", help="fit the classifier before the first step")
+    parser.add_argument("--beginning", choices=("usual", "head_first", "longer"), default="usual")
     parser.add_argument("--data-root", type=Path, default=Path("../shared/data"), help="as in config/inhouse.yaml")
     parser.add_argument("--out", type=Path, default=Path("runs.csv"))
     asked = parser.parse_args()
@@ -358,7 +366,7 @@ def main() -> None:
         sys.exit(str(error))
     for seed in asked.seeds:
         for sparsity in asked.sparsity:
-            train_all(bench, seed, asked.variants, sparsity, asked.out, asked.head_first)
+            train_all(bench, seed, asked.variants, sparsity, asked.out, asked.beginning)
 
 
 if __name__ == "__main__":
