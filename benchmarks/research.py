@@ -3,9 +3,9 @@
 Each run is a bare loop around the library's hooks. Runs of one task and seed have the same initialisation, batches and
 dropout; the process forks where a method begins to watch, so what comes before is trained once. Besides the
 task's own rows to judge on (dev), models are judged on thousands of training rows that none of them saw (pool).
-`--beginning head_first` fits the classifier alone before the first step, in all variants; `longer` trains for as much longer
-as that costs. A run that is in the table already is
-not repeated, so that an interrupted command can be given again.
+`--beginning head_first` fits the classifier alone before the first step, in all variants; `longer` trains for as much
+longer as that costs. A run that is in the table already is not repeated, so that an interrupted command can be given
+again.
 
     python -m benchmarks.research --task movie_512 --seeds 0 1 2 --variants usual late taylor --out runs.csv
 """
