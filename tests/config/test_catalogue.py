@@ -245,7 +245,7 @@ KNOWN_TASKS = ", ".join(sorted(CATALOGUE.tasks))
     ("values", "sentence"),
     [
         ({"sedes": [1]}, "sedes: unknown key (did you mean 'seeds'?); known: study, experiments, seeds, training,"),
-        ({"training__epoch": 2}, "training.epoch: unknown key (did you mean 'epochs'?); known: epochs, batch_size,"),
+        ({"training__epoch": 2}, "training.epoch: unknown key (did you mean 'epochs'?); known: epochs, budget, batch_size,"),
         ({"tasks__sst2__metrik": 2}, "tasks.sst2.metrik: unknown key (did you mean 'metric'?); known: name, kind,"),
         ({"experiments__sweep__model": []}, "experiments.sweep.model: unknown key (did you mean 'models'?); known: models,"),
         ({"experiments__sweep__tasks": ["sst2", "mprc"]}, f"experiments.sweep.tasks[1]: unknown task 'mprc' (did you mean 'mrpc'?); known: {KNOWN_TASKS}"),

@@ -79,9 +79,9 @@ def test_similarity_is_the_largest_difference_of_any_weight(name):
 
 
 def self_attentions(model):
-    """Attentions whose heads differ by nothing but their weights: T5 has a position bias of its own for every head."""
-    shared = getattr(model.config, "model_type", "") == "t5"
-    return [a for a in find_blocks(model).attentions if a.cross or not shared]
+    """Attentions whose heads differ by nothing but their weights: T5 and MPNet have a position bias for every head."""
+    biased = getattr(model.config, "model_type", "") in ("t5", "mpnet")
+    return [a for a in find_blocks(model).attentions if a.cross or not biased]
 
 
 @each_model

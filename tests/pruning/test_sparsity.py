@@ -11,11 +11,14 @@ from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.surgery import remove
 
 
+GATED = {"t5-gated", "llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "modernbert"}
+
+
 def dense_weights(name: str) -> int:
     """Count Q, K, V, O and the MLP from the shapes that the row of the test's table gives."""
     row = ROWS[name]
     inner, keys = row.heads * 4, row.heads // row.groups * 4
-    mlp = 3 if name in ("t5-gated", "llama", "qwen3") else 2
+    mlp = 3 if name in GATED else 2
     return row.attentions * 16 * 2 * (inner + keys) + row.mlps * mlp * 16 * 24
 
 
