@@ -211,7 +211,7 @@ def test_a_study_under_way_has_its_table_too(own_copy, capsys):
 
 def test_figures_and_tables_come_from_records_alone(snakemake, finished, tmp_path):
     old, new = finished / "results" / "mini", tmp_path / "published" / "mini"
-    kinds = ("run.json", "timing.json", "degrees.safetensors", "patterns.safetensors")
+    kinds = ("run.json", "timing.json", "degrees.safetensors", "patterns.safetensors", "predictions.safetensors")
     shutil.copytree(
         old, new, ignore=lambda folder, names: [n for n in names if "." in n and n not in (*kinds, "plan.json")]
     )
