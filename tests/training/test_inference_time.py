@@ -162,9 +162,7 @@ def test_a_run_that_is_not_done_has_no_batches(run_folder, tmp_path, status, cap
 
 def test_a_model_that_was_deleted_is_said(run_folder, tmp_path):
     write_json(tmp_path / "run.json", results.record(run_folder.settings))
-    with pytest.raises(
-        UserError, match="the run's model no longer exists; train tiny-sst2-neuroprune-80-s0 again"
-    ):
+    with pytest.raises(UserError, match="the run's model no longer exists; train tiny-sst2-neuroprune-80-s0 again"):
         inference_time.measure(TimingSettings(), tmp_path / "run.json", tmp_path / "timing.json", run_folder.data_root)
     assert not (tmp_path / "timing.json").exists()
 

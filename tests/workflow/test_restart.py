@@ -47,15 +47,23 @@ def kill_while_two_runs_train(folder):
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     words = ["snakemake", "--snakefile", ROOT / "Snakefile", *WORDS]
+    stopped = {}
     with (folder / "first.log").open("w") as log:
         snakemake = subprocess.Popen(words, cwd=folder, env=environment, stdout=log, stderr=log)
-        logs = runs_of(folder).glob
-        wait_until(lambda: sum(b"Job started" in path.read_bytes() for path in logs("*/train.log")) == 2)
-        processes = training_processes(folder)
-        signal_all(processes, signal.SIGSTOP)
+        wait_until(lambda: stop_training(folder, stopped) == 2)
         snakemake.kill()
         snakemake.wait()
-    return processes
+    return [process for processes in stopped.values() for process in processes]
+
+
+def stop_training(folder, stopped):
+    """Stop each job whose log shows a training step, before it can finish; return how many are stopped."""
+    for log in runs_of(folder).glob("*/train.log"):
+        run = log.parent.name
+        if run not in stopped and b"it/s]" in log.read_bytes():
+            stopped[run] = training_processes(folder, run)
+            signal_all(stopped[run], signal.SIGSTOP)
+    return len(stopped)
 
 
 @pytest.fixture(scope="module")
