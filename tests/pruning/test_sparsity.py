@@ -10,7 +10,6 @@ from neuroprune.pruning import sparsity
 from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.surgery import remove
 
-
 GATED = {"t5-gated", "llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "modernbert"}
 
 
