@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--format", required=True, metavar="FORMAT", help=text)
     command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
     command.add_argument("--int8", action="store_true", help="onnx: a second file with 8-bit weights")
-    command = _command(commands, "schema", subcommands.schema, "write config/schema.json and config/README.md anew")
+    command = _command(commands, "schema", subcommands.schema, "rewrite config/schema.json and config/README.md")
     command.add_argument("--check", action="store_true", help="write nothing; fail if a file is out of date")
     return root
 
@@ -145,7 +145,7 @@ def _add_results(commands: Any) -> None:
     )
     command.add_argument("sources", nargs="+", type=Path, metavar="STUDY", help="folders of studies, RESULTS/STUDY")
     _study_option(command)
-    command = _command(commands, "redraw", subcommands.redraw, "make tables and figures anew from the records alone")
+    command = _command(commands, "redraw", subcommands.redraw, "redraw tables and figures from the records alone")
     text = "figures and tables; default: those that the study asks for"
     command.add_argument("names", nargs="*", metavar="NAME", help=text)
     _study_option(command)

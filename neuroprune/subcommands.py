@@ -123,7 +123,7 @@ def merge(args: argparse.Namespace) -> None:
 
 
 def redraw(args: argparse.Namespace) -> None:
-    """Make tables and figures anew, and say what a reader of them has to know."""
+    """Redraw tables and figures, and print what a reader of them has to know."""
     from neuroprune.results import redraw
 
     for note in redraw.redraw(args.study, args.names):

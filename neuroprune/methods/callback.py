@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 class Method(TrainerCallback):
     """A training method: a callback for transformers' Trainer, or five hooks for a bare loop (see `hooks.Hooks`).
 
-    The hooks are those of `strategy`, which is created anew when a run starts or resumes, so that a method can be used
+    The hooks are those of `strategy`, which is created again when a run starts or resumes, so that a method can be used
     for several runs.
 
     Args:

@@ -142,6 +142,7 @@ def _logistic(x: Tensor, y: Tensor, kind: str, outputs: int, l2: float, with_bia
     )
 
     def closure() -> Tensor:
+        """Return the loss with its l2 penalty; set the gradients."""
         optimizer.zero_grad()
         logits = x @ weight.T
         free = weight[:, :-1] if with_bias else weight

@@ -49,6 +49,7 @@ class _Await(MetaPathFinder):
         """Let `neuroprune.models.quantizer` follow when this loader has executed its module."""
 
         def exec_module(module: ModuleType) -> None:
+            """Execute the module with the loader's own method, then import `neuroprune.models.quantizer`."""
             del loader.exec_module  # the loader's own is back
             loader.exec_module(module)
             if self in sys.meta_path:

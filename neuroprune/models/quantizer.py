@@ -174,6 +174,7 @@ def choose_quantizer(choose: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(choose)
     def chosen(config: Any, quantization_config: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Choose a quantizer as transformers does, while the records of cut models are set aside."""
         owners = [config, *(value for value in vars(config).values() if isinstance(value, PreTrainedConfig))]
         records = {id(owner): (owner, owner.quantization_config) for owner in owners if has_record(owner)}
         other = quantization_config is not None and not isinstance(quantization_config, KeptConfig)
@@ -196,6 +197,7 @@ def _after_cut(quantizer: HfQuantizer, wanted: Any) -> HfQuantizer:
     preprocess, postprocess, parts = quantizer.preprocess_model, quantizer.postprocess_model, []
 
     def cut_first(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+        """Cut the model as its records say, then preprocess it."""
         parts.extend(cut_parts(model))
         for part in parts:
             del part.model.config.quantization_config

@@ -139,6 +139,7 @@ def _from_hub(model: ModelSettings, refresh: bool) -> Path:
         raise UserError(f"model {model.name}: {model.source!r} is neither a folder nor a hub id")
 
     def snapshot(offline: bool) -> Path:
+        """Return the folder of the hub's files; offline: only what the cache holds."""
         path = snapshot_download(
             model.source,
             revision=model.revision,
