@@ -218,8 +218,12 @@ def records(wildcards):
 def shown(artefact):
     """Return the inputs of a figure or table: the table of runs and, if it shows only some runs, their lists.
 
-    Then other runs, for which the table is written again, do not make it again.
+    Then other runs, for which the table is written again, do not make it again. The table is marked as old only for an
+    artefact that exists: Snakemake 9 does not make a missing target whose one input to be written again is so marked.
     """
     table = f"{FOLDER}/runs.csv"
     few = [] if PLAN.study.from_results else shown_runs(artefact)
-    return [f"{FOLDER}/plan.json", *few, ancient(table)] if few else [table]
+    if not few:
+        return [table]
+    drawn = any(Path(FOLDER).glob(f"*/{artefact}.csv"))
+    return [f"{FOLDER}/plan.json", *few, ancient(table) if drawn else table]
