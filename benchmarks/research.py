@@ -18,7 +18,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing import get_context
@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.optim import AdamW
 from transformers import get_linear_schedule_with_warmup, set_seed
@@ -35,6 +34,7 @@ from neuroprune import Dense, NeuroPrune, RandomUnits, Run, Taylor, tasks
 from neuroprune.config.catalogue import read_catalogue
 from neuroprune.config.settings import ModelSettings, TaskSettings
 from neuroprune.errors import UserError
+from neuroprune.methods import linear_probe
 from neuroprune.methods.callback import Method
 from neuroprune.methods.components.calibration import Calibration
 from neuroprune.methods.neuroprune.connectivity import NeuroPruneTarget
@@ -86,7 +86,6 @@ PLANS = {
     "sick_1500": Plan(1500, 3000, 16, 2, SICK),
     "mrpc_1600": Plan(1600, 2068, 16, 2, MRPC),
 }
-HEAD_ROWS, HEAD_L2 = 1000, 0.01
 
 
 class OtherScore(NeuroPruneTarget):
@@ -221,7 +220,7 @@ class Training:
         self.model = bench.model(seed)[0]
         if beginning == "head_first":
             started = time.process_time()
-            fit_classifier(self.model, bench.objective, bench.train[:HEAD_ROWS])
+            linear_probe.fit_head(self.model, self.head_batches())
             self.seconds = time.process_time() - started
         self.model.train()
         set_seed(seed)
@@ -229,6 +228,11 @@ class Training:
         self.scheduler = get_linear_schedule_with_warmup(optimizer, math.ceil(WARMUP * total), total)
         per_epoch = total // bench.plan.epochs
         self.run = Run(self.model, optimizer, self.scheduler, total, per_epoch, batch_size=bench.plan.batch)
+
+    def head_batches(self) -> Iterator[dict[str, Any]]:
+        """Collate the rows in their order, 64 at a time."""
+        rows, collate = self.bench.train, self.bench.objective.collate
+        return (collate(rows[first : first + 64]) for first in range(0, len(rows), 64))
 
     def go_on(self, until: int, method: Method | None = None) -> None:
         """Train until so many steps are done."""
@@ -265,28 +269,8 @@ class Training:
 
 
 def head_steps(plan: Plan) -> int:
-    """Return how many steps cost as much as `fit_classifier`: a forward pass is a third of a step."""
-    return math.ceil(min(HEAD_ROWS, plan.rows) / 3 / plan.batch)
-
-
-@torch.no_grad()
-def fit_classifier(model: Any, objective: Any, rows: list[dict[str, Any]]) -> None:
-    """Fit the last linear layer to the features of the pretrained encoder: logistic regression with an l2 norm."""
-    features: list[Tensor] = []
-    hook = model.classifier.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
-    model.eval()
-    labels = []
-    for first in range(0, len(rows), 64):
-        batch = objective.collate(rows[first : first + 64])
-        model(**batch)
-        labels += batch["labels"].tolist()
-    hook.remove()
-    fitted = LogisticRegression(C=1 / (HEAD_L2 * len(rows)), max_iter=1000).fit(torch.cat(features).numpy(), labels)
-    weight, bias = torch.from_numpy(fitted.coef_).float(), torch.from_numpy(fitted.intercept_).float()
-    if len(weight) == 1:  # two classes: the difference of their logits
-        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
-    model.classifier.weight.copy_(weight)
-    model.classifier.bias.copy_(bias)
+    """Return how many steps cost as much as fitting the head: a forward pass is a third of a step."""
+    return math.ceil(min(linear_probe.ROWS, plan.rows) / 3 / plan.batch)
 
 
 def changes(fields: dict[str, Any]) -> str:
