@@ -89,7 +89,7 @@ def claims(rows):
     yield f"one layer is {distances['min']:.2f} and the median {distances['median']:.2f}"
     short = rows("inhouse", "minilm-sst2_1000-cofi-80-schedule_published-epochs_4")
     yield f"ends at {percent(short['sparsity'])} instead of 80 % in 4 epochs"
-    failed = rows("demo", "minilm-movie_snippets-neuroprune-a12-b60-t0.2")
+    failed = rows("small", "minilm-movie_snippets-neuroprune-a12-b60-t0.2")
     assert not any(failed["result"]["sparsity"]["neurons_per_layer"])
     yield f"reach {sparsity(failed)} sparsity with {accuracy(failed)} accuracy, but every neuron"
 

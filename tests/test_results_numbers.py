@@ -54,16 +54,16 @@ def sst2_table(rows):
         yield [label(row), setting(row), sparsity(row), accuracy(row), *left, faster(row)]
 
 
-def demo_table(rows):
+def small_table(rows):
     yield ["movie_snippets", "sparsity", "accuracy", "parameters", "inference, batch 32", "training"]
     for group in ("dense", *(f"{method}-{point}" for method in ("neuroprune", "l1") for point in (50, 80, 90))):
-        row = rows("demo", f"minilm-movie_snippets-{group}")
+        row = rows("small", f"minilm-movie_snippets-{group}")
         yield [label(row), sparsity(row), accuracy(row), millions(row), inference(row), seconds(row)]
 
 
 def compared_table(rows):
     left, right = (
-        partial(_compared, rows, "demo", "movie_snippets_512"),
+        partial(_compared, rows, "small", "movie_snippets_512"),
         partial(_compared, rows, "inhouse", "sst2_1000"),
     )
     sizes = [f"{side('dense')['result']['train_rows']:,} rows" for side in (left, right)]
@@ -114,12 +114,12 @@ def random_table(rows):
         ("T5 on docstrings, ROUGE-Lsum", "t5_random-docstrings", score),
         ("translation of home_messages, BLEU", "transformer_random-home_messages", score),
     ):
-        dense, ours = (rows("demo", f"{group}-{method}") for method in ("dense", "neuroprune-80"))
+        dense, ours = (rows("architectures", f"{group}-{method}") for method in ("dense", "neuroprune-80"))
         assert "4,000" not in name or dense["result"]["train_rows"] == 4000
         yield [name, metric(dense), metric(ours), faster(ours)]
 
 
-TABLES = (sst2_table, demo_table, compared_table, glue_table, random_table)
+TABLES = (sst2_table, small_table, compared_table, glue_table, random_table)
 
 
 @pytest.mark.parametrize("expected", TABLES)
@@ -168,16 +168,16 @@ def sst2_claims(rows):
 
 def other_claims(rows):
     """Yield the parts that state a measured value of the other studies."""
-    demo = rows("demo", "minilm-movie_snippets-neuroprune-50")
-    few = partial(_compared, rows, "demo", "movie_snippets_512")
+    small = rows("small", "minilm-movie_snippets-neuroprune-50")
+    few = partial(_compared, rows, "small", "movie_snippets_512")
     many = partial(_compared, rows, "inhouse", "sst2_1000")
-    yield f"The demo: {demo['result']['train_rows']} movie snippets"
-    yield f"over n = {rows('demo', 'minilm-movie_snippets-dense')['runs']} seeds"
-    yield f"evaluated on {demo['result']['eval_rows']} other rows"
-    yield f"The standard error of one accuracy is {standard_error(demo):.1f} points"
+    yield f"{small['result']['train_rows']} movie snippets"
+    yield f"over n = {rows('small', 'minilm-movie_snippets-dense')['runs']} seeds"
+    yield f"evaluated on {small['result']['eval_rows']} other rows"
+    yield f"The standard error of one accuracy is {standard_error(small):.1f} points"
     yield f"{few('neuroprune-80')['result']['steps']} steps ({few('dense')['result']['train_rows']} rows)"
     yield f"on {few('dense')['result']['train_rows']} movie snippets"
-    seeds = [f"{100 * value:.1f}" for value in _seeds("demo", "minilm-movie_snippets_512-neuroprune-80")]
+    seeds = [f"{100 * value:.1f}" for value in _seeds("small", "minilm-movie_snippets_512-neuroprune-80")]
     yield f"across seeds: {', '.join(seeds[:2])} and {seeds[2]} %"
     yield f"there with {_ratio(few('cofi-80'), few('neuroprune-80')):.0f} times the training time"
     size = f"{many('dense')['result']['train_rows']:,} rows"
@@ -187,7 +187,8 @@ def other_claims(rows):
     yield f"In four epochs CoFi reaches {accuracy(many('cofi-80-epochs_4'))}"
     yield f"ends at {percent(many('cofi-80-schedule_published-epochs_4')['sparsity'])} sparsity instead of 80 %"
     copied = [
-        rows("demo", f"{name}-dense")["copied"] for name in ("t5_random-docstrings", "transformer_random-home_messages")
+        rows("architectures", f"{name}-dense")["copied"]
+        for name in ("t5_random-docstrings", "transformer_random-home_messages")
     ]
     yield f"ROUGE-Lsum {100 * copied[0]:.1f} on docstrings"
     yield f"BLEU {100 * copied[1]:.1f}."

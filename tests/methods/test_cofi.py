@@ -33,7 +33,7 @@ from neuroprune.pruning.sparsity import measure_sparsity, prunable_weights
 from neuroprune.results.records import read_record
 from neuroprune.training import weight_arrays
 
-RUNS = Path(__file__).parents[2] / "results" / "published" / "demo" / "runs"
+RUNS = Path(__file__).parents[2] / "results" / "published" / "small" / "runs"
 ALL = ("hidden", "head", "head_layer", "intermediate", "mlp")
 WITH_HIDDEN = ("bert", "roberta", "electra-wide", "distilbert", "t5", "t5-gated", "opt", "gpt2", "llama", "qwen3")
 BERT_BASE = Sizes(768, [BlockSize(12, 4 * 64 * 768)] * 12, [BlockSize(3072, 2 * 768)] * 12)

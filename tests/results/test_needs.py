@@ -56,20 +56,26 @@ def test_what_shows_everything_or_has_nothing_to_show_needs_all_runs(paper):
     assert needed_runs("strengths", dense) == tuple(dense)
 
 
-@pytest.mark.parametrize("artefact", ["table1", "figure1", "figure2", "figure4", "figure5", "figure10", "forms"])
-def test_an_artefact_of_its_own_runs_is_that_of_the_whole_study(tmp_path, artefact):
-    runs = planned("demo")
+@pytest.mark.parametrize(
+    ("study", "artefact"),
+    [
+        ("architectures", "table1"),
+        *(("small", name) for name in ("figure1", "figure2", "figure4", "figure5", "figure10", "forms")),
+    ],
+)
+def test_an_artefact_of_its_own_runs_is_that_of_the_whole_study(tmp_path, study, artefact):
+    runs = planned(study)
     chosen = needed_runs(artefact, runs)
     assert len(chosen) < len(runs)
-    folder = tmp_path / "demo"
+    folder = tmp_path / study
     (folder / "runs").mkdir(parents=True)
-    (folder / "plan.json").write_text((PUBLISHED / "demo" / "plan.json").read_text())
+    (folder / "plan.json").write_text((PUBLISHED / study / "plan.json").read_text())
     for name in chosen:
-        (folder / "runs" / name).symlink_to(PUBLISHED / "demo" / "runs" / name)
+        (folder / "runs" / name).symlink_to(PUBLISHED / study / "runs" / name)
     collect(folder)
     if artefact in figures.FIGURES:
         figures.draw(artefact, folder)
     else:
         tables.write(artefact, folder)
     (made,) = folder.glob(f"*/{artefact}.csv")
-    assert made.read_bytes() == (PUBLISHED / "demo" / made.relative_to(folder)).read_bytes()
+    assert made.read_bytes() == (PUBLISHED / study / made.relative_to(folder)).read_bytes()
