@@ -1,9 +1,11 @@
 """Figures: the csv is what is drawn, odd results give a figure all the same, files are the same each time."""
 
 import json
+import math
 from importlib import import_module
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.patches import Rectangle
 
@@ -11,6 +13,7 @@ from helpers import results
 from neuroprune.errors import UserError
 from neuroprune.results import figures
 from neuroprune.results.collect import collect
+from neuroprune.results.figures import grid
 from neuroprune.results.figures.figure1 import figure1
 from neuroprune.results.figures.figure2 import figure2
 from neuroprune.results.figures.figure4 import figure4
@@ -345,3 +348,43 @@ def test_without_a_table_there_is_an_error(tmp_path):
         with pytest.raises(UserError, match="neuroprune collect"):
             figures.draw(name, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_lines_of_several_models_name_their_models():
+    ticks = {}
+    for models in (("bert", "bert"), ("bert", "opt")):
+        rows = [
+            {
+                "model": model,
+                "task": f"task{place}",
+                "heading": f"{model} (pretrained) on task{place}, 9 training rows",
+                "method": method,
+                "form": "target",
+                "panel": "metric",
+                "unit": "accuracy",
+                "sparsity_percent": 80.0,
+                "value": 70.0 + place,
+                "low": 69.0,
+                "high": 72.0,
+                "seeds": 1,
+                "dense": 75.0,
+                "empty_layers": 0,
+                "heads_left": 4,
+                "relative": math.nan,
+                "majority": math.nan,
+                "copied": math.nan,
+            }
+            for place, model in enumerate(models)
+            for method in ("neuroprune", "taylor")
+        ]
+        figure = grid.plot(pd.DataFrame(rows), "")
+        titles = {text.get_text() for part in figure.subfigs for text in [part._suptitle] if text}
+        ticks[models] = [tick.get_text() for tick in figure.axes[0].get_yticklabels()], titles
+    assert ticks["bert", "bert"] == (
+        ["task0\n9 training rows", "task1\n9 training rows"],
+        {"bert (pretrained), sparsity (%): 80"},
+    )
+    assert ticks["bert", "opt"] == (
+        ["bert on\ntask0\n9 training rows", "opt on\ntask1\n9 training rows"],
+        {"pretrained models, sparsity (%): 80"},
+    )

@@ -170,7 +170,7 @@ def plot(shown: pd.DataFrame, note: str, x: str = "sparsity_percent", label: str
         The figure.
     """
     curves, dots, rest = _split(shown.assign(x=shown[x]))
-    heights = [1.9] * len(curves) + [0.85 + 0.3 * len(dots)] * bool(dots)
+    heights = [1.9] * len(curves) + [0.85 + (0.3 if len(_models(dots)) == 1 else 0.42) * len(dots)] * bool(dots)
     figure = Figure(figsize=(PAGE_WIDTH, 0.8 + sum(heights)), layout="constrained")
     parts = cast(np.ndarray, figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights))[
         :, 0
@@ -279,7 +279,7 @@ def _dots(axes: Axes, pairs: list[Pair], panel: str) -> None:
 
 def _lines(axes: Axes, pairs: list[Pair], panel: str, rows: pd.DataFrame) -> None:
     """Name the lines of a panel of dots and its axis."""
-    titles = [title.split(" on ", 1)[1].replace(", ", "\n") for title, _ in pairs]
+    titles = [_line_title(title, several=len(_models(pairs)) > 1) for title, _ in pairs]
     axes.set_yticks(range(len(pairs)), titles if panel == PANELS[0] else [""] * len(pairs))
     axes.set_ylim(len(pairs) - 0.45, -0.55)
     units = rows["unit"].unique()
@@ -292,11 +292,25 @@ def _lines(axes: Axes, pairs: list[Pair], panel: str, rows: pd.DataFrame) -> Non
         axes.set_xlim(left=0)
 
 
+def _models(pairs: list[Pair]) -> list[str]:
+    """Return the models of lines of dots, each with its weights in brackets."""
+    return list(dict.fromkeys(title.split(" on ", 1)[0] for title, _ in pairs))
+
+
+def _line_title(title: str, several: bool) -> str:
+    """Name the task of a line and, below it, its training rows; above them the model if there are several."""
+    model, task = title.split(" on ", 1)
+    lines = task.replace(", ", "\n")
+    return f"{model.split(' (')[0]} on\n{lines}" if several else lines
+
+
 def _dots_title(pairs: list[Pair], label: str) -> str:
-    """Name the models of lines of dots, and the place that their marks have in common."""
-    models = ", ".join(dict.fromkeys(title.split(" on ", 1)[0] for title, _ in pairs))
+    """Name the model of lines of dots, or the weights of several, and the place that their marks have in common."""
+    models = _models(pairs)
+    kinds = dict.fromkeys(model.rstrip(")").split(" (")[-1] for model in models)
+    named = models[0] if len(models) == 1 else f"{' and '.join(kinds)} models"
     places = sorted({f"{place:.0f}" for _, rows in pairs for place in rows["x"]})
-    return f"{models}, {label}: {', '.join(places)}"
+    return f"{named}, {label}: {', '.join(places)}"
 
 
 def _mark_guess(axes: Axes, rows: pd.DataFrame, name: str) -> None:
