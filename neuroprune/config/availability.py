@@ -88,8 +88,8 @@ def without_absent_data(study: StudySettings) -> tuple[StudySettings, tuple[str,
     return study.model_copy(update={"experiments": experiments}), tuple(f"Skipped {text}." for text in absent.values())
 
 
-def cannot_write(study: StudySettings) -> list[str]:
-    """Say which models are asked to write text and can't, as far as their type is known.
+def cannot_answer(study: StudySettings) -> list[str]:
+    """Say which models can't give the answers that a task asks for, as far as their type is known.
 
     Args:
         study: A study, with all rows that it names.
@@ -98,14 +98,23 @@ def cannot_write(study: StudySettings) -> list[str]:
         One sentence for each experiment, model and task.
     """
     return [
-        f"experiments.{name}: the model {model!r} ({kind}) can't write the answers of the task {task!r} "
-        f"({study.tasks[task].kind}); take an encoder-decoder such as t5, bart or marian"
+        f"experiments.{name}: the model {model!r} ({kind}) can't {obstacle}"
         for name, experiment in study.experiments.items()
         for model in experiment.models
-        if (kind := model_type(study.models[model].source)) and not find_architecture(kind).encoder_decoder
+        if (kind := model_type(study.models[model].source))
         for task in experiment.tasks
-        if study.tasks[task].written
+        if (obstacle := _obstacle(kind, study.tasks[task]))
     ]
+
+
+def _obstacle(kind: str, task: TaskSettings) -> str | None:
+    """Say what models of a type can't do on a task, and which can."""
+    row, what = find_architecture(kind), f"the answers of the task {task.name!r} ({task.kind})"
+    if task.written and not row.encoder_decoder:
+        return f"write {what}; take an encoder-decoder such as t5, bart or marian"
+    if task.kind == "regression" and row.text_to_text:
+        return f"give {what}, because it writes text; take a model with a head such as bert, roberta or opt"
+    return None
 
 
 def _without(experiment: ExperimentSettings, absent: dict[str, str]) -> ExperimentSettings:

@@ -46,10 +46,12 @@ FrozenEmbeddings = Annotated[bool, Field(description="Leave the embeddings as th
 
 KIND_METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "f1", "matthews_correlation"),
+    "regression": ("spearmanr", "pearson"),
     "summarization": ("rouge1", "rouge2", "rougeL", "rougeLsum"),
     "translation": ("bleu",),
 }
 TASK_KINDS = tuple(KIND_METRICS)
+WRITTEN_KINDS = ("summarization", "translation")  # whose answer is text
 
 
 class Settings(BaseModel):

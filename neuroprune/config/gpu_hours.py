@@ -18,6 +18,7 @@ ROWS_AND_TOKENS = {
     ("nyu-mll/glue", "qqp"): (363_846, 31),
     ("nyu-mll/glue", "rte"): (2_490, 70),
     ("nyu-mll/glue", "sst2"): (67_349, 14),
+    ("nyu-mll/glue", "stsb"): (5_749, 31),
     ("nyu-mll/glue", "wnli"): (635, 37),
     ("abisee/cnn_dailymail", "3.0.0"): (287_113, 580),
     ("bbaaaa/iwslt14-de-en", None): (160_239, 50),

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from neuroprune.config.availability import cannot_write
+from neuroprune.config.availability import cannot_answer
 from neuroprune.config.canonical import ELSEWHERE
 from neuroprune.config.methods import MethodSettings
 from neuroprune.config.settings import ModelSettings, RunSettings, TaskSettings
@@ -107,7 +107,7 @@ def expand(study: StudySettings) -> Plan:
     """
     points = list(_points(study))
     if problems := [
-        *cannot_write(study),
+        *cannot_answer(study),
         *_not_applicable(study, points),
         *_not_divisible(points),
         *_listed_twice(points),

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from neuroprune.config.fields import KIND_METRICS, SHA256, Count, FolderName, Fraction, Name, Settings
+from neuroprune.config.fields import KIND_METRICS, SHA256, WRITTEN_KINDS, Count, FolderName, Fraction, Name, Settings
 from neuroprune.config.methods import MethodSettings
 from neuroprune.config.training import TrainingSettings
 
@@ -59,22 +59,24 @@ class ModelSettings(Settings):
         return self
 
 
-Metric = Literal["accuracy", "f1", "matthews_correlation", "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu"]
+Metric = Literal[
+    "accuracy", "f1", "matthews_correlation", "spearmanr", "pearson", "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu"
+]
 
 
 class TaskSettings(Settings):
     """A dataset and how it is judged: one file of ``config/tasks``.
 
-    What only tasks whose answer is text have (`WRITTEN`) is no part of the settings of a classification.
+    What only tasks whose answer is text have (`WRITTEN`) is no part of the settings of the others.
     """
 
     WRITTEN: ClassVar[tuple[str, ...]] = ("prefix", "answer_length", "beams", "label_smoothing")
 
     name: Name = Field(description="Short name: used in the names of runs and in figures.")
-    kind: Literal["classification", "summarization", "translation"] = Field(
+    kind: Literal["classification", "regression", "summarization", "translation"] = Field(
         default="classification",
-        description="What the model has to do. The answer of a summarization or translation is text, which "
-        "encoder-decoders write.",
+        description="What the model has to do. The answer of a regression is a number; that of a summarization or "
+        "translation is text, which encoder-decoders write.",
     )
     source: str = Field(
         min_length=1,
@@ -92,13 +94,16 @@ class TaskSettings(Settings):
         max_length=2,
         description="The text columns: one sentence, or a pair of sentences; one text to summarize or translate.",
     )
-    label: str = Field(default="label", description="The column with the answer: the class, summary or translation.")
+    label: str = Field(
+        default="label", description="The column with the answer: the class, number, summary or translation."
+    )
     train_split: str = Field(default="train", description="Split that is trained on.")
     eval_split: str = Field(default="validation", description="Split that is judged.")
     metric: Metric = Field(
         default="accuracy",
         description="The figure that tables and plots show; all of the task's metrics are recorded. The first three "
-        "are for classes, ROUGE for summaries, BLEU for translations; each is a fraction of 1.",
+        "are for classes, correlations for numbers, ROUGE for summaries, BLEU for translations. Each is a fraction of "
+        "1.",
     )
     max_length: Count = Field(default=128, description="Longer inputs are cut to so many tokens.")
     train_rows: Count | None = Field(
@@ -149,7 +154,7 @@ class TaskSettings(Settings):
     @property
     def written(self) -> bool:
         """Whether the answer is text that a model writes."""
-        return self.kind != "classification"
+        return self.kind in WRITTEN_KINDS
 
 
 class TimingSettings(Settings):

@@ -165,6 +165,8 @@ def _layers(model: nn.Module, found: Sparsity) -> str:
 
 def _labels(model: nn.Module, facts: Facts) -> Sequence[str]:
     """Return the names of the classes, if the model tells classes apart."""
+    if getattr(model.config, "problem_type", None) == "regression":
+        return ()
     if facts.labels or not type(model).__name__.endswith("Classification"):
         return facts.labels
     names: Mapping[int, str] = model.config.id2label  # type: ignore[assignment, union-attr]

@@ -258,12 +258,12 @@ def _auto_class(model: ModelSettings, config: Any, labels: tuple[str, ...]) -> A
 
 
 def _set_classes(config: Any, labels: tuple[str, ...]) -> None:
-    """Name the classes in a model's configuration, if the task has classes."""
+    """Name the outputs in a model's configuration: classes, or a single number; nothing if the answer is text."""
     if not labels:
         return
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
-    config.problem_type = "single_label_classification"
+    config.problem_type = "single_label_classification" if len(labels) > 1 else "regression"
 
 
 def _override(config: Any, model: ModelSettings) -> Any:

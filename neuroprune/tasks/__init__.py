@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 KINDS = {
     "classification": "neuroprune.tasks.classification",
+    "regression": "neuroprune.tasks.regression",
     "summarization": "neuroprune.tasks.summarization",
     "translation": "neuroprune.tasks.translation",
 }
@@ -32,11 +33,11 @@ class Data(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The classes' names in order; none where the answer is text."""
+        """The classes' names in order; for regression the label column alone; none where the answer is text."""
 
     @property
     def majority(self) -> float | None:
-        """What the task's metric gives for always answering the most frequent class."""
+        """What the task's metric gives for always answering the most frequent class, or any constant number."""
 
     @property
     def copied(self) -> float | None:

@@ -1,7 +1,8 @@
-"""How a model with a classification head is trained and asked: all but text-to-text models."""
+"""How a model with a head for classes or for a number is trained and asked: all but text-to-text models."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,17 +15,35 @@ from neuroprune.config.settings import TaskSettings
 from neuroprune.tasks.sources import mapped
 
 
+def judge(scores: Any, labels: Any) -> dict[str, float]:
+    """Return all metrics of classification by name, F1 only for two classes.
+
+    Args:
+        scores: Scores of the classes, `[rows, classes]`; the largest is the answer.
+        labels: True classes, int `[rows]`.
+
+    Returns:
+        The values.
+    """
+    from neuroprune.tasks import metrics  # scikit-learn is slow to import, and preparing data needs no judge
+
+    names = [name for name in metrics.METRICS if name != "f1" or scores.shape[-1] == 2]
+    return metrics.judge(names, np.argmax(scores, axis=-1), np.asarray(labels))
+
+
 @dataclass(frozen=True)
 class ClassHead:
-    """Cross-entropy of the classes' logits; the answer is the class with the largest.
+    """Cross-entropy of the classes' logits, or mean squared error of a number; the model's configuration says which.
 
     Args:
         task: The task.
         tokenizer: The model's tokenizer.
+        judge: Logits `[rows, outputs]` and labels `[rows]` to values by metric.
     """
 
     task: TaskSettings
     tokenizer: Any
+    judge: Callable[[Any, Any], dict[str, float]] = judge
     trainer_class: ClassVar[type] = Trainer
 
     @property
@@ -47,31 +66,15 @@ class ClassHead:
         return DataCollatorWithPadding(self.tokenizer)(features)
 
     def compute_metrics(self, prediction: Any) -> dict[str, float]:
-        """Judge the classes with the largest logits."""
+        """Judge the logits."""
         logits = prediction.predictions
         logits = logits[0] if isinstance(logits, tuple) else logits  # encoder-decoders add their hidden states
-        return judge(logits, prediction.label_ids)
+        return self.judge(logits, prediction.label_ids)
 
     def question(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         """Pad rows without their answers."""
         return self.collate([{name: row[name] for name in row if name != "labels"} for row in features])
 
     def answer(self, model: Any, **batch: torch.Tensor) -> torch.Tensor:
-        """Return the classes' logits `[rows, classes]` for what `question` gives."""
+        """Return the logits `[rows, outputs]` for what `question` gives."""
         return model(**batch).logits
-
-
-def judge(scores: Any, labels: Any) -> dict[str, float]:
-    """Return all metrics of classification by name, F1 only for two classes.
-
-    Args:
-        scores: Scores of the classes, `[rows, classes]`; the largest is the answer.
-        labels: True classes, int `[rows]`.
-
-    Returns:
-        The values.
-    """
-    from neuroprune.tasks import metrics  # scikit-learn is slow to import, and preparing data needs no judge
-
-    names = [name for name in metrics.METRICS if name != "f1" or scores.shape[-1] == 2]
-    return metrics.judge(names, np.argmax(scores, axis=-1), np.asarray(labels))

@@ -95,7 +95,8 @@ def _label_names(train: Dataset, task: TaskSettings) -> tuple[str, ...]:
         return tuple(feature.names)
     if isinstance(feature, Value) and feature.dtype.startswith(("float", "double")):
         raise UserError(
-            f"task {task.name}: column {task.label!r} of {task.source} holds numbers ({feature.dtype}), not classes"
+            f"task {task.name}: column {task.label!r} of {task.source} holds numbers ({feature.dtype}), not classes; "
+            "for regression set kind: regression and metric: spearmanr"
         )
     return tuple(str(value) for value in sorted(set(train[task.label][:]) - {None}))
 

@@ -1,10 +1,12 @@
-"""The metrics of classification, with the keys that the hub's `glue` metric gives."""
+"""The metrics of classification and regression, with the keys that the hub's `glue` metric gives."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 
@@ -20,6 +22,9 @@ METRICS: dict[str, Callable[[Any, Any], float]] = {
 }
 
 
+CORRELATIONS: dict[str, Callable[[Any, Any], Any]] = {"pearson": stats.pearsonr, "spearmanr": stats.spearmanr}
+
+
 def judge(names: Sequence[str], predictions: Any, references: Any) -> dict[str, float]:
     """Return the value of each named metric.
 
@@ -32,3 +37,19 @@ def judge(names: Sequence[str], predictions: Any, references: Any) -> dict[str, 
         The values by name.
     """
     return {name: float(METRICS[name](references, predictions)) for name in names}
+
+
+def correlations(predictions: Any, references: Any) -> dict[str, float]:
+    """Return Pearson's and Spearman's correlation, as GLUE judges STS-B; 0 if all predictions are the same.
+
+    Args:
+        predictions: Predicted numbers, `[rows]`.
+        references: True numbers, `[rows]`, not all the same.
+
+    Returns:
+        `pearson` and `spearmanr`.
+    """
+    found, wanted = (np.asarray(values, dtype=np.float64) for values in (predictions, references))
+    if np.ptp(found) == 0:
+        return dict.fromkeys(CORRELATIONS, 0.0)
+    return {name: float(correlation(found, wanted)[0]) for name, correlation in CORRELATIONS.items()}

@@ -35,9 +35,9 @@ def classes(scores: Any, labels: Any) -> dict[str, np.ndarray]:
         labels: True classes, int `[rows]`.
 
     Returns:
-        `predicted` and `true`, uint8 `[rows]`; nothing for written text or more than 256 classes.
+        `predicted` and `true`, uint8 `[rows]`; nothing for written text, numbers or more than 256 classes.
     """
     scores, labels = np.asarray(scores[0] if isinstance(scores, tuple) else scores), np.asarray(labels)
-    if scores.ndim != 2 or labels.ndim != 1 or scores.shape[1] > MOST_CLASSES:
+    if scores.ndim != 2 or labels.ndim != 1 or not 1 < scores.shape[1] <= MOST_CLASSES:
         return {}
     return {"predicted": scores.argmax(axis=1).astype(np.uint8), "true": labels.astype(np.uint8)}

@@ -127,6 +127,22 @@ def test_encoder_decoders_are_not(kind):
     assert {name: run.model.source for name, run in plan.runs.items()} == {"new-news-dense-s0": f"random:{kind}"}
 
 
+SCORING = {"kind": "regression", "source": "nyu-mll/glue", "config": "stsb", "inputs": ["a", "b"], "metric": "pearson"}
+
+
+@pytest.mark.parametrize("kind", ["bert", "opt", "bart"])
+def test_models_with_a_head_answer_with_numbers(kind):
+    assert plan_of(grid("new", new={"source": f"random:{kind}"}) | {"tasks": {"news": SCORING}}).runs
+
+
+@pytest.mark.parametrize("kind", ["t5", "marian"])
+def test_models_that_answer_with_text_are_refused_for_numbers(kind):
+    assert problems_of(grid("new", new={"source": f"random:{kind}"}) | {"tasks": {"news": SCORING}}) == [
+        f"study.yaml: experiments.write: the model 'new' ({kind}) can't give the answers of the task 'news' "
+        "(regression), because it writes text; take a model with a head such as bert, roberta or opt"
+    ]
+
+
 def test_a_folder_s_type_is_known_and_a_hub_id_s_is_not(tmp_path):
     make_model("bert").save_pretrained(tmp_path / "bert")
     assert "the model 'new' (bert) can't write" in problems_of(grid("new", new={"source": str(tmp_path / "bert")}))[0]

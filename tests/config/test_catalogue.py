@@ -294,7 +294,7 @@ KNOWN_TASKS = ", ".join(sorted(CATALOGUE.tasks))
         ({"models__new": {"source": "a/b", "sha256": "12"}}, "models.new.sha256: '12' is not allowed; it must be a SHA-256 of 64 hexadecimal digits"),
         ({"models__tiny__name": "other"}, "models.tiny.name must be 'tiny', as its key; leave it out"),
         ({"tasks__new": {"source": "a/b"}}, "tasks.new.inputs: this key is missing (The text columns: one sentence, or a pair of sentences; one text to summarize or translate)"),
-        ({"tasks__sst2__metric": "acuracy"}, "tasks.sst2.metric: 'acuracy' is not allowed (did you mean 'accuracy'?); allowed: 'accuracy', 'f1', 'matthews_correlation', 'rouge1', 'rouge2', 'rougeL', 'rougeLsum' or 'bleu'"),
+        ({"tasks__sst2__metric": "acuracy"}, "tasks.sst2.metric: 'acuracy' is not allowed (did you mean 'accuracy'?); allowed: 'accuracy', 'f1', 'matthews_correlation', 'spearmanr', 'pearson', 'rouge1', 'rouge2', 'rougeL', 'rougeLsum' or 'bleu'"),
         ({"tasks__sst2__kind": "translation"}, "tasks.sst2: metric 'accuracy' is not one of translation: give one of bleu"),
         ({"tasks__sst2__beams": 4}, "tasks.sst2: beams is for summarization and translation, not for classification; leave it out"),
         ({"tasks__mrpc": {"kind": "summarization", "metric": "rouge1"}}, "tasks.mrpc: inputs: summarization reads one text column, not 2"),

@@ -7,15 +7,15 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from neuroprune import tasks
 from neuroprune.config.fields import KIND_METRICS
 from neuroprune.config.settings import TaskSettings
-from neuroprune.tasks.metrics import METRICS, judge
+from neuroprune.tasks.metrics import CORRELATIONS, METRICS, judge
 from neuroprune.tasks.text_metrics import ROUGE
 
 REFERENCE = {"accuracy": accuracy_score, "f1": f1_score, "matthews_correlation": matthews_corrcoef}
 
 
 def test_every_metric_that_a_task_may_name_is_there():
-    assert set(TaskSettings.model_fields["metric"].annotation.__args__) == {*METRICS, *ROUGE, "bleu"}
-    assert {name for names in KIND_METRICS.values() for name in names} == {*METRICS, *ROUGE, "bleu"}
+    assert set(TaskSettings.model_fields["metric"].annotation.__args__) == {*METRICS, *CORRELATIONS, *ROUGE, "bleu"}
+    assert {name for names in KIND_METRICS.values() for name in names} == {*METRICS, *CORRELATIONS, *ROUGE, "bleu"}
 
 
 @pytest.mark.parametrize("name", METRICS)

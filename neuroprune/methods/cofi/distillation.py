@@ -40,6 +40,19 @@ def prediction_loss(student: Tensor, teacher: Tensor, temperature: float) -> Ten
     return functional.kl_div(found, wanted, log_target=True, reduction="batchmean") * temperature**2
 
 
+def number_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean squared difference between two predictions of numbers; softened classes need two or more.
+
+    Args:
+        student: Outputs, `[rows, outputs]`.
+        teacher: Likewise.
+
+    Returns:
+        A scalar.
+    """
+    return functional.mse_loss(student.float(), teacher.float())
+
+
 def layer_distances(teacher: list[Tensor], student: list[Tensor], present: Tensor) -> Tensor:
     """Return the mean squared differences between each layer of a teacher and each of a student.
 
@@ -152,9 +165,9 @@ class Distillation:
         with torch.no_grad():
             wanted = self.teacher(*args, **inputs)
         present = _present(inputs["labels"], outputs["logits"])
-        loss = (1 - self._layers) * prediction_loss(
-            outputs["logits"][present], wanted["logits"][present], self._temperature
-        )
+        pair = outputs["logits"][present], wanted["logits"][present]
+        numbers = getattr(model.config, "problem_type", None) == "regression" or pair[0].shape[-1] == 1
+        loss = (1 - self._layers) * (number_loss(*pair) if numbers else prediction_loss(*pair, self._temperature))
         batch = Batch.from_call(type(model).forward, model, args, inputs)
         outputs["loss"] = loss + self._layers * self._layer_loss(batch, outputs, wanted) if self._layers else loss
         return outputs

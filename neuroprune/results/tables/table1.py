@@ -17,6 +17,7 @@ from neuroprune.results.tables.summary import batch_sizes, number, summarize
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 NAMES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum", "bleu": "BLEU"}
+OTHERS = ("accuracy", "f1", "matthews_correlation", "spearmanr", "pearson")  # metrics of the other tasks
 
 
 def table1(study_dir: Path) -> Table:
@@ -97,7 +98,7 @@ def _published(row: dict[Any, Any]) -> dict[str, Any]:
 
 def _cells(rows: pd.DataFrame) -> pd.DataFrame:
     """Write the rows for people; columns in which nothing is known are left out."""
-    metrics = [name for name in rows if name in NAMES or name in ("accuracy", "f1", "matthews_correlation")]
+    metrics = [name for name in rows if name in NAMES or name in OTHERS]
     cells = pd.DataFrame(
         {
             "Sparsity %": [number(value, 1) for value in rows["sparsity_percent"]],

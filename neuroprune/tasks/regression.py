@@ -1,0 +1,125 @@
+"""Regression: a number for one sentence or for a pair, such as the similarity of STS-B."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from datasets import ClassLabel, Dataset, Value
+
+from neuroprune.config.settings import TaskSettings
+from neuroprune.errors import UserError
+from neuroprune.files.atomic import text_hash
+from neuroprune.files.packages import RESOURCES
+from neuroprune.pruning.architectures import find_architecture
+from neuroprune.tasks import sources
+from neuroprune.tasks.text import rows_sha256
+
+if TYPE_CHECKING:
+    from neuroprune.tasks.class_head import ClassHead
+
+
+@dataclass(frozen=True)
+class ScoredTexts:
+    """The rows of a regression task.
+
+    Args:
+        task: The task.
+        train: Rows to train on, with the task's input columns and the label column (float64).
+        eval: Rows to evaluate on, with the same columns.
+    """
+
+    task: TaskSettings
+    train: Dataset
+    eval: Dataset
+    majority: ClassVar[float] = 0.0  # a constant answer correlates with nothing
+    copied: ClassVar[None] = None  # no text is written
+
+    @property
+    def labels(self) -> tuple[str]:
+        """The name of the model's only output: the label column."""
+        return (self.task.label,)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the used rows and their order; the same on every platform."""
+        return text_hash("\n".join(rows_sha256(sources.each(split)) for split in (self.train, self.eval)))
+
+    def texts(self) -> Iterator[str]:
+        """Yield every text of the training rows."""
+        for column in self.task.inputs:
+            yield from self.train[column][:]
+
+    def objective(self, model: Any, tokenizer: Any) -> ClassHead:
+        """Return how a model is trained and evaluated on these rows; see `neuroprune.tasks.Objective`.
+
+        Raises:
+            UserError: If the model answers with text.
+        """
+        from neuroprune.tasks.class_head import ClassHead
+
+        kind = model.config.model_type
+        if find_architecture(kind).text_to_text:
+            raise UserError(
+                f"task {self.task.name}: a {kind} model answers with text, not with a number; for regression take a "
+                "model with a classification head, such as bert, roberta or opt."
+            )
+        return ClassHead(self.task, tokenizer, judge)
+
+
+def load(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> ScoredTexts:
+    """Read and check a task's rows and select those it uses; see `neuroprune.tasks.load`."""
+    train, held_out = (_checked(rows, task) for rows in sources.read(task, data_root, resources))
+    data = ScoredTexts(task, sources.first(train, task.train_rows), sources.first(held_out, task.eval_rows))
+    for rows, split in ((data.train, task.train_split), (data.eval, task.eval_split)):
+        _check_varied(rows[task.label][:], f"task {task.name}, split {split} of {task.source}", task.label)
+    return data
+
+
+def judge(predictions: Any, labels: Any) -> dict[str, float]:
+    """Return the correlations of predicted and true numbers.
+
+    Args:
+        predictions: Outputs of the model, `[rows, 1]`.
+        labels: True numbers, `[rows]`.
+
+    Returns:
+        `pearson` and `spearmanr`.
+    """
+    from neuroprune.tasks import metrics  # scikit-learn and scipy are slow to import
+
+    return metrics.correlations(predictions[:, 0], labels)
+
+
+def _checked(rows: Dataset, task: TaskSettings) -> Dataset:
+    """Keep the columns that the task names, with the label as float64; refuse rows without text or number."""
+    where = f"task {task.name}, split {rows.split} of {task.source}"
+    for column in task.inputs:
+        if empty := sum(not isinstance(text, str) for text in rows[column][:]):
+            raise UserError(f"{where}: {empty} rows of column {column!r} hold no text")
+    feature, values = rows.features[task.label], rows[task.label][:]
+    if isinstance(feature, ClassLabel) or not all(_is_number(value) for value in values if value is not None):
+        raise UserError(f"{where}: column {task.label!r} holds classes or text, not numbers; use kind: classification")
+    if missing := sum(value is None or not math.isfinite(value) for value in values):
+        raise UserError(f"{where}: {missing} rows of column {task.label!r} hold no finite number")
+    numbers = [float(value) for value in values]
+    rows = rows.select_columns(list(task.inputs))
+    return rows.add_column(task.label, numbers, feature=Value("float64"))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_varied(values: list[float], where: str, column: str) -> None:
+    """Refuse rows with the same number everywhere: nothing can be learned from them, and no correlation is defined."""
+    if len(set(values)) < 2:
+        same = f" ({values[0]:g})" if values else ""
+        raise UserError(
+            f"{where}: all {len(values)} rows have the same number in column {column!r}{same}; use more rows or "
+            "another split. The labels of GLUE's test splits are hidden."
+        )
