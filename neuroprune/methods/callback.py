@@ -250,8 +250,8 @@ class Method(TrainerCallback):
                     folder,
                 )
             return None
-        found, own = saved.pop("method", None), self._identity()
-        if found is not None and found != own:
+        found, own = saved.pop("method"), self._identity()
+        if found != own:
             what = f"of {found[0]}, not of {own[0]}" if found[0] != own[0] else f"of {own[0]} with other settings"
             raise UserError(
                 f"{folder}: the saved method state is {what}; resume with the original method and settings, or train "

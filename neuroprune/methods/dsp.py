@@ -24,18 +24,89 @@ from neuroprune.methods.components.removal_report import head_distances, reached
 from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.components.unit_masks import Gates, remove_closed
 from neuroprune.methods.hooks import Hooks, Run, State
-from neuroprune.pruning.blocks import Block
+from neuroprune.pruning import heads
+from neuroprune.pruning.blocks import Attention, Block
 
 CLIP = 1.0  # largest norm of a step's gradient of the scores
+
+
+class HeadScores:
+    """A learned score for each head of all attentions, and the masks that are drawn from the scores.
+
+    The scores are float64 on the CPU and have an optimizer of their own; the model's optimizer does not hold them.
+
+    Args:
+        attentions: The attentions whose heads are scored.
+        settings: DSP's settings.
+        total_steps: Optimizer steps of the run.
+        step: Completed optimizer steps.
+
+    Attributes:
+        scores: `[units]` of all attentions in turn; with grouped queries a unit is a key/value head.
+        step: Completed optimizer steps, which decide the temperature.
+    """
+
+    def __init__(self, attentions: Sequence[Attention], settings: DSPSettings, total_steps: int, step: int) -> None:
+        self._attentions, self._settings, self._total_steps = attentions, settings, total_steps
+        self._sizes = [attention.units for attention in attentions]
+        self._kept = _units(settings.heads, sum(self._sizes), attentions[0].groups)
+        self.step = step
+        self.scores = nn.Parameter(xavier_scores(self._sizes))
+        distributed.copy_main([self.scores])
+        self._optimizer = torch.optim.AdamW([self.scores], lr=settings.score_lr, weight_decay=0.0)
+
+    def state_dict(self) -> State:
+        """Return the scores and the moments of their optimizer."""
+        return {"scores": self.scores.detach()} | nest("optimizer", self._optimizer.state[self.scores])
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict`."""
+        self.scores.data.copy_(state["scores"])
+        self._optimizer.state[self.scores] = unnest("optimizer", state)
+
+    def update(self) -> None:
+        """Take a step of the scores, with a clipped gradient and a learning rate that decays linearly to 0."""
+        if self.scores.grad is None:
+            return
+        distributed.average([self.scores.grad])
+        self.scores.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        torch.nn.utils.clip_grad_norm_([self.scores], CLIP)
+        self._optimizer.param_groups[0]["lr"] = self._settings.score_lr * (1 - self.step / self._total_steps)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    @property
+    def temperature(self) -> float:
+        """Temperature of the next forward pass."""
+        asked, steps = self._settings, self._settings.cooldown * self._total_steps
+        return log_linear(self.step, steps, asked.start_temperature, asked.end_temperature)
+
+    def draw(self, training: bool) -> dict[Block, Tensor]:
+        """Return the masks of all attentions: random in training, the best heads in evaluation."""
+        if not training:
+            mask = top_k(self.scores, self._kept)
+        elif self._settings.estimator == "gumbel":
+            mask = gumbel_top_k(self.scores, self._kept, self.temperature)
+        else:
+            mask = straight_through_top_k(self.scores, self._kept)
+        return self._by_attention(mask)
+
+    def by_attention(self) -> list[list[float]]:
+        """Return the scores of each attention."""
+        return [scores.tolist() for scores in self._by_attention(self.scores.detach()).values()]
+
+    def _by_attention(self, values: Tensor) -> dict[Block, Tensor]:
+        return dict(zip(self._attentions, values.split(self._sizes), strict=True))
 
 
 class SubsetPruning(Hooks):
     """Learn a score for each head, mask heads by their scores, keep the highest-scoring heads at the end.
 
-    The scores are float64 on the CPU and have an optimizer of their own; the model's optimizer does not hold them.
-
     Args:
         settings: All are read here.
+
+    Attributes:
+        learned: The scores; None before `start`.
     """
 
     heads_only = True
@@ -43,6 +114,7 @@ class SubsetPruning(Hooks):
 
     def __init__(self, settings: DSPSettings) -> None:
         super().__init__(settings)
+        self.learned: HeadScores | None = None
         self._gates: Gates | None = None
         self._frozen: Sequence[nn.Parameter] = ()
 
@@ -54,41 +126,36 @@ class SubsetPruning(Hooks):
 
     def state_dict(self) -> State:
         """Return scores, moments of their optimizer and the report."""
-        moments = nest("optimizer", self._optimizer.state[self.scores])
-        return {"scores": self.scores.detach(), "report": self.report} | moments
+        assert self.learned is not None
+        return {"report": self.report} | self.learned.state_dict()
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
         """Continue with the same scores."""
-        self._attach(run)
+        self._attach(run).load_state(state)
         self.report.update(state["report"])
-        self.scores.data.copy_(state["scores"])
-        self._optimizer.state[self.scores] = unnest("optimizer", state)
 
     def before_step(self, run: Run) -> None:
         """Take a step of the scores."""
-        if self.scores.grad is None:
-            return
-        distributed.average([self.scores.grad])
-        self.scores.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-        torch.nn.utils.clip_grad_norm_([self.scores], CLIP)
-        self._optimizer.param_groups[0]["lr"] = self.settings.score_lr * (1 - run.step / run.total_steps)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        assert self.learned is not None
+        self.learned.step = run.step
+        self.learned.update()
 
     def after_step(self, run: Run) -> None:
         """Lower the temperature."""
-        self._step = run.step
+        assert self.learned is not None
+        self.learned.step = run.step
 
     def finish(self, run: Run) -> None:
         """Keep the heads with the highest scores and remove the others."""
         self.abandon()
-        chosen, groups = self.draw(training=False), self._groups
+        assert self.learned is not None
+        chosen = self.learned.draw(training=False)
         self.report["removed_heads"] = [
-            [unit * groups + query for unit in (mask == 0).nonzero().flatten().tolist() for query in range(groups)]
-            for mask in chosen.values()
+            heads.query_heads(attention, (chosen[attention] == 0).nonzero().flatten().tolist())
+            for attention in run.blocks.attentions
         ]
         self.report["silent"] = remove_closed(run, chosen)
-        self.report["scores"] = [layer.tolist() for layer in self.scores.detach().split(self._counts)]
+        self.report["scores"] = self.learned.by_attention()
         self.report["events"].append({"step": run.step} | reached(run.model))
 
     def abandon(self) -> None:
@@ -99,37 +166,18 @@ class SubsetPruning(Hooks):
             parameter.requires_grad_(True)
         self._gates, self._frozen = None, ()
 
-    @property
-    def temperature(self) -> float:
-        """Temperature of the next forward pass."""
-        asked, steps = self.settings, self.settings.cooldown * self._total_steps
-        return log_linear(self._step, steps, asked.start_temperature, asked.end_temperature)
-
-    def draw(self, training: bool) -> dict[Block, Tensor]:
-        """Return the masks of all attentions: random in training, the best heads in evaluation."""
-        if not training:
-            mask = top_k(self.scores, self._units)
-        elif self.settings.estimator == "gumbel":
-            mask = gumbel_top_k(self.scores, self._units, self.temperature)
-        else:
-            mask = straight_through_top_k(self.scores, self._units)
-        return dict(zip(self._attentions, mask.split(self._counts), strict=True))
-
-    def _attach(self, run: Run) -> None:
+    def _attach(self, run: Run) -> HeadScores:
+        """Draw the scores, multiply masks in, and freeze the model if the scores are learned alone."""
         preconditions.check_not_reentrant(run.model, "DSP")
-        self._attentions = attentions = run.blocks.attentions
-        self._counts, self._groups = [attention.units for attention in attentions], attentions[0].groups
-        self._units = _units(self.settings.heads, sum(self._counts), self._groups)
-        self._step, self._total_steps = run.step, run.total_steps
-        self.scores = nn.Parameter(xavier_scores(self._counts))
-        distributed.copy_main([self.scores])
-        self._optimizer = torch.optim.AdamW([self.scores], lr=self.settings.score_lr, weight_decay=0.0)
-        self._gates = Gates(run.model, attentions, self.draw)
+        attentions = run.blocks.attentions
+        self.learned = HeadScores(attentions, self.settings, run.total_steps, run.step)
+        self._gates = Gates(run.model, attentions, self.learned.draw)
         pipelined = self.settings.stage == "pipelined"
         self._frozen = [p for p in run.model.parameters() if pipelined and p.requires_grad]
         for parameter in self._frozen:
             parameter.requires_grad_(False)
         self.report |= {"heads": self.settings.heads, "events": [], "head_distances": head_distances(run.blocks)}
+        return self.learned
 
 
 class DSP(Method):

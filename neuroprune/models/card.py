@@ -156,10 +156,8 @@ def _sizes(model: nn.Module, found: Sparsity) -> str:
 def _layers(model: nn.Module, found: Sparsity) -> str:
     """Return the table of heads and neurons that are left in each layer."""
     blocks, kept = find_blocks(model), kept_units(model)
-    heads = zip(blocks.attentions, found.heads_per_layer, kept.dense_heads, strict=True)
-    neurons = zip(blocks.mlps, found.neurons_per_layer, kept.dense_neurons, strict=True)
-    rows = [(f"`{layer.name}`", f"{left} of {dense} heads") for layer, left, dense in heads]
-    rows += [(f"`{layer.name}`", f"{left} of {dense} neurons") for layer, left, dense in neurons]
+    rows = [(f"`{a.name}`", f"{found.heads_per_layer[a.index]} of {kept.of(a).dense} heads") for a in blocks.attentions]
+    rows += [(f"`{m.name}`", f"{found.neurons_per_layer[m.index]} of {kept.of(m).dense} neurons") for m in blocks.mlps]
     return _table(("layer", "left"), rows)
 
 

@@ -1,48 +1,87 @@
-"""Which heads and neurons of the dense model a cut model still has: remembered in the model's configuration.
+"""The heads and neurons of the dense model that a cut model still has, recorded in the model's configuration.
 
 The record has the form of a quantization config, because that is the hook by which transformers lets a package shape a
-model before its weights are loaded (see `checkpoints.py`). For each layer that was cut it holds the number of units of
-the dense model and a bit mask of those that are left. If the hidden dimension
-was cut too (see `hidden.py`), `hidden` holds the same for it, and how many parameters beside the weights of attentions
-and MLPs went with it (`others`).
+model before its weights are loaded (see `models.quantizer`). For each layer that was cut it holds the number of units
+of the dense model and a bit mask of the remaining ones. If the hidden dimension was cut too (see `residual_stream`),
+`hidden` holds the same for it, and the number of other parameters that were removed with it (`others`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from neuroprune.errors import UserError
-from neuroprune.pruning.blocks import Attention, Blocks, Mlp, base_of, find_blocks
+from neuroprune.pruning.blocks import Block, Blocks, Mlp, base_of, find_blocks
 from neuroprune.pruning.transaction import Transaction
 
 RECORD = "neuroprune"
 """The `quant_method` of the record."""
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What a model still has of the dense model; the positions are the dense model's.
+class Units(NamedTuple):
+    """The heads of an attention or the neurons of an MLP that a model still has.
 
     Args:
-        heads: For each attention, the heads that are left, ascending.
-        neurons: For each MLP, the neurons that are left, ascending, int64 on the CPU.
-        dense_heads: For each attention, the number of heads of the dense model.
-        dense_neurons: For each MLP, the number of neurons of the dense model.
+        left: Their positions in the dense model, ascending, int64 on the CPU.
+        dense: Number of units of the dense model.
     """
 
-    heads: list[list[int]]
-    neurons: list[Tensor]
-    dense_heads: list[int]
-    dense_neurons: list[int]
+    left: Tensor
+    dense: int
+
+    def only(self, keep: Tensor) -> Units:
+        """Return what is left when the units at these present positions are kept."""
+        return self._replace(left=self.left[keep])
+
+    def removed(self) -> list[int]:
+        """Return the removed units, as positions in the dense model."""
+        return sorted(set(range(self.dense)) - set(self.left.tolist()))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a model still has of the dense model.
+
+    Args:
+        attentions: The heads of each attention.
+        mlps: The neurons of each MLP.
+    """
+
+    attentions: list[Units]
+    mlps: list[Units]
+
+    def of(self, block: Block) -> Units:
+        """Return the units of one attention or MLP, of this model or of another one with the same layers."""
+        return self.mlps[block.index] if isinstance(block, Mlp) else self.attentions[block.index]
+
+    @property
+    def heads(self) -> list[list[int]]:
+        """The heads that are left in each attention."""
+        return [units.left.tolist() for units in self.attentions]
+
+    @property
+    def neurons(self) -> list[Tensor]:
+        """The neurons that are left in each MLP."""
+        return [units.left for units in self.mlps]
+
+    @property
+    def dense_heads(self) -> list[int]:
+        """The number of heads of each attention in the dense model."""
+        return [units.dense for units in self.attentions]
+
+    @property
+    def dense_neurons(self) -> list[int]:
+        """The number of neurons of each MLP in the dense model."""
+        return [units.dense for units in self.mlps]
 
 
 def kept_units(model: nn.Module, unused: bool = False) -> Kept:
-    """Tell which heads and neurons of the dense model are left, in the dense model's positions.
+    """Return the heads and neurons of the dense model that are left, as positions in the dense model.
 
     Args:
         model: A transformers model of a known type, cut or not.
@@ -55,13 +94,9 @@ def kept_units(model: nn.Module, unused: bool = False) -> Kept:
         UserError: If the record in `model.config` does not fit the model's shapes, or the model is quantized.
     """
     blocks, record, keys = find_blocks(model, unused), read_record(model), _keys(model)
-    heads = [_recall(keys[a.module], record["heads"], a, a.heads) for a in blocks.attentions]
-    neurons = [_recall(keys[m.module], record["neurons"], m, m.width) for m in blocks.mlps]
     return Kept(
-        [kept.tolist() for kept, _ in heads],
-        [kept for kept, _ in neurons],
-        [dense for _, dense in heads],
-        [dense for _, dense in neurons],
+        [_recall(keys[a.module], record["heads"], a, a.heads) for a in blocks.attentions],
+        [_recall(keys[m.module], record["neurons"], m, m.width) for m in blocks.mlps],
     )
 
 
@@ -114,13 +149,11 @@ def stage_record(changes: Transaction, model: nn.Module, blocks: Blocks, kept: K
         blocks: Its blocks.
         kept: What it will still have.
     """
-    before, neurons = read_record(model), [positions.tolist() for positions in kept.neurons]
-    heads = _entries(model, blocks.attentions, kept.heads, kept.dense_heads)
+    before = read_record(model)
     record = {
         "quant_method": RECORD,
-        "heads": _others(model, blocks.attentions, before["heads"]) | heads,
-        "neurons": _others(model, blocks.mlps, before["neurons"])
-        | _entries(model, blocks.mlps, neurons, kept.dense_neurons),
+        "heads": _others(model, blocks.attentions, before["heads"]) | _entries(model, blocks.attentions, kept),
+        "neurons": _others(model, blocks.mlps, before["neurons"]) | _entries(model, blocks.mlps, kept),
     }
     hidden = before.get("hidden")
     if hidden:
@@ -156,37 +189,35 @@ def unpack_positions(mask: str) -> list[int]:
     return [position for position, bit in enumerate(reversed(f"{int(mask, 16):b}")) if bit == "1"]
 
 
-def _entries(
-    model: nn.Module, layers: Iterable[Attention | Mlp], kept: Iterable[list[int]], dense: Iterable[int]
-) -> dict[str, dict[str, Any]]:
+def _entries(model: nn.Module, layers: Sequence[Block], kept: Kept) -> dict[str, dict[str, Any]]:
     """Return the record's entries of the layers that were cut."""
-    keys = _keys(model)
+    keys, units = _keys(model), {layer: kept.of(layer) for layer in layers}
     return {
-        keys[layer.module]: {"of": size, "kept": pack_positions(positions)}
-        for layer, positions, size in zip(layers, kept, dense, strict=True)
-        if len(positions) < size
+        keys[layer.module]: {"of": found.dense, "kept": pack_positions(found.left.tolist())}
+        for layer, found in units.items()
+        if len(found.left) < found.dense
     }
 
 
-def _others(model: nn.Module, layers: Iterable[Attention | Mlp], entries: dict[str, Any]) -> dict[str, Any]:
+def _others(model: nn.Module, layers: Iterable[Block], entries: dict[str, Any]) -> dict[str, Any]:
     """Return the entries of layers that are not among these: the model lacks them or never runs them."""
     keys = _keys(model)
     known = {keys[layer.module] for layer in layers}
     return {key: entry for key, entry in entries.items() if key not in known}
 
 
-def _recall(key: str, entries: dict[str, Any], layer: Attention | Mlp, size: int) -> tuple[Tensor, int]:
-    """Return a layer's kept positions and its size in the dense model."""
+def _recall(key: str, entries: dict[str, Any], layer: Block, size: int) -> Units:
+    """Return the units of a layer that are left."""
     entry = entries.get(key)
     if entry is None:
-        return torch.arange(size), size
+        return Units(torch.arange(size), size)
     kept = unpack_positions(entry["kept"])
     if len(kept) != size:
         raise UserError(
             f"{layer.name} has {size} units, but the model's config says that {len(kept)} of {entry['of']} are left; "
             "load a cut model with from_pretrained; for a new dense model delete config.quantization_config."
         )
-    return torch.tensor(kept), entry["of"]
+    return Units(torch.tensor(kept), entry["of"])
 
 
 def _missing(entry: Mapping[str, Any] | None) -> list[int]:

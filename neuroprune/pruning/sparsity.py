@@ -234,11 +234,12 @@ def _removed(model: nn.Module, biases: bool) -> int:
     blocks, kept = find_blocks(model), kept_units(model)
     left, of = _widths(model, blocks)
     gone = biases * read_record(model).get("hidden", {}).get("others", 0)
-    for a, heads in zip(blocks.attentions, kept.dense_heads, strict=True):
-        groups = _dense_groups(model, a)
+    for a in blocks.attentions:
+        heads, groups = kept.of(a).dense, _dense_groups(model, a)
         gone += _head_weights(a, heads, groups) * of // left - _head_weights(a, a.heads, a.groups)
         gone += biases * (_head_biases(a, heads, groups) - _head_biases(a, a.heads, a.groups))
-    for m, neurons in zip(blocks.mlps, kept.dense_neurons, strict=True):
+    for m in blocks.mlps:
+        neurons = kept.of(m).dense
         gone += neurons * unit_size(m) * of // left - m.width * unit_size(m)
         gone += biases * (neurons - m.width) * sum(projection.bias is not None for projection in m.ins)
     return gone

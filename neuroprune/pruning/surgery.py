@@ -106,10 +106,8 @@ def _stage_removal(
     neuron_keeps = _positions_left("MLP", "neuron", blocks.mlps, [m.width for m in blocks.mlps], neurons)
     stage_cuts(changes, model, _cuts(blocks, head_keeps, neuron_keeps), optimizer)
     left = Kept(
-        [[dense[i] for i in keep.tolist()] for dense, keep in zip(kept.heads, head_keeps, strict=True)],
-        [dense[keep] for dense, keep in zip(kept.neurons, neuron_keeps, strict=True)],
-        kept.dense_heads,
-        kept.dense_neurons,
+        [kept.of(attention).only(head_keeps[attention.index]) for attention in blocks.attentions],
+        [kept.of(mlp).only(neuron_keeps[mlp.index]) for mlp in blocks.mlps],
     )
     stage_record(changes, model, blocks, left)
     _stage_attributes(changes, blocks, left, head_keeps)
@@ -128,7 +126,7 @@ def kept_slices(model: nn.Module, blocks: Blocks, kept: Kept) -> list[tuple[str,
         model's parameter that the cut one's have, int64. No parameter is listed twice.
     """
     names = {parameter: name for name, parameter in model.named_parameters()}
-    cuts = _cuts(blocks, [torch.tensor(positions) for positions in kept.heads], kept.neurons)
+    cuts = _cuts(blocks, [units.left for units in kept.attentions], kept.neurons)
     return [(names[parameter], dim, cut.index) for cut in cuts for _, parameter, dim in cut.parameters()]
 
 
@@ -146,22 +144,23 @@ def settle(blocks: Blocks, kept: Kept) -> None:
 
 def _stage_attributes(changes: Transaction, blocks: Blocks, left: Kept, keeps: list[Tensor]) -> None:
     """Stage what the table of architectures says about attributes; `keeps` are the positions in the present model."""
-    for attention, keep, heads, dense in zip(blocks.attentions, keeps, left.heads, left.dense_heads, strict=True):
+    for attention in blocks.attentions:
+        keep, units = keeps[attention.index], left.of(attention)
         groups = len(keep) // len(_kept_key_heads(attention, keep))
         numbers = {"heads": len(keep), "groups": groups, "width": len(keep) * attention.head_dim, "one": 1}
         for name, what in attention.row.counts.items():
             changes.set(attention.module, name, numbers[what])
-        if attention.row.cut_class and len(heads) < dense:
-            _stage_class(changes, attention.module, attention.row.cut_class, heads)
-    for mlp, neurons in zip(blocks.mlps, left.neurons, strict=True):
+        if attention.row.cut_class and len(units.left) < units.dense:
+            _stage_class(changes, attention.module, attention.row.cut_class, units.left)
+    for mlp in blocks.mlps:
         if mlp.row.width:
-            changes.set(mlp.module, mlp.row.width, len(neurons))
+            changes.set(mlp.module, mlp.row.width, len(left.of(mlp).left))
 
 
-def _stage_class(changes: Transaction, module: nn.Module, cut_class: str, heads: list[int]) -> None:
+def _stage_class(changes: Transaction, module: nn.Module, cut_class: str, heads: Tensor) -> None:
     """Stage a module's change into the class for cut attentions, with its buffer `kept_heads`."""
     path, name = cut_class.split(":")
-    kept_heads = torch.tensor(heads, device=next(module.parameters()).device)
+    kept_heads = heads.to(next(module.parameters()).device)
     changes.set(module, "__class__", getattr(import_module(path), name))
     changes.replace(module._buffers, {**module._buffers, "kept_heads": kept_heads})
     changes.set(module, "_non_persistent_buffers_set", module._non_persistent_buffers_set | {"kept_heads"})
@@ -239,8 +238,8 @@ def _channels(units: Tensor, size: int) -> Tensor:
 
 def _cuts(blocks: Blocks, heads: Sequence[Tensor], neurons: Sequence[Tensor]) -> list[Cut]:
     """List the cuts that keep these positions of each attention and each MLP."""
-    attentions = [cut for a, keep in zip(blocks.attentions, heads, strict=True) for cut in _attention_cuts(a, keep)]
-    return attentions + [cut for mlp, keep in zip(blocks.mlps, neurons, strict=True) for cut in _mlp_cuts(mlp, keep)]
+    attentions = [cut for a in blocks.attentions for cut in _attention_cuts(a, heads[a.index])]
+    return attentions + [cut for mlp in blocks.mlps for cut in _mlp_cuts(mlp, neurons[mlp.index])]
 
 
 def _attention_cuts(attention: Attention, keep: Tensor) -> list[Cut]:

@@ -87,7 +87,7 @@ def test_the_temperature_falls_over_the_cooldown_share_of_the_steps():
     method.start(run)
     for run.step in (1, 4, 5, 9):
         method.after_step(run)
-        found.append(method.strategy.temperature)
+        found.append(method.strategy.learned.temperature)
     method.abandon()
     assert found == pytest.approx([10**0.8, 10**-5.8, 1e-8, 1e-8])
 
@@ -96,7 +96,7 @@ def test_the_learning_rate_of_the_scores_decays_linearly_to_zero():
     """Adam moves a score with a constant gradient by its learning rate in every step."""
     run, method, moved = make_run(make_model("bert"), steps=4), DSP(heads=3, score_lr=0.4), []
     method.start(run)
-    scores = method.strategy.scores
+    scores = method.strategy.learned.scores
     for run.step in range(4):
         before, scores.grad = scores.detach().clone(), torch.ones_like(scores)
         method.before_step(run)
@@ -119,7 +119,7 @@ def test_the_mask_sums_to_k_at_every_step(estimator):
     temperatures = []
     while run.step < 12:
         take_step(method, run)
-        temperatures.append(method.strategy.temperature)
+        temperatures.append(method.strategy.learned.temperature)
         assert sum(mask.sum().item() for mask in method.strategy._gates._masks.values()) == pytest.approx(3, abs=1e-9)
     assert temperatures[7] > 1e-8 and temperatures[8:] == pytest.approx([1e-8] * 4)  # 68 % of 12 steps: 8.16
 
@@ -132,7 +132,7 @@ def test_evaluation_is_without_noise_and_does_not_move_training():
     first = logits(model.eval(), batch)
     assert torch.equal(first, logits(model, batch)) and torch.equal(torch.get_rng_state(), state)
     model.train()
-    assert sorted(torch.cat([*method.strategy.draw(False).values()]).tolist()) == [0] * 5 + [1] * 3
+    assert sorted(torch.cat([*method.strategy.learned.draw(False).values()]).tolist()) == [0] * 5 + [1] * 3
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -168,11 +168,11 @@ def test_joint_trains_weights_and_scores_and_pipelined_only_scores():
         before = [p.detach().clone() for p in model.parameters()]
         run = make_run(model, steps=6)
         method.start(run)
-        scores = method.strategy.scores.detach().clone()
+        scores = method.strategy.learned.scores.detach().clone()
         for _ in range(3):
             take_step(method, run)
         same = all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-        assert same == (stage == "pipelined") and not torch.equal(scores, method.strategy.scores)
+        assert same == (stage == "pipelined") and not torch.equal(scores, method.strategy.learned.scores)
         method.finish(run)
         assert all(p.requires_grad for p in model.parameters())
 
@@ -226,7 +226,7 @@ def test_a_run_goes_on_from_its_state():
                 method.resume(run, state)
                 torch.set_rng_state(rng)
             take_step(method, run)
-        finals.append(method.strategy.scores.detach().clone())
+        finals.append(method.strategy.learned.scores.detach().clone())
     assert torch.equal(*finals)
 
 

@@ -256,6 +256,25 @@ def test_a_run_that_resumes_after_an_event_does_not_expect_it_again(method_class
     assert sorted(method.strategy.events) == [5, 6]
 
 
+@pytest.mark.parametrize(("first", "then", "samples"), [(8, 2, 4), (2, 8, 12)], ids=["smaller", "larger"])
+def test_a_resumed_run_may_read_batches_of_another_size(first, then, samples):
+    """Smaller batches open the window before the event earlier; a window that was open stays open."""
+    method, run = NeuroPrune(sparsity=0.5, start=0.5, events=1, calibration_rows=8), make_run(make_model("bert"), 8)
+    run.batch_size = first  # four rows are read in each step; the event comes at step 4
+    method.start(run)
+    while run.step < 2:
+        take_step(method, run)
+    state, method = method.state_dict(), NeuroPrune(**method.settings.model_dump())
+    run.batch_size = then
+    method.resume(run, state)
+    take_step(method, run)
+    assert {found.samples for found in method.strategy._calibration.statistics.values()} == {samples}
+    while run.step < 8:
+        take_step(method, run)
+    method.finish(run)
+    assert measure_sparsity(run.model).weights == pytest.approx(0.5, abs=1e-3)
+
+
 def test_embeddings_that_are_the_output_layer_too_stay_free():
     model = make_model("gpt2")
     frozen = freeze_embeddings(make_run(model, steps=1))

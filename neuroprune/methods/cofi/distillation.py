@@ -144,14 +144,16 @@ class Distillation:
             self._optimizer.state[self.map] = cut
 
     def state_dict(self) -> State:
-        """Return the linear map with its moments."""
-        return {"map": self.map.detach()} | nest("moments", self._optimizer.state.get(self.map, {}))
+        """Return the linear map, with its moments if it has taken a step."""
+        moments = self._optimizer.state.get(self.map, {})
+        return {"map": self.map.detach(), "stepped": bool(moments)} | nest("moments", moments)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict`."""
         self.map = nn.Parameter(state["map"].to(self.map))
         self._optimizer = torch.optim.AdamW([self.map], weight_decay=0.0)
-        if moments := unnest("moments", state):
+        if state["stepped"]:
+            moments = unnest("moments", state)
             self._optimizer.state[self.map] = {k: v if k == "step" else v.to(self.map) for k, v in moments.items()}
 
     def _ask_for_layers(self, model: nn.Module, args: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuroprune.methods.cofi.masks import BlockMask, MaskValues
+from neuroprune.methods.cofi.masks import MaskValues
 from neuroprune.methods.components.unit_masks import remove_closed
 from neuroprune.methods.hooks import Run
 from neuroprune.pruning.blocks import Block, Blocks
@@ -37,9 +37,8 @@ class MaskedModel:
     def __init__(
         self, model: nn.Module, blocks: Blocks, stream: Stream | None, draw: Callable[[bool], MaskValues]
     ) -> None:
-        self._draw, self._blocks, self._norms = draw, blocks, [] if stream is None else stream.norms
+        self._draw, self._norms = draw, [] if stream is None else stream.norms
         self.masks = draw(False)
-        self._by_block: dict[Block, BlockMask] = {}
         self._handles = [model.register_forward_pre_hook(self._draw_masks)]
         for block in blocks.all:
             module, hidden = block.output.module, stream is not None
@@ -62,14 +61,13 @@ class MaskedModel:
 
     def _draw_masks(self, model: nn.Module, args: Any) -> None:
         self.masks = self._draw(model.training)
-        self._by_block = self.masks.by_block(self._blocks)
 
     def _multiply_units(self, block: Block, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        x, mask = inputs[0], self._by_block[block].units
+        x, mask = inputs[0], self.masks.of(block).units
         return (x * mask.to(x).repeat_interleave(x.shape[-1] // len(mask)), *inputs[1:])
 
     def _multiply_output(self, block: Block, hidden: bool, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        output = output * self._by_block[block].output.to(output)
+        output = output * self.masks.of(block).output.to(output)
         return output * self.masks.hidden.to(output) if hidden else output
 
     def _multiply_hidden(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
@@ -114,7 +112,8 @@ def compact(run: Run, stream: Stream | None, masks: MaskValues) -> list[str]:
         Names of attentions and MLPs that pass nothing on any more.
     """
     closed = {}
-    for block, mask in masks.by_block(run.blocks).items():
+    for block in run.blocks.all:
+        mask = masks.of(block)
         for tensor in (block.output.weight, block.output.bias):
             if tensor is not None:
                 tensor.mul_(mask.output.to(tensor))

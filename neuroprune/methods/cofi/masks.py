@@ -8,7 +8,7 @@ over the open dimensions alone; `head` and `intermediate` on what an output proj
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -16,11 +16,29 @@ from torch import Tensor, nn
 
 from neuroprune.methods.cofi.hard_concrete import LIMIT, draw, evaluation_gates, open_probability
 from neuroprune.methods.hooks import State
-from neuroprune.pruning.blocks import Block, Blocks
+from neuroprune.pruning.blocks import Block, Blocks, Mlp
 from neuroprune.pruning.sparsity import unit_size
 
 START, SPREAD = 10.0, 0.01  # log alpha at the beginning: mean and standard deviation
 INTERMEDIATE_START = 0.0  # as in the authors' code, which starts neurons half closed
+
+
+class BlockMask(NamedTuple):
+    """The masks of one attention or MLP.
+
+    Args:
+        units: `[units]`, of its heads (with grouped queries: key/value heads) or neurons.
+        output: A scalar, of the whole block.
+        weights: Prunable weights of one unit.
+    """
+
+    units: Tensor
+    output: Tensor
+    weights: int
+
+    def remaining(self) -> Tensor:
+        """Return how many weights stay at full width, a scalar."""
+        return self.output * self.units.sum() * self.weights
 
 
 @dataclass(frozen=True)
@@ -29,34 +47,21 @@ class MaskValues:
 
     Args:
         hidden: `[width]`.
-        heads: For each attention, `[heads]` (with grouped queries: of key/value heads).
-        attentions: `[attentions]`.
-        neurons: For each MLP, `[neurons]`.
-        mlps: `[MLPs]`.
+        attentions: The masks of each attention.
+        mlps: The masks of each MLP.
     """
 
     hidden: Tensor
-    heads: list[Tensor]
-    attentions: Tensor
-    neurons: list[Tensor]
-    mlps: Tensor
+    attentions: list[BlockMask]
+    mlps: list[BlockMask]
 
-    def by_block(self, blocks: Blocks) -> dict[Block, BlockMask]:
-        """Return the masks of each block's units and of its output."""
-        units, outputs = [*self.heads, *self.neurons], torch.cat([self.attentions, self.mlps])
-        return {block: BlockMask(*masks) for block, *masks in zip(blocks.all, units, outputs, strict=True)}
+    def of(self, block: Block) -> BlockMask:
+        """Return the masks of one attention or MLP."""
+        return self.mlps[block.index] if isinstance(block, Mlp) else self.attentions[block.index]
 
-
-class BlockMask(NamedTuple):
-    """The masks of one attention or MLP.
-
-    Args:
-        units: `[units]`, of its heads or neurons.
-        output: A scalar, of the whole block.
-    """
-
-    units: Tensor
-    output: Tensor
+    def open_mlps(self) -> Tensor:
+        """Return which MLPs contribute to the model's output, bool `[MLPs]`."""
+        return torch.stack([mask.output for mask in self.mlps]) != 0
 
 
 class BlockSize(NamedTuple):
@@ -94,8 +99,8 @@ class Sizes:
         return cls(blocks.mlps[0].out.weight.shape[0], attentions, mlps)
 
 
-def sparsity_of(values: MaskValues, sizes: Sizes, total: int) -> Tensor:
-    """Return the share of the dense model's prunable weights that goes with these masks.
+def sparsity_of(values: MaskValues, total: int) -> Tensor:
+    """Return the share of the dense model's prunable weights that these masks remove.
 
     With probabilities it is the expected sparsity: gates are independent, and a weight stays if its hidden dimension,
     its head or neuron and its layer do. With a mask of zeros and ones it is the exact share. Biases, embeddings and
@@ -103,20 +108,13 @@ def sparsity_of(values: MaskValues, sizes: Sizes, total: int) -> Tensor:
 
     Args:
         values: Probabilities to be open, or 1 where open and 0 where closed.
-        sizes: What they are worth.
         total: Prunable weights of the dense model.
 
     Returns:
         A scalar, differentiable by the values.
     """
-    heads = sum(
-        gate * units.sum() * size.weights
-        for gate, units, size in zip(values.attentions, values.heads, sizes.attentions, strict=True)
-    )
-    neurons = sum(
-        gate * units.sum() * size.weights
-        for gate, units, size in zip(values.mlps, values.neurons, sizes.mlps, strict=True)
-    )
+    heads = sum(mask.remaining() for mask in values.attentions)
+    neurons = sum(mask.remaining() for mask in values.mlps)
     return 1 - values.hidden.mean() * (heads + neurons) / total
 
 
@@ -139,7 +137,6 @@ class MaskParameters:
             "mlp": len(sizes.mlps),
         }
         self._counts = counts
-        self._heads, self._neurons = ([size.units for size in kind] for kind in (sizes.attentions, sizes.mlps))
         self.log_alpha = {kind: nn.Parameter(_start(kind, counts[kind]).to(device)) for kind in counts if kind in kinds}
 
     def state_dict(self) -> State:
@@ -167,7 +164,11 @@ class MaskParameters:
 
     def for_evaluation(self, shift: float = 0.0) -> MaskValues:
         """Return the gates without noise: zeros are chosen within each layer; a layer's own gate is a row by itself."""
-        lengths = {"head": self._heads, "intermediate": self._neurons, "hidden": [self.sizes.width]}
+        lengths: dict[str, list[int]] = {
+            "head": [size.units for size in self.sizes.attentions],
+            "intermediate": [size.units for size in self.sizes.mlps],
+            "hidden": [self.sizes.width],
+        }
 
         def by_rows(kind: str, log_alpha: Tensor) -> Tensor:
             rows = log_alpha.split(lengths.get(kind, 1))
@@ -187,11 +188,15 @@ class MaskParameters:
         }
         return MaskValues(
             found["hidden"],
-            list(found["head"].split(self._heads)),
-            found["head_layer"],
-            list(found["intermediate"].split(self._neurons)),
-            found["mlp"],
+            _block_masks(self.sizes.attentions, found["head"], found["head_layer"]),
+            _block_masks(self.sizes.mlps, found["intermediate"], found["mlp"]),
         )
+
+
+def _block_masks(sizes: Sequence[BlockSize], units: Tensor, outputs: Tensor) -> list[BlockMask]:
+    """Return the masks of each block from those of all units and of all outputs."""
+    rows = units.split([size.units for size in sizes])
+    return [BlockMask(row, outputs[i], size.weights) for i, (row, size) in enumerate(zip(rows, sizes, strict=True))]
 
 
 def meet(parameters: MaskParameters, target: float, total: int) -> MaskValues:
@@ -212,51 +217,41 @@ def meet(parameters: MaskParameters, target: float, total: int) -> MaskValues:
     low, high = -4 * LIMIT, 4 * LIMIT  # everything closed, everything open
     for _ in range(40):
         middle = (low + high) / 2
-        too_much = float(sparsity_of(opened(parameters.for_evaluation(middle)), parameters.sizes, total)) > target
+        too_much = float(sparsity_of(opened(parameters.for_evaluation(middle)), total)) > target
         low, high = (middle, high) if too_much else (low, middle)
     return _close_units(parameters, parameters.for_evaluation(high), target, total)
 
 
 def opened(values: MaskValues) -> MaskValues:
     """Return 1 where a gate is open at all, 0 where it is closed."""
-    return MaskValues(
-        (values.hidden != 0).double(),
-        [(row != 0).double() for row in values.heads],
-        (values.attentions != 0).double(),
-        [(row != 0).double() for row in values.neurons],
-        (values.mlps != 0).double(),
+    attentions, mlps = (
+        [mask._replace(units=_open(mask.units), output=_open(mask.output)) for mask in kind]
+        for kind in (values.attentions, values.mlps)
     )
+    return MaskValues(_open(values.hidden), attentions, mlps)
+
+
+def _open(gates: Tensor) -> Tensor:
+    return (gates != 0).double()
 
 
 def _close_units(parameters: MaskParameters, values: MaskValues, target: float, total: int) -> MaskValues:
-    """Close single neurons or heads while not too much goes."""
+    """Close single neurons or heads while the sparsity stays within the target."""
     kind = next((kind for kind in ("intermediate", "head") if kind in parameters.log_alpha), None)
     if kind is None:
         return values
-    neurons = kind == "intermediate"
-    rows, layers = (values.neurons, values.mlps) if neurons else (values.heads, values.attentions)
-    sizes = parameters.sizes.mlps if neurons else parameters.sizes.attentions
-    share = float((values.hidden != 0).double().mean())
-    room = (target - float(sparsity_of(opened(values), parameters.sizes, total))) * total
-    flat, log_alpha = torch.cat(rows), parameters.log_alpha[kind].detach()
-    worth = torch.cat(
-        [
-            torch.full((len(row),), size.weights * share * float(gate != 0))
-            for row, size, gate in zip(rows, sizes, layers, strict=True)
-        ]
-    )
-    for unit in torch.argsort(log_alpha, stable=True).tolist():
-        if flat[unit] != 0 and worth[unit] and worth[unit] <= room:
-            flat[unit] = 0
+    masks = values.mlps if kind == "intermediate" else values.attentions
+    share = float(_open(values.hidden).mean())
+    room = (target - float(sparsity_of(opened(values), total))) * total
+    worth = torch.cat([torch.full((len(m.units),), m.weights * share * float(m.output != 0)) for m in masks])
+    gates = torch.cat([mask.units for mask in masks])
+    for unit in torch.argsort(parameters.log_alpha[kind].detach(), stable=True).tolist():
+        if gates[unit] != 0 and worth[unit] and worth[unit] <= room:
+            gates[unit] = 0
             room -= float(worth[unit])
-    closed = list(flat.split([len(row) for row in rows]))
-    return MaskValues(
-        values.hidden,
-        values.heads if neurons else closed,
-        values.attentions,
-        closed if neurons else values.neurons,
-        values.mlps,
-    )
+    rows = gates.split([len(mask.units) for mask in masks])
+    closed = [mask._replace(units=row) for mask, row in zip(masks, rows, strict=True)]
+    return replace(values, mlps=closed) if kind == "intermediate" else replace(values, attentions=closed)
 
 
 def _start(kind: str, count: int) -> Tensor:

@@ -197,7 +197,7 @@ class MaskedPruning(Hooks):
         masks = stage.final_masks(total)
         if not bool(masks.hidden.any()):
             masks.hidden[stage.masks.log_alpha["hidden"].argmax()] = 1.0
-        self.report["masks_sparsity"] = float(sparsity_of(opened(masks), stage.masks.sizes, total))
+        self.report["masks_sparsity"] = float(sparsity_of(opened(masks), total))
         self.report["hidden_left"] = int((masks.hidden != 0).sum())
         self.report["silent"] = compact(run, stage.stream, masks)
         if self.distillation is not None and stage.stream is not None:

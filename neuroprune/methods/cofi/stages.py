@@ -153,7 +153,7 @@ class MaskLearning(Stage):
 
     def alive(self) -> Tensor:
         """Return which MLPs contribute to the last forward pass, bool `[MLPs]`."""
-        return self.masked_model.masks.mlps != 0
+        return self.masked_model.masks.open_mlps()
 
     def before_step(self, run: Run) -> None:
         """Take a step of masks and multipliers; note it in the history."""
@@ -256,7 +256,7 @@ class MaskUpdates:
 
     def step(self, target: float) -> float:
         """Take a step of masks and multipliers; return the expected sparsity before it."""
-        expected = sparsity_of(self._masks.open_probability(), self._masks.sizes, self._total)
+        expected = sparsity_of(self._masks.open_probability(), self._total)
         lagrangian(expected, target, self.multipliers).backward()
         distributed.average(p.grad for p in self._masks.log_alpha.values() if p.grad is not None)
         for optimizer in self.optimizers:

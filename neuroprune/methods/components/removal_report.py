@@ -25,8 +25,7 @@ def reached(model: nn.Module) -> dict[str, Any]:
 
 def removed_heads(model: nn.Module) -> list[list[int]]:
     """Return the removed heads of each attention, as positions in the dense model."""
-    kept = kept_units(model)
-    return [sorted(set(range(of)) - set(left)) for of, left in zip(kept.dense_heads, kept.heads, strict=True)]
+    return [units.removed() for units in kept_units(model).attentions]
 
 
 def head_distances(blocks: Blocks) -> dict[str, float] | None:

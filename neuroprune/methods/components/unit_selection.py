@@ -51,10 +51,8 @@ def fewest_units(run: Run, min_share: float) -> dict[Block, int]:
     Returns:
         Numbers of units.
     """
-    fewest: dict[Block, int] = dict.fromkeys(run.blocks.all, 1)
-    for mlp, width in zip(run.blocks.mlps, kept_units(run.model).dense_neurons, strict=True):
-        fewest[mlp] = max(1, math.ceil(min_share * width))
-    return fewest
+    kept, fewest = kept_units(run.model), dict.fromkeys(run.blocks.all, 1)
+    return fewest | {mlp: max(1, math.ceil(min_share * kept.of(mlp).dense)) for mlp in run.blocks.mlps}
 
 
 def choose_units(groups: Sequence[UnitGroup], room: int) -> Chosen:

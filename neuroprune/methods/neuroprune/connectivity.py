@@ -58,14 +58,14 @@ class NeuroPruneTarget(TargetForm):
     def state_dict(self) -> State:
         """Return the state of the form, and what the calibration has seen if one is at work."""
         seen = {} if self._calibration is None else nest("calibration", self._calibration.state_dict())
-        return super().state_dict() | seen
+        return super().state_dict() | {"calibrating": self._calibration is not None} | seen
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
         """Continue; a calibration that was at work continues with what it had seen."""
         super().resume(run, state)
+        if state["calibrating"]:
+            self._calibrate(run).load_state(unnest("calibration", state))
         self._watch(run)
-        if self._calibration is not None:
-            self._calibration.load_state(unnest("calibration", state))
 
     def after_step(self, run: Run) -> None:
         """Take an event if it is time; begin to calibrate if the next one is near."""
@@ -101,10 +101,14 @@ class NeuroPruneTarget(TargetForm):
         """Attach the calibration if the next step belongs to the window before an event."""
         window = run.steps_for(self.settings.calibration_rows)
         if self._calibration is None and self.events and run.step >= min(self.events) - window:
-            asked = self.settings
-            self._calibration = Calibration(
-                run.model, run.blocks, asked.fold, asked.token_weights, asked.centred, loss_rows=lambda: run.loss_rows
-            )
+            self._calibrate(run)
+
+    def _calibrate(self, run: Run) -> Calibration:
+        asked = self.settings
+        self._calibration = Calibration(
+            run.model, run.blocks, asked.fold, asked.token_weights, asked.centred, loss_rows=lambda: run.loss_rows
+        )
+        return self._calibration
 
     def _take_calibration(self, run: Run) -> Calibration:
         """End the window and return what it has seen."""

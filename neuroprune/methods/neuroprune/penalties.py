@@ -23,19 +23,18 @@ class NeuroPrunePenalty(PenaltyForm):
 
     def add_gradients(self, run: Run) -> None:
         """Add the gradients of alpha x Eq. 1 and beta x Eq. 2."""
-        widths = kept_units(run.model).dense_neurons if self.alpha else []
-        for mlp, width in zip(run.blocks.mlps, widths, strict=False):
-            eps, reading = self.settings.eps, self.settings.degree_weight
-            penalties.add_mlp_gradient(mlp, self.alpha, eps, reading, width)
+        eps, reading, kept = self.settings.eps, self.settings.degree_weight, kept_units(run.model)
+        for mlp in run.blocks.mlps if self.alpha else []:
+            penalties.add_mlp_gradient(mlp, self.alpha, eps, reading, kept.of(mlp).dense)
         for attention in run.blocks.attentions if self.beta else []:
             penalties.add_attention_gradient(attention, self.beta)
 
     def shrink(self, run: Run, rates: Mapping[nn.Parameter, float]) -> None:
         """Take the proximal steps of learning rate x alpha x Eq. 1 and learning rate x beta x Eq. 2."""
-        widths = kept_units(run.model).dense_neurons if self.alpha else []
-        for mlp, width in zip(run.blocks.mlps, widths, strict=False):
+        eps, reading, kept = self.settings.eps, self.settings.degree_weight, kept_units(run.model)
+        for mlp in run.blocks.mlps if self.alpha else []:
             strength = rates.get(mlp.out.module.weight, 0.0) * self.alpha  # type: ignore[call-overload]
-            penalties.shrink_mlp(mlp, strength, self.settings.eps, self.settings.degree_weight, width)
+            penalties.shrink_mlp(mlp, strength, eps, reading, kept.of(mlp).dense)
         for attention in run.blocks.attentions if self.beta else []:
             strength = rates.get(attention.q.module.weight, 0.0) * self.beta  # type: ignore[call-overload]
             penalties.shrink_attention(attention, strength)
@@ -58,9 +57,9 @@ class NeuroPrunePenalty(PenaltyForm):
         if self.settings.merge == "output":
             heads.merge_output(attention, dominating)
         elif self.settings.merge == "mlp_in":
-            kept, groups = kept_units(run.model), attention.groups
-            positions = [head // groups for head in kept.heads[attention.index][::groups]]
+            units, groups = kept_units(run.model).of(attention), attention.groups
+            positions = [head // groups for head in units.left.tolist()[::groups]]
             mlp = heads.mlp_of(attention, run.blocks.mlps)
-            heads.merge_mlp_in(attention, mlp, dominating, positions, kept.dense_heads[attention.index] // groups)
+            heads.merge_mlp_in(attention, mlp, dominating, positions, units.dense // groups)
         replaced = [head for head, dominant in enumerate(dominating.tolist()) if head != dominant]
         return heads.query_heads(attention, replaced)
