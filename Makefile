@@ -70,7 +70,7 @@ large: $(BIN)/.ready ## Train two steps of a model of 300 M parameters within 12
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 -s -m large tests/training/test_large.py
 
 soak: $(BIN)/.ready ## Kill a small study 100 times at random, restart it, compare its results; KILLS=10 for fewer
-	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python tests/workflow/soak.py --folder .soak --kills $(KILLS)
+	PYTHONPATH="$(CURDIR):$(CURDIR)/tests" OMP_NUM_THREADS=1 $(BIN)/python tests/workflow/soak.py --folder .soak --kills $(KILLS)
 
 lint: $(BIN)/.ready ## Style, types, docstrings, import directions, workflow
 	$(BIN)/ruff check .

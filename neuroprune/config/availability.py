@@ -6,6 +6,7 @@ the first job. Nothing heavy is imported here, so that planning stays quick.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,39 @@ def _obstacle(kind: str, task: TaskSettings) -> str | None:
     if task.kind == "regression" and row.text_to_text:
         return f"give {what}, because it writes text; take a model with a head such as bert, roberta or opt"
     return None
+
+
+def absent_folders(study: StudySettings) -> list[str]:
+    """Say which folders of teachers and models that the study names do not exist.
+
+    Args:
+        study: A study, with all rows that it names. From results alone nothing is trained, so no folder is needed.
+
+    Returns:
+        One sentence for each.
+    """
+    if study.from_results:
+        return []
+    used = dict.fromkeys(model for experiment in study.experiments.values() for model in experiment.models)
+    sources = {name: study.models[name].source for name in used}
+    return [
+        f"models.{name}: there is no folder {source!r}; change the source"
+        for name, source in sources.items()
+        if (source.count("/") > 1 or source.startswith(("/", "."))) and ":" not in source and not Path(source).is_dir()
+    ] + [
+        f"experiments.{name}.methods[{number}].teacher: there is no folder {teacher!r}; train the teacher first, or "
+        "change the path"
+        for name, experiment in study.experiments.items()
+        for number, method in enumerate(experiment.methods)
+        for teacher in _teachers(method)
+        if teacher != "run" and not Path(teacher).is_dir()
+    ]
+
+
+def _teachers(method: Mapping[str, Any]) -> list[str]:
+    """Return the teachers that a method of a study names: none, one, or a list of them."""
+    found = method.get("teacher")
+    return [teacher for teacher in (found if isinstance(found, list | tuple) else [found]) if teacher is not None]
 
 
 def _without(experiment: ExperimentSettings, absent: dict[str, str]) -> ExperimentSettings:

@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from neuroprune.config.availability import without_absent_data
-from neuroprune.config.messages import Location, sentences, shown
+from neuroprune.config.jobs import long_commands
+from neuroprune.config.messages import Location, sentences
 from neuroprune.config.plan import Plan, expand
 from neuroprune.config.study import ModelRow, StudySettings, TaskRow
+from neuroprune.config.yaml_files import as_mapping, read_yaml
 from neuroprune.errors import ConfigError, did_you_mean
 
 CATALOGUE = Path("config")
@@ -62,13 +63,14 @@ def make_plan(
     rows = read_catalogue(catalogue)
     if rows.problems:
         raise ConfigError(rows.problems)
-    raw = _without_empty(_mapping(raw, source))
+    raw = _without_empty(as_mapping(raw, source))
     problems = _unknown_rows(raw, rows)
     full = with_rows(raw, rows)
     known = _known_names(full, artefacts)
     plan = None
     try:
         plan = _at_hand(expand(StudySettings.model_validate(full, context=known)))
+        problems += long_commands(plan)
     except ValidationError as error:
         problems += sentences(error, StudySettings)
         problems += _problems_of_the_rest(full, error, artefacts)
@@ -146,57 +148,9 @@ def with_rows(raw: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
     return full
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that has to be a mapping.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its keys and values.
-
-    Raises:
-        ConfigError: The file is missing, empty, not YAML, not a mapping, or has a key twice.
-    """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ConfigError([f"{path}: {where}this is not YAML as it should be: {error.problem}"]) from error
-    except yaml.YAMLError as error:
-        raise ConfigError([f"{path}: this is not YAML: {error}"]) from error
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError([f"{path}: the file cannot be read: {reason}"]) from error
-    if content is None:
-        raise ConfigError([f"{path}: the file is empty; config/README.md lists the keys that it may have"])
-    return _mapping(content, str(path))
-
-
-def _mapping(content: Any, source: str) -> dict[str, Any]:
-    if not isinstance(content, Mapping):
-        raise ConfigError([f"{source}: {shown(content)} is not allowed; it must be a mapping of keys to values"])
-    return dict(content)
-
-
 def _without_empty(raw: dict[str, Any]) -> dict[str, Any]:
     """Leave out the sections in which nothing is written, or no more than comments."""
     return {key: value for key, value in raw.items() if value is not None or key not in _SECTIONS}
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key that stands twice in one mapping; the second would silently win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse what stands twice, then go on as YAML does."""
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
 
 
 def _read_or_note(path: Path, problems: list[str]) -> dict[str, Any]:

@@ -6,21 +6,30 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+TEXT = r"^[^\x00-\x1f]*$"
+NAME, FOLDER_NAME, SHA256 = r"^[a-zA-Z0-9][a-zA-Z0-9_.]*$", r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", r"^[0-9a-f]{64}$"
+PATTERNS = {
+    NAME: "a name of letters, digits, '_' and '.' that begins with a letter or digit",
+    FOLDER_NAME: "a name of letters, digits, '_', '.' and '-' that begins with a letter or digit",
+    SHA256: "a SHA-256 of 64 hexadecimal digits",
+    TEXT: "text on one line",
+}
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 TargetSparsity = Annotated[float, Field(gt=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Threads = Annotated[int, Field(ge=1, le=4096)]
+Processes = Annotated[int, Field(ge=1, le=64)]  # all on one machine
+Rows = Annotated[int, Field(ge=1, le=1_000_000)]  # of a batch
+Tokens = Annotated[int, Field(ge=1, le=1_000_000)]  # of a text
+Beams = Annotated[int, Field(ge=1, le=1000)]
+Passes = Annotated[int, Field(ge=0, le=10_000)]  # over the timed rows
+Source = Annotated[str, Field(min_length=1, max_length=1000, pattern=TEXT)]
+Label = Annotated[str, Field(min_length=1)]  # of a column or split
 Epochs = Annotated[float, Field(gt=0.0, le=100_000.0, allow_inf_nan=False)]
-NAME, FOLDER_NAME, SHA256 = r"^[a-zA-Z0-9][a-zA-Z0-9_.]*$", r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", r"^[0-9a-f]{64}$"
-PATTERNS = {
-    NAME: "a name of letters, digits, '_' and '.' that begins with a letter or digit",
-    FOLDER_NAME: "a name of letters, digits, '_', '.' and '-' that begins with a letter or digit",
-    SHA256: "a SHA-256 of 64 hexadecimal digits",
-}
-Name = Annotated[str, Field(pattern=NAME)]
-FolderName = Annotated[str, Field(pattern=FOLDER_NAME)]
+Name = Annotated[str, Field(pattern=NAME, max_length=100)]
+FolderName = Annotated[str, Field(pattern=FOLDER_NAME, max_length=200)]
 Schedule = Annotated[float, Field(ge=0.0, le=1.0)]
 
 # The events of the target form, the same in every method that has one.
@@ -58,6 +67,14 @@ class Settings(BaseModel):
     """Frozen settings that refuse unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Refuse a list with a repeated value."""
+    twice = [value for place, value in enumerate(values) if value in values[:place]]
+    if twice:
+        raise ValueError(f"{twice[0]!r} is listed twice; each may stand there once")
+    return values
 
 
 def ordered(settings: Any) -> Any:

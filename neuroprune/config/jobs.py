@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from shlex import quote
 
 from pydantic import Field
 
@@ -24,6 +25,7 @@ from neuroprune.config.training import TrainingSettings
 from neuroprune.errors import UserError, did_you_mean
 
 LEAST_MINUTES = 240
+LONGEST_COMMAND = 100_000  # Linux allows 131,072 bytes for an argument, and a shell's command is one
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,39 @@ def settings_of(plan: Plan, job: Job) -> JobRuns:
         timed=job.timed,
         timing=plan.study.timing.model_copy(update={"seeds": None}) if job.timed else None,
     )
+
+
+def long_commands(plan: Plan) -> list[str]:
+    """Say in which experiments the settings of a job are too long for a command, each once.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        One sentence for each experiment.
+    """
+    lengths: dict[int, int] = {}
+    experiment_of = {run: experiment for experiment, runs in plan.experiments.items() for run in runs}
+    longest: dict[str, int] = defaultdict(int)
+    for job in jobs_of(plan).values():
+        experiment = experiment_of[job.runs[0]]
+        longest[experiment] = max(longest[experiment], _length(plan, job, lengths))
+    return [
+        f"experiments.{experiment}: the settings of a job have {length:,} characters, but a command may have "
+        f"{LONGEST_COMMAND:,}; lower runs_per_job, or give less in the config of the model"
+        for experiment, length in longest.items()
+        if length > LONGEST_COMMAND
+    ]
+
+
+def _length(plan: Plan, job: Job, known: dict[int, int]) -> int:
+    """Return about how long a job's settings are as a quoted argument; `known` has the lengths of shared parts."""
+    runs = [plan.runs[name] for name in job.runs]
+    parts = [runs[0].model, runs[0].task, runs[0].training, *(run.method for run in runs)]
+    for part in parts:
+        if id(part) not in known:
+            known[id(part)] = len(quote(part.model_dump_json()))
+    return sum(known[id(part)] for part in parts) + sum(2 * len(name) + 40 for name in job.runs)
 
 
 def run_limit(plan: Plan, name: str) -> int:

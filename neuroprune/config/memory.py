@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from neuroprune.config.dimensions import DECODER_LAYERS, LAYERS, NEURONS, WIDTH
 from neuroprune.config.gpu_hours import PARAMETERS
 from neuroprune.config.plan import Plan
 from neuroprune.config.settings import RunSettings
@@ -23,11 +24,6 @@ SHAPES = {
     "facebook/opt-1.3b": (24, 2048, 8192, 50272),
     "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T": (22, 2048, 5632, 32000),
 }
-# What a random model's configuration calls them; numbers of layers add up.
-LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers")
-DECODER_LAYERS = ("num_decoder_layers", "decoder_layers")
-WIDTH = ("hidden_size", "d_model", "n_embd", "dim")
-NEURONS = ("intermediate_size", "d_ff", "ffn_dim", "encoder_ffn_dim", "n_inner", "hidden_dim")
 GATED = {"llama", "mistral", "qwen2", "qwen3", "gemma"}
 
 # Numbers that a layer keeps for the backward pass, counted on BERT, T5, OPT and Llama: for each token as multiples of

@@ -67,6 +67,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def number(value: float) -> str:
+    """Return a bound as a person writes it: 0.5, 4096, 1,000,000."""
+    return f"{value:,.0f}" if value >= 10_000 else f"{value:g}"
+
+
 def _missing(line: ErrorDetails, model: type[BaseModel]) -> str:
     owner = _model_at(model, line["loc"][:-1])
     field = owner.model_fields.get(str(line["loc"][-1])) if owner else None
@@ -114,7 +119,7 @@ def _bound(line: ErrorDetails, model: type[BaseModel]) -> str:
     owner = _model_at(model, line["loc"][:-1])
     field = owner.model_fields.get(str(line["loc"][-1])) if owner else None
     known = ((getattr(end, name, None), words) for end in _metadata(field) for name, words in _ENDS)
-    ends = [f"{words} {end:g}" for end, words in known if end is not None]
+    ends = [f"{words} {number(end)}" for end, words in known if end is not None]
     if not ends:
         return _not_allowed(line, model)
     return f"{shown(line['input'])} is not allowed; it must be {' and '.join(ends)}"

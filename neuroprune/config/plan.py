@@ -14,8 +14,10 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from neuroprune.config.availability import cannot_answer
+from neuroprune.config.availability import absent_folders, cannot_answer
 from neuroprune.config.canonical import ELSEWHERE
+from neuroprune.config.dimensions import OFFSET, Dimensions, find_dimensions
+from neuroprune.config.messages import shown
 from neuroprune.config.methods import MethodSettings
 from neuroprune.config.settings import ModelSettings, RunSettings, TaskSettings
 from neuroprune.config.study import ExperimentSettings, StudySettings, method_points
@@ -26,6 +28,7 @@ _METHOD: TypeAdapter[MethodSettings] = TypeAdapter(MethodSettings)
 
 # What of a method stands in the names of its runs: field -> what is written before its value.
 POINT = {"algorithm": "", "sparsity": "", "heads": "h", "alpha": "a", "beta": "b", "theta": "t", "strength": "l"}
+LONGEST_NAME = 200  # of a run; file systems allow 255 bytes, with what is added to temporary folders
 _ODD = re.compile(r"[^a-z0-9_.-]")  # what a run's name may not have
 
 
@@ -108,12 +111,16 @@ def expand(study: StudySettings) -> Plan:
     points = list(_points(study))
     if problems := [
         *cannot_answer(study),
+        *absent_folders(study),
         *_not_applicable(study, points),
+        *_too_small(study, points),
         *_not_divisible(points),
         *_listed_twice(points),
     ]:
         raise ConfigError(problems)
     names = _names(points)
+    if problems := _long_names(names, points):
+        raise ConfigError(problems)
     models = {name: _plain(ModelSettings, row, "model") for name, row in study.models.items()}
     tasks = {name: _plain(TaskSettings, row, "task") for name, row in study.tasks.items()}
     runs = {
@@ -156,6 +163,16 @@ def _points(study: StudySettings) -> Iterator[_Point]:
                     yield _Point(name, model, task, method, training, seed, seed in timed)
 
 
+def _long_names(names: list[str], points: list[_Point]) -> list[str]:
+    """Say in which experiments a run's name is too long for a folder, each once."""
+    found = {point.experiment: name for name, point in zip(names, points, strict=True) if len(name) > LONGEST_NAME}
+    return [
+        f"experiments.{experiment}: the name of the run {shown(name)} has {len(name)} characters, more than "
+        f"{LONGEST_NAME}; shorten the names of models and tasks"
+        for experiment, name in found.items()
+    ]
+
+
 def _not_applicable(study: StudySettings, points: list[_Point]) -> list[str]:
     """Say which methods cannot be used for which tasks, each once."""
     found: dict[str, None] = {}
@@ -165,6 +182,45 @@ def _not_applicable(study: StudySettings, points: list[_Point]) -> list[str]:
             text = f"{point.method.name} cannot be used for the task {point.task!r} ({kind})"
             found[f"experiments.{point.experiment}: {text}; it can for {', '.join(kinds)}"] = None
     return list(found)
+
+
+def _too_small(study: StudySettings, points: list[_Point]) -> list[str]:
+    """Say which models have too few positions for a task or another number of heads than is asked for, each once."""
+    found: dict[str, None] = {}
+    sizes = {name: find_dimensions(row.source, row.config, row.layers) for name, row in study.models.items()}
+    for point in points:
+        if (size := sizes[point.model]) is not None:
+            source, task = study.models[point.model].source, study.tasks[point.task]
+            for text in (_positions_problem(source, size, task), _heads_problem(size, point.method)):
+                if text:
+                    found[f"experiments.{point.experiment}: the model {point.model!r} {text}"] = None
+    return list(found)
+
+
+def _positions_problem(source: str, size: Dimensions, task: TaskSettings) -> str | None:
+    """Say that a random model has too few positions; inputs of a pretrained one are cut to what its tokenizer says."""
+    kind = source.removeprefix("random:")
+    longest = max(task.max_length, task.answer_length + 1 if task.written else 0)
+    if kind == source or size.positions is None or longest <= (most := size.positions - OFFSET.get(kind, 0)):
+        return None
+    what = "max_length" if task.max_length == longest else "answer_length"
+    return (
+        f"has positions for {most} tokens, but the task {task.name!r} needs {longest} ({what}); change {what}, or "
+        "the model's config"
+    )
+
+
+def _heads_problem(size: Dimensions, method: Any) -> str | None:
+    """Say that a model can't be left with as many heads as a method asks for."""
+    heads = getattr(method, "heads", None)
+    least = size.group * (size.attentions if method.name == "neuroprune" else 1)
+    if heads is None or (least <= heads <= size.all_heads and heads % size.group == 0):
+        return None
+    steps = f" in steps of {size.group}" if size.group > 1 else ""
+    return (
+        f"has {size.all_heads} heads in {size.attentions} attentions, but {method.name} asks for {heads}; give "
+        f"{least} to {size.all_heads}{steps}"
+    )
 
 
 def _not_divisible(points: list[_Point]) -> list[str]:

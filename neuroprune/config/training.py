@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from neuroprune.config.fields import Count, Epochs, Fraction, NotNegative, Positive, Settings, Threads
+from neuroprune.config.fields import Count, Epochs, Fraction, NotNegative, Positive, Processes, Rows, Settings, Threads
 
 
 class TrainingSettings(Settings):
@@ -27,7 +27,7 @@ class TrainingSettings(Settings):
         description="When training ends: after `epochs`, or when the run has taken as many floating-point operations "
         "as `epochs` of dense fine-tuning. A pruned model then trains for more steps; events stay at their steps.",
     )
-    batch_size: Count = Field(default=32, description="Rows a step.")
+    batch_size: Rows = Field(default=32, description="Rows a step.")
     learning_rate: Positive = Field(default=1e-4, description="Peak of the learning rate; it decays linearly to 0.")
     weight_decay: NotNegative = Field(default=0.0, description="Weight decay; AdamW's is decoupled.")
     warmup: Fraction = Field(default=0.06, description="Share of the steps in which the learning rate rises from 0.")
@@ -46,7 +46,7 @@ class TrainingSettings(Settings):
         description="Arithmetic of the forward and backward pass; `auto` is bf16 on GPUs that have it, else fp32.",
     )
     threads: Threads = Field(default=1, description="CPU threads of a process; the same for all, so times compare.")
-    processes: Threads = Field(
+    processes: Processes = Field(
         default=1,
         description="Processes that train a model together, each with its share of a step's rows: one a GPU, or "
         "`threads` CPU threads each. The result is that of one process but for rounding and dropout.",

@@ -11,8 +11,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from neuroprune.config.catalogue import make_plan, read_catalogue, read_yaml
+from neuroprune.config.catalogue import make_plan, read_catalogue
 from neuroprune.config.settings import RunSettings
+from neuroprune.config.yaml_files import read_yaml
 from neuroprune.errors import ConfigError, UserError, did_you_mean
 from neuroprune.files.temporary import keep, temporary_folder
 from neuroprune.results.records import RunRecord, read_record

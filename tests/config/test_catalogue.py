@@ -26,7 +26,7 @@ CATALOGUE = read_catalogue(CONFIG)
 STUDY = yaml.safe_load("""
 study: small
 seeds: [0, 1]
-models: {tiny: {source: "random:bert", config: {hidden_size: 32}}}
+models: {tiny: {source: "random:bert", config: {hidden_size: 48}}}
 experiments:
   sweep:
     models: [tiny]
@@ -74,7 +74,7 @@ def test_a_plan_has_every_run_in_order_with_every_setting():
     run = plan.runs["tiny-mrpc-neuroprune-97.5-s1"]
     assert run.run == "tiny-mrpc-neuroprune-97.5-s1"
     assert (run.seed, run.method.sparsity, run.method.form) == (1, 0.975, "target")
-    assert (run.model.source, run.model.config) == ("random:bert", {"hidden_size": 32})
+    assert (run.model.source, run.model.config) == ("random:bert", {"hidden_size": 48})
     assert (run.task.source, run.task.config, run.task.inputs) == ("nyu-mll/glue", "mrpc", ("sentence1", "sentence2"))
     assert run.training.epochs == 3 and run.training.batch_size == 32
     assert plan.experiments == {"sweep": tuple(plan.runs)}
@@ -180,7 +180,10 @@ def test_all_seeds_of_one_setting_share_their_name():
     assert all(run.training.epochs == epochs[name.rpartition("-s")[0]] for name, run in runs.items())
 
 
-def test_lists_and_paths_are_written_with_what_a_name_may_have():
+def test_lists_and_paths_are_written_with_what_a_name_may_have(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for teacher in ("a b", "a_b"):
+        Path("runs", teacher).mkdir(parents=True)
     cofi = {"name": "cofi", "sparsity": 0.8}
     methods = [cofi, cofi | {"masks": [["head", "intermediate"]]}, cofi | {"teacher": ["runs/a b", "runs/a_b", "run"]}]
     sweep = {"models": ["tiny"], "tasks": ["sst2"], "methods": methods, "seeds": [0]}
@@ -359,7 +362,7 @@ def test_all_mistakes_of_a_file_are_told_at_once(monkeypatch):
         ("# nothing\n", "the file is empty; config/README.md lists the keys that it may have"),
         ("- 1\n- 2\n", "[1, 2] is not allowed; it must be a mapping of keys to values"),
         ("a: !!python/object/apply:os.getcwd []", "line 1, column 4: this is not YAML as it should be: could not determine a constructor"),
-        (b"study: \xff", "the file cannot be read: "),
+        (b"study: \xff", "line 1: byte 0xff is not UTF-8"),
         (None, "the file cannot be read: No such file or directory"),
     ],
 )  # fmt: skip

@@ -13,7 +13,7 @@ from neuroprune.errors import ConfigError, UserError
 STUDY = yaml.safe_load("""
 study: small
 seeds: [0, 1, 2]
-models: {tiny: {source: "random:bert", config: {hidden_size: 32}, job: {minutes: 100}}}
+models: {tiny: {source: "random:bert", config: {hidden_size: 48}, job: {minutes: 100}}}
 experiments:
   sweep:
     models: [tiny, bert_base]

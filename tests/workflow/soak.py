@@ -1,10 +1,11 @@
 """Random kills of the mini study: `make soak`.
 
 A study is killed at random moments and started again until it is complete, over and over. The results must be those of
-an undisturbed study, and no process may outlive the one that started it.
+an undisturbed study, and no process may outlive the one that started it. A soak that was stopped is continued.
 """
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -19,11 +20,14 @@ from conftest import ROOT
 from test_mini_study import study_file, write_weather
 
 from helpers.processes import alive, children
+from neuroprune.files.atomic import finite, write_json
 from neuroprune.results.records import read_record
 
 MARK = "NEUROPRUNE_SOAK"  # environment of all processes of the study
 VICTIMS = ("workflow", "job", "child", "machine")
 GRACE = 20.0  # seconds in which a process has to follow its parent
+EXPECTED, LOG = "expected.json", "soak.jsonl"  # of the undisturbed study; a line for each study with kills
+TEMPORARY = "tmp"
 STARTS = 30  # of one study, at most
 SETTINGS = {"runs_per_job": 2, "checkpoint_minutes": 0.01, "artefacts": ["summary"]}
 
@@ -53,8 +57,9 @@ def start(folder, mark):
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = os.environ | {
         "PATH": path, MARK: mark, "NEUROPRUNE_REPORT": "", "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_OFFLINE": "1", "TMPDIR": str((folder / TEMPORARY).resolve()),
     }  # fmt: skip
+    (folder / TEMPORARY).mkdir(exist_ok=True)
     words = ["snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", "study.yaml"]
     pipes = {"cwd": folder, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     subprocess.run([*words, "--unlock", "--quiet", "all"], **pipes, check=False)
@@ -80,6 +85,12 @@ def kill(snakemake, mark, victim):
     below = set(children(number)) | {other for fork in children(number) for other in children(fork)}
     end(number)
     return left(mark, below)
+
+
+def kill_one(snakemake, mark):
+    """Kill the first victim, in a random order, that is there; return its kind and what `kill` found."""
+    found = ((victim, kill(snakemake, mark, victim)) for victim in random.sample(VICTIMS, len(VICTIMS)))
+    return next((victim, orphans) for victim, orphans in found if orphans is not None)
 
 
 def end(number):
@@ -116,44 +127,74 @@ def complete(folder, mark):
     sys.exit(f"The study is not complete after {STARTS} starts: {folder / 'snakemake.log'}")
 
 
+def prepare(folder):
+    """Write the study's files into a new folder, run the study undisturbed, and keep its results and duration."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_weather(folder / "data")
+    study_file(folder, lambda study: study.update(SETTINGS))
+    begun = time.monotonic()
+    complete(folder, str(os.getpid()))
+    write_json(folder / EXPECTED, {"seconds": time.monotonic() - begun, "results": results(folder)})
+
+
+def killed_study(folder, number, kills, seconds):
+    """Run the study once with this many kills; return the kills by victim and the orphans."""
+    mark, counts, orphans = f"{os.getpid()}-{number}", Counter(), 0
+    shutil.rmtree(folder / "results", ignore_errors=True)
+    while counts.total() < kills:
+        snakemake = start(folder, mark)
+        try:
+            if snakemake.wait(timeout=random.uniform(1, 0.7 * seconds)) == 0:
+                break
+        except subprocess.TimeoutExpired:
+            victim, found = kill_one(snakemake, mark)
+            snakemake.wait()
+            counts[victim] += 1
+            orphans += found
+    complete(folder, mark)
+    return counts, orphans + left(mark, set(marked(mark)))
+
+
+def leftovers(folder):
+    """Return the temporary files and folders in a study's folder and in its folder for temporary files."""
+    temporary = list((folder / TEMPORARY).glob("neuroprune*"))
+    runs = [path for path in folder.glob("results/**/.*") if path.name != ".lock"]
+    return [str(path.relative_to(folder)) for path in temporary + runs]
+
+
+def soak(folder, kills, seed):
+    """Kill and compare study by study; each is a line of the log, and those of an earlier start count."""
+    expected = json.loads((folder / EXPECTED).read_text())
+    studies = [json.loads(line) for line in (folder / LOG).read_text().splitlines()] if (folder / LOG).exists() else []
+    while (done := sum(study["kills"] for study in studies)) < kills:
+        random.seed(f"{seed} {len(studies)}")
+        count = min(random.randint(4, 10), kills - done)
+        counts, orphans = killed_study(folder, len(studies), count, expected["seconds"])
+        equal = finite(results(folder)) == expected["results"]
+        study = {"kills": counts.total(), "equal": equal, "orphans": orphans, "left": leftovers(folder), **counts}
+        studies.append(study)
+        with (folder / LOG).open("a") as log:
+            log.write(json.dumps(study) + "\n")
+        print(f"{done + counts.total()} of {kills} kills: {study}", flush=True)
+    return studies
+
+
 def main():
-    """Kill, restart, compare; print a line for each kill, and a summary."""
+    """Kill, restart, compare; print a line for each study, and a summary."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, required=True, help="where to work; its content is deleted")
+    parser.add_argument("--folder", type=Path, required=True, help="where to work; a soak begun there is continued")
     asked = parser.parse_args()
-    random.seed(asked.seed)
-    shutil.rmtree(asked.folder, ignore_errors=True)
-    asked.folder.mkdir(parents=True)
-    write_weather(asked.folder / "data")
-    study_file(asked.folder, lambda study: study.update(SETTINGS))
-    mark, begun = f"{os.getpid()}", time.monotonic()
-    complete(asked.folder, mark)
-    seconds, expected = time.monotonic() - begun, results(asked.folder)
-    print(f"Undisturbed: {len(expected)} runs in {seconds:.0f} s", flush=True)
-    counts, orphans, equal, studies = Counter(), 0, 0, 0
-    while counts.total() < asked.kills:
-        shutil.rmtree(asked.folder / "results")
-        kills_of_study = random.randint(1, 5)
-        for _ in range(min(kills_of_study, asked.kills - counts.total())):
-            snakemake, victim = start(asked.folder, mark), random.choice(VICTIMS)
-            try:
-                snakemake.wait(timeout=random.uniform(1, seconds))
-            except subprocess.TimeoutExpired:
-                found = kill(snakemake, mark, victim)
-                snakemake.wait()
-                if found is not None:
-                    counts[victim] += 1
-                    orphans += found
-                    print(f"{counts.total()} of {asked.kills}: {victim} killed, {found} orphans", flush=True)
-        complete(asked.folder, mark)
-        studies, same = studies + 1, results(asked.folder) == expected
-        equal += same
-        print(f"study {studies}: {'equal' if same else 'DIFFERENT'}", flush=True)
-    orphans += left(mark, set(marked(mark)))
-    print(f"{counts.total()} kills ({dict(counts)}): {equal} of {studies} studies equal, {orphans} orphans")
-    sys.exit(equal < studies or orphans > 0)
+    if not (asked.folder / EXPECTED).exists():
+        prepare(asked.folder)
+    studies = soak(asked.folder, asked.kills, asked.seed)
+    kills = sum(study["kills"] for study in studies)
+    equal = sum(study["kills"] for study in studies if study["equal"])
+    orphans, remains = sum(study["orphans"] for study in studies), sum(len(study["left"]) for study in studies)
+    print(f"{equal} of {kills} kills ended in equal results; {orphans} orphans, {remains} temporary files left")
+    sys.exit(equal < kills or orphans + remains > 0)
 
 
 if __name__ == "__main__":

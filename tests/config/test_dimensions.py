@@ -1,0 +1,73 @@
+"""The sizes that a plan assumes are those of transformers."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from transformers import AutoConfig
+from transformers.activations import ACT2FN
+
+from neuroprune.config.dimensions import (
+    ACTIVATIONS,
+    DEFAULTS,
+    OFFSET,
+    Dimensions,
+    bad_sizes,
+    bad_values,
+    find_dimensions,
+)
+from neuroprune.pruning.architectures import ARCHITECTURES
+
+# Positions by rotation or as a bias, without a table.
+WITHOUT_TABLE = {"llama", "gemma2", "gemma3_text", "mistral", "modernbert", "qwen2", "qwen3", "t5"}
+
+
+def test_every_model_type_of_the_table_has_sizes():
+    assert set(DEFAULTS) >= set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("kind", sorted(DEFAULTS))
+def test_defaults_are_those_of_transformers(kind):
+    config, sizes = AutoConfig.for_model(kind), find_dimensions(f"random:{kind}", {})
+    assert (sizes.width, sizes.heads, sizes.layers) == (
+        config.hidden_size, config.num_attention_heads, config.num_hidden_layers,
+    )  # fmt: skip
+    assert sizes.key_value_heads in (getattr(config, "num_key_value_heads", None), None)
+    if config.is_encoder_decoder:
+        decoder = getattr(config, "decoder_layers", None) or config.num_decoder_layers
+        heads = getattr(config, "decoder_attention_heads", config.num_attention_heads)
+        assert (sizes.decoder_layers, sizes.decoder_heads) == (decoder, heads)
+    assert (sizes.positions is None) == (kind in WITHOUT_TABLE)
+    assert sizes.positions in (None, getattr(config, "max_position_embeddings", None))
+
+
+def test_activations_are_those_of_transformers():
+    assert set(ACT2FN) >= set(ACTIVATIONS)
+
+
+def test_roberta_and_mpnet_start_behind_their_padding():
+    assert {kind: AutoConfig.for_model(kind).pad_token_id + 1 for kind in OFFSET} == OFFSET
+
+
+def test_a_configuration_replaces_defaults_and_layers_are_cut():
+    sizes = find_dimensions("random:t5", {"num_layers": 4, "num_heads": 2, "d_model": 16}, layers=3)
+    assert sizes == Dimensions(16, 2, 3, None, 3, 2, splits_width=False)
+    assert (sizes.attentions, sizes.all_heads) == (9, 18)
+    assert find_dimensions("some/where", {}) is None
+
+
+def test_a_folder_tells_its_sizes(tmp_path):
+    stored = {"model_type": "bert", "num_attention_heads": 4, "num_hidden_layers": 3, "hidden_size": 32}
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert find_dimensions(str(tmp_path), {}) == replace(DEFAULTS["bert"], width=32, heads=4, layers=3)
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    assert find_dimensions(str(tmp_path), {}) is None
+
+
+def test_values_and_sizes_that_models_have_are_accepted():
+    values = {"n_inner": None, "classifier_dropout": None, "feed_forward_proj": "gated-gelu", "note": [1]}
+    assert bad_values(values) == {}
+    for kind in DEFAULTS:
+        values = {key: value for key, value in AutoConfig.for_model(kind).to_dict().items() if key != "model_type"}
+        assert bad_values(values) == {}, kind
+        assert bad_sizes(find_dimensions(f"random:{kind}", values), None) == [], kind
