@@ -36,7 +36,7 @@ demo: run report ## Run the default study to its report; CONFIG=config/paper.yam
 # The workflow itself makes no report here: the target `report` does, also where nothing else was to be done.
 run: export NEUROPRUNE_REPORT =
 run: $(BIN)/.ready
-	@$(BIN)/neuroprune plan --config $(CONFIG) >/dev/null
+	@$(BIN)/neuroprune plan --config $(CONFIG) --estimate --cores $(CORES)
 	@if ! command -v flock >/dev/null; then . $(BIN)/activate && exec snakemake --cores $(CORES) --configfile $(CONFIG); fi; \
 	  flock -n -E 75 .run.lock sh -c '. $(BIN)/activate && snakemake --configfile $(CONFIG) --unlock --quiet all >/dev/null 2>&1; \
 	  exec snakemake --cores $(CORES) --configfile $(CONFIG)' || { code=$$?; [ $$code != 75 ] || \

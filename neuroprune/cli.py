@@ -109,6 +109,9 @@ def _add_plan(commands: Any) -> None:
     command.add_argument("--json", action="store_true", help="print all settings of all runs as JSON")
     command.add_argument("--folder", action="store_true", help="print the study's folder alone")
     command.add_argument("--output", type=Path, metavar="FILE", help="write all settings of all runs there as JSON")
+    text = "time this machine for five seconds; print the number of runs, how long they will take, and the disk space"
+    command.add_argument("--estimate", action="store_true", help=text)
+    command.add_argument("--cores", metavar="N", default="all", help="processor cores of the estimate (all)")
 
 
 def _add_jobs(commands: Any) -> None:

@@ -40,6 +40,10 @@ def plan(args: argparse.Namespace) -> None:
         from neuroprune.files.atomic import write_json
 
         write_json(args.output, made.as_dict())
+    elif args.estimate:
+        from neuroprune.training import estimate
+
+        print(estimate.estimate(made, args.cores))
     elif args.json:
         print(json.dumps(made.as_dict(), indent=1))
     else:

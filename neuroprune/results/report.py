@@ -34,6 +34,15 @@ def report_command(snakefile: Path, study: Path, files: Sequence[str], changes: 
     return [*words, "--report", str(study / "report.html"), "--report-stylesheet", str(stylesheet)]
 
 
+def headline(study: Path) -> list[str]:
+    """Return the sentences with which the summary table of a study opens; none if there is no summary."""
+    path = study / "tables" / "summary.md"
+    if not path.exists():
+        return []
+    opening = path.read_text().split("\n#", 1)[0].split("\n|", 1)[0]
+    return [line for line in opening.splitlines()[1:] if line]
+
+
 def make_report(command: Sequence[str], wanted: Sequence[str]) -> str | None:
     """Make the report of a workflow that has ended.
 

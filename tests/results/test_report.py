@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from neuroprune.results.report import ASKED, make_report, report_command
+from neuroprune.results.report import ASKED, headline, make_report, report_command
 
 FAILS = ["no_such_program", "--report", "results/small/report.html"]
 
@@ -34,3 +34,12 @@ def test_there_is_none_before_all_is_drawn_or_if_none_is_wanted(tmp_path, monkey
     assert make_report(FAILS, [__file__, tmp_path / "figure4.svg"]) is None
     monkeypatch.setenv(ASKED, "")
     assert make_report(FAILS, [__file__]) is None
+
+
+def test_the_headline_is_what_the_summary_opens_with(tmp_path):
+    assert headline(tmp_path) == []
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "summary.md").write_text("# Summary\n\nOne.\n\nTwo.\n\n## minilm\n\n| a |\n|---|\n| b |\n")
+    assert headline(tmp_path) == ["One.", "Two."]
+    (tmp_path / "tables" / "summary.md").write_text("# Summary\n\n| a |\n|---|\n| b |\n")
+    assert headline(tmp_path) == []

@@ -1,6 +1,8 @@
 # The table of runs, and all figures and tables made from it. Each has a rule of its own name: `snakemake figure4`. They stay
 # jobs of their own from results alone too, so that one that fails takes no other down; `neuroprune redraw` makes all at once.
-from neuroprune.results.report import make_report, report_command
+from neuroprune.config.workload import shares
+from neuroprune.results.progress import Progress, watch
+from neuroprune.results.report import headline, make_report, report_command
 
 
 rule collect:
@@ -77,12 +79,21 @@ for table, section in TABLES.items():
             "neuroprune table {params.name:q} --study {params.study:q} > {log:q} 2>&1"
 
 
+onstart:
+    if not PLAN.study.from_results:
+        watch(
+            Progress(Path(FOLDER), shares(PLAN.runs)),
+            lambda line: print(line, file=sys.stderr, flush=True),
+        )
+
+
 # NEUROPRUNE_REPORT= (empty) in the environment leaves the report out.
 onsuccess:
     if Path(FOLDER, "runs.csv").exists():
         print(
             f"All runs: {FOLDER}/runs.csv   Figures: {FOLDER}/figures   Tables: {FOLDER}/tables"
         )
+    print(*headline(Path(FOLDER)), sep="\n")
     command = report_command(
         Path(workflow.main_snakefile),
         Path(FOLDER),

@@ -1,0 +1,57 @@
+"""How much work a run is, as far as it is known without its data: for time estimates and progress.
+
+One unit is one operation of the dense model's forward and backward pass. Whether a machine is fast is measured in
+`training.machine_speed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from neuroprune.config.gpu_hours import known_rows, known_tokens
+from neuroprune.config.memory import shape_of
+from neuroprune.config.settings import RunSettings
+
+OPERATIONS = 6  # per weight and token: two in the forward pass, four in the backward pass
+SAVED = 0.45  # of a run's time, times the sparsity, where units are removed in its first half
+ROWS = 1000  # where the number of rows is not known, so that epochs still count in comparisons between runs
+
+
+def operations(run: RunSettings) -> float | None:
+    """Estimate the operations of a run's training.
+
+    Args:
+        run: Its settings.
+
+    Returns:
+        Operations in the layers, without embeddings; None if the model or the dataset is not known.
+    """
+    shape = shape_of(run.model.source, run.model.config)
+    rows, tokens = known_rows(run), known_tokens(run)
+    if rows is None or tokens is None or not shape.layers:
+        return None
+    weights = shape.layers * (4 * shape.width**2 + 2 * shape.width * shape.neurons)
+    return OPERATIONS * weights * tokens * rows * run.training.epochs * _share(run)
+
+
+def shares(runs: Mapping[str, RunSettings]) -> dict[str, float]:
+    """Return each run's share of the work of a study.
+
+    Args:
+        runs: All runs by name.
+
+    Returns:
+        Fractions that add up to 1; by epochs and rows alone if one of the runs is not known better.
+    """
+    known = {name: operations(run) for name, run in runs.items()}
+    if any(work is None for work in known.values()):
+        known = {name: run.training.epochs * (known_rows(run) or ROWS) * _share(run) for name, run in runs.items()}
+    total = sum(work or 0 for work in known.values())
+    return {name: (work or 0) / total for name, work in known.items()}
+
+
+def _share(run: RunSettings) -> float:
+    """Return the time of a run over that of a dense one with as many steps."""
+    form = getattr(run.method, "form", "target" if run.method.name in ("taylor", "random") else "")
+    cut = form == "target" and run.method.name != "l1"
+    return 1 - SAVED * (getattr(run.method, "sparsity", None) or 0) * cut

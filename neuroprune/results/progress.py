@@ -1,0 +1,113 @@
+"""Progress of a study while it is at work: which runs have finished, their results, and the time left."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+SECONDS = 2.0  # between two looks at the folder
+STARTED = 0.5  # of a run that is being trained, taken as done
+
+
+class Progress:
+    """Reads the records of a study's runs as they appear.
+
+    Args:
+        folder: The study's folder.
+        shares: Each run's share of the work; they add up to 1.
+        clock: Seconds that have passed.
+    """
+
+    def __init__(self, folder: Path, shares: Mapping[str, float], clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder, self._shares, self._clock = folder, dict(shares), clock
+        self._times = self._find()
+        self._began, self._earlier = clock(), sum(self._shares[name] for name in self._times)
+        self._logs = {name: _mtime(self._path(name, "train.log")) for name in self._shares}
+
+    @property
+    def finished(self) -> bool:
+        """Whether every run has a record."""
+        return len(self._times) == len(self._shares)
+
+    def news(self) -> list[str]:
+        """Return a line for each run that has finished since the last call: its result, and the time left for all."""
+        found = self._find()
+        new = sorted((name for name in found if found[name] != self._times.get(name)), key=found.__getitem__)
+        self._times = found
+        return [self._line(name, number) for number, name in enumerate(new, start=len(found) - len(new) + 1)]
+
+    def _line(self, name: str, number: int) -> str:
+        rest = "" if self.finished else f"; {self._left()}"
+        return f"{number} of {len(self._shares)} runs: {name}, {_result(self._path(name, 'run.json'))}{rest}"
+
+    def _left(self) -> str:
+        """Say how long the rest will take at the speed so far; runs at work count as half done."""
+        done = sum(self._shares[name] for name in self._times)
+        half = STARTED * sum(self._shares[name] for name in self._shares if self._at_work(name))
+        speed = (done + half - self._earlier) / max(self._clock() - self._began, 1e-9)
+        return f"training takes about {minutes((1 - done - half) / speed)} more" if speed > 0 else "time left not known"
+
+    def _at_work(self, name: str) -> bool:
+        return name not in self._times and _mtime(self._path(name, "train.log")) != self._logs[name]
+
+    def _find(self) -> dict[str, int]:
+        """Return when each record was written, of the runs that have one."""
+        times = {name: _mtime(self._path(name, "run.json")) for name in self._shares}
+        return {name: written for name, written in times.items() if written is not None}
+
+    def _path(self, run: str, file: str) -> Path:
+        return self._folder / "runs" / run / file
+
+
+def watch(progress: Progress, say: Callable[[str], None], seconds: float = SECONDS) -> threading.Thread:
+    """Say what is new in a thread that ends with this process, or with the last run.
+
+    Args:
+        progress: The study's progress.
+        say: Called with each line.
+        seconds: Time between two looks.
+
+    Returns:
+        The thread, started.
+    """
+
+    def look() -> None:
+        """Look again and again."""
+        while not progress.finished:
+            time.sleep(seconds)
+            for line in progress.news():
+                say(line)
+
+    thread = threading.Thread(target=look, name="progress", daemon=True)
+    thread.start()
+    return thread
+
+
+def minutes(seconds: float) -> str:
+    """Write a time as people say it: seconds below a minute and a half, hours from one and a half on."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+
+
+def _mtime(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _result(path: Path) -> str:
+    """Return a record's result in a few words."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+        result = record["result"] or {}
+        if record["status"] != "done":
+            return str(record["status"])
+        return f"{result['metric']} {result['value']:.3f}, {minutes(result['train_seconds'])}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its record cannot be read"

@@ -1,0 +1,48 @@
+"""How fast this machine trains: a small transformer layer, timed for some seconds."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import nn
+
+WIDTH, HEADS, NEURONS, ROWS, TOKENS = 384, 12, 1536, 16, 32  # a layer of MiniLM and a usual batch
+OPERATIONS = 6  # per weight and token, as in `config.workload`
+
+
+def operations_per_second(seconds: float = 5.0) -> float:
+    """Time training steps of one transformer layer on one CPU thread.
+
+    Args:
+        seconds: How long to measure, in seconds of the processor, so that other work changes the answer little.
+
+    Returns:
+        Operations a second: six for each weight and token.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return _measure(seconds)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _measure(seconds: float) -> float:
+    layer = nn.TransformerEncoderLayer(WIDTH, HEADS, NEURONS, activation="gelu", batch_first=True)
+    optimizer = torch.optim.AdamW(layer.parameters(), fused=True)
+    rows = torch.randn(ROWS, TOKENS, WIDTH)
+    weights = sum(weight.numel() for weight in layer.parameters() if weight.dim() > 1)
+    _step(layer, optimizer, rows)  # the first step allocates
+    steps, started = 0, time.process_time()
+    while (spent := time.process_time() - started) < seconds or not steps:
+        _step(layer, optimizer, rows)
+        steps += 1
+    return OPERATIONS * weights * ROWS * TOKENS * steps / spent
+
+
+def _step(layer: nn.Module, optimizer: torch.optim.Optimizer, rows: torch.Tensor) -> None:
+    layer(rows).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()

@@ -1,0 +1,48 @@
+"""Work of runs: known models and datasets by their operations, others by rows and epochs."""
+
+from pathlib import Path
+
+import pytest
+
+from neuroprune.config.catalogue import make_plan
+from neuroprune.config.workload import operations, shares
+
+ROOT = Path(__file__).parents[2]
+
+
+def planned(methods, model="minilm", **task):
+    study = {
+        "study": "work",
+        "tasks": {"movie_snippets": {"train_rows": 100} | task},
+        "models": {"own": {"source": "models/own"}} if model == "own" else {},
+        "training": {"epochs": 2},
+        "experiments": {"one": {"models": [model], "tasks": ["movie_snippets"], "methods": methods}},
+    }
+    return make_plan(study, "work.yaml", ROOT / "config").runs
+
+
+def test_operations_of_a_known_model_by_hand():
+    (run,) = planned([{"name": "dense"}]).values()
+    weights = 6 * (4 * 384**2 + 2 * 384 * 1536)  # 10.6 M
+    assert operations(run) == 6 * weights * 27 * 100 * 2
+    (short,) = planned([{"name": "dense"}], max_length=16).values()
+    assert operations(short) == 6 * weights * 16 * 100 * 2
+
+
+def test_units_that_are_removed_save_time_and_zeros_do_not():
+    methods = [{"name": "dense"}, {"name": "neuroprune", "sparsity": 0.8}, {"name": "l1", "sparsity": 0.8}]
+    methods += [{"name": "neuroprune", "algorithm": "penalties", "sparsity": 0.8, "theta": 0.2}]
+    dense, target, magnitude, penalties = (operations(run) for run in planned(methods).values())
+    assert target == pytest.approx(0.64 * dense)
+    assert magnitude == penalties == dense
+
+
+@pytest.mark.parametrize("model", ["minilm", "own"])
+def test_shares_add_up_to_one(model):
+    found = shares(planned([{"name": "dense"}, {"name": "neuroprune", "sparsity": 0.8}], model))
+    assert list(found.values()) == pytest.approx([1 / 1.64, 0.64 / 1.64])
+
+
+def test_the_work_of_an_unknown_model_is_not_known():
+    (run,) = planned([{"name": "dense"}], "own").values()
+    assert operations(run) is None
