@@ -83,7 +83,10 @@ def parser() -> argparse.ArgumentParser:
     _add_prune(commands)
     command = _command(commands, "export", subcommands.export, "write a saved model in a form that needs no neuroprune")
     command.add_argument("folder", type=Path, metavar="FOLDER", help="a saved model")
-    text = "full: the dense model's size, zeros where units are gone, for plain transformers; onnx: for onnxruntime"
+    text = (
+        "full: the dense model's size, zeros where units are gone, for plain transformers; plain: its own size, for "
+        "plain transformers, if all layers have equal shapes; onnx: for onnxruntime"
+    )
     command.add_argument("--format", required=True, metavar="FORMAT", help=text)
     command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
     command.add_argument("--int8", action="store_true", help="onnx: a second file with 8-bit weights")

@@ -76,6 +76,9 @@ class L1Settings(Settings):
         return "penalty" if self.sparsity is None else "target"
 
 
+_LATER_DEFAULTS = (("algorithm", "connectivity"), ("layout", "free"), ("multiple_of", 1))
+
+
 class NeuroPruneSettings(Settings):
     """NeuroPrune in two forms: `sparsity` or `heads` ask for a target; `alpha`, `beta`, `theta` are the penalty."""
 
@@ -97,6 +100,15 @@ class NeuroPruneSettings(Settings):
         default=None,
         description="Target form: exactly so many heads are left at the end, over all layers together (at least one in "
         "each); alone, or beside `sparsity`, which the MLPs then complete.",
+    )
+    layout: Literal["free", "uniform"] = Field(
+        default="free",
+        description="Target form: `free` lets each layer keep its own number of heads and neurons. `uniform` keeps the "
+        "same number in all layers, so that the model has a plain configuration and loads without this package; heads "
+        "stay where the configuration can't give their number apart from the hidden size (BERT, BART, OPT, GPT-2).",
+    )
+    multiple_of: Count = Field(
+        default=1, description="Uniform layout: the number of neurons of a layer is a multiple of this, such as 64."
     )
     start: FirstEvent = 1 / 3
     end: LastEvent = 1 / 2
@@ -169,9 +181,17 @@ class NeuroPruneSettings(Settings):
             raise ValueError(
                 "give sparsity or heads (a target), or at least one of alpha, beta and theta (the penalty)"
             )
+        self._check_layout()
         return ordered(self)
 
+    def _check_layout(self) -> None:
+        if self.layout == "uniform" and (self.heads is not None or self.form != "target"):
+            raise ValueError("layout: uniform needs sparsity alone (algorithm: connectivity); leave the others out")
+        if self.layout == "free" and self.multiple_of != 1:
+            raise ValueError("multiple_of needs layout: uniform")
+
     def _regulated(self) -> NeuroPruneSettings:
+        self._check_layout()
         if self.sparsity is None:
             raise ValueError("algorithm: penalties is regulated towards a target; give sparsity")
         if self.heads is not None:
@@ -185,8 +205,9 @@ class NeuroPruneSettings(Settings):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_the_default_algorithm(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in serialize(self).items() if (key, value) != ("algorithm", "connectivity")}
+    def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out defaults of settings that came later, so that settings from before them keep their hash."""
+        return {key: value for key, value in serialize(self).items() if (key, value) not in _LATER_DEFAULTS}
 
     @property
     def form(self) -> Literal["target", "penalty", "regulated"]:

@@ -14,6 +14,7 @@ from neuroprune.errors import UserError
 from neuroprune.models.quantizer import cut_to_record
 from neuroprune.pruning.blocks import base_of
 from neuroprune.pruning.kept_units import configs_of, kept_units, read_record
+from neuroprune.pruning.plain_config import is_plain
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ def _shapes_of_record(model: PreTrainedModel, record: dict[str, Any]) -> dict[st
         return None
     for own in configs_of(built):
         own.__dict__.pop("quantization_config", None)
-    cut_to_record(built, record)
+    if not is_plain(model):
+        cut_to_record(built, record)
     return {name: tensor.shape for name, tensor in built.state_dict().items()}
 
 

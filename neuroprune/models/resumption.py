@@ -15,6 +15,7 @@ from typing import Any
 from neuroprune.errors import UserError
 from neuroprune.models.quantizer import cut_to_record
 from neuroprune.pruning.kept_units import RECORD, read_record
+from neuroprune.pruning.plain_config import to_plain
 
 
 def teach_trainer() -> None:
@@ -56,6 +57,8 @@ def cut_as_saved(model: Any, checkpoint: Path, optimizer: Any = None) -> None:
             f'a dense model, or neuroprune.from_pretrained("{checkpoint}").'
         )
     cut_to_record(model, saved, optimizer)
+    if "config" in saved:
+        to_plain(model, optimizer)
 
 
 def _saved_record(checkpoint: Path) -> dict[str, Any] | None:
@@ -63,6 +66,6 @@ def _saved_record(checkpoint: Path) -> dict[str, Any] | None:
     try:
         config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
         record = config.get("quantization_config") or {}
-        return record if record.get("quant_method") == RECORD else None
+        return record if record.get("quant_method") == RECORD else config.get(RECORD)
     except (OSError, ValueError, AttributeError):  # the Trainer says what it misses
         return None

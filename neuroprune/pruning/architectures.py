@@ -81,6 +81,26 @@ class MlpRow:
 
 
 @dataclass(frozen=True)
+class ConfigNames:
+    """Values of a configuration that give the numbers of heads and neurons of all layers at once.
+
+    Args:
+        neurons: For each list of layers, the name of its MLPs' width; lists with the same name share the value.
+        heads: Name of the number of query heads; empty if a head's size follows from it, so that it can't be changed.
+        key_heads: Name of the number of key/value heads, if there is one.
+        head_dim: Name of the size of a head.
+        position_bias: Attribute of an attention's module in the first layer of a list: an embedding with one column for
+            each head, which all layers of the list read. They must then keep heads at the same positions.
+    """
+
+    neurons: tuple[str, ...]
+    heads: str = ""
+    key_heads: str = ""
+    head_dim: str = ""
+    position_bias: str = ""
+
+
+@dataclass(frozen=True)
 class Architecture:
     """One row: lists of layers below the base model, in order, and what a layer consists of.
 
@@ -89,12 +109,14 @@ class Architecture:
         attentions: The attentions of a layer.
         mlps: The ways that a layer's MLP may be built.
         text_to_text: Whether models of the type classify by writing the class's name, not by a classification head.
+        config: How the configuration gives numbers of heads and neurons; None if no value of it does.
     """
 
     layers: tuple[str, ...]
     attentions: tuple[AttentionRow, ...]
     mlps: tuple[MlpRow, ...]
     text_to_text: bool = False
+    config: ConfigNames | None = None
 
     @property
     def encoder_decoder(self) -> bool:
@@ -162,6 +184,7 @@ _BERT = Architecture(
     mlps=(
         MlpRow((Part("intermediate.dense"),), Part("output.dense"), "intermediate.intermediate_act_fn", "intermediate"),
     ),
+    config=ConfigNames(("intermediate_size",)),
 )
 _DISTILBERT = Architecture(
     layers=("transformer.layer",),
@@ -171,6 +194,7 @@ _DISTILBERT = Architecture(
         ),
     ),
     mlps=(MlpRow((Part("ffn.lin1"),), Part("ffn.lin2"), "ffn.activation", "ffn"),),
+    config=ConfigNames(("hidden_dim",)),
 )
 _T5_ARCHITECTURE = Architecture(
     layers=("encoder.block", "decoder.block"),
@@ -196,6 +220,7 @@ _T5_ARCHITECTURE = Architecture(
         for ff in ("layer.1.DenseReluDense", "layer.2.DenseReluDense")
         for ins in (("wi",), ("wi_0", "wi_1"))
     ),
+    config=ConfigNames(("d_ff", "d_ff"), heads="num_heads", head_dim="d_kv", position_bias="relative_attention_bias"),
     text_to_text=True,
 )
 _BART = Architecture(
@@ -205,16 +230,19 @@ _BART = Architecture(
         _linears("encoder_attn", _PROJ, "head_dim", counts={"num_heads": "heads"}, cross=True),
     ),
     mlps=_FC,
+    config=ConfigNames(("encoder_ffn_dim", "decoder_ffn_dim")),
 )
 _OPT = Architecture(
     layers=("decoder.layers",),
     attentions=(_linears("self_attn", _PROJ, "head_dim", counts={"num_heads": "heads"}),),
     mlps=_FC,
+    config=ConfigNames(("ffn_dim",)),
 )
 _GPT2 = Architecture(
     layers=("h",),
     attentions=(_gpt2_attention("attn"), _gpt2_attention("crossattention", cross=True)),
     mlps=(MlpRow((Part("mlp.c_fc"),), Part("mlp.c_proj"), "mlp.act", "mlp"),),
+    config=ConfigNames(("n_inner",)),
 )
 _LLAMA = Architecture(
     layers=("layers",),
@@ -235,6 +263,9 @@ _LLAMA = Architecture(
             width="intermediate_size",
         ),
     ),
+    config=ConfigNames(
+        ("intermediate_size",), heads="num_attention_heads", key_heads="num_key_value_heads", head_dim="head_dim"
+    ),
 )
 
 _MODERNBERT = Architecture(
@@ -250,6 +281,7 @@ _MODERNBERT = Architecture(
         ),
     ),
     mlps=(MlpRow((Part("mlp.Wi", 0, 2), Part("mlp.Wi", 1, 2)), Part("mlp.Wo"), "mlp.act", "mlp"),),
+    config=ConfigNames(("intermediate_size",)),
 )
 # Only with share_att_key, as in DeBERTa-v3: relative positions then go through Q and K, and need no cut of their own.
 _DEBERTA = replace(

@@ -20,7 +20,7 @@ from neuroprune.pruning.blocks import Block, Blocks, Mlp, base_of, find_blocks
 from neuroprune.pruning.transaction import Transaction
 
 RECORD = "neuroprune"
-"""The `quant_method` of the record."""
+"""The `quant_method` of the record; the name of the record in a plain configuration (see `plain_config.py`)."""
 
 
 class Units(NamedTuple):
@@ -93,7 +93,7 @@ def kept_units(model: nn.Module, unused: bool = False) -> Kept:
     Raises:
         UserError: If the record in `model.config` does not fit the model's shapes, or the model is quantized.
     """
-    blocks, record, keys = find_blocks(model, unused), read_record(model), _keys(model)
+    blocks, record, keys = find_blocks(model, unused), read_record(model), module_keys(model)
     return Kept(
         [_recall(keys[a.module], record["heads"], a, a.heads) for a in blocks.attentions],
         [_recall(keys[m.module], record["neurons"], m, m.width) for m in blocks.mlps],
@@ -115,7 +115,7 @@ def read_record(model: nn.Module) -> dict[str, Any]:
     records = [getattr(config, "quantization_config", None) for config in configs_of(model)]
     record: Any = next((found for found in records if found is not None), None)
     if record is None:
-        return {"quant_method": RECORD, "heads": {}, "neurons": {}}
+        return {"quant_method": RECORD, "heads": {}, "neurons": {}} | (plain_record(model) or {})
     record = record if isinstance(record, dict) else record.to_dict()
     if record.get("quant_method") != RECORD:
         raise UserError(
@@ -123,6 +123,16 @@ def read_record(model: nn.Module) -> dict[str, Any]:
             "removed before quantization."
         )
     return record
+
+
+def plain_record(model: nn.Module) -> dict[str, Any] | None:
+    """Return the record of a model whose configuration gives its numbers of heads and neurons; None for others.
+
+    See `plain_config`. Beside `heads` and `neurons` it has `config`, the dense model's values of the configuration, and
+    `others`, the number of parameters that went with heads without being theirs.
+    """
+    records = (getattr(config, RECORD, None) for config in configs_of(model))
+    return next((dict(record) for record in records if isinstance(record, dict)), None)
 
 
 def configs_of(model: nn.Module) -> list[Any]:
@@ -173,7 +183,7 @@ def unkept(model: nn.Module, record: Mapping[str, Any]) -> tuple[dict[int, list[
         Positions of heads for each attention number, positions of neurons for each MLP number; attentions that never
         run are counted (see `find_blocks`).
     """
-    blocks, keys = find_blocks(model, unused=True), _keys(model)
+    blocks, keys = find_blocks(model, unused=True), module_keys(model)
     heads = {a.index: _missing(record["heads"].get(keys[a.module])) for a in blocks.attentions}
     neurons = {m.index: _missing(record["neurons"].get(keys[m.module])) for m in blocks.mlps}
     return heads, neurons
@@ -191,7 +201,7 @@ def unpack_positions(mask: str) -> list[int]:
 
 def _entries(model: nn.Module, layers: Sequence[Block], kept: Kept) -> dict[str, dict[str, Any]]:
     """Return the record's entries of the layers that were cut."""
-    keys, units = _keys(model), {layer: kept.of(layer) for layer in layers}
+    keys, units = module_keys(model), {layer: kept.of(layer) for layer in layers}
     return {
         keys[layer.module]: {"of": found.dense, "kept": pack_positions(found.left.tolist())}
         for layer, found in units.items()
@@ -201,7 +211,7 @@ def _entries(model: nn.Module, layers: Sequence[Block], kept: Kept) -> dict[str,
 
 def _others(model: nn.Module, layers: Iterable[Block], entries: dict[str, Any]) -> dict[str, Any]:
     """Return the entries of layers that are not among these: the model lacks them or never runs them."""
-    keys = _keys(model)
+    keys = module_keys(model)
     known = {keys[layer.module] for layer in layers}
     return {key: entry for key, entry in entries.items() if key not in known}
 
@@ -225,6 +235,6 @@ def _missing(entry: Mapping[str, Any] | None) -> list[int]:
     return [] if entry is None else sorted(set(range(entry["of"])) - set(unpack_positions(entry["kept"])))
 
 
-def _keys(model: nn.Module) -> dict[nn.Module, str]:
+def module_keys(model: nn.Module) -> dict[nn.Module, str]:
     """Return the names of modules below the base model, so that the record holds with and without a head."""
     return {module: name for name, module in base_of(model).named_modules()}

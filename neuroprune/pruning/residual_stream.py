@@ -18,6 +18,7 @@ from neuroprune.errors import UserError
 from neuroprune.pruning.blocks import Blocks, find_blocks
 from neuroprune.pruning.cuts import Cut, stage_cuts
 from neuroprune.pruning.kept_units import pack_positions, read_record, stage, unpack_positions
+from neuroprune.pruning.plain_config import to_recorded
 from neuroprune.pruning.transaction import Transaction
 
 # The norm before an output layer that shares the embeddings' weights, by model type; None: there is no such output.
@@ -111,6 +112,7 @@ def remove_hidden(model: nn.Module, keep: Tensor, optimizer: Any = None) -> None
     Raises:
         StreamError: If the stream of this model can't be cut.
     """
+    to_recorded(model, optimizer)
     stream = find_stream(model)
     positions, dense = kept_hidden(model) or (list(range(stream.width)), stream.width)
     cuts = [Cut(module, "in", keep) for module in _unique(stream.embeddings + stream.readers)]

@@ -233,7 +233,8 @@ def _removed(model: nn.Module, biases: bool) -> int:
     """Count the weights, and if asked all else, that went with removed heads, neurons and hidden dimensions."""
     blocks, kept = find_blocks(model), kept_units(model)
     left, of = _widths(model, blocks)
-    gone = biases * read_record(model).get("hidden", {}).get("others", 0)
+    record = read_record(model)
+    gone = biases * (record.get("hidden", {}).get("others", 0) + record.get("others", 0))
     for a in blocks.attentions:
         heads, groups = kept.of(a).dense, _dense_groups(model, a)
         gone += _head_weights(a, heads, groups) * of // left - _head_weights(a, a.heads, a.groups)
@@ -254,8 +255,10 @@ def _widths(model: nn.Module, blocks: Blocks) -> tuple[int, int]:
 def _dense_groups(model: nn.Module, attention: Attention) -> int:
     """Return how many query heads read a key/value head in the dense model; single queries may have been removed."""
     config: Any = model.config
-    shared = getattr(config, "num_key_value_heads", None)
-    return config.num_attention_heads // shared if shared else attention.groups
+    names = ("num_attention_heads", "num_key_value_heads")
+    dense = {name: getattr(config, name, None) for name in names} | read_record(model).get("config", {})
+    heads, shared = (dense[name] for name in names)
+    return heads // shared if shared else attention.groups
 
 
 def _head_weights(attention: Attention, heads: int, groups: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module
 from operator import index as as_index
 from typing import Any, NamedTuple
 
@@ -13,8 +12,10 @@ from torch import Tensor, nn
 from neuroprune.errors import UserError
 from neuroprune.pruning import dead_units
 from neuroprune.pruning.blocks import Attention, Blocks, Mlp, Projection, find_blocks
+from neuroprune.pruning.cut_classes import stage_cut_class
 from neuroprune.pruning.cuts import Cut, stage_cuts
 from neuroprune.pruning.kept_units import Kept, kept_units, stage_record
+from neuroprune.pruning.plain_config import to_recorded
 from neuroprune.pruning.transaction import Transaction
 
 __all__ = ["Kept", "Positions", "Removed", "kept_slices", "kept_units", "remove", "remove_zero_units", "settle"]
@@ -60,6 +61,7 @@ def remove(
             heads that remain differ between groups, layers that share weights would lose different positions, the
             model is quantized, the optimizer does not hold what is cut and trained, or its state cannot be cut.
     """
+    to_recorded(model, optimizer)
     changes = Transaction()
     _stage_removal(changes, model, heads, neurons, optimizer, unused)
     changes.commit()
@@ -80,6 +82,7 @@ def remove_zero_units(model: nn.Module, optimizer: Any = None) -> Removed:
     Returns:
         How many heads and neurons were removed.
     """
+    to_recorded(model, optimizer)
     blocks, changes = find_blocks(model), Transaction()
     heads = {a.index: dead_units.idle_heads(a) for a in blocks.attentions}
     neurons = {m.index: dead_units.idle_neurons(m) for m in blocks.mlps}
@@ -151,19 +154,10 @@ def _stage_attributes(changes: Transaction, blocks: Blocks, left: Kept, keeps: l
         for name, what in attention.row.counts.items():
             changes.set(attention.module, name, numbers[what])
         if attention.row.cut_class and len(units.left) < units.dense:
-            _stage_class(changes, attention.module, attention.row.cut_class, units.left)
+            stage_cut_class(changes, attention.module, attention.row.cut_class, units.left)
     for mlp in blocks.mlps:
         if mlp.row.width:
             changes.set(mlp.module, mlp.row.width, len(left.of(mlp).left))
-
-
-def _stage_class(changes: Transaction, module: nn.Module, cut_class: str, heads: Tensor) -> None:
-    """Stage a module's change into the class for cut attentions, with its buffer `kept_heads`."""
-    path, name = cut_class.split(":")
-    kept_heads = heads.to(next(module.parameters()).device)
-    changes.set(module, "__class__", getattr(import_module(path), name))
-    changes.replace(module._buffers, {**module._buffers, "kept_heads": kept_heads})
-    changes.set(module, "_non_persistent_buffers_set", module._non_persistent_buffers_set | {"kept_heads"})
 
 
 def _shift(out: Projection, constant: Tensor, units: list[int], size: int) -> tuple[Tensor, Tensor] | None:

@@ -48,6 +48,10 @@ class TargetForm(Hooks):
         """Bring the number of zero or removed weights to `goal`, exactly so at the last event."""
         raise NotImplementedError
 
+    def complete(self, run: Run) -> None:
+        """Remove units that are entirely zero, at the end of training."""
+        remove_zero_units(run.model, run.optimizer)
+
     def start(self, run: Run) -> None:
         """Plan the events that are still to come."""
         preconditions.check_rate(run, "post_lr", self.settings.post_lr)
@@ -85,7 +89,7 @@ class TargetForm(Hooks):
         self.zeros.apply()
         if self.events:
             logger.warning("training ended at step %d, before the events at %s", run.step, sorted(self.events))
-        remove_zero_units(run.model, run.optimizer)
+        self.complete(run)
         self.report["removed_heads"] = removed_heads(run.model)
 
     def abandon(self) -> None:

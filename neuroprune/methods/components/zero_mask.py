@@ -57,7 +57,7 @@ class KeptZeros:
 
 
 @torch.no_grad()
-def zero_smallest(run: Run, goal: int) -> KeptZeros:
+def zero_smallest(run: Run, goal: int, remove_idle: bool = True) -> KeptZeros:
     """Set the smallest single weights to zero until `goal` of the dense model's weights are zero or removed, exactly.
 
     A unit that this would leave without incoming or outgoing weights is removed with all its weights, which count too.
@@ -66,6 +66,7 @@ def zero_smallest(run: Run, goal: int) -> KeptZeros:
     Args:
         run: Its model is changed in place, its optimizer's state follows.
         goal: Number of weights that are to be zero or removed.
+        remove_idle: Whether such units are removed; if not, all shapes stay.
 
     Returns:
         The zeros, to be held.
@@ -75,10 +76,11 @@ def zero_smallest(run: Run, goal: int) -> KeptZeros:
         return KeptZeros()
     blocks = run.blocks
     projections = prunable_projections(blocks)
-    _zero_idle_units(
-        blocks, dict(zip(projections, smallest([p.weight for p in projections], goal - removed), strict=True))
-    )
-    remove_zero_units(run.model, run.optimizer)
+    if remove_idle:
+        _zero_idle_units(
+            blocks, dict(zip(projections, smallest([p.weight for p in projections], goal - removed), strict=True))
+        )
+        remove_zero_units(run.model, run.optimizer)
     marks = smallest([p.weight for p in projections], max(0, goal - removed_weights(run.model)))
     for projection, mark in zip(projections, marks, strict=True):
         projection.weight.masked_fill_(mark, 0)

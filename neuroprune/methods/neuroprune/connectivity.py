@@ -16,6 +16,7 @@ which are removed, and the record names the threshold theta at which the paper's
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,13 +30,20 @@ from neuroprune.methods.components.head_count import check_head_count, choose_he
 from neuroprune.methods.components.preconditions import skips_layers
 from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.components.target import TargetForm
+from neuroprune.methods.components.uniform_selection import choose_uniform, uniform_groups
 from neuroprune.methods.components.unit_removal import remove_units
 from neuroprune.methods.components.unit_selection import Chosen, choose_units, unit_groups
 from neuroprune.methods.components.zero_mask import zero_smallest
 from neuroprune.methods.hooks import Run, State
 from neuroprune.pruning import heads
-from neuroprune.pruning.sparsity import cubic_schedule, removed_weights
+from neuroprune.pruning.plain_config import to_plain
+from neuroprune.pruning.sparsity import cubic_schedule, prunable_weights, removed_weights
 from neuroprune.pruning.surgery import kept_units
+
+MOSTLY = 0.9
+"""Share of the target that the uniform layout should remove as whole units."""
+
+logger = logging.getLogger(__name__)
 
 
 class NeuroPruneTarget(TargetForm):
@@ -51,6 +59,9 @@ class NeuroPruneTarget(TargetForm):
         super().start(run)
         if self.settings.heads is not None:
             self._start_head_count(run)
+        if self._uniform:
+            self.report["layout"] = "uniform"
+            uniform_groups(run, self.settings.min_share, self.settings.multiple_of)
         self._watch(run)
         if self.events:
             self._trial = self._calibration or Calibration(run.model, run.blocks, moments=False)
@@ -95,7 +106,29 @@ class NeuroPruneTarget(TargetForm):
         calibration = self._take_calibration(run)
         self._remove_units(run, calibration, goal - removed_weights(run.model))
         if last:
-            self.zeros = zero_smallest(run, goal)
+            self._report_zeros(run, goal)
+            self.zeros = zero_smallest(run, goal, remove_idle=not self._uniform)
+
+    def _report_zeros(self, run: Run, goal: int) -> None:
+        """Warn if the uniform layout leaves much of the target to single zeros, which make nothing faster."""
+        removed = removed_weights(run.model)
+        if self._uniform and removed < MOSTLY * goal:
+            logger.warning(
+                "layout='uniform': whole heads and neurons are %.1f %% of the weights, the rest up to %.1f %% are "
+                "single zeros, which make nothing smaller; lower sparsity or multiple_of, or leave layout out.",
+                *(100 * part / prunable_weights(run.model) for part in (removed, goal)),
+            )
+
+    def complete(self, run: Run) -> None:
+        """Remove units that are entirely zero; in the uniform layout write the shapes into the configuration."""
+        if self._uniform:
+            to_plain(run.model, run.optimizer)
+        else:
+            super().complete(run)
+
+    @property
+    def _uniform(self) -> bool:
+        return bool(self.settings.layout == "uniform")
 
     def _watch(self, run: Run) -> None:
         """Attach the calibration if the next step belongs to the window before an event."""
@@ -124,7 +157,7 @@ class NeuroPruneTarget(TargetForm):
         chosen = self._choose_units(run, calibration, room)
         for block, found in calibration.statistics.items():
             if found.moments is not None:
-                fold(found.projection, found.moments, found.channels_of(chosen[block]), self.settings.ridge)
+                fold(found.projection, found.moments, found.channels_of(chosen.get(block, [])), self.settings.ridge)
         remove_units(run, chosen)
 
     def _choose_units(self, run: Run, calibration: Calibration, room: int) -> Chosen:
@@ -132,6 +165,8 @@ class NeuroPruneTarget(TargetForm):
             block: found.connectivity if found.samples else torch.full((block.units,), torch.inf)  # skipped: unknown
             for block, found in calibration.statistics.items()
         }
+        if self._uniform:
+            return choose_uniform(uniform_groups(run, self.settings.min_share, self.settings.multiple_of), scores, room)
         groups = unit_groups(run, scores, self.settings.min_share)
         if self.settings.heads is None:
             return choose_units(groups, room)

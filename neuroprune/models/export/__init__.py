@@ -7,7 +7,11 @@ from pathlib import Path
 
 from neuroprune.errors import UserError, did_you_mean
 
-FORMATS = {"full": "neuroprune.models.export.full:export", "onnx": "neuroprune.models.export.onnx:export"}
+FORMATS = {
+    "full": "neuroprune.models.export.full:export",
+    "onnx": "neuroprune.models.export.onnx:export",
+    "plain": "neuroprune.models.export.plain:export",
+}
 
 
 def export(folder: Path, form: str, out: Path, int8: bool = False) -> list[str]:

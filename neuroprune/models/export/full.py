@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from neuroprune.models.export.tokenizers import copy_tokenizer
 from neuroprune.models.pretrained import from_pretrained, save_pretrained
 from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.kept_units import kept_units
+from neuroprune.pruning.plain_config import is_plain, to_plain, to_recorded
 from neuroprune.pruning.residual_stream import kept_hidden
 from neuroprune.pruning.surgery import kept_slices
 
@@ -57,17 +60,30 @@ def full_size(model: Any) -> Any:
             "this model can't be written at full size: its hidden dimension was cut, and layer norms over the dense "
             "one would compute something else; save it as it is, or write it as ONNX."
         )
-    config = copy.deepcopy(model.config)
-    config.__dict__.pop("quantization_config", None)
-    with torch.random.fork_rng(devices=[]):
-        full = type(model)(config)
-    stored = model.state_dict()
-    for name, dim, index in kept_slices(full, find_blocks(full, unused=True), kept_units(model, unused=True)):
-        stored[name] = _spread(stored[name], full.get_parameter(name).shape, dim, index)
-    full.load_state_dict(stored, assign=True)
+    with _recorded(model):
+        config = copy.deepcopy(model.config)
+        config.__dict__.pop("quantization_config", None)
+        with torch.random.fork_rng(devices=[]):
+            full = type(model)(config)
+        stored = model.state_dict()
+        for name, dim, index in kept_slices(full, find_blocks(full, unused=True), kept_units(model, unused=True)):
+            stored[name] = _spread(stored[name], full.get_parameter(name).shape, dim, index)
+        full.load_state_dict(stored, assign=True)
     full.tie_weights()
     full.generation_config = getattr(model, "generation_config", None)
     return full.eval()
+
+
+@contextmanager
+def _recorded(model: Any) -> Iterator[None]:
+    """Give a model the dense model's configuration for a while, if its own is plain."""
+    plain = is_plain(model)
+    to_recorded(model)
+    try:
+        yield
+    finally:
+        if plain:
+            to_plain(model)
 
 
 def _spread(part: Tensor, shape: torch.Size, dim: int, index: Tensor) -> Tensor:

@@ -1,0 +1,31 @@
+"""A cut model whose configuration gives its shapes: plain transformers loads it at its size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from neuroprune.models import card
+from neuroprune.models.export.tokenizers import copy_tokenizer
+from neuroprune.models.pretrained import from_pretrained, save_pretrained
+from neuroprune.pruning.plain_config import to_plain
+
+
+def export(folder: Path, out: Path) -> list[str]:
+    """Write a checkpoint with a plain configuration, with its card and tokenizer.
+
+    Args:
+        folder: A saved model.
+        out: Where to; it is made if need be.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: If layers have different shapes, or the configuration has no values for them.
+    """
+    model: Any = from_pretrained(folder)
+    to_plain(model)
+    copy_tokenizer(folder, out)
+    save_pretrained(model, out, name=folder.resolve().name, **vars(card.read_facts(folder)))
+    return [f"{out}: a {type(model).__name__} at its own size; plain transformers loads it."]

@@ -1,0 +1,276 @@
+"""Plain configurations: those whose values give the shapes of a cut model, so that transformers loads it by itself.
+
+Most configurations have one number of heads and one width of the MLPs for all layers. Where the layers of a cut model
+agree on them, `to_plain` writes them there, and moves the record of what was cut from `quantization_config`, which
+only this package can read, to a value that transformers ignores. Before the next cut, `to_recorded` moves it back.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from neuroprune.errors import UserError
+from neuroprune.pruning.architectures import Architecture, ConfigNames, find_architecture
+from neuroprune.pruning.blocks import Attention, Block, Blocks, find_blocks
+from neuroprune.pruning.cut_classes import stage_cut_class, stage_plain_class
+from neuroprune.pruning.cuts import Cut, stage_cuts, unwrap
+from neuroprune.pruning.kept_units import RECORD, configs_of, kept_units, module_keys, plain_record, read_record
+from neuroprune.pruning.transaction import Transaction
+
+
+@dataclass(frozen=True)
+class SharedCount:
+    """Blocks whose numbers of units are one value of the configuration.
+
+    Args:
+        name: Name of the value: query heads of attentions, neurons of MLPs.
+        blocks: The blocks.
+        same: Those among them that must keep units at the same positions, in lists.
+    """
+
+    name: str
+    blocks: tuple[Block, ...]
+    same: tuple[tuple[Block, ...], ...] = ()
+
+
+def shared_counts(model: nn.Module, blocks: Blocks) -> list[SharedCount]:
+    """Return which blocks must keep the same number of units for the configuration to give it.
+
+    Args:
+        model: A transformers model of a known type.
+        blocks: Its blocks.
+
+    Returns:
+        One entry for each value of the configuration; attentions are left out if their heads must stay as they are.
+    """
+    row = find_architecture(model.config.model_type)  # type: ignore[union-attr, arg-type]
+    if row.config is None:
+        return []
+    lists = _lists(model, blocks.mlps, row)
+    names = dict(zip(row.layers, row.config.neurons, strict=True))
+    found = [
+        SharedCount(name, tuple(mlp for path in row.layers if names[path] == name for mlp in lists.get(path, ())))
+        for name in dict.fromkeys(row.config.neurons)
+    ]
+    if row.config.heads:
+        found.insert(0, SharedCount(row.config.heads, tuple(blocks.attentions), _same_positions(model, blocks, row)))
+    return [shared for shared in found if shared.blocks]
+
+
+def is_plain(model: nn.Module) -> bool:
+    """Return whether a model was cut and its configuration gives its shapes."""
+    return plain_record(model) is not None
+
+
+def allows(model: nn.Module, values: Mapping[str, int]) -> bool:
+    """Return whether the class of a model's configuration accepts these values; Llama's heads divide its width."""
+    return not _objection(model, values)
+
+
+def head_values(model: nn.Module, attention: Attention, units: int) -> dict[str, int]:
+    """Return the values of the configuration for attentions with this number of key/value heads."""
+    names = _names(model)
+    values = {names.heads: units * attention.groups, names.head_dim: attention.head_dim}
+    return values | ({names.key_heads: units} if names.key_heads else {})
+
+
+@torch.no_grad()
+def to_plain(model: nn.Module, optimizer: Any = None) -> None:
+    """Let the configuration of a cut model give its shapes, in place; do nothing if nothing was cut.
+
+    Args:
+        model: A transformers model of a known type.
+        optimizer: As in `surgery.remove`.
+
+    Raises:
+        UserError: If the configuration can't give them: layers differ, or it has no value for what was cut.
+    """
+    record = read_record(model)
+    if is_plain(model) or not any(record.get(key) for key in ("heads", "neurons", "hidden")):
+        return
+    values, changes = plain_values(model), Transaction()
+    dropped = _stage_position_bias(changes, model, optimizer)
+    old = {name: value for name, value in vars(model.config).items() if name in values}
+    kept = {key: record[key] for key in ("heads", "neurons")}
+    for config in configs_of(model):
+        content = {key: value for key, value in vars(config).items() if key != "quantization_config"}
+        changes.replace(vars(config), content | values | {RECORD: {**kept, "config": old, "others": dropped}})
+    changes.commit()
+
+
+@torch.no_grad()
+def to_recorded(model: nn.Module, optimizer: Any = None) -> None:
+    """Undo `to_plain`: the configuration gives the dense model's shapes and the record what was cut.
+
+    Args:
+        model: A transformers model; one whose configuration isn't plain is left as it is.
+        optimizer: As in `surgery.remove`.
+    """
+    plain = plain_record(model)
+    if plain is None:
+        return
+    changes = Transaction()
+    _stage_whole_position_bias(changes, model, optimizer)
+    record = {"quant_method": RECORD, "heads": plain["heads"], "neurons": plain["neurons"]}
+    row = _names(model)
+    names = {RECORD, *row.neurons, row.heads, row.key_heads, row.head_dim}
+    for config in configs_of(model):
+        content = {key: value for key, value in vars(config).items() if key not in names}
+        changes.replace(vars(config), content | plain["config"] | {"quantization_config": record})
+    changes.commit()
+
+
+def plain_values(model: nn.Module) -> dict[str, int]:
+    """Return the values that a configuration needs to give the shapes of a cut model.
+
+    Args:
+        model: A transformers model of a known type.
+
+    Returns:
+        Name -> value.
+
+    Raises:
+        UserError: If there are no such values.
+    """
+    blocks = find_blocks(model, unused=True)
+    values: dict[str, int] = {}
+    if read_record(model).get("hidden"):
+        raise _refusal(model, "its hidden dimension was cut")
+    counts = shared_counts(model, blocks)
+    fixed = set(blocks.all) - {block for shared in counts for block in shared.blocks}
+    kept = kept_units(model, unused=True)
+    if cut := [block.name for block in blocks.all if block in fixed and kept.of(block).removed()]:
+        raise _refusal(model, f"{cut[0]} was cut, and no value of {type(model.config).__name__} gives its size alone")
+    for shared in counts:
+        _check_agreement(model, shared)
+        first = shared.blocks[0]
+        values |= head_values(model, first, first.units) if isinstance(first, Attention) else {shared.name: first.units}
+    _check_shapes(model, values)
+    return values
+
+
+def _check_agreement(model: nn.Module, shared: SharedCount) -> None:
+    """Refuse blocks with different numbers of units, or with units at different positions where that matters."""
+    kind = "heads" if isinstance(shared.blocks[0], Attention) else "neurons"
+    if len({(block.units, getattr(block, "heads", 0)) for block in shared.blocks}) > 1:
+        counts = ", ".join(f"{getattr(block, 'heads', block.units)}" for block in shared.blocks)
+        raise _refusal(model, f"its layers have different numbers of {kind} ({counts}); prune with layout='uniform'")
+    kept = kept_units(model, unused=True)
+    for same in shared.same:
+        if len({tuple(kept.of(block).removed()) for block in same}) > 1:
+            raise _refusal(
+                model, f"layers that share a position bias keep different {kind}; prune with layout='uniform'"
+            )
+
+
+def _check_shapes(model: nn.Module, values: Mapping[str, int]) -> None:
+    """Refuse values that the configuration does not accept, or that give other shapes than the model's."""
+    if objection := _objection(model, values):
+        raise _refusal(model, objection)
+    config = copy.deepcopy(model.config)
+    vars(config).pop("quantization_config", None)
+    vars(config).update(values)
+    with torch.device("meta"):
+        built = type(model)(config)
+    blocks, plain = find_blocks(model, unused=True), find_blocks(built, unused=True)
+    for block, other in zip(blocks.all, plain.all, strict=True):
+        for projection, wanted in zip((*block.inputs, block.output), (*other.inputs, other.output), strict=True):
+            if projection.weight.shape != wanted.weight.shape:
+                raise _refusal(model, f"{type(model.config).__name__} does not give the shape of {block.name}")
+
+
+def _refusal(model: nn.Module, reason: str) -> UserError:
+    return UserError(
+        f"{type(model).__name__} can't have a plain configuration: {reason}. Save it as it is and load it after "
+        "`import neuroprune`, or export it with --format full."
+    )
+
+
+def _objection(model: nn.Module, values: Mapping[str, int]) -> str:
+    """Return why the class of a model's configuration does not accept these values; empty if it does."""
+    config: Any = model.config
+    content = {key: value for key, value in config.to_dict().items() if key not in ("quantization_config", RECORD)}
+    try:
+        type(config).from_dict(content | dict(values))
+    except Exception as error:  # each class has checks of its own
+        return " ".join(str(error).split()) or type(error).__name__
+    return ""
+
+
+def _names(model: nn.Module) -> ConfigNames:
+    names = find_architecture(model.config.model_type).config  # type: ignore[union-attr, arg-type]
+    assert names is not None, "asked only for values that `shared_counts` lists"
+    return names
+
+
+def _lists(model: nn.Module, blocks: Iterable[Block], row: Architecture) -> dict[str, list[Block]]:
+    """Return blocks by the path of the list of layers that they are in."""
+    keys = module_keys(model)
+    found: dict[str, list[Block]] = {}
+    for block in blocks:
+        path = next(path for path in row.layers if f"{keys[block.module]}.".startswith(f"{path}."))
+        found.setdefault(path, []).append(block)
+    return found
+
+
+# ---- position biases
+
+
+def _same_positions(model: nn.Module, blocks: Blocks, row: Architecture) -> tuple[tuple[Block, ...], ...]:
+    """Return the attentions that read the same position bias, in lists."""
+    if row.config is None or not row.config.position_bias:
+        return ()
+    selves = [attention for attention in blocks.attentions if not attention.cross]
+    return tuple(tuple(found) for found in _lists(model, selves, row).values())
+
+
+def _biases(model: nn.Module) -> list[tuple[nn.Embedding, Sequence[Attention]]]:
+    """Return each embedding of position biases with the attentions that read it."""
+    row, blocks = find_architecture(model.config.model_type), find_blocks(model, unused=True)  # type: ignore[union-attr, arg-type]
+    same: Any = _same_positions(model, blocks, row)
+    return [(getattr(readers[0].module, row.config.position_bias), readers) for readers in same]  # type: ignore[union-attr]
+
+
+def _stage_position_bias(changes: Transaction, model: nn.Module, optimizer: Any) -> int:
+    """Stage biases of the kept heads alone; return the number of parameters that go."""
+    kept, cuts, dropped = kept_units(model, unused=True), [], 0
+    for embedding, readers in _biases(model):
+        heads = kept.of(readers[0]).left
+        cuts.append(Cut(embedding, "in", heads))
+        dropped += (embedding.weight.shape[1] - len(heads)) * len(embedding.weight)
+        for reader in readers:
+            stage_plain_class(changes, reader.module)
+    stage_cuts(changes, model, cuts, optimizer)
+    return dropped
+
+
+def _stage_whole_position_bias(changes: Transaction, model: nn.Module, optimizer: Any) -> None:
+    """Stage biases of the dense model's heads, zero for those that were removed: no attention reads them."""
+    kept = kept_units(model, unused=True)
+    replaced: dict[Any, nn.Parameter] = {}
+    for embedding, readers in _biases(model):
+        heads, dense = kept.of(readers[0])
+        old = embedding.weight
+        whole = nn.Parameter(old.new_zeros(len(old), dense), requires_grad=old.requires_grad)
+        whole.index_copy_(1, heads.to(old.device), old)
+        changes.set(embedding, "weight", whole)
+        changes.set(embedding, "embedding_dim", dense)
+        replaced[old] = whole
+        for reader in readers if len(heads) < dense else ():
+            stage_cut_class(changes, reader.module, reader.row.cut_class, heads)
+    if replaced and optimizer is not None:
+        _stage_replacements(changes, unwrap(optimizer), replaced)
+
+
+def _stage_replacements(changes: Transaction, optimizer: Any, replaced: Mapping[Any, nn.Parameter]) -> None:
+    """Stage that an optimizer holds other parameters, without the state of the old ones."""
+    for group in optimizer.param_groups:
+        parameters = [replaced.get(parameter, parameter) for parameter in group["params"]]
+        changes.replace(group, {**group, "params": parameters})
+    changes.replace(optimizer.state, {key: value for key, value in optimizer.state.items() if key not in replaced})
