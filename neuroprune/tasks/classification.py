@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,11 @@ from neuroprune.tasks.text import rows_sha256
 if TYPE_CHECKING:
     from neuroprune.tasks.class_head import ClassHead
     from neuroprune.tasks.label_words import LabelWords
+
+
+CLASS_TYPES = ("string", "large_string", "bool", "int", "uint", "date", "timestamp", "null")
+MISSING = {"NA", "N/A", "NaN", "nan", "None", "NULL", "null"}  # how programs write a missing value
+MANY_CLASSES = 50
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,30 @@ def _label_names(train: Dataset, task: TaskSettings) -> tuple[str, ...]:
             f"task {task.name}: column {task.label!r} of {task.source} holds numbers ({feature.dtype}), not classes; "
             "for regression set kind: regression and metric: spearmanr"
         )
-    return tuple(str(value) for value in sorted(set(train[task.label][:]) - {None}))
+    if not isinstance(feature, Value) or not feature.dtype.startswith(CLASS_TYPES):
+        what = feature.dtype if isinstance(feature, Value) else "lists, mappings or values of several types"
+        raise UserError(
+            f"task {task.name}: column {task.label!r} of {task.source} holds {what}, not classes; name a column of "
+            "words or whole numbers as label"
+        )
+    names = tuple(str(value) for value in sorted(set(train[task.label][:]) - {None}))
+    _check_names(names, train, task)
+    return names
+
+
+def _check_names(names: tuple[str, ...], train: Dataset, task: TaskSettings) -> None:
+    """Refuse classes that are no classes: marks of missing labels, or a class for almost every row."""
+    where = f"task {task.name}, split {train.split} of {task.source}"
+    numbers = [name for name in names if re.fullmatch(r"[-+]?\d+", name)]
+    if negative := [name for name in numbers if name.startswith("-") and name != "-1"]:
+        raise UserError(f"{where}: label {negative[0]} is not a class; number classes from 0, or use their names")
+    if missing := sorted(MISSING.intersection(names)) if numbers else []:
+        raise UserError(f"{where}: some labels are numbers and some are {missing[0]!r}; leave rows without a label out")
+    if len(names) > MANY_CLASSES and 2 * len(names) > len(train):
+        raise UserError(
+            f"{where}: column {task.label!r} has {len(names)} classes in {len(train)} rows; is it the column with the "
+            "class? For answers that are text set kind: summarization or translation"
+        )
 
 
 def _checked(rows: Dataset, task: TaskSettings, labels: tuple[str, ...]) -> Dataset:
@@ -117,9 +146,14 @@ def _checked(rows: Dataset, task: TaskSettings, labels: tuple[str, ...]) -> Data
         return rows
     strange = sorted({str(value) for value in values} - set(labels))
     if strange:
-        raise UserError(f"{where}: class {strange[0]!r} is not among those of the training rows: {', '.join(labels)}")
+        raise UserError(f"{where}: class {strange[0]!r} is not among those of the training rows: {_some(labels)}")
     numbers = [labels.index(str(value)) for value in values]
     return rows.remove_columns(task.label).add_column(task.label, numbers, feature=ClassLabel(names=list(labels)))
+
+
+def _some(names: Sequence[str]) -> str:
+    """List names, the first ten of many."""
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def _check_numbers(values: Sequence[int], classes: int, where: str) -> None:

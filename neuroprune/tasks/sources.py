@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-from datasets.exceptions import DatasetGenerationError
-from datasets.utils.info_utils import ExpectedMoreSplitsError, NonMatchingSplitsSizesError, UnexpectedSplitsError
 
 from neuroprune.config.availability import dataset_folder
 from neuroprune.config.settings import TaskSettings
 from neuroprune.errors import UserError, did_you_mean
 from neuroprune.files.packages import cause
-from neuroprune.files.temporary import temporary_folder
 from neuroprune.tasks import demo_data
+from neuroprune.tasks.folders import no_progress_bars, read_folder
 
 SHUFFLE_SEED = 0
-DISAGREE = (NonMatchingSplitsSizesError, ExpectedMoreSplitsError, UnexpectedSplitsError)
+LONGEST_WORD = 10_000  # letters; the time that a tokenizer is trained grows with their square
+_LONG_WORD = re.compile(rf"\w{{{LONGEST_WORD + 1},}}")
 
 
 def read(task: TaskSettings, data_root: Path, resources: Path) -> tuple[datasets.Dataset, datasets.Dataset]:
@@ -40,7 +38,7 @@ def read(task: TaskSettings, data_root: Path, resources: Path) -> tuple[datasets
         UserError: If the dataset is nowhere, can't be read, or lacks a split or column that the task names.
     """
     folder, config = locate(task, data_root, resources)
-    found = _spread(_read_folder(task, folder, config))
+    found = _spread(read_folder(task, folder, config))
     for split in (task.train_split, task.eval_split):
         if split not in found:
             raise UserError(_lacks(task, folder, "split", split, list(found)))
@@ -53,18 +51,39 @@ def read(task: TaskSettings, data_root: Path, resources: Path) -> tuple[datasets
             f"task {task.name}: the split {task.train_split} in {folder} has {rows} rows, but expected_rows is "
             f"{task.expected_rows}: another copy of {task.source}. Use the expected one, or change expected_rows."
         )
+    for split in (task.train_split, task.eval_split):
+        _check_words(found[split], task, split)
     return found[task.train_split], found[task.eval_split]
+
+
+def _check_words(rows: datasets.Dataset, task: TaskSettings, split: str) -> None:
+    """Refuse texts that are no text: a word of many thousand letters."""
+    for column in task.inputs:
+        for number, text in enumerate(rows[column][:], start=1):
+            if isinstance(text, str) and len(text) > LONGEST_WORD and (word := _LONG_WORD.search(text)):
+                raise UserError(
+                    f"task {task.name}: row {number} of column {column!r} (split {split} of {task.source}) has a word "
+                    f"of {len(word[0]):,} letters, more than {LONGEST_WORD:,}: is it text? Put spaces between words"
+                )
 
 
 def locate(task: TaskSettings, data_root: Path, resources: Path) -> tuple[Path, str | None]:
     """Return the folder of a task's dataset and the configuration to read there; arguments as in `read`."""
     if task.source == "demo":
+        _check_demo(task)
         with no_progress_bars():
             return demo_data.prepare(task.config or task.name, resources), None
     folder = dataset_folder(task, data_root) or _from_hub(task, data_root)
     if task.config and not (folder / "README.md").exists() and (folder / task.config).is_dir():
         return folder / task.config, None  # without a card the configuration is only a folder's name
     return folder, task.config
+
+
+def _check_demo(task: TaskSettings) -> None:
+    """Refuse demo data that do not exist."""
+    if (name := task.config or task.name) not in demo_data.SETS:
+        known = did_you_mean(name, demo_data.SETS)
+        raise UserError(f"task {task.name}: no demo data {name!r}{known}; there are {', '.join(demo_data.SETS)}")
 
 
 def _from_hub(task: TaskSettings, data_root: Path) -> Path:
@@ -87,18 +106,6 @@ def _from_hub(task: TaskSettings, data_root: Path) -> Path:
             f"hub ({cause(error)}); put a copy in the hub's layout there, or run once with a network"
         ) from error
     return Path(path)
-
-
-def _read_folder(task: TaskSettings, folder: Path, config: str | None) -> datasets.DatasetDict:
-    """Read all splits into memory. Nothing is cached: a cache could give the old rows of a rewritten file."""
-    where = f"task {task.name}: dataset {task.source} in {folder}"
-    try:
-        with no_progress_bars(), temporary_folder("neuroprune-") as cache:
-            return datasets.load_dataset(str(folder), config, cache_dir=str(cache / "datasets"), keep_in_memory=True)
-    except DISAGREE as error:
-        raise UserError(f"{where}: README.md and the files disagree about rows or splits; mend one of them") from error
-    except (ValueError, OSError, RuntimeError, DatasetGenerationError) as error:
-        raise UserError(f"{where} can't be read: {cause(error)}") from error
 
 
 def _spread(splits: datasets.DatasetDict) -> datasets.DatasetDict:
@@ -133,18 +140,6 @@ def mapped(rows: datasets.Dataset, function: Callable[[dict[str, list[Any]]], di
     options = {"remove_columns": rows.column_names, "keep_in_memory": True, "load_from_cache_file": False}
     with no_progress_bars():
         return rows.map(function, batched=True, **options)
-
-
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Switch the progress bars of `datasets` off, and on again if they were: they are for terminals, not for logs."""
-    disabled = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not disabled:
-            datasets.enable_progress_bars()
 
 
 def _lacks(task: TaskSettings, folder: Path, what: str, name: str, known: list[str]) -> str:

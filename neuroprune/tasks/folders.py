@@ -1,0 +1,140 @@
+"""Read the files of a dataset's folder, and say in a sentence why they can't be read."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import datasets
+import yaml
+from datasets.utils.info_utils import ExpectedMoreSplitsError, NonMatchingSplitsSizesError, UnexpectedSplitsError
+from pandas.errors import EmptyDataError, ParserWarning
+
+from neuroprune.config.settings import TaskSettings
+from neuroprune.errors import UserError
+from neuroprune.files.packages import cause
+from neuroprune.files.temporary import temporary_folder
+
+DISAGREE = (NonMatchingSplitsSizesError, ExpectedMoreSplitsError, UnexpectedSplitsError)
+CARD = "README.md"
+TEXT_FILES = {".csv", ".tsv", ".json", ".jsonl", ".txt"}
+
+
+def read_folder(task: TaskSettings, folder: Path, config: str | None) -> datasets.DatasetDict:
+    """Read all splits of a dataset into memory. Nothing is cached: a cache could give the old rows of a rewritten file.
+
+    In csv files an empty cell is a missing value, and words such as `None` or `NA` are words.
+
+    Args:
+        task: The task, for messages.
+        folder: The dataset's folder.
+        config: The configuration to read; None: the only one, or the default.
+
+    Returns:
+        The rows by split, with all columns.
+
+    Raises:
+        UserError: If a file can't be read.
+    """
+    try:
+        with no_progress_bars(), temporary_folder("neuroprune-") as cache, _strict_csv():
+            builder = datasets.load_dataset_builder(str(folder), config, cache_dir=str(cache / "datasets"))
+            if hasattr(builder.config, "keep_default_na"):
+                builder.config.keep_default_na, builder.config.na_values, builder.config.index_col = False, [""], False
+            builder.download_and_prepare()
+            found = builder.as_dataset(in_memory=True)
+            for rows in found.values():
+                rows.data.table.validate(full=True)
+            return found
+    except Exception as error:  # `datasets` and the readers below it have errors of their own
+        reason = _reason(error, folder)
+        raise UserError(f"task {task.name}: dataset {task.source} in {folder} can't be read: {reason}") from error
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Switch the progress bars of `datasets` off, and on again if they were: they are for terminals, not for logs."""
+    disabled = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not disabled:
+            datasets.enable_progress_bars()
+
+
+@contextmanager
+def _strict_csv() -> Iterator[None]:
+    """Refuse csv rows with more cells than the header, whose last cells pandas would drop with a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ParserWarning)
+        yield
+
+
+def _reason(error: Exception, folder: Path) -> str:
+    """Say why a folder can't be read: what is wrong with its card or a file, or else what the error says."""
+    causes = _causes(error)
+    if isinstance(error, DISAGREE):
+        return f"{CARD} and the files disagree about rows or splits; correct one of them"
+    if problem := _card_problem(folder / CARD):
+        return problem
+    if any(isinstance(one, UnicodeError) or "UTF8" in str(one) for one in causes):
+        return f"{_not_utf8(folder)} is not UTF-8; save it as UTF-8"
+    if any(isinstance(one, StopIteration | EmptyDataError) or "corresponds to no data" in str(one) for one in causes):
+        return f"{_smallest(folder)} is empty or has no row; every split needs rows"
+    if any(isinstance(one, ParserWarning) for one in causes):
+        return "rows of a csv file have more cells than its first line has names; put texts with commas in quotes"
+    described = f" ({CARD} describes the files)" if (folder / CARD).exists() else ""
+    return f"{cause(error)}{described}"
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return an exception and all that it came from."""
+    found = [error]
+    while (inner := found[-1].__cause__ or found[-1].__context__) is not None and inner not in found:
+        found.append(inner)
+    return found
+
+
+def _card_problem(card: Path) -> str | None:
+    """Say what is wrong with the front matter of a dataset's card; None if it is a mapping, or there is none."""
+    if not card.is_file():
+        return None
+    try:
+        front = re.match(r"---\n(.*?)\n---(\n|$)", card.read_text(encoding="utf-8-sig"), flags=re.DOTALL)
+        content = yaml.safe_load(front[1]) if front else {}
+    except UnicodeDecodeError:
+        return f"{CARD} is not UTF-8; save it as UTF-8"
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        return f"the lines between --- in {CARD} are not YAML: {cause(error)}"
+    if not isinstance(content, dict | None):
+        return f"the lines between --- in {CARD} must be keys with values"
+    wrong = [key for key in ("configs", "dataset_info") if not isinstance((content or {}).get(key, []), list | dict)]
+    return f"{wrong[0]} in {CARD} must be a list or keys with values" if wrong else None
+
+
+def _not_utf8(folder: Path) -> str:
+    """Return the name of a folder's first text file that is not UTF-8."""
+    for path in _files(folder):
+        try:
+            with path.open(encoding="utf-8") as file:
+                for _ in file:
+                    pass
+        except UnicodeDecodeError:
+            return path.name
+        except OSError:
+            continue
+    return "a file"
+
+
+def _smallest(folder: Path) -> str:
+    """Return the name of a folder's smallest data file: the one that is most likely empty."""
+    files = _files(folder)
+    return min(files, key=lambda path: path.stat().st_size).name if files else "a file"
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix in TEXT_FILES and path.is_file())

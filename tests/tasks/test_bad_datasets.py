@@ -1,0 +1,249 @@
+"""Bad datasets: `neuroprune prepare-data` names the task and what is wrong in a sentence, and writes nothing."""
+
+# ruff: noqa: E501 (the table has one case a line)
+
+import gzip
+import io
+import json
+import os
+import time
+import zipfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from neuroprune.cli import main
+
+SECONDS = 20  # far above what a refusal takes, far below a hang
+TASK = {"name": "t", "source": "folder", "inputs": ["text"]}
+ROWS = "text,label\ngood film,1\nbad film,0\nwarm story,1\ndull story,0\n"
+LINES = [{"text": f"film {number}", "label": number % 2} for number in range(6)]
+SUMMARIES = {"kind": "summarization", "metric": "rouge1", "label": "summary"}
+GERMAN = {"kind": "translation", "metric": "bleu", "inputs": ["de"], "label": "en"}
+SCORES = {"kind": "regression", "metric": "spearmanr"}
+
+
+def lines(*rows):
+    """JSON lines."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def relabelled(*labels):
+    """Rows with these labels, as JSON lines."""
+    return lines(*({"text": f"film {number}", "label": label} for number, label in enumerate(labels)))
+
+
+def retold(*texts):
+    """Rows with these texts, as JSON lines."""
+    return lines(*({"text": text, "label": number % 2} for number, text in enumerate(texts)))
+
+
+def parquet(columns, metadata=None):
+    """A parquet file of columns, with the features of `datasets` if given."""
+    table = pa.table(columns)
+    if metadata:
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": metadata}})})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def classes(names, values):
+    """A parquet file whose label is a ClassLabel."""
+    features = {"text": {"dtype": "string", "_type": "Value"}, "label": {"names": names, "_type": "ClassLabel"}}
+    texts = [f"film {number}" for number in range(len(values))]
+    return parquet({"text": texts, "label": pa.array(values, pa.int64())}, features)
+
+
+def zipped(name, data):
+    """A zip archive with one file."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def card(text):
+    """A dataset's card over sound files."""
+    return {"README.md": f"---\n{text}\n---\n", "train.csv": ROWS, "validation.csv": ROWS}
+
+
+def both(data, name="jsonl"):
+    """The same content as both splits."""
+    return {f"train.{name}": data, f"validation.{name}": data}
+
+
+def judged(data, name="csv", train=ROWS):
+    """Sound rows to train on, and others to judge."""
+    return {"train.csv" if train is ROWS else f"train.{name}": train, f"validation.{name}": data}
+
+
+GOOD = parquet({"text": ["a", "b", "c", "d"], "label": [0, 1, 0, 1]})
+
+# name: files, changes of the task, a part of the sentence
+BAD = {
+    # ---- files
+    "no folder": (None, {}, "folder"),
+    "empty folder": ({}, {}, "can't be read"),
+    "empty csv": (both("", "csv"), {}, "empty"),
+    "white csv": (both("\n\n\n", "csv"), {}, "empty"),
+    "header alone": (both("text,label\n", "csv"), {}, "row"),
+    "one empty split": (judged("text,label\n"), {}, "row"),
+    "no validation split": ({"train.csv": ROWS}, {}, "no split 'validation'"),
+    "misspelled split": ({"train.csv": ROWS, "validatoin.csv": ROWS}, {}, "no split 'validation'"),
+    "text file": (both("good film\n", "txt"), {}, "label"),
+    "ragged csv": (both("text,label\na,1,2,3\nb,0\n", "csv"), {}, "more cells"),
+    "ragged csv, last row": (both("text,label\na,1\nb,0,2,3\n", "csv"), {}, "can't be read"),
+    "unclosed quote": (both('text,label\n"good,1\nbad,0\n', "csv"), {}, "can't be read"),
+    "semicolons": (both(ROWS.replace(",", ";"), "csv"), {}, "no column"),
+    "tabs": (both(ROWS.replace(",", "\t"), "csv"), {}, "no column"),
+    "latin-1 csv": (both("text,label\nfür,1\nbös,0\n".encode("latin-1"), "csv"), {}, "UTF-8"),
+    "utf-16 csv": (both(ROWS.encode("utf-16"), "csv"), {}, "UTF-8"),
+    "binary csv": (both(bytes(range(256)) * 9, "csv"), {}, "can't be read"),
+    "json: not json": (both("good film, 1\n"), {}, "can't be read"),
+    "json: cut": (both(relabelled(1, 0, 1, 0)[:-20]), {}, "can't be read"),
+    "json: empty": (both(""), {}, ""),
+    "json: a number": (both("5\n"), {}, "can't be read"),
+    "json: a list of numbers": (both("[1, 2]\n", "json"), {}, "no column"),
+    "json: text and numbers": (both(relabelled(1, "a", 0, "b")), {}, "label"),
+    "json: latin-1": (both('{"text": "für", "label": 1}\n'.encode("latin-1")), {}, ""),
+    "json: half a character": (both('{"text": "\\ud800", "label": 1}\n{"text": "b", "label": 0}\n'), {}, ""),
+    "parquet: empty": (both(b"", "parquet"), {}, "can't be read"),
+    "parquet: noise": (both(b"PAR1" + bytes(100) + b"PAR1", "parquet"), {}, "can't be read"),
+    "parquet: cut": (both(GOOD[:-30], "parquet"), {}, "can't be read"),
+    "parquet: damaged": (both(GOOD[:40] + bytes(200) + GOOD[240:], "parquet"), {}, ""),
+    "gzip: damaged": (both(gzip.compress(ROWS.encode())[:-12], "csv.gz"), {}, "can't be read"),
+    "zip: noise": (both(b"PK\x03\x04" + bytes(50), "zip"), {}, "can't be read"),
+    "zip: a program": (both(zipped("x.py", "print(1)"), "zip"), {}, ""),
+    "two formats": ({"train.csv": ROWS, "validation.jsonl": relabelled("x", "y")}, {}, ""),
+    "a folder called csv": ({"train.csv/x": "", "validation.csv/x": ""}, {}, ""),
+    "a loading script": ({"folder.py": "raise SystemExit(7)\n", "train.txt": "x"}, {}, ""),
+    # ---- cards
+    "card: no YAML": (card("configs: [\n"), {}, "README.md"),
+    "card: a list": (card("- 1\n- 2"), {}, "README.md"),
+    "card: a word": (card("words"), {}, "README.md"),
+    "card: configs is a word": (card("configs: default"), {}, "README.md"),
+    "card: configs without files": (card("configs:\n- config_name: default"), {}, None),
+    "card: an absent file": (card("configs:\n- config_name: d\n  data_files: nothing.csv"), {}, ""),
+    "card: a tag that runs code": (card("x: !!python/object/apply:os.getcwd []"), {}, "README.md"),
+    "card: other numbers of rows": (
+        card("dataset_info:\n  splits:\n  - {name: train, num_examples: 9, num_bytes: 9}"), {}, "README.md",
+    ),
+    "card: features that are none": (card("dataset_info:\n  features: 5"), {}, "README.md"),
+    "card: another type": (
+        card("dataset_info:\n  features:\n  - {name: text, dtype: int64}\n  - {name: label, dtype: int64}"), {}, "",
+    ),
+    "card: latin-1": ({**both(ROWS, "csv"), "README.md": "---\nx: für\n---\n".encode("latin-1")}, {}, "README.md"),
+    "card: an unknown configuration": (card("license: mit"), {"config": "big"}, "big"),
+    # ---- columns
+    "misspelled column": (both(ROWS, "csv"), {"inputs": ["txt"]}, "did you mean 'text'"),
+    "misspelled label": (both(ROWS, "csv"), {"label": "lable"}, "did you mean 'label'"),
+    "column of one split alone": (judged("sentence,label\na,1\nb,0\n"), {}, ""),
+    "text: numbers": (both("text,label\n1,1\n2,0\n", "csv"), {}, "no text"),
+    "text: missing": (both("text,label\n,1\nb,0\n", "csv"), {}, "1 rows of column 'text'"),
+    "text: null": (both(retold("a", None, "c")), {}, "no text"),
+    "text: lists": (both(retold(["a", "b"], ["c"])), {}, "no text"),
+    "text: mappings": (both(retold({"a": "b"}, {"a": "c"})), {}, ""),
+    "text: bytes": (both(parquet({"text": [b"a", b"b"], "label": [0, 1]}), "parquet"), {}, "no text"),
+    "text: a word of a million letters": (both(retold("a" * 1_000_000, "b")), {}, "letters"),
+    # ---- labels
+    "label: -1": (both("text,label\na,-1\nb,0\n", "csv"), {}, "hidden"),
+    "label: -2": (both("text,label\na,-2\nb,0\n", "csv"), {}, "-2"),
+    "label: a fraction": (both("text,label\na,0.5\nb,1\n", "csv"), {}, "not classes"),
+    "label: missing": (both("text,label\na,\nb,x\nc,y\n", "csv"), {}, "hidden"),
+    "label: null": (both(relabelled("x", None, "y")), {}, "hidden"),
+    "label: always null": (both(relabelled(None, None)), {}, ""),
+    "label: NA among numbers": (both("text,label\na,0\nb,1\nc,NA\n", "csv"), {}, "'NA'"),
+    "label: lists": (both(relabelled([0], [1])), {}, "label"),
+    "label: mappings": (both(relabelled({"a": 0}, {"a": 1})), {}, "label"),
+    "label: bytes": (both(parquet({"text": ["a", "b"], "label": [b"x", b"y"]}), "parquet"), {}, "label"),
+    "label: infinite": (both(parquet({"text": ["a", "b"], "label": [float("inf"), 1.0]}), "parquet"), {}, "not classes"),
+    "label: one class": (both("text,label\na,1\nb,1\n", "csv"), {}, "only one class"),
+    "label: one class in the used rows": (both(ROWS, "csv"), {"train_rows": 1}, "only one class"),
+    "label: unknown when judged": (judged("text,label\na,2\nb,0\n"), {}, "class '2'"),
+    "label: text when judged": (judged("text,label\na,x\nb,y\n"), {}, ""),
+    "label: 5 of 2": (both(classes(["no", "yes"], [0, 1, 5]), "parquet"), {}, "5"),
+    "label: 5 of 2 when judged": (judged(classes(["no", "yes"], [0, 5]), "parquet", classes(["no", "yes"], [0, 1])), {}, "5"),
+    "label: -2 of 2": (both(classes(["no", "yes"], [0, 1, -2]), "parquet"), {}, "-2"),
+    "label: two classes of one name": (both(classes(["no", "no"], [0, 1]), "parquet"), {}, ""),
+    "label: a class for each row": (both(relabelled(*(f"answer {number}" for number in range(200)))), {}, "200 classes"),
+    "f1 of three classes": (both(relabelled("a", "b", "c")), {"metric": "f1"}, "f1"),
+    "another number of rows": (both(ROWS, "csv"), {"expected_rows": 9}, "expected_rows"),
+    # ---- answers that are text or numbers
+    "summary: missing": (both(lines({"text": "a", "summary": None}, {"text": "b", "summary": "c"})), SUMMARIES, "summary"),
+    "summary: a number": (both(lines({"text": "a", "summary": 5}, {"text": "b", "summary": 6})), SUMMARIES, "summary"),
+    "summary: always empty": (both(lines({"text": "a", "summary": ""}, {"text": "b", "summary": ""})), SUMMARIES, "summary"),
+    "translation: null": (both(lines({"translation": {"de": "a", "en": None}}, {"translation": {"de": "b", "en": "c"}})), GERMAN, "en"),
+    "translation: another language": (both(lines({"translation": {"de": "a", "fr": "b"}})), GERMAN, "no column"),
+    "number: text": (both(relabelled("x", "y")), SCORES, "number"),
+    "number: missing": (both(relabelled(1.5, None)), SCORES, ""),
+    "number: infinite": (both(parquet({"text": ["a", "b"], "label": [float("inf"), 1.0]}), "parquet"), SCORES, ""),
+    "number: always the same": (both(relabelled(1.5, 1.5, 1.5)), SCORES, ""),
+    # ---- sources
+    "unknown demo data": (None, {"source": "demo", "config": "movie_snipets"}, "did you mean 'movie_snippets'"),
+    "no hub id": (None, {"source": "a/b/c/d"}, "neither a folder"),
+    "absent from the hub": (None, {"source": "no-such/dataset"}, "can't be had from the hub"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def prepare(tmp_path, monkeypatch, capsys):
+    """Prepare a dataset of these files: exit code, output on the standard error, and the manifest if there is one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+
+    def call(files, **changes):
+        if files is not None:
+            (tmp_path / "data" / "folder").mkdir(parents=True)
+        for name, data in (files or {}).items():
+            path = tmp_path / "data" / "folder" / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data if isinstance(data, bytes) else data.encode())
+        settings = json.dumps(TASK | changes)
+        code = main(["prepare-data", "--settings", settings, "--data-root", "data", "--output", "made/t.json"])
+        made = tmp_path / "made" / "t.json"
+        return code, capsys.readouterr().err, json.loads(made.read_text()) if made.exists() else None
+
+    return call
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_dataset_is_refused_in_a_sentence(prepare, tmp_path, name):
+    files, changes, part = BAD[name]
+    if part is None:
+        assert prepare(files, **changes)[0] == 0
+        return
+    begun = time.monotonic()
+    code, sentence, made = prepare(files, **changes)
+    assert time.monotonic() - begun < SECONDS
+    assert (code, made) == (1, None)
+    assert sentence.startswith("task t") and sentence.count("\n") == 1 and len(sentence) < 1000, sentence
+    assert part in sentence, sentence
+    assert not list((tmp_path / "tmp").iterdir())
+    assert {path.name for path in tmp_path.iterdir()} <= {"data", "tmp", "resources"}
+
+
+def test_words_that_look_like_missing_values_are_text(prepare):
+    text = "text,label\nNone,NA\nNA,null\nnull,NA\nnan,null\nN/A,NA\n"
+    code, _, made = prepare(both(text, "csv"))
+    assert (code, made["labels"], made["splits"]["train"]) == (0, ["NA", "null"], 5)
+
+
+@pytest.mark.parametrize(
+    "text", ["\ufeff" + ROWS, ROWS.replace("\n", "\r\n"), ROWS.replace("good film", '"good\nfilm"')]
+)
+def test_marks_and_line_ends_of_other_systems_change_nothing(prepare, text):
+    code, _, made = prepare(both(text.encode(), "csv"))
+    assert (code, made["labels"], made["splits"]) == (0, ["0", "1"], {"train": 4, "validation": 4})
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_named(prepare, tmp_path):
+    (tmp_path / "data" / "folder").mkdir(parents=True)
+    secret = tmp_path / "data" / "folder" / "train.csv"
+    secret.write_text(ROWS)
+    secret.chmod(0)
+    assert "Permission denied" in prepare(None)[1]
