@@ -69,6 +69,10 @@ class Run:
         """Return the current learning rate of every parameter in the optimizer."""
         return {parameter: group["lr"] for group in self.optimizer.param_groups for parameter in group["params"]}
 
+    def peak_rate(self) -> float:
+        """Return the largest learning rate of the schedule's peak, or without a schedule the current one."""
+        return max(group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups)
+
     def scale_learning_rate(self, factor: float) -> None:
         """Multiply the learning rate of a run with a `LambdaLR` schedule from now on.
 

@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
 from helpers.loops import assert_optimizer_fits, labelled_batch, make_run, make_trainer, take_step, train_bare, weights
 from helpers.models import each_model, make_alike, make_model
@@ -254,6 +256,27 @@ def test_regulated_penalties_cut_at_end_and_then_hold_the_zeros():
     assert measure_sparsity(model).weights == found[-1]
     cut = next(event for event in method.report["events"] if "asked" in event)
     assert (cut["step"], cut["asked"]) == (8, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("mode", "optimizer", "goal"),
+    [("coupled", AdamW, 0.25), ("decoupled", AdamW, 0.42), ("coupled", torch.optim.SGD, 0.42)],
+)
+def test_coupled_penalties_ask_for_no_more_than_adam_can_move(mode, optimizer, goal, caplog):
+    """A quarter of the weights lies within 5 steps of .1; where steps may be larger, the goal is .7 x .6."""
+    model = make_model("bert")
+    for weight in (projection.weight.data for projection in prunable_projections(find_blocks(model))):
+        weight.copy_(torch.where(torch.arange(weight.numel()).view_as(weight) % 4 == 0, 0.499, 0.501))
+    rates = optimizer(model.parameters(), lr=0.1)
+    schedule = LambdaLR(rates, lambda step: step / 10)  # begins at 0
+    method = NeuroPrune(sparsity=0.6, algorithm="penalties", mode=mode)
+    method.start(Run(model, rates, schedule, total_steps=10))
+    assert method.strategy.control.target == pytest.approx(goal)
+    assert ("can bring 25 % of the weights near zero" in caplog.text) == (goal == 0.25)
+    again = NeuroPrune(sparsity=0.6, algorithm="penalties", mode=mode)
+    other = make_model("bert")
+    again.resume(Run(other, optimizer(other.parameters(), lr=0.1), total_steps=10, step=3), method.state_dict())
+    assert again.strategy.control.target == method.strategy.control.target
 
 
 @pytest.mark.parametrize("mode", ["coupled", "decoupled"])

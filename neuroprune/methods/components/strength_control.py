@@ -63,11 +63,11 @@ class StrengthControl:
 
     def state_dict(self) -> dict[str, float]:
         """Return what a resumed run needs."""
-        return {"factor": self.factor, "integral": self.integral}
+        return {"target": self.target, "factor": self.factor, "integral": self.integral}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict`."""
-        self.factor, self.integral = float(state["factor"]), float(state["integral"])
+        self.target, self.factor, self.integral = (float(state[name]) for name in ("target", "factor", "integral"))
 
 
 def absence_threshold(eps: float, rate: float) -> float:

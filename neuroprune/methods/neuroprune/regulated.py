@@ -6,6 +6,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from torch.optim import SGD
+
 from neuroprune.config.methods import NeuroPruneSettings
 from neuroprune.methods.components import preconditions
 from neuroprune.methods.components.removal_report import reached
@@ -37,9 +39,9 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
     """The paper's penalties, with strengths regulated towards a target sparsity.
 
     Until a share `end` of the steps the penalties act, regulated so that the absent weights grow linearly to most of
-    the target; `alpha` and `beta` are where the strengths begin, and their ratio stays. Then redundant heads are
-    merged once more, the smallest weights are set to zero until the count is exact, and the model trains on without
-    penalties, zeros held.
+    the target, or in short runs to what so many steps can bring to zero; `alpha` and `beta` are where the strengths
+    begin, and their ratio stays. Then redundant heads are merged once more, the smallest weights are set to zero until
+    the count is exact, and the model trains on without penalties, zeros held.
     """
 
     def __init__(self, settings: NeuroPruneSettings) -> None:
@@ -58,6 +60,7 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
         """Check the target; begin as the penalties do."""
         preconditions.check_target(run.model, self.target)
         super().start(run)
+        self.control.target = min(self.control.target, self._reachable(run))
 
     def state_dict(self) -> State:
         """Return the report, the controller's state and the zeros that are held."""
@@ -91,6 +94,30 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
     def zero_absent(self, run: Run) -> None:
         """Hold the zeros; nothing else is absent."""
         self.zeros.apply()
+
+    def _reachable(self, run: Run) -> float:
+        """Return the share of weights that the steps with a penalty can bring to zero.
+
+        With a coupled penalty and Adam, an entry moves by about one learning rate a step, however large its strength
+        is; a larger one only drowns the gradient of the task.
+        """
+        if self.settings.mode == "decoupled" or isinstance(run.optimizer, SGD):
+            return 1.0
+        steps = sum(self.begun(run, step) for step in range(run.step, run.total_steps))
+        distance = steps * run.peak_rate()
+        entries = absent_entries(prunable_projections(run.blocks), distance)
+        share = (entries + removed_weights(run.model)) / prunable_weights(run.model)
+        if share < self.control.target:
+            logger.warning(
+                "%d steps with penalties at a learning rate of at most %.1e can bring %.0f %% of the weights near "
+                "zero; the smallest others are set to zero, up to the target of %.0f %%. For more by penalties, train "
+                "for more steps or at a higher rate.",
+                steps,
+                run.peak_rate(),
+                100 * share,
+                100 * self.target,
+            )
+        return share
 
     def _cut_step(self, run: Run) -> int:
         return max(1, round(self.settings.end * run.total_steps))
