@@ -10,7 +10,7 @@ import pandas as pd
 
 from neuroprune.results.runs import method_label, read_runs
 from neuroprune.results.tables.formats import NothingToShowError, Table
-from neuroprune.results.tables.nearest import nearest_to_wanted
+from neuroprune.results.tables.nearest import nearest_to_wanted, out_of_reach
 from neuroprune.results.tables.published import SUMMARIZATION, is_the_papers
 from neuroprune.results.tables.published import table1 as published_table1
 from neuroprune.results.tables.summary import batch_sizes, number, summarize
@@ -37,7 +37,8 @@ def table1(study_dir: Path) -> Table:
     table = summarize(read_runs(study_dir))
     usual = table[(table["runs"] > 0) & (table["variant"] == "") & table["heads_asked"].isna()]
     summaries = usual[usual["metric"].isin(ROUGE)]
-    rows = nearest_to_wanted(summaries if len(summaries) else usual)
+    shown = summaries if len(summaries) else usual
+    rows = nearest_to_wanted(shown)
     if rows.empty:
         raise NothingToShowError(
             f"{study_dir}: no run is finished, so Table 1 has no rows; the summary says what is missing."
@@ -46,7 +47,7 @@ def table1(study_dir: Path) -> Table:
     sections = {
         f"{model} on {task}": _cells(some) for (model, task), some in numbers.groupby(["model", "task"], sort=False)
     }
-    return Table(f"Table 1 of the study “{study_dir.name}”", numbers, sections, _notes(numbers))
+    return Table(f"Table 1 of the study “{study_dir.name}”", numbers, sections, _notes(numbers, out_of_reach(shown)))
 
 
 def _numbers(rows: pd.DataFrame) -> pd.DataFrame:
@@ -116,8 +117,8 @@ def _name(row: dict[Any, Any]) -> str:
     return f"{label}, the paper's value" if row["source"] == "paper" else label
 
 
-def _notes(numbers: pd.DataFrame) -> list[str]:
-    """Say how the numbers are meant."""
+def _notes(numbers: pd.DataFrame, missed: tuple[float, ...]) -> list[str]:
+    """Say how the numbers are meant, and which sparsities some grid of penalties missed."""
     sizes = sorted({int(size) for size in numbers.get("batch_size", pd.Series(dtype=float)).dropna()})
     batch = f", {sizes[-1]} rows a batch" if sizes else ""
     notes = [
@@ -125,6 +126,9 @@ def _notes(numbers: pd.DataFrame) -> list[str]:
         f"Inference: milliseconds a test example{batch}. Training: wall time with evaluation, as the paper has it.",
         "Of a grid of penalties the runs nearest to 25, 50, 70, 80, 90 and 95 % are shown, as the paper does.",
     ]
+    if missed:
+        points = ", ".join(f"{100 * point:.0f}" for point in missed)
+        notes.append(f"A grid of penalties has no run within 5 points of {points} %, so none is shown there.")
     if (numbers["source"] == "paper").any():
         notes.append("The paper's values: arXiv 2404.01306, Table 1, on an A100 with 40 GB.")
     return notes
