@@ -26,6 +26,7 @@ from neuroprune.config.settings import ModelSettings
 from neuroprune.errors import UserError, did_you_mean
 from neuroprune.files.atomic import file_hash, text_hash
 from neuroprune.files.packages import RESOURCES, Package, cause, unpack
+from neuroprune.models.model_files import check_description, check_weights
 from neuroprune.models.weight_index import check_indices
 from neuroprune.pruning.architectures import find_architecture
 
@@ -67,6 +68,9 @@ def prepare(model: ModelSettings, resources: Path = RESOURCES) -> dict[str, Any]
         return found | {"sha256": text_hash(model.model_dump_json())}
     folder = locate(model, resources, refresh=True)
     files = [folder / "config.json", *_weights(model, folder)]
+    check_weights(files[1:])
+    with _quiet():
+        _override(check_description(folder, **ONLY_FILES), model)
     digest = text_hash("".join(f"{path.name} {file_hash(path)}\n" for path in files))
     revision = {"revision": folder.name} if folder.parent.name == "snapshots" else {}
     return found | {"sha256": digest} | revision
@@ -176,7 +180,7 @@ def _weights(model: ModelSettings, folder: Path) -> list[Path]:
 
 def _pretrained(model: ModelSettings, labels: tuple[str, ...], folder: Path) -> tuple[Any, Any]:
     """Load weights and tokenizer from a folder; refuse gaps in the body."""
-    _weights(model, folder)
+    check_weights(_weights(model, folder))
     try:
         config = _override(AutoConfig.from_pretrained(folder, **ONLY_FILES), model)
         _set_classes(config, labels)
@@ -276,7 +280,7 @@ def _override(config: Any, model: ModelSettings) -> Any:
             )
     try:
         config = type(config).from_dict({**config.to_dict(), **model.config})
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # transformers has errors of its own for values of another type
         raise UserError(f"model {model.name}: {cause(error)}") from error
     if model.layers is not None:
         if model.layers > config.num_hidden_layers:
