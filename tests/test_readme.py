@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
+from sentence_transformers.sentence_transformer.losses import CosineSimilarityLoss
 from test_pretrained import tokenizer  # noqa: F401  (a fixture)
 from torch.utils.data import DataLoader
 
@@ -40,7 +43,7 @@ def run(code, monkeypatch, folder, **names):
 
 
 def test_every_block_is_tested_here():
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
 
 
 def test_the_trainer(monkeypatch, tmp_path, tokenizer):  # noqa: F811
@@ -74,3 +77,19 @@ def test_the_plain_loop(monkeypatch, tmp_path):
     given = {"model": model, "epochs": epochs, "loader": loader, "optimizer": optimizer, "scheduler": scheduler}
     run(block("method.start(run)"), monkeypatch, tmp_path, **given)
     assert measure_sparsity(model).weights == pytest.approx(0.8, abs=1e-3)
+
+
+def test_the_embedding_model(monkeypatch, tmp_path, tokenizer):  # noqa: F811
+    make_model("bert").bert.save_pretrained(tmp_path / "body")
+    tokenizer.save_pretrained(tmp_path / "body")
+    model = SentenceTransformer(str(tmp_path / "body"), device="cpu")
+    pairs = Dataset.from_list([{"anchor": "a b c", "positive": "c b a", "label": 0.5 + (i % 2) / 2} for i in range(24)])
+    names = {
+        "model": model,
+        "args": SentenceTransformerTrainingArguments(**COMMON),
+        "loss": CosineSimilarityLoss(model),
+    }
+    loaded = run(block("SentenceTransformerTrainer\n"), monkeypatch, tmp_path, train_dataset=pairs, **names)["model"]
+    assert loaded is not model
+    assert measure_sparsity(loaded).weights == pytest.approx(0.8, abs=1e-3)
+    assert loaded.encode("a b").tolist() == model.encode("a b").tolist()

@@ -18,12 +18,13 @@ from neuroprune.config.fields import Settings
 from neuroprune.config.messages import sentences
 from neuroprune.errors import UserError
 from neuroprune.methods.components import preconditions
+from neuroprune.methods.components.direct_calls import HookedForward
 from neuroprune.methods.components.ownership import abandon_earlier, hold, release
 from neuroprune.methods.components.state_files import load_state, save_state
 from neuroprune.methods.hooks import Hooks, Run, State
 from neuroprune.models.reload_check import check_reloadable
 from neuroprune.models.resumption import teach_trainer
-from neuroprune.pruning.blocks import Block
+from neuroprune.pruning.blocks import Block, unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Method(TrainerCallback):
         self.strategy = self.make_strategy()
         self.split_steps = False  # whether the Trainer averages gradients over processes; see `batches.SplitSteps`
         self._held: nn.Module | None = None
+        self._direct: HookedForward | None = None
         self._run: Run | None = None
         self._stepped = False  # whether the run has taken a step
         self._used = False  # whether a step has shown that the forward pass runs all attentions and MLPs
@@ -145,6 +147,9 @@ class Method(TrainerCallback):
     def abandon(self) -> None:
         """Remove what an interrupted run has left on its model; release the model."""
         self.strategy.abandon()
+        if self._direct is not None:
+            self._direct.detach()
+            self._direct = None
         if self._held is not None:
             release(self._held, self)
         self._held = None
@@ -165,6 +170,7 @@ class Method(TrainerCallback):
                 preconditions.check_can_cut(run.optimizer, self._cut_blocks(run))
                 hold(run.model, self, run, run.training or run.optimizer)
                 self._held = run.model
+                self._direct = HookedForward(run.model) if run.wrapped else None
             yield
         except BaseException:
             self.abandon()
@@ -175,8 +181,9 @@ class Method(TrainerCallback):
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Unfreeze parameters left frozen by an interrupted run before the optimizer is created."""
+        teach_trainer()  # of a class that may have been imported since
         if model is not None:
-            abandon_earlier(model)
+            abandon_earlier(unwrapped(model))
 
     def on_train_begin(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from neuroprune.errors import UserError
-from neuroprune.pruning.blocks import Blocks, find_blocks
+from neuroprune.pruning.blocks import Blocks, find_blocks, unwrapped
 
 State = dict[str, Any]
 """What a method must restore when a run resumes: tensors and JSON-able values by name."""
@@ -24,7 +24,8 @@ class Run:
     """A training run and its progress.
 
     Args:
-        model: The model being trained, without wrappers.
+        model: The model being trained. Of a module around a single transformers model, such as a SentenceTransformer,
+            that model is kept here.
         optimizer: Its optimizer; accelerate's wrapper is removed.
         scheduler: The learning-rate schedule, or None if the rate is constant; accelerate's wrapper is removed.
         total_steps: Optimizer steps of the whole run.
@@ -34,6 +35,9 @@ class Run:
         accumulation: Forward and backward passes of one optimizer step.
         loss_rows: Number of rows the loss of a pass is averaged over, if it is not the number of rows in the pass.
         training: An object shared by all methods of the same training and by no other training; default: the optimizer.
+
+    Attributes:
+        wrapped: Whether the model is inside a module of another kind, which may call its `forward` directly.
     """
 
     model: nn.Module
@@ -46,8 +50,11 @@ class Run:
     accumulation: int = 1
     loss_rows: float | None = None
     training: Any | None = None
+    wrapped: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        model, self.model = self.model, unwrapped(self.model)
+        self.wrapped = self.model is not model
         self.optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
         self.scheduler = getattr(self.scheduler, "scheduler", self.scheduler)
         if self.total_steps < 1:

@@ -8,6 +8,7 @@ checkpoint and its loading. Therefore this module wraps the method that loads.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -19,19 +20,34 @@ from neuroprune.pruning.plain_config import to_plain
 
 
 def teach_trainer() -> None:
-    """Have transformers' Trainer cut its model as the record of a checkpoint says, before it loads the checkpoint."""
+    """Have transformers' Trainer cut its model as the record of a checkpoint says, before it loads the checkpoint.
+
+    Subclasses that load in their own way, as those of sentence-transformers do, are taught too, if they are imported.
+    """
     from transformers import Trainer
 
-    original = Trainer._load_from_checkpoint
-    if hasattr(original, "__wrapped__"):
-        return
+    for trainer_class in [Trainer, *_subclasses(Trainer)]:
+        own = vars(trainer_class).get("_load_from_checkpoint")
+        if own is not None and not hasattr(own, "__wrapped__"):
+            trainer_class._load_from_checkpoint = _cutting(own)  # type: ignore[method-assign]
+
+
+def _subclasses(kind: type) -> Iterator[Any]:
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+def _cutting(original: Callable[..., None]) -> Callable[..., None]:
+    """Return a method that cuts the Trainer's model, then loads as the original does."""
 
     @wraps(original)
-    def load(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
-        cut_as_saved(self.model if model is None else model, Path(resume_from_checkpoint), self.optimizer)
-        original(self, resume_from_checkpoint, model)
+    def load(self: Any, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
+        given = args[0] if args else kwargs.get("model")
+        cut_as_saved(self.model if given is None else given, Path(resume_from_checkpoint), self.optimizer)
+        original(self, resume_from_checkpoint, *args, **kwargs)
 
-    Trainer._load_from_checkpoint = load  # type: ignore[method-assign]
+    return load
 
 
 def cut_as_saved(model: Any, checkpoint: Path, optimizer: Any = None) -> None:

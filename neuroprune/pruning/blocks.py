@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
+import transformers  # still being imported when this module is, see `models.import_hook`
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -201,9 +202,10 @@ def find_blocks(model: nn.Module, unused: bool = False) -> Blocks:
     if not blocks.attentions or not blocks.mlps:
         raise UserError(
             f"no {'attention' if not blocks.attentions else 'MLP'} found in {type(model).__name__}: its layers are not "
-            f"at {' or '.join(architecture.layers)} of its base model. If it wraps a transformers model, name the "
-            "attribute that holds that in its class (base_model_prefix = 'bert'); if it has PEFT's adapters, merge "
-            "them first (merge_and_unload()); else mend its row in neuroprune/pruning/architectures.py."
+            f"at {' or '.join(architecture.layers)} of its base model. If it wraps several transformers models, name "
+            "the attribute that holds the one to prune in its class (base_model_prefix = 'bert'); if it has PEFT's "
+            "adapters, merge them first (merge_and_unload()); else correct its row in "
+            "neuroprune/pruning/architectures.py."
         )
     return blocks
 
@@ -234,7 +236,7 @@ def _looks_like(model: nn.Module) -> str | None:
 
 def _architecture(model: nn.Module) -> Architecture:
     """Return the row of the model type that the model's configuration names."""
-    name = _model_type(model)
+    name = _model_type(model) or _model_type(base_of(model))
     if name is None:
         raise UserError(f"{type(model).__name__} is not a transformers model: it has no config with a model_type.")
     parts = {f"model.{path}": _model_type(part) for path, part in model.named_children()}
@@ -252,19 +254,57 @@ def _model_type(model: nn.Module) -> str | None:
 
 def _runs_cross_attention(model: nn.Module) -> bool:
     """Return whether the model has an encoder, or its configuration announces one."""
-    config: Any = model.config
+    config: Any = unwrapped(model).config
     return any(getattr(config, name, False) for name in ("is_encoder_decoder", "add_cross_attention"))
 
 
 def base_of(model: nn.Module) -> nn.Module:
     """Return the innermost base model: what is left of a model without heads and without wrappers around it.
 
-    A module that wraps a transformers model names the attribute that holds it in `base_model_prefix`.
+    A module that wraps several transformers models names the attribute that holds the one to prune in
+    `base_model_prefix`.
     """
     model = getattr(model, "_orig_mod", model)
-    named = getattr(model, getattr(model, "base_model_prefix", ""), model)  # of a module that is no PreTrainedModel
-    base = getattr(model, "base_model", named)
+    base = _named_base(model)
+    base = unwrapped(model) if base is model else base
     return model if base is model else base_of(base)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the only transformers model inside a module of another kind, such as a SentenceTransformer.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        The model inside. The module itself if it is a transformers model or compiled, has PEFT's adapters, names its
+        base model, trains in parallel, or holds none or several models.
+    """
+    apart = (
+        isinstance(model, transformers.PreTrainedModel) or hasattr(model, "_orig_mod") or hasattr(model, "peft_config")
+    )
+    if apart or _named_base(model) is not model or type(model).__module__.startswith(PARALLEL):
+        return model
+    found = _outermost_models(model)
+    return found[0] if len(found) == 1 else model
+
+
+PARALLEL = ("torch.nn.parallel", "torch.distributed")
+
+
+def _named_base(model: nn.Module) -> nn.Module:
+    """Return what a module names as its base model; the module itself if it names none."""
+    named = getattr(model, getattr(model, "base_model_prefix", ""), model)  # of a module that is no PreTrainedModel
+    base: nn.Module = getattr(model, "base_model", named)
+    return base
+
+
+def _outermost_models(module: nn.Module) -> list[nn.Module]:
+    """Return the transformers models below a module that are in no other one, each once."""
+    found: dict[nn.Module, None] = {}
+    for child in module.children():
+        found |= dict.fromkeys([child] if isinstance(child, transformers.PreTrainedModel) else _outermost_models(child))
+    return list(found)
 
 
 def _layers(model: nn.Module, architecture: Architecture) -> Iterator[nn.Module]:

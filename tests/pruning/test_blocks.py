@@ -137,11 +137,11 @@ def test_layers_that_are_elsewhere():
 
 
 class Wrapper(nn.Module):
-    """A model of somebody's own around a transformers model."""
+    """A model of somebody's own around two transformers models."""
 
     def __init__(self):
         super().__init__()
-        self.encoder = make_model("bert").bert
+        self.encoder, self.other = make_model("bert").bert, make_model("bert").bert
         self.config = self.encoder.config
 
 

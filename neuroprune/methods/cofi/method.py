@@ -36,7 +36,7 @@ from neuroprune.methods.components.removal_report import head_distances, reached
 from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.components.zero_mask import KeptZeros
 from neuroprune.methods.hooks import Hooks, Run, State
-from neuroprune.pruning.blocks import Blocks
+from neuroprune.pruning.blocks import Blocks, base_of
 from neuroprune.pruning.residual_stream import Stream, StreamError, find_stream
 from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, removed_weights, smallest
 
@@ -78,7 +78,7 @@ class MaskedPruning(Hooks):
         preconditions.check_rate(run, "final_lr", asked.final_lr)
         preconditions.check_target(run.model, asked.sparsity)
         self._prepare(run, Timetable.of(asked, run.total_steps))
-        stream, left_out = _stream(run.model, asked.masks)
+        stream, left_out = _stream(run, asked.masks)
         kinds = [kind for kind in asked.masks if kind not in left_out]
         masks = _mask_parameters(run, kinds)
         distributed.copy_main(masks.log_alpha.values())
@@ -162,7 +162,7 @@ class MaskedPruning(Hooks):
             zeros = KeptZeros.from_state(run.blocks, unnest("zeros", state))
             stage: Stage = FinalFineTuning(self.settings.final_lr, zeros, self._alive(run.blocks))
         else:
-            stage = FineTuning(_mask_parameters(run, self.report["masks"]), _stream(run.model, self.settings.masks)[0])
+            stage = FineTuning(_mask_parameters(run, self.report["masks"]), _stream(run, self.settings.masks)[0])
             if name == MaskLearning.name:
                 stage = self._mask_learning(run, stage)
         stage.load_state(run, state)
@@ -242,11 +242,13 @@ def _mask_parameters(run: Run, kinds: Sequence[str]) -> MaskParameters:
     return MaskParameters(Sizes.of(run.blocks), kinds, next(run.model.parameters()).device)
 
 
-def _stream(model: nn.Module, kinds: tuple[str, ...]) -> tuple[Stream | None, dict[str, str]]:
+def _stream(run: Run, kinds: tuple[str, ...]) -> tuple[Stream | None, dict[str, str]]:
     """Find the residual stream if a hidden mask is wanted; say why if the model can't have one."""
     if "hidden" not in kinds:
         return None, {}
+    if run.wrapped and base_of(run.model) is run.model:
+        return None, {"hidden": "the module around the model reads hidden states of the full width"}
     try:
-        return find_stream(model), {}
+        return find_stream(run.model), {}
     except StreamError as error:
         return None, {"hidden": str(error)}
