@@ -29,10 +29,10 @@ def teach_trainer() -> None:
     for trainer_class in [Trainer, *_subclasses(Trainer)]:
         own = vars(trainer_class).get("_load_from_checkpoint")
         if own is not None and not hasattr(own, "__wrapped__"):
-            trainer_class._load_from_checkpoint = _cutting(own)  # type: ignore[method-assign]
+            trainer_class._load_from_checkpoint = _cutting(own)
 
 
-def _subclasses(kind: type) -> Iterator[Any]:
+def _subclasses(kind: Any) -> Iterator[Any]:
     for subclass in kind.__subclasses__():
         yield subclass
         yield from _subclasses(subclass)

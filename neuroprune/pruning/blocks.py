@@ -254,7 +254,7 @@ def _model_type(model: nn.Module) -> str | None:
 
 def _runs_cross_attention(model: nn.Module) -> bool:
     """Return whether the model has an encoder, or its configuration announces one."""
-    config: Any = unwrapped(model).config
+    config = config_of(model)
     return any(getattr(config, name, False) for name in ("is_encoder_decoder", "add_cross_attention"))
 
 
@@ -268,6 +268,11 @@ def base_of(model: nn.Module) -> nn.Module:
     base = _named_base(model)
     base = unwrapped(model) if base is model else base
     return model if base is model else base_of(base)
+
+
+def config_of(model: nn.Module) -> Any:
+    """Return a model's configuration; that of its base model if it has none."""
+    return getattr(model, "config", None) or base_of(model).config
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuroprune.pruning.blocks import Attention, Block, Blocks, Mlp, Projection, find_blocks, unwrapped
+from neuroprune.pruning.blocks import Attention, Block, Blocks, Mlp, Projection, config_of, find_blocks
 from neuroprune.pruning.kept_units import read_record
 from neuroprune.pruning.residual_stream import kept_hidden
 from neuroprune.pruning.surgery import kept_units
@@ -254,7 +254,7 @@ def _widths(model: nn.Module, blocks: Blocks) -> tuple[int, int]:
 
 def _dense_groups(model: nn.Module, attention: Attention) -> int:
     """Return how many query heads read a key/value head in the dense model; single queries may have been removed."""
-    config: Any = unwrapped(model).config
+    config = config_of(model)
     names = ("num_attention_heads", "num_key_value_heads")
     dense = {name: getattr(config, name, None) for name in names} | read_record(model).get("config", {})
     heads, shared = (dense[name] for name in names)
