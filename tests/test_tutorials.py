@@ -70,9 +70,18 @@ def test_the_classifier(place, tokenizer, capsys):  # noqa: F811
     assert Path("onnx", "model.onnx").exists()
 
 
-def test_the_decoder(place, tokenizer):  # noqa: F811
+def test_the_decoder(place, tokenizer, capsys):  # noqa: F811
     save(make_model("qwen3"), tokenizer, place / "model")
     Path("texts.txt").write_text("\n".join("a b c d e f"[: 3 + row % 8] for row in range(80)))
-    names = run(tutorial("decoder", "Qwen/Qwen3-0.6B-Base", place / "model"))
+    Path("data").mkdir()
+    for split in ("train", "validation"):
+        rows = [" ".join("abcdef"[: 3 + row % 4]) for row in range(40)]
+        Path("data", f"{split}.csv").write_text("\n".join(["text", *rows]))
+    blocks = tutorial("decoder", "Qwen/Qwen3-0.6B-Base", place / "model")
+    names = run(blocks)
     assert measure_sparsity(names["small"]).weights == pytest.approx(0.3, abs=1e-3)
     assert names["answer"].shape[1] > names["prompt"]["input_ids"].shape[1]
+    (task,) = [text for language, text in blocks if language == "yaml"]
+    Path("my_task.yaml").write_text(task.replace("512", "32"))
+    assert [main(words) for words in commands(blocks)] == [0], capsys.readouterr().err
+    assert measure_sparsity(from_pretrained("small-too")).weights == pytest.approx(0.3, abs=1e-3)

@@ -113,6 +113,8 @@ def _obstacle(kind: str, task: TaskSettings) -> str | None:
     row, what = find_architecture(kind), f"the answers of the task {task.name!r} ({task.kind})"
     if task.written and not row.encoder_decoder:
         return f"write {what}; take an encoder-decoder such as t5, bart or marian"
+    if task.kind == "language_modeling" and not row.causal:
+        return f"predict the next token for the task {task.name!r} ({task.kind}); take a decoder such as llama or gpt2"
     if task.kind == "regression" and row.text_to_text:
         return f"give {what}, because it writes text; take a model with a head such as bert, roberta or opt"
     return None

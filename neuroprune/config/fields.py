@@ -55,6 +55,7 @@ FrozenEmbeddings = Annotated[bool, Field(description="Leave the embeddings as th
 
 KIND_METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "f1", "matthews_correlation"),
+    "language_modeling": ("token_accuracy",),
     "regression": ("spearmanr", "pearson"),
     "summarization": ("rouge1", "rouge2", "rougeL", "rougeLsum"),
     "translation": ("bleu",),

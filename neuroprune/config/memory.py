@@ -153,7 +153,8 @@ def _activations(run: RunSettings, shape: Shape) -> float:
     saved = float(sum(layers))
     if run.training.gradient_checkpointing:
         saved = max(layers) + sum(count * tokens * shape.width for count, tokens in parts)
-    words = 3 * shape.vocabulary * written if shape.decoder else 0
+    scored = read if run.task.kind == "language_modeling" else written if shape.decoder else 0
+    words = 3 * shape.vocabulary * scored
     return float(size * rows * (saved + words))
 
 

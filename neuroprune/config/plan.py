@@ -181,6 +181,9 @@ def _not_applicable(study: StudySettings, points: list[_Point]) -> list[str]:
         if kind not in kinds:
             text = f"{point.method.name} cannot be used for the task {point.task!r} ({kind})"
             found[f"experiments.{point.experiment}: {text}; it can for {', '.join(kinds)}"] = None
+        if kind == "language_modeling" and point.training.linear_probe:
+            text = f"linear_probe is for classes and numbers, not for the task {point.task!r} ({kind})"
+            found[f"experiments.{point.experiment}: {text}; leave it out"] = None
     return list(found)
 
 

@@ -87,7 +87,17 @@ class ModelSettings(Settings):
 
 
 Metric = Literal[
-    "accuracy", "f1", "matthews_correlation", "spearmanr", "pearson", "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu"
+    "accuracy",
+    "f1",
+    "matthews_correlation",
+    "token_accuracy",
+    "spearmanr",
+    "pearson",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "rougeLsum",
+    "bleu",
 ]
 
 
@@ -100,10 +110,10 @@ class TaskSettings(Settings):
     WRITTEN: ClassVar[tuple[str, ...]] = ("prefix", "answer_length", "beams", "label_smoothing")
 
     name: Name = Field(description="Short name: used in the names of runs and in figures.")
-    kind: Literal["classification", "regression", "summarization", "translation"] = Field(
+    kind: Literal["classification", "language_modeling", "regression", "summarization", "translation"] = Field(
         default="classification",
         description="What the model has to do. The answer of a regression is a number; that of a summarization or "
-        "translation is text, which encoder-decoders write.",
+        "translation is text, which encoder-decoders write. Language modelling predicts each next token, by decoders.",
     )
     source: Source = Field(
         description="A hub id, looked for below `data_root` first; a local folder with one csv, json or parquet file a "
@@ -118,18 +128,21 @@ class TaskSettings(Settings):
     inputs: tuple[Label, ...] = Field(
         min_length=1,
         max_length=2,
-        description="The text columns: one sentence, or a pair of sentences; one text to summarize or translate.",
+        description="The text columns: one sentence, or a pair of sentences; one text to summarize or translate; for "
+        "language modelling a text, or a prompt and its completion, whose tokens alone are then learned.",
     )
     label: Label = Field(
-        default="label", description="The column with the answer: the class, number, summary or translation."
+        default="label",
+        description="The column with the answer: the class, number, summary or translation; language modelling has "
+        "none.",
     )
     train_split: Label = Field(default="train", description="Split that is trained on.")
     eval_split: Label = Field(default="validation", description="Split that is judged.")
     metric: Metric = Field(
         default="accuracy",
         description="The figure that tables and plots show; all of the task's metrics are recorded. The first three "
-        "are for classes, correlations for numbers, ROUGE for summaries, BLEU for translations. Each is a fraction of "
-        "1.",
+        "are for classes, token accuracy for language modelling (its perplexity is recorded and shown as well), "
+        "correlations for numbers, ROUGE for summaries, BLEU for translations. Each is a fraction of 1.",
     )
     max_length: Tokens = Field(default=128, description="Longer inputs are cut to so many tokens.")
     train_rows: Count | None = Field(
@@ -144,6 +157,11 @@ class TaskSettings(Settings):
         default=None,
         description="Rows of the whole training split; `prepare-data` refuses a dataset with another number, where "
         "copies of different sizes exist.",
+    )
+    packing: bool = Field(
+        default=False,
+        description="Language modelling: join texts, one after another, to sequences of `max_length` tokens; otherwise "
+        "a text is a row, cut to so many tokens.",
     )
     # ---- tasks whose answer is text
     prefix: str = Field(default="", description="Text answers: written before every input, such as `summarize: `.")
@@ -165,9 +183,13 @@ class TaskSettings(Settings):
             raise ValueError(f"metric {self.metric!r} is not one of {self.kind}: give one of {', '.join(metrics)}")
         if foreign:
             raise ValueError(f"{foreign[0]} is for summarization and translation, not for {self.kind}; leave it out")
+        if self.kind != "language_modeling" and "packing" in self.model_fields_set:
+            raise ValueError(f"packing is for language_modeling, not for {self.kind}; leave it out")
+        if self.kind == "language_modeling" and "label" in self.model_fields_set:
+            raise ValueError("label: language_modeling has none; give the prompt and the completion as two inputs")
         if len(set(self.inputs)) < len(self.inputs):
             raise ValueError(f"inputs: the column {self.inputs[0]!r} is listed twice; name two columns, or it once")
-        if self.label in self.inputs:
+        if self.label in self.inputs and self.label in self.columns[len(self.inputs) :]:
             raise ValueError(f"label: {self.label!r} is one of the inputs too; name the column with the answer")
         if self.written and len(self.inputs) > 1:
             raise ValueError(f"inputs: {self.kind} reads one text column, not {len(self.inputs)}")
@@ -176,8 +198,14 @@ class TaskSettings(Settings):
     @model_serializer(mode="wrap")
     def _of_its_kind(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         unused = () if self.written else self.WRITTEN
+        unused = (*unused, "label" if self.kind == "language_modeling" else "packing")
         unused = unused if self.expected_rows else (*unused, "expected_rows")
         return {key: value for key, value in serialize(self).items() if key not in unused}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are read: the inputs and, unless the text is all there is, the label."""
+        return self.inputs if self.kind == "language_modeling" else (*self.inputs, self.label)
 
     @property
     def written(self) -> bool:

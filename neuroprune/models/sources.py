@@ -16,6 +16,7 @@ import torch
 import transformers
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -98,7 +99,7 @@ def load(model: ModelSettings, data: Texts, seed: int, resources: Path = RESOURC
         if model.source.startswith("random:"):
             network, tokenizer = _random(model, data)
         else:
-            network, tokenizer = _pretrained(model, data.labels, locate(model, resources))
+            network, tokenizer = _pretrained(model, data, locate(model, resources))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
@@ -178,13 +179,13 @@ def _weights(model: ModelSettings, folder: Path) -> list[Path]:
     return found
 
 
-def _pretrained(model: ModelSettings, labels: tuple[str, ...], folder: Path) -> tuple[Any, Any]:
+def _pretrained(model: ModelSettings, data: Texts, folder: Path) -> tuple[Any, Any]:
     """Load weights and tokenizer from a folder; refuse gaps in the body."""
     check_weights(_weights(model, folder))
     try:
         config = _override(AutoConfig.from_pretrained(folder, **ONLY_FILES), model)
-        _set_classes(config, labels)
-        network, info = _auto_class(model, config, labels).from_pretrained(
+        _set_classes(config, data.labels)
+        network, info = _auto_class(model, config, data).from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
@@ -217,14 +218,14 @@ def _random(model: ModelSettings, data: Texts) -> tuple[Any, Any]:
     """Initialise a model from its configuration and train a tokenizer for it."""
     config = _random_config(model)
     _set_classes(config, data.labels)
-    if _auto_class(model, config, data.labels) is AutoModelForSeq2SeqLM:
+    if _auto_class(model, config, data) is not AutoModelForSequenceClassification:
         tokenizer = train_text_tokenizer(data.texts(), config.vocab_size)
     else:
         token_types = getattr(config, "type_vocab_size", 0) > 1
         tokenizer = train_tokenizer(data.texts(), config.vocab_size, token_types)
     _set_tokens(config, tokenizer)
     try:
-        return _auto_class(model, config, data.labels).from_config(config), tokenizer
+        return _auto_class(model, config, data).from_config(config), tokenizer
     except (ValueError, RuntimeError, AssertionError) as error:
         raise UserError(f"model {model.name}: {cause(error)}") from error
 
@@ -249,9 +250,16 @@ def _random_config(model: ModelSettings) -> Any:
     return _override(AutoConfig.for_model(kind), model)
 
 
-def _auto_class(model: ModelSettings, config: Any, labels: tuple[str, ...]) -> Any:
+def _auto_class(model: ModelSettings, config: Any, data: Texts) -> Any:
     """Return the class that loads the model with the head that the task needs."""
-    if labels and not find_architecture(config.model_type).text_to_text:
+    if getattr(data, "causal", False):
+        if not find_architecture(config.model_type).causal:
+            raise UserError(
+                f"model {model.name}: {config.model_type} can't predict the next token; take a decoder such as llama, "
+                "opt or gpt2"
+            )
+        return AutoModelForCausalLM
+    if data.labels and not find_architecture(config.model_type).text_to_text:
         return AutoModelForSequenceClassification
     if not config.is_encoder_decoder:
         raise UserError(

@@ -110,6 +110,7 @@ class Architecture:
         mlps: The ways that a layer's MLP may be built.
         text_to_text: Whether models of the type classify by writing the class's name, not by a classification head.
         config: How the configuration gives numbers of heads and neurons; None if no value of it does.
+        causal: Whether models of the type are decoders alone: each token sees those before it.
     """
 
     layers: tuple[str, ...]
@@ -117,6 +118,7 @@ class Architecture:
     mlps: tuple[MlpRow, ...]
     text_to_text: bool = False
     config: ConfigNames | None = None
+    causal: bool = False
 
     @property
     def encoder_decoder(self) -> bool:
@@ -237,12 +239,14 @@ _OPT = Architecture(
     attentions=(_linears("self_attn", _PROJ, "head_dim", counts={"num_heads": "heads"}),),
     mlps=_FC,
     config=ConfigNames(("ffn_dim",)),
+    causal=True,
 )
 _GPT2 = Architecture(
     layers=("h",),
     attentions=(_gpt2_attention("attn"), _gpt2_attention("crossattention", cross=True)),
     mlps=(MlpRow((Part("mlp.c_fc"),), Part("mlp.c_proj"), "mlp.act", "mlp"),),
     config=ConfigNames(("n_inner",)),
+    causal=True,
 )
 _LLAMA = Architecture(
     layers=("layers",),
@@ -266,6 +270,7 @@ _LLAMA = Architecture(
     config=ConfigNames(
         ("intermediate_size",), heads="num_attention_heads", key_heads="num_key_value_heads", head_dim="head_dim"
     ),
+    causal=True,
 )
 
 _MODERNBERT = Architecture(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 KINDS = {
     "classification": "neuroprune.tasks.classification",
+    "language_modeling": "neuroprune.tasks.language_modeling",
     "regression": "neuroprune.tasks.regression",
     "summarization": "neuroprune.tasks.summarization",
     "translation": "neuroprune.tasks.translation",

@@ -42,7 +42,7 @@ def read(task: TaskSettings, data_root: Path, resources: Path) -> tuple[datasets
     for split in (task.train_split, task.eval_split):
         if split not in found:
             raise UserError(_lacks(task, folder, "split", split, list(found)))
-        for column in (*task.inputs, task.label):
+        for column in task.columns:
             if column not in found[split].column_names:
                 raise UserError(_lacks(task, folder, f"column (split {split})", column, found[split].column_names))
     rows = len(found[task.train_split])

@@ -122,7 +122,7 @@ def _run(
     result = {
         "metric": settings.task.metric,
         "value": fit["metrics"].get(settings.task.metric),
-        "majority": data.majority,
+        "majority": fit["metrics"].get(f"unigram_{settings.task.metric}", data.majority),
         "copied": data.copied if made is None else made.value_of_copying(data),
         "labels": list(data.labels),
         "train_rows": len(data.train),

@@ -127,9 +127,10 @@ def summary(study_dir: Path) -> Table:
 def _heading(row: pd.Series) -> str:
     """Name model, task, metric and what the simplest guess reaches."""
     mark = "†" if row["model_random"] else ""
-    guesses = [
-        f"; always the {label}: {number(100 * row[name], 1)}" for name, label in GUESSES.items() if row[name] > 0
-    ]
+    tokens = row.get("metric_unigram_perplexity", math.nan)
+    labels = GUESSES | ({"majority": "most frequent token"} if math.isfinite(tokens) else {})
+    guesses = [f"; always the {label}: {number(100 * row[name], 1)}" for name, label in labels.items() if row[name] > 0]
+    guesses += [f"; perplexity of token frequencies: {number(tokens, 1)}"] if math.isfinite(tokens) else []
     return f"{row['model']}{mark} on {row['task']} ({row['metric'].replace('_', ' ')} in %{''.join(guesses)})"
 
 
@@ -146,6 +147,7 @@ def _cells(row: Row, sizes: list[int]) -> dict[str, str]:
         "Asked for": asked(row),
         "Sparsity %": number(100 * row["sparsity"], 1) + (" §" if row["empty_layers"] > 0 else ""),
         "Metric %": _spread(100 * row["value"], 100 * row["value_sd"], 1),
+        "Perplexity": _perplexity(row),
         "Against dense": compared(row, "dense"),
         "Against NeuroPrune-FC": compared(row, "fc"),
         "Runs": f"{row['runs']}" + (f" (−{row['diverged']}‡)" if row["diverged"] else ""),
@@ -163,6 +165,12 @@ def _cells(row: Row, sizes: list[int]) -> dict[str, str]:
         "Training × dense": number(row["training_to_dense"], 2),
         "Training × NeuroPrune": number(row["training_to_neuroprune"], 2),
     }
+
+
+def _perplexity(row: Row) -> str:
+    """Return the perplexity of a language model; empty for other tasks."""
+    mean = row.get("metric_perplexity", math.nan)
+    return _spread(mean, row["metric_perplexity_sd"], 2) if math.isfinite(mean) else ""
 
 
 def asked(row: Row) -> str:

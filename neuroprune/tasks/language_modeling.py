@@ -1,0 +1,74 @@
+"""Language modelling: predict each next token of a text, or those of a completion after its prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from datasets import Dataset
+
+from neuroprune.config.settings import TaskSettings
+from neuroprune.errors import UserError
+from neuroprune.files.atomic import text_hash
+from neuroprune.files.packages import RESOURCES
+from neuroprune.tasks import sources
+from neuroprune.tasks.text import rows_sha256
+
+if TYPE_CHECKING:
+    from neuroprune.tasks.next_token import NextToken
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The rows of a language-modelling task.
+
+    Args:
+        task: The task.
+        train: Rows to train on: a text column, or a prompt and its completion.
+        eval: Rows to evaluate on, with the same columns.
+    """
+
+    task: TaskSettings
+    train: Dataset
+    eval: Dataset
+    labels: ClassVar[tuple[str, ...]] = ()  # there are no classes
+    majority: ClassVar[None] = None  # tokens are counted by the objective, which knows the tokenizer
+    copied: ClassVar[None] = None  # no text is written
+    causal: ClassVar[bool] = True
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the used rows and their order; the same on every platform."""
+        return text_hash("\n".join(rows_sha256(sources.each(split)) for split in (self.train, self.eval)))
+
+    def texts(self) -> Iterator[str]:
+        """Yield every text of the training rows."""
+        for column in self.task.inputs:
+            yield from self.train[column][:]
+
+    def objective(self, model: Any, tokenizer: Any) -> NextToken:
+        """Return how a model is trained and evaluated on these rows; see `neuroprune.tasks.Objective`."""
+        from neuroprune.tasks.next_token import NextToken
+
+        return NextToken(self.task, tokenizer)
+
+
+def load(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> Texts:
+    """Read and check a task's rows and select those it uses; see `neuroprune.tasks.load`."""
+    train, held_out = (_checked(rows, task) for rows in sources.read(task, data_root, resources))
+    return Texts(task, sources.first(train, task.train_rows), sources.first(held_out, task.eval_rows))
+
+
+def _checked(rows: Dataset, task: TaskSettings) -> Dataset:
+    """Keep the columns that the task names, without rows whose last column is blank; refuse rows without text."""
+    where = f"task {task.name}, split {rows.split} of {task.source}"
+    for column in task.inputs:
+        if missing := sum(not isinstance(text, str) for text in rows[column][:]):
+            raise UserError(f"{where}: {missing} rows of column {column!r} hold no text")
+    filled = [row for row, text in enumerate(rows[task.inputs[-1]][:]) if text.strip()]
+    if not filled:
+        raise UserError(f"{where}: all rows are blank")
+    return rows.select_columns(list(task.inputs)).select(filled)
