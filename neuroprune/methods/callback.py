@@ -25,6 +25,7 @@ from neuroprune.methods.hooks import Hooks, Run, State
 from neuroprune.models.reload_check import check_reloadable
 from neuroprune.models.resumption import teach_trainer
 from neuroprune.pruning.blocks import Block, unwrapped
+from neuroprune.pruning.plain_weights import check_no_adapters
 
 logger = logging.getLogger(__name__)
 
@@ -165,6 +166,7 @@ class Method(TrainerCallback):
         try:
             if self.cuts:
                 preconditions.check_not_compiled(run.model)
+                check_no_adapters(run.model)
                 preconditions.check_optimizer(run.optimizer)
                 preconditions.check_weights(run.model, run.blocks)
                 preconditions.check_can_cut(run.optimizer, self._cut_blocks(run))

@@ -37,6 +37,36 @@ def check_plain(module: nn.Module, name: str) -> None:
         raise UserError(f"{name}: {what}, so what is removed from it would come back or be lost; {remedy}.")
 
 
+def check_no_adapters(model: nn.Module) -> None:
+    """Refuse a model with PEFT's adapters: in whichever layer they are, they alone would be saved, and not the cut.
+
+    Args:
+        model: A model, PEFT's or with adapters that transformers added.
+
+    Raises:
+        UserError: If it has adapters; the message names the way to the same model without any.
+    """
+    if not hasattr(model, "peft_config") and not any(hasattr(module, "base_layer") for module in model.modules()):
+        return
+    kind = next(kind for method, kind in _WITHOUT if method is None or hasattr(model, method))
+    raise UserError(
+        f"{type(model).__name__} has adapters, which would be saved without the pruned model. Use {kind}; call "
+        "requires_grad_(True) on it, as adapters freeze the model; prune it, and attach new adapters after that."
+    )
+
+
+_WITHOUT = (
+    ("merge_and_unload", "what model.merge_and_unload() returns"),
+    ("get_base_model", "model.get_base_model()"),
+    (
+        None,
+        "the original model, without adapters or with merged ones (model.save_pretrained('adapter'), then "
+        "peft.PeftModel.from_pretrained(original, 'adapter').merge_and_unload())",
+    ),
+)
+"""Method of a model with adapters -> what gives the model without them."""
+
+
 def _computed(module: nn.Module, name: str) -> tuple[str, str] | None:
     """Name what computes the weight or bias before each forward pass, and how to make it permanent."""
     layer = f'model.get_submodule("{name}")'

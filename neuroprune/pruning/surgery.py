@@ -16,6 +16,7 @@ from neuroprune.pruning.cut_classes import stage_cut_class
 from neuroprune.pruning.cuts import Cut, stage_cuts
 from neuroprune.pruning.kept_units import Kept, kept_units, stage_record
 from neuroprune.pruning.plain_config import to_recorded
+from neuroprune.pruning.plain_weights import check_no_adapters
 from neuroprune.pruning.transaction import Transaction
 
 __all__ = ["Kept", "Positions", "Removed", "kept_slices", "kept_units", "remove", "remove_zero_units", "settle"]
@@ -59,7 +60,8 @@ def remove(
     Raises:
         UserError: If a layer or position does not exist, a layer would lose its last head or neuron, the numbers of
             heads that remain differ between groups, layers that share weights would lose different positions, the
-            model is quantized, the optimizer does not hold what is cut and trained, or its state cannot be cut.
+            model is quantized or has adapters, the optimizer does not hold what is cut and trained, or its state cannot
+            be cut.
     """
     to_recorded(model, optimizer)
     changes = Transaction()
@@ -104,6 +106,7 @@ def _stage_removal(
     unused: bool = False,
 ) -> None:
     """Compute everything that removing these units changes, and stage it."""
+    check_no_adapters(model)
     blocks, kept = find_blocks(model, unused), kept_units(model, unused)
     head_keeps = _positions_left("attention", "head", blocks.attentions, [a.heads for a in blocks.attentions], heads)
     neuron_keeps = _positions_left("MLP", "neuron", blocks.mlps, [m.width for m in blocks.mlps], neurons)
