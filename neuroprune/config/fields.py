@@ -32,27 +32,6 @@ Name = Annotated[str, Field(pattern=NAME, max_length=100)]
 FolderName = Annotated[str, Field(pattern=FOLDER_NAME, max_length=200)]
 Schedule = Annotated[float, Field(ge=0.0, le=1.0)]
 
-# The events of the target form, the same in every method that has one.
-FirstEvent = Annotated[
-    Schedule,
-    Field(description="Share of the steps at which the first event comes; earlier, scores know little of the task."),
-]
-LastEvent = Annotated[
-    Schedule, Field(description="Share of the steps at which the last event comes and the target is reached.")
-]
-Events = Annotated[
-    Annotated[int, Field(ge=1, le=1000)],
-    Field(
-        description="Events at which the target form prunes, spread evenly from start to end; a single large one can "
-        "fail."
-    ),
-]
-RaisedRate = Annotated[
-    Positive,
-    Field(description="Factor of the learning rate after the last event, re-warmed over 3 % of the steps."),
-]
-FrozenEmbeddings = Annotated[bool, Field(description="Leave the embeddings as they are after the last event.")]
-
 KIND_METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "f1", "matthews_correlation"),
     "language_modeling": ("token_accuracy",),
@@ -76,10 +55,3 @@ def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if twice:
         raise ValueError(f"{twice[0]!r} is listed twice; each may stand there once")
     return values
-
-
-def ordered(settings: Any) -> Any:
-    """Refuse a schedule that ends before it starts."""
-    if settings.start > settings.end:
-        raise ValueError(f"start ({settings.start:g}) must not be after end ({settings.end:g})")
-    return settings

@@ -5,25 +5,19 @@ The methods take these fields as keyword arguments, and a run's record repeats t
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from neuroprune.config.fields import (
     TASK_KINDS,
     Count,
-    Events,
-    FirstEvent,
     Fraction,
-    FrozenEmbeddings,
-    LastEvent,
     NotNegative,
     Positive,
-    RaisedRate,
     Schedule,
     Settings,
     TargetSparsity,
-    ordered,
 )
 from neuroprune.pruning.defaults import EPS
 
@@ -35,7 +29,38 @@ class DenseSettings(Settings):
     name: Literal["dense"] = Field(default="dense", description="The method.")
 
 
-class L1Settings(Settings):
+class EventSettings(Settings):
+    """Settings of the removal events of the target form, the same in every method that has one."""
+
+    start: Schedule = Field(
+        default=1 / 3,
+        description="Share of the steps at which the first event comes; earlier, scores know little of the task.",
+    )
+    end: Schedule = Field(
+        default=1 / 2, description="Share of the steps at which the last event comes and the target is reached."
+    )
+    events: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=3,
+        description="Events at which the target form prunes, spread evenly from start to end; a single large one can "
+        "fail.",
+    )
+    post_lr: Positive = Field(
+        default=2.0, description="Factor of the learning rate after the last event, re-warmed over 3 % of the steps."
+    )
+    freeze_embeddings: bool = Field(default=True, description="Leave the embeddings as they are after the last event.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self._check_order()
+        return self
+
+    def _check_order(self) -> None:
+        """Refuse events that end before they start."""
+        if self.start > self.end:
+            raise ValueError(f"start ({self.start:g}) must not be after end ({self.end:g})")
+
+
+class L1Settings(EventSettings):
     """l1 pruning, the paper's baseline for T5 and OPT, in two forms: give `sparsity` or `strength`."""
 
     task_kinds: ClassVar[tuple[str, ...]] = TASK_KINDS
@@ -58,17 +83,13 @@ class L1Settings(Settings):
         description="Penalty form: share of the steps before the penalty begins; the paper's translation models train "
         "half of their epochs without it.",
     )
-    start: FirstEvent = 1 / 3
-    end: LastEvent = 1 / 2
-    events: Events = 3
-    post_lr: RaisedRate = 2.0
-    freeze_embeddings: FrozenEmbeddings = True
 
     @model_validator(mode="after")
-    def _one_form(self) -> L1Settings:
+    def _check(self) -> Self:
         if (self.sparsity is None) == (self.strength is None):
-            raise ValueError("give either sparsity (a target) or strength (the penalty), not both and not neither")
-        return ordered(self)
+            raise ValueError("give exactly one of sparsity (a target) and strength (the penalty)")
+        self._check_order()
+        return self
 
     @property
     def form(self) -> Literal["target", "penalty"]:
@@ -79,7 +100,7 @@ class L1Settings(Settings):
 _LATER_DEFAULTS = (("algorithm", "connectivity"), ("layout", "free"), ("multiple_of", 1))
 
 
-class NeuroPruneSettings(Settings):
+class NeuroPruneSettings(EventSettings):
     """NeuroPrune in two forms: `sparsity` or `heads` ask for a target; `alpha`, `beta`, `theta` are the penalty."""
 
     task_kinds: ClassVar[tuple[str, ...]] = TASK_KINDS
@@ -110,9 +131,6 @@ class NeuroPruneSettings(Settings):
     multiple_of: Count = Field(
         default=1, description="Uniform layout: the number of neurons of a layer is a multiple of this, such as 64."
     )
-    start: FirstEvent = 1 / 3
-    end: LastEvent = 1 / 2
-    events: Events = 3
     calibration_rows: Count = Field(
         default=256,
         description="Target form: training rows before each event that measure what flows through a unit; few give "
@@ -122,8 +140,6 @@ class NeuroPruneSettings(Settings):
     min_share: Fraction = Field(
         default=0.01, description="Target form: share of its neurons that a layer keeps at least."
     )
-    post_lr: RaisedRate = 2.0
-    freeze_embeddings: FrozenEmbeddings = True
     fold: bool = Field(default=True, description="Target form: fold what removed units did into those that remain.")
     centred: bool = Field(
         default=True,
@@ -168,10 +184,17 @@ class NeuroPruneSettings(Settings):
     )
 
     @model_validator(mode="after")
-    def _one_form(self) -> NeuroPruneSettings:
-        penalty = [name for name in ("alpha", "beta", "theta") if getattr(self, name) is not None]
+    def _check(self) -> Self:
         if self.algorithm == "penalties":
-            return self._regulated()
+            self._check_regulated()
+        else:
+            self._check_one_form()
+            self._check_order()
+        self._check_layout()
+        return self
+
+    def _check_one_form(self) -> None:
+        penalty = [name for name in ("alpha", "beta", "theta") if getattr(self, name) is not None]
         target = [name for name in ("sparsity", "heads") if getattr(self, name) is not None]
         if target and penalty:
             raise ValueError(
@@ -181,8 +204,6 @@ class NeuroPruneSettings(Settings):
             raise ValueError(
                 "give sparsity or heads (a target), or at least one of alpha, beta and theta (the penalty)"
             )
-        self._check_layout()
-        return ordered(self)
 
     def _check_layout(self) -> None:
         if self.layout == "uniform" and (self.heads is not None or self.form != "target"):
@@ -190,8 +211,7 @@ class NeuroPruneSettings(Settings):
         if self.layout == "free" and self.multiple_of != 1:
             raise ValueError("multiple_of needs layout: uniform")
 
-    def _regulated(self) -> NeuroPruneSettings:
-        self._check_layout()
+    def _check_regulated(self) -> None:
         if self.sparsity is None:
             raise ValueError("algorithm: penalties is regulated towards a target; give sparsity")
         if self.heads is not None:
@@ -202,7 +222,6 @@ class NeuroPruneSettings(Settings):
             )
         if self.alpha == 0 and self.beta == 0:
             raise ValueError("algorithm: penalties regulates alpha and beta; at least one must be above 0")
-        return self
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -217,7 +236,7 @@ class NeuroPruneSettings(Settings):
         return "penalty" if self.sparsity is None and self.heads is None else "target"
 
 
-class UnitSettings(Settings):
+class UnitSettings(EventSettings):
     """Removal of whole heads and neurons at the same events as NeuroPrune's target form."""
 
     task_kinds: ClassVar[tuple[str, ...]] = TASK_KINDS
@@ -225,16 +244,7 @@ class UnitSettings(Settings):
         description="This share of the weights of all attention (Q, K, V, O) and MLP matrices of the dense model is "
         "gone or zero at the end."
     )
-    start: FirstEvent = 1 / 3
-    end: LastEvent = 1 / 2
-    events: Events = 3
     min_share: Fraction = Field(default=0.01, description="Share of its neurons that a layer keeps at least.")
-    post_lr: RaisedRate = 2.0
-    freeze_embeddings: FrozenEmbeddings = True
-
-    @model_validator(mode="after")
-    def _schedule_is_ordered(self) -> UnitSettings:
-        return ordered(self)
 
     @property
     def form(self) -> Literal["target"]:

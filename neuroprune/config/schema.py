@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +90,16 @@ def _table(settings: type[BaseModel], leave_out: tuple[str, ...] = ()) -> str:
     """Return the fields of a class as a Markdown table: key, what is allowed, default, meaning."""
     rows = [
         f"| `{name}` | {_allowed(settings, name)} | {_default(field)} | {field.description or ''} |"
-        for name, field in settings.model_fields.items()
+        for name, field in sorted(settings.model_fields.items(), key=partial(_place, settings))
         if name not in leave_out
     ]
     return "\n".join(["| key | value | default | meaning |", "|---|---|---|---|", *rows]) if rows else ""
+
+
+def _place(settings: type[BaseModel], item: tuple[str, FieldInfo]) -> tuple[bool, bool]:
+    """Sort required keys first and inherited ones last."""
+    name, field = item
+    return not field.is_required(), name not in settings.__annotations__
 
 
 def _default(field: FieldInfo) -> str:

@@ -260,7 +260,7 @@ KNOWN_TASKS = ", ".join(sorted(CATALOGUE.tasks))
         ({"training__epochs": float("inf")}, "training.epochs: inf is not allowed; it must be a finite number"),
         ({"experiments__sweep__methods": [{"name": "l1", "sparsity": "half"}]}, "experiments.sweep.methods[0].sparsity: 'half' is not allowed; it must be a valid number"),
         ({"experiments__sweep__methods": [{"name": "l1", "sparsity": 0.5, "evnts": 3}]}, "experiments.sweep.methods[0].evnts: unknown key (did you mean 'events'?); known: "),
-        ({"experiments__sweep__methods": [{"name": "l1"}]}, "experiments.sweep.methods[0]: give either sparsity (a target) or strength (the penalty), not both and not neither"),
+        ({"experiments__sweep__methods": [{"name": "l1"}]}, "experiments.sweep.methods[0]: give exactly one of sparsity (a target) and strength (the penalty)"),
         ({"experiments__sweep__methods": [{"name": "neuroprune", "sparsity": 0.5, "alpha": 1}]}, "experiments.sweep.methods[0]: give either sparsity (a target) or alpha (the penalty), not both"),
         ({"experiments__sweep__methods": [{"name": "l1", "sparsity": 0.5, "start": 0.6}]}, "experiments.sweep.methods[0]: start (0.6) must not be after end (0.5)"),
         ({"experiments__sweep__methods": [{"name": "l1", "strength": 1, "mode": "copled"}]}, "experiments.sweep.methods[0].mode: 'copled' is not allowed (did you mean 'coupled'?); allowed: 'coupled' or 'decoupled'"),
