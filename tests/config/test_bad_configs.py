@@ -396,11 +396,11 @@ def refusal(folder, monkeypatch, capsys, data):
     """Plan a study file in a folder; return the sentences with which it is refused."""
     monkeypatch.chdir(folder)
     Path("study.yaml").write_bytes(data)
-    begun = time.monotonic()
+    begun = time.process_time()
     code = main(["plan", "--config", "study.yaml"])
     out, err = capsys.readouterr()
     assert (code, out) == (1, ""), out
-    assert time.monotonic() - begun < SECONDS
+    assert time.process_time() - begun < SECONDS
     assert [path.name for path in folder.iterdir()] == ["study.yaml"]
     lines = err.splitlines()
     assert lines and all(line.startswith("study.yaml: ") and len(line) < 1500 for line in lines), err

@@ -1,0 +1,51 @@
+"""What the settings of several methods have in common."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from neuroprune.config.fields import TASK_KINDS, Positive, Schedule, Settings
+
+
+class PruningSettings(Settings):
+    """Settings of a pruning method."""
+
+    task_kinds: ClassVar[tuple[str, ...]] = TASK_KINDS
+
+    @property
+    def form(self) -> str:
+        """The method's form in tables: `target`, unless the settings can ask for another one."""
+        return "target"
+
+
+class EventSettings(PruningSettings):
+    """Settings of the removal events of the target form, the same in every method that has one."""
+
+    start: Schedule = Field(
+        default=1 / 3,
+        description="Share of the steps at which the first event comes; earlier, scores know little of the task.",
+    )
+    end: Schedule = Field(
+        default=1 / 2, description="Share of the steps at which the last event comes and the target is reached."
+    )
+    events: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=3,
+        description="Events at which the target form prunes, spread evenly from start to end; a single large one can "
+        "fail.",
+    )
+    post_lr: Positive = Field(
+        default=2.0, description="Factor of the learning rate after the last event, re-warmed over 3 % of the steps."
+    )
+    freeze_embeddings: bool = Field(default=True, description="Leave the embeddings as they are after the last event.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self._check_order()
+        return self
+
+    def _check_order(self) -> None:
+        """Refuse events that end before they start."""
+        if self.start > self.end:
+            raise ValueError(f"start ({self.start:g}) must not be after end ({self.end:g})")

@@ -1,0 +1,98 @@
+"""Settings of CoFi."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from neuroprune.config.fields import Count, Fraction, Positive, Schedule, TargetSparsity
+from neuroprune.config.methods.base import PruningSettings
+
+MaskKind = Literal["hidden", "head", "head_layer", "intermediate", "mlp"]
+
+
+class CoFiSettings(PruningSettings):
+    """CoFi (Xia et al. 2022): learned masks on hidden dimensions, heads, neurons and whole layers.
+
+    Each mask is a random gate (hard concrete) whose chance to be open is trained. The loss gains two multipliers times
+    the difference between the expected sparsity and its target, and its square; the multipliers rise for as long as the
+    target is missed. First comes plain fine-tuning (until `start`), then the target rises from 0 (over `warmup`), and
+    from `end` on the masks are fixed, what they close is removed physically, and the smaller model is fine-tuned.
+    """
+
+    name: Literal["cofi"] = Field(default="cofi", description="The method.")
+    version: Literal[1] = Field(default=1, description="Rises when the method's results change; not to be set.")
+    sparsity: TargetSparsity = Field(
+        description="Share of the weights of all attention (Q, K, V, O) and MLP matrices that is gone at the end."
+    )
+    schedule: Literal["fair", "published"] = Field(
+        default="fair",
+        description="`published`: the original's masks and multipliers, which wind up in runs of few steps and miss "
+        "the target. `fair`: their learning rate grows as steps get fewer, the multipliers can't wind up, and the "
+        "masks that are taken in the end meet the target, topped up with the smallest single weights.",
+    )
+    masks: tuple[MaskKind, ...] = Field(
+        default=("hidden", "head", "head_layer", "intermediate", "mlp"),
+        min_length=1,
+        description="Kinds of masks: hidden dimensions, heads, whole attentions, neurons, whole MLPs. A kind that an "
+        "architecture does not have is left out, and the record says so. In a study, where a list is an axis of the "
+        "grid, a list of lists: `[[head, intermediate]]`.",
+    )
+    start: Schedule = Field(
+        default=0.042,
+        description="Share of the steps at which pruning starts (published: 1 of 20 epochs, and 4 of 100, before 4 and "
+        "20 final ones).",
+    )
+    warmup: Schedule = Field(
+        default=0.083,
+        description="Share of the steps, from `start` on, over which the target rises linearly from 0; in the fair "
+        "schedule at least 60 % of the pruning stage.",
+    )
+    end: Schedule = Field(
+        default=0.83, description="Share of the steps at which the masks are fixed; then the smaller model trains on."
+    )
+    reg_lr: Positive = Field(
+        default=0.01, description="Learning rate of masks and multipliers; the fair schedule scales it, see there."
+    )
+    mask_lr_steps: Count = Field(
+        default=1000,
+        description="Fair schedule: steps of pruning for which `reg_lr` is meant; with fewer it grows in proportion.",
+    )
+    final_lr: Positive = Field(
+        default=1.0,
+        description="Factor of the learning rate after the masks are fixed, re-warmed over 3 % of the steps.",
+    )
+    teacher: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Distillation: `run`, the model as it is at `start`; or a folder with a dense model of the same "
+        "kind, fine-tuned on the task, which teaches from the first step. Its answers then take the labels' place. "
+        "Default: none, as the paper compares.",
+    )
+    freeze_embeddings: bool = Field(
+        default=True, description="Leave the embeddings as they are during the whole run, as published."
+    )
+    layer_share: Fraction = Field(
+        default=0.9,
+        description="Distillation: share of the layers' loss, the rest is that of the predictions (published: 0.9, 0.7 "
+        "or 0.5).",
+    )
+    teacher_temperature: Positive = Field(
+        default=2.0, description="Distillation: predictions are softened by it (published: 2)."
+    )
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> CoFiSettings:
+        if self.teacher == "run" and self.start == 0:
+            raise ValueError("teacher: run needs fine-tuning before pruning: let start be above 0")
+        if self.start + self.warmup > self.end:
+            raise ValueError(f"start + warmup ({self.start + self.warmup:g}) must not be after end ({self.end:g})")
+        if len(set(self.masks)) < len(self.masks):
+            raise ValueError(f"masks names a kind twice: {', '.join(self.masks)}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_frozen_embeddings(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out `freeze_embeddings` while it is true, so that settings from before it keep their hash."""
+        return {key: value for key, value in serialize(self).items() if (key, value) != ("freeze_embeddings", True)}

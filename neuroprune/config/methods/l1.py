@@ -1,0 +1,47 @@
+"""Settings of l1 pruning."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from neuroprune.config.fields import Positive, Schedule, TargetSparsity
+from neuroprune.config.methods.base import EventSettings
+from neuroprune.pruning.defaults import EPS
+
+
+class L1Settings(EventSettings):
+    """l1 pruning, the paper's baseline for T5 and OPT, in two forms: give `sparsity` or `strength`."""
+
+    name: Literal["l1"] = Field(default="l1", description="The method.")
+    version: Literal[1] = Field(default=1, description="Rises when the method's results change; not to be set.")
+    sparsity: TargetSparsity | None = Field(
+        default=None, description="Target form: this share of the prunable weights, the smallest, is zero at the end."
+    )
+    strength: Positive | None = Field(
+        default=None, description="Penalty form: factor of the l1 norm in the loss (paper: 1e-7 to 1e-1)."
+    )
+    mode: Literal["coupled", "decoupled"] = Field(
+        default="coupled",
+        description="Penalty form: its gradient goes through the optimizer (the paper's letter), or a proximal step "
+        "follows the optimizer's.",
+    )
+    eps: Positive = Field(default=EPS, description="Penalty form: an entry below this counts as absent at the end.")
+    penalty_start: Schedule = Field(
+        default=0.0,
+        description="Penalty form: share of the steps before the penalty begins; the paper's translation models train "
+        "half of their epochs without it.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.sparsity is None) == (self.strength is None):
+            raise ValueError("give exactly one of sparsity (a target) and strength (the penalty)")
+        self._check_order()
+        return self
+
+    @property
+    def form(self) -> Literal["target", "penalty"]:
+        """Which of the two forms these settings ask for."""
+        return "penalty" if self.sparsity is None else "target"

@@ -1,0 +1,148 @@
+"""Settings of NeuroPrune's three algorithms."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from neuroprune.config.fields import Count, Fraction, NotNegative, Positive, Schedule, TargetSparsity
+from neuroprune.config.methods.base import EventSettings
+from neuroprune.pruning.defaults import EPS
+
+_LATER_DEFAULTS = (("algorithm", "connectivity"), ("layout", "free"), ("multiple_of", 1))
+
+
+class NeuroPruneSettings(EventSettings):
+    """NeuroPrune in two forms: `sparsity` or `heads` ask for a target; `alpha`, `beta`, `theta` are the penalty."""
+
+    name: Literal["neuroprune"] = Field(default="neuroprune", description="The method.")
+    version: Literal[2] = Field(default=2, description="Rises when the method's results change; not to be set.")
+    algorithm: Literal["connectivity", "penalties"] = Field(
+        default="connectivity",
+        description="Algorithm that meets `sparsity`: `connectivity`, this project's own removal events by functional "
+        "connectivity, or `penalties`, the paper's, with strengths that are regulated during training.",
+    )
+    # ---- target form
+    sparsity: TargetSparsity | None = Field(
+        default=None,
+        description="Target form: this share of the weights of all attention (Q, K, V, O) and MLP matrices of the "
+        "dense model is gone or zero at the end.",
+    )
+    heads: Count | None = Field(
+        default=None,
+        description="Target form: exactly so many heads are left at the end, over all layers together (at least one in "
+        "each); alone, or beside `sparsity`, which the MLPs then complete.",
+    )
+    layout: Literal["free", "uniform"] = Field(
+        default="free",
+        description="Target form: `free` lets each layer keep its own number of heads and neurons. `uniform` keeps the "
+        "same number in all layers, so that the model has a plain configuration and loads without this package; heads "
+        "stay where the configuration can't give their number apart from the hidden size (BERT, BART, OPT, GPT-2).",
+    )
+    multiple_of: Count = Field(
+        default=1, description="Uniform layout: the number of neurons of a layer is a multiple of this, such as 64."
+    )
+    calibration_rows: Count = Field(
+        default=256,
+        description="Target form: training rows before each event that measure what flows through a unit; few give "
+        "noisy scores and folds. A step with them costs about half as long again.",
+    )
+    ridge: Positive = Field(default=0.01, description="Target form: ridge of the least-squares fold.")
+    min_share: Fraction = Field(
+        default=0.01, description="Target form: share of its neurons that a layer keeps at least."
+    )
+    fold: bool = Field(default=True, description="Target form: fold what removed units did into those that remain.")
+    centred: bool = Field(
+        default=True,
+        description="Target form: connectivity counts what a unit does beyond its mean, which the fold puts into a "
+        "bias; without the fold, or where there is no bias, it counts the whole.",
+    )
+    token_weights: bool = Field(
+        default=True, description="Target form: weigh tokens in the fold by how much the loss depends on them."
+    )
+    # ---- penalty form
+    alpha: NotNegative | None = Field(
+        default=None, description="Penalty form: strength of the MLP penalty, Eq. 1 (paper: 1e-7 to 1e-1)."
+    )
+    beta: NotNegative | None = Field(
+        default=None, description="Penalty form: strength of the attention penalty, Eq. 2 (paper: 1e-7 to 1e-1)."
+    )
+    theta: NotNegative | None = Field(
+        default=None,
+        description="Penalty form: heads whose weights differ by at most this everywhere are redundant (paper: 0.15 to "
+        "0.25); it scales with the model's weights.",
+    )
+    mode: Literal["coupled", "decoupled"] = Field(
+        default="coupled",
+        description="Penalty form: the gradient goes through the optimizer (the paper's letter), or a proximal step "
+        "follows the optimizer's, as AdamW does for decay; short runs need the second.",
+    )
+    eps: Positive = Field(default=EPS, description="Penalty form: an entry below this counts as absent (paper: 1e-4).")
+    penalty_start: Schedule = Field(
+        default=0.0,
+        description="Penalty form: share of the steps before the penalty begins; no head is merged "
+        "earlier either (paper: half of the epochs in translation, else 0).",
+    )
+    degree_weight: Literal["inverse", "missing", "none"] = Field(
+        default="inverse",
+        description="Penalty form: weight of a neuron's penalty, 1 / connectivity or 1 - connectivity (two readings); "
+        "or 1 for all, which is l1 without preferential attachment.",
+    )
+    merge: Literal["output", "mlp_in", "none"] = Field(
+        default="output",
+        description="Penalty form: where a redundant head's contribution goes: into the output projection of the head "
+        "that stays, into the MLP's input columns (the paper's letter), or nowhere.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.algorithm == "penalties":
+            self._check_regulated()
+        else:
+            self._check_one_form()
+            self._check_order()
+        self._check_layout()
+        return self
+
+    def _check_one_form(self) -> None:
+        penalty = [name for name in ("alpha", "beta", "theta") if getattr(self, name) is not None]
+        target = [name for name in ("sparsity", "heads") if getattr(self, name) is not None]
+        if target and penalty:
+            raise ValueError(
+                f"give either {' and '.join(target)} (a target) or {', '.join(penalty)} (the penalty), not both"
+            )
+        if not target and not penalty:
+            raise ValueError(
+                "give sparsity or heads (a target), or at least one of alpha, beta and theta (the penalty)"
+            )
+
+    def _check_layout(self) -> None:
+        if self.layout == "uniform" and (self.heads is not None or self.form != "target"):
+            raise ValueError("layout: uniform needs sparsity alone (algorithm: connectivity); leave the others out")
+        if self.layout == "free" and self.multiple_of != 1:
+            raise ValueError("multiple_of needs layout: uniform")
+
+    def _check_regulated(self) -> None:
+        if self.sparsity is None:
+            raise ValueError("algorithm: penalties is regulated towards a target; give sparsity")
+        if self.heads is not None:
+            raise ValueError("algorithm: penalties can't be asked for a number of heads; give theta instead of heads")
+        if self.penalty_start >= self.end:
+            raise ValueError(
+                f"algorithm: penalties needs penalty_start below end ({self.end:g}), where the target is reached"
+            )
+        if self.alpha == 0 and self.beta == 0:
+            raise ValueError("algorithm: penalties regulates alpha and beta; at least one must be above 0")
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out defaults of settings that came later, so that settings from before them keep their hash."""
+        return {key: value for key, value in serialize(self).items() if (key, value) not in _LATER_DEFAULTS}
+
+    @property
+    def form(self) -> Literal["target", "penalty", "regulated"]:
+        """Which algorithm these settings ask for: FC, the paper's penalties, or penalties with regulated strengths."""
+        if self.algorithm == "penalties":
+            return "regulated"
+        return "penalty" if self.sparsity is None and self.heads is None else "target"
