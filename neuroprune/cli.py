@@ -6,7 +6,6 @@ A mistake that the user can mend is printed as a sentence, without a traceback.
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,12 +14,7 @@ from typing import Any
 
 from neuroprune import subcommands
 from neuroprune.errors import UserError
-
-REMEDIES = {  # of errors that the user can resolve
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "ask the owner for access, or choose another folder."),
-    errno.EROFS: "choose a folder on a writable disk.",
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and run the command again."),
-}
+from neuroprune.files import failures
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,10 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except BrokenPipeError:  # `neuroprune plan | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        if error.errno not in REMEDIES or error.filename is None:
+    except Exception as error:
+        if (text := failures.sentence(error)) is None:
             raise
-        print(f"{error.filename}: {error.strerror}; {REMEDIES[error.errno]}", file=sys.stderr)
+        print(text, file=sys.stderr)
         return 1
     return 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -16,6 +17,7 @@ import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from neuroprune.config.canonical import json_hash
+from neuroprune.config.fields import FOLDER_NAME
 from neuroprune.config.settings import RunSettings, TimingSettings
 from neuroprune.errors import UserError
 from neuroprune.results.environment import Environment, Part
@@ -163,7 +165,7 @@ def _read(path: Path, kind: type[AnyRecord]) -> AnyRecord:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: no record can be read here ({error.strerror}); run the study first.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON file ({error}); delete it and run again.") from error
     found = data.get("schema_version") if isinstance(data, dict) else None
     if found != SCHEMA_VERSION:
@@ -229,11 +231,14 @@ def read_plan(study_dir: Path) -> dict[str, Any]:
         return {"runs": {}, "timed": []}
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: no plan can be read here ({error}); plan the study again or delete it.") from error
     plan = {"timed": [], **plan} if isinstance(plan, dict) else {}
     if not (isinstance(plan.get("runs"), dict) and isinstance(plan["timed"], list)):
         raise UserError(f"{path}: this is no plan of a study; plan the study again or delete it.")
+    for name in (*plan["runs"], *plan["timed"]):
+        if not (isinstance(name, str) and re.fullmatch(FOLDER_NAME, name)):
+            raise UserError(f"{path}: {name!r} is no name of a run; plan the study again or delete the file.")
     return plan
 
 

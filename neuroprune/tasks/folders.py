@@ -15,6 +15,7 @@ from pandas.errors import EmptyDataError, ParserWarning
 
 from neuroprune.config.settings import TaskSettings
 from neuroprune.errors import UserError
+from neuroprune.files import failures
 from neuroprune.files.packages import cause
 from neuroprune.files.temporary import temporary_folder
 
@@ -76,6 +77,8 @@ def _strict_csv() -> Iterator[None]:
 
 def _reason(error: Exception, folder: Path) -> str:
     """Say why a folder can't be read: what is wrong with its card or a file, or else what the error says."""
+    if (text := failures.sentence(error)) is not None:
+        return text
     causes = _causes(error)
     if isinstance(error, DISAGREE):
         return f"{CARD} and the files disagree about rows or splits; correct one of them"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
@@ -17,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuroprune.errors import UserError
+from neuroprune.files import failures
+
+_BAR = re.compile(r"\d%\|")  # of tqdm
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,14 @@ def _work(task: ForkedTask) -> None:
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
+    except Exception as error:
+        if (text := failures.sentence(error)) is None:
+            raise
+        print(text, file=sys.stderr)
+        sys.exit(1)
 
 
 def _last_line(log: Path) -> str:
-    """Return the last line of a log that is not empty, such as an error message."""
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    """Return the last line of a log that is neither empty nor a progress bar, such as an error message."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip() and not _BAR.search(line)), "")

@@ -171,3 +171,20 @@ def test_the_environment_names_what_computes():
     assert found["cpu"]
     assert found["started"].endswith("+00:00")
     environment.Environment(**found, settings_sha256="0" * 64)
+
+
+@pytest.mark.parametrize("name", ["/etc/x", "../x", "a/b", "", ".x", 5, None, [1], {}])
+def test_a_plan_names_runs_and_no_other_files(tmp_path, name):
+    plan = {"runs": {name: {}}, "timed": []} if isinstance(name, str) else {"runs": {}, "timed": [name]}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(UserError, match="is no name of a run; plan the study again or delete the file"):
+        records.read_plan(tmp_path)
+
+
+def test_files_of_countless_brackets_are_no_json(tmp_path):
+    for name in ("plan.json", "run.json"):
+        (tmp_path / name).write_text("[" * 100_000)
+    with pytest.raises(UserError, match="no plan can be read here"):
+        records.read_plan(tmp_path)
+    with pytest.raises(UserError, match="not a JSON file"):
+        records.read_record(tmp_path / "run.json")
