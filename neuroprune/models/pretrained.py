@@ -28,7 +28,7 @@ from neuroprune.models import quantizer  # noqa: F401  (registers)
 from neuroprune.models.card import Facts, hub_id, is_ours, write_card
 from neuroprune.models.weight_index import check_indices
 from neuroprune.pruning.architectures import ARCHITECTURES
-from neuroprune.pruning.kept_units import RECORD
+from neuroprune.pruning.kept_units import names_record
 
 
 def save_pretrained(
@@ -137,7 +137,7 @@ def from_pretrained(folder: str | Path, auto_class: Any = None, **options: Any) 
 def _has_card(model: Any) -> bool:
     """Say whether a card can be written: the model's layers are known, and its record is ours."""
     record = getattr(model.config, "quantization_config", None)
-    quantized = record is not None and getattr(record, "get", lambda _: None)("quant_method") != RECORD
+    quantized = record is not None and not names_record(getattr(record, "get", lambda _: None)("quant_method"))
     return model.config.model_type in ARCHITECTURES and not quantized
 
 

@@ -24,7 +24,16 @@ from transformers.quantizers import HfQuantizer, auto, register_quantization_con
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from neuroprune.pruning.blocks import Blocks, find_blocks
-from neuroprune.pruning.kept_units import RECORD, Kept, configs_of, kept_units, unkept, unpack_positions
+from neuroprune.pruning.kept_units import (
+    METHOD,
+    RECORD,
+    Kept,
+    configs_of,
+    kept_units,
+    names_record,
+    unkept,
+    unpack_positions,
+)
 from neuroprune.pruning.residual_stream import remove_hidden
 from neuroprune.pruning.surgery import remove, settle
 
@@ -33,13 +42,14 @@ if TYPE_CHECKING:
 
 
 @register_quantization_config(RECORD)
+@register_quantization_config(METHOD)
 class KeptConfig(QuantizationConfigMixin):
     """The record of a cut model, as transformers passes it on.
 
     Args:
         heads: Attention -> `of` (heads of the dense model) and `kept` (bit mask of those that are left).
         neurons: MLP -> likewise.
-        quant_method: Always `neuroprune`.
+        quant_method: `kept_units.METHOD`, or `neuroprune` alone.
         hidden: The same for the hidden dimension, and `others` (see `kept.py`); None if it is whole.
     """
 
@@ -47,7 +57,7 @@ class KeptConfig(QuantizationConfigMixin):
         self,
         heads: dict[str, dict[str, Any]] | None = None,
         neurons: dict[str, dict[str, Any]] | None = None,
-        quant_method: str = RECORD,
+        quant_method: str = METHOD,
         hidden: dict[str, Any] | None = None,
     ) -> None:
         self.quant_method = quant_method  # type: ignore[assignment]
@@ -105,6 +115,7 @@ def _cut(model: PreTrainedModel) -> CutPart:
 
 
 @register_quantizer(RECORD)
+@register_quantizer(METHOD)
 class KeptUnits(HfQuantizer):
     """Cuts an empty dense model to what the records say; steps aside once the weights are loaded."""
 
@@ -158,7 +169,7 @@ def has_record(config: Any) -> bool:
     """Return whether a configuration itself, without its sub-configurations, holds the record of a cut model."""
     found = getattr(config, "quantization_config", None)
     method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
-    return bool(method == RECORD)
+    return names_record(method)
 
 
 def choose_quantizer(choose: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from neuroprune.errors import UserError
 from neuroprune.models.quantizer import cut_to_record
-from neuroprune.pruning.kept_units import RECORD, read_record
+from neuroprune.pruning.kept_units import RECORD, names_record, read_record
 from neuroprune.pruning.plain_config import to_plain
 
 
@@ -82,6 +82,6 @@ def _saved_record(checkpoint: Path) -> dict[str, Any] | None:
     try:
         config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
         record = config.get("quantization_config") or {}
-        return record if record.get("quant_method") == RECORD else config.get(RECORD)
+        return record if names_record(record.get("quant_method")) else config.get(RECORD)
     except (OSError, ValueError, AttributeError):  # the Trainer says what it misses
         return None

@@ -20,7 +20,10 @@ from neuroprune.pruning.blocks import Block, Blocks, Mlp, base_of, find_blocks
 from neuroprune.pruning.transaction import Transaction
 
 RECORD = "neuroprune"
-"""The `quant_method` of the record; the name of the record in a plain configuration (see `plain_config.py`)."""
+"""The name of the record in a plain configuration (see `plain_config.py`), and the first word of its `quant_method`."""
+
+METHOD = f"{RECORD} (pip install neuroprune, and import neuroprune before loading)"
+"""The `quant_method` of the record; programs that do not know it print it in their first message."""
 
 
 class Units(NamedTuple):
@@ -115,14 +118,19 @@ def read_record(model: nn.Module) -> dict[str, Any]:
     records = [getattr(config, "quantization_config", None) for config in configs_of(model)]
     record: Any = next((found for found in records if found is not None), None)
     if record is None:
-        return {"quant_method": RECORD, "heads": {}, "neurons": {}} | (plain_record(model) or {})
+        return {"quant_method": METHOD, "heads": {}, "neurons": {}} | (plain_record(model) or {})
     record = record if isinstance(record, dict) else record.to_dict()
-    if record.get("quant_method") != RECORD:
+    if not names_record(record.get("quant_method")):
         raise UserError(
             f"{type(model).__name__} is quantized ({record.get('quant_method')}); heads and neurons can only be "
             "removed before quantization."
         )
     return record
+
+
+def names_record(method: Any) -> bool:
+    """Return whether a `quant_method` is that of the record, with or without the remark behind the name."""
+    return isinstance(method, str) and method.split(" ")[0] == RECORD
 
 
 def plain_record(model: nn.Module) -> dict[str, Any] | None:
@@ -161,7 +169,7 @@ def stage_record(changes: Transaction, model: nn.Module, blocks: Blocks, kept: K
     """
     before = read_record(model)
     record = {
-        "quant_method": RECORD,
+        "quant_method": METHOD,
         "heads": _others(model, blocks.attentions, before["heads"]) | _entries(model, blocks.attentions, kept),
         "neurons": _others(model, blocks.mlps, before["neurons"]) | _entries(model, blocks.mlps, kept),
     }

@@ -20,7 +20,7 @@ from neuroprune.pruning.architectures import Architecture, ConfigNames, find_arc
 from neuroprune.pruning.blocks import Attention, Block, Blocks, find_blocks
 from neuroprune.pruning.cut_classes import stage_cut_class, stage_plain_class
 from neuroprune.pruning.cuts import Cut, stage_cuts, unwrap
-from neuroprune.pruning.kept_units import RECORD, configs_of, kept_units, module_keys, plain_record, read_record
+from neuroprune.pruning.kept_units import METHOD, RECORD, configs_of, kept_units, module_keys, plain_record, read_record
 from neuroprune.pruning.transaction import Transaction
 
 
@@ -117,7 +117,7 @@ def to_recorded(model: nn.Module, optimizer: Any = None) -> None:
         return
     changes = Transaction()
     _stage_whole_position_bias(changes, model, optimizer)
-    record = {"quant_method": RECORD, "heads": plain["heads"], "neurons": plain["neurons"]}
+    record = {"quant_method": METHOD, "heads": plain["heads"], "neurons": plain["neurons"]}
     row = _names(model)
     names = {RECORD, *row.neurons, row.heads, row.key_heads, row.head_dim}
     for config in configs_of(model):

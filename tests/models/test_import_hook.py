@@ -1,5 +1,6 @@
 """The hook promises: after `import neuroprune`, in whatever order, plain transformers loads and saves cut models."""
 
+import json
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from test_pretrained import assert_same, tokenizer  # noqa: F401  (a fixture)
 
 import neuroprune
 from helpers.models import VOCAB, make_batch, make_model
+from neuroprune.pruning.kept_units import names_record
 
 ORDERS = {
     "neuroprune first": "import neuroprune, transformers",
@@ -114,3 +116,20 @@ def test_a_pushed_model_loads_as_it_was(saved, tmp_path, monkeypatch):
     assert_same(model, loaded)
     ids = make_batch("bert")["input_ids"].clamp(max=VOCAB - 1)
     assert torch.equal(model(ids).logits, loaded(ids).logits)
+
+
+def test_without_the_import_the_first_message_says_what_to_do(saved):
+    code = "import sys, transformers; transformers.AutoModelForSequenceClassification.from_pretrained(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, str(saved[1])], capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    first = next(line for line in done.stderr.splitlines() if "[transformers]" in line)
+    assert "neuroprune (pip install neuroprune, and import neuroprune before loading)" in first
+
+
+def test_a_record_without_the_remark_is_read_too(saved):
+    model, folder, _ = saved
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"]["quant_method"] = "neuroprune"
+    (folder / "config.json").write_text(json.dumps(config))
+    assert_same(neuroprune.from_pretrained(folder), model)
+    assert names_record("neuroprune") and not names_record("gptq") and not names_record(None)
