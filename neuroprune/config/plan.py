@@ -27,7 +27,16 @@ from neuroprune.errors import ConfigError
 _METHOD: TypeAdapter[MethodSettings] = TypeAdapter(MethodSettings)
 
 # What of a method stands in the names of its runs: field -> what is written before its value.
-POINT = {"algorithm": "", "sparsity": "", "heads": "h", "alpha": "a", "beta": "b", "theta": "t", "strength": "l"}
+POINT = {
+    "algorithm": "",
+    "sparsity": "",
+    "heads": "h",
+    "speedup": "x",
+    "alpha": "a",
+    "beta": "b",
+    "theta": "t",
+    "strength": "l",
+}
 LONGEST_NAME = 200  # of a run; file systems allow 255 bytes, with what is added to temporary folders
 _ODD = re.compile(r"[^a-z0-9_.-]")  # what a run's name may not have
 

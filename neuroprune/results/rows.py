@@ -45,6 +45,7 @@ def _identity(study: str, run: RunRecord, group: Group) -> dict[str, Any]:
         "form": form,
         "point": getattr(method, "sparsity", None),
         "heads_asked": getattr(method, "heads", None),
+        "speedup_asked": getattr(method, "speedup", None),
         **strengths,
         **{name: getattr(method, name, None) if name in ABLATED.get(form, ()) else None for name in OPTIONS},
         "seed": settings.seed,

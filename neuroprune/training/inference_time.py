@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from neuroprune.config.canonical import settings_hash
 from neuroprune.config.settings import TimingSettings
 from neuroprune.errors import UserError
 from neuroprune.files.atomic import write_json
+from neuroprune.methods.components.latency import interleave, synchronise
 from neuroprune.models import pretrained, sources
 from neuroprune.results.environment import Environment, environment
 from neuroprune.results.records import BatchTiming, Quartiles, RunRecord, TimingRecord, read_record
@@ -127,32 +127,6 @@ def time_batch_size(
     )
 
 
-def interleave(
-    functions: Mapping[str, Callable[[], Any]], repeats: int, warmup: int, sync: Callable[[], Any]
-) -> dict[str, list[float]]:
-    """Time functions alternately (A B A B …), so that a temporary slowdown of the machine affects all of them.
-
-    Args:
-        functions: Functions to time, by name.
-        repeats: Measured calls of each.
-        warmup: Calls of each before the measured ones.
-        sync: Synchronizes the device; called before the clock is read.
-
-    Returns:
-        Seconds of each measured call, by name; entries at the same position come from the same round.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(warmup + repeats):
-        for name, function in functions.items():
-            sync()
-            start = time.perf_counter()
-            function()
-            sync()
-            if turn >= warmup:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
 def use_bf16(precision: str) -> bool:
     """Return whether to compute in bf16, which is many times slower than fp32 on CPUs without bf16 units."""
     supported = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
@@ -163,12 +137,6 @@ def quartiles(values: np.ndarray) -> Quartiles:
     """Return median and quartiles (linear interpolation) of at least one number."""
     q1, median, q3 = np.percentile(values, [25, 50, 75])
     return Quartiles(median=float(median), q1=float(q1), q3=float(q3))
-
-
-def synchronise() -> None:
-    """Synchronize the accelerator, if there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def _one_pass(answer: Callable[..., Any], batches: Sequence[Batch]) -> Callable[[], None]:

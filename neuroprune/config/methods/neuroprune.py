@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -10,7 +10,13 @@ from neuroprune.config.fields import Count, Fraction, NotNegative, Positive, Sch
 from neuroprune.config.methods.base import EventSettings
 from neuroprune.pruning.defaults import EPS
 
-_LATER_DEFAULTS = (("algorithm", "connectivity"), ("layout", "free"), ("multiple_of", 1))
+_LATER_DEFAULTS = (
+    ("algorithm", "connectivity"),
+    ("layout", "free"),
+    ("multiple_of", 1),
+    ("speedup", None),
+    ("speedup_rows", 32),
+)
 
 
 class NeuroPruneSettings(EventSettings):
@@ -33,6 +39,14 @@ class NeuroPruneSettings(EventSettings):
         default=None,
         description="Target form: exactly so many heads are left at the end, over all layers together (at least one in "
         "each); alone, or beside `sparsity`, which the MLPs then complete.",
+    )
+    speedup: Annotated[float, Field(gt=1, le=1000)] | None = Field(
+        default=None,
+        description="Target form, instead of `sparsity` and `heads`: the model is so many times faster than the dense "
+        "one on the machine that trains it.",
+    )
+    speedup_rows: Count = Field(
+        default=32, description="Rows of the batch at which `speedup` is measured, as long as the first training batch."
     )
     layout: Literal["free", "uniform"] = Field(
         default="free",
@@ -103,18 +117,19 @@ class NeuroPruneSettings(EventSettings):
             self._check_one_form()
             self._check_order()
         self._check_layout()
+        self._check_speedup()
         return self
 
     def _check_one_form(self) -> None:
         penalty = [name for name in ("alpha", "beta", "theta") if getattr(self, name) is not None]
-        target = [name for name in ("sparsity", "heads") if getattr(self, name) is not None]
+        target = [name for name in ("sparsity", "heads", "speedup") if getattr(self, name) is not None]
         if target and penalty:
             raise ValueError(
                 f"give either {' and '.join(target)} (a target) or {', '.join(penalty)} (the penalty), not both"
             )
         if not target and not penalty:
             raise ValueError(
-                "give sparsity or heads (a target), or at least one of alpha, beta and theta (the penalty)"
+                "give sparsity, heads or speedup (a target), or at least one of alpha, beta and theta (the penalty)"
             )
 
     def _check_layout(self) -> None:
@@ -123,11 +138,18 @@ class NeuroPruneSettings(EventSettings):
         if self.layout == "free" and self.multiple_of != 1:
             raise ValueError("multiple_of needs layout: uniform")
 
+    def _check_speedup(self) -> None:
+        others = self.layout == "uniform" or self.sparsity is not None or self.heads is not None
+        if self.speedup is not None and others:
+            raise ValueError("speedup is a target of its own; leave sparsity, heads and layout out")
+
     def _check_regulated(self) -> None:
         if self.sparsity is None:
             raise ValueError("algorithm: penalties is regulated towards a target; give sparsity")
         if self.heads is not None:
             raise ValueError("algorithm: penalties can't be asked for a number of heads; give theta instead of heads")
+        if self.speedup is not None:
+            raise ValueError("algorithm: penalties can't be asked for a speedup; its zeros make little faster")
         if self.penalty_start >= self.end:
             raise ValueError(
                 f"algorithm: penalties needs penalty_start below end ({self.end:g}), where the target is reached"
@@ -145,4 +167,5 @@ class NeuroPruneSettings(EventSettings):
         """Which algorithm these settings ask for: FC, the paper's penalties, or penalties with regulated strengths."""
         if self.algorithm == "penalties":
             return "regulated"
-        return "penalty" if self.sparsity is None and self.heads is None else "target"
+        targets = (self.sparsity, self.heads, self.speedup)
+        return "penalty" if all(target is None for target in targets) else "target"

@@ -36,6 +36,7 @@ from neuroprune.methods.components.unit_selection import Chosen, choose_units, u
 from neuroprune.methods.components.zero_mask import zero_smallest
 from neuroprune.methods.hooks import Run, State
 from neuroprune.pruning import heads
+from neuroprune.pruning.blocks import Block
 from neuroprune.pruning.plain_config import to_plain
 from neuroprune.pruning.sparsity import cubic_schedule, prunable_weights, removed_weights
 from neuroprune.pruning.surgery import kept_units
@@ -161,10 +162,7 @@ class NeuroPruneTarget(TargetForm):
         remove_units(run, chosen)
 
     def _choose_units(self, run: Run, calibration: Calibration, room: int) -> Chosen:
-        scores = {
-            block: found.connectivity if found.samples else torch.full((block.units,), torch.inf)  # skipped: unknown
-            for block, found in calibration.statistics.items()
-        }
+        scores = self._scores(calibration)
         if self._uniform:
             return choose_uniform(uniform_groups(run, self.settings.min_share, self.settings.multiple_of), scores, room)
         groups = unit_groups(run, scores, self.settings.min_share)
@@ -172,6 +170,13 @@ class NeuroPruneTarget(TargetForm):
             return choose_units(groups, room)
         count, attentions = heads_to_remove(run, self.settings.heads, self._progress()), len(run.blocks.attentions)
         return choose_heads_first(groups[:attentions], groups[attentions:], count, room)
+
+    def _scores(self, calibration: Calibration) -> dict[Block, torch.Tensor]:
+        """Return the connectivity of the units of every block; blocks that were skipped keep all of theirs."""
+        return {
+            block: found.connectivity if found.samples else torch.full((block.units,), torch.inf)
+            for block, found in calibration.statistics.items()
+        }
 
     def _progress(self) -> float:
         """Return the share of all removals that the event taken now completes."""

@@ -7,12 +7,13 @@ from neuroprune.methods.callback import Method
 from neuroprune.methods.neuroprune.connectivity import NeuroPruneTarget
 from neuroprune.methods.neuroprune.penalties import NeuroPrunePenalty
 from neuroprune.methods.neuroprune.regulated import NeuroPruneRegulated
+from neuroprune.methods.neuroprune.speedup import NeuroPruneSpeedup
 
 
 class NeuroPrune(Method):
-    """NeuroPrune: `NeuroPrune(sparsity=0.8)` or `NeuroPrune(heads=50)` or both meet a target;
-    `NeuroPrune(alpha=, beta=, theta=)` is the paper's algorithm, `NeuroPrune(sparsity=0.8, algorithm="penalties")` the
-    same with strengths that are regulated towards a target.
+    """NeuroPrune: `NeuroPrune(sparsity=0.8)` or `NeuroPrune(heads=50)` or both meet a target, `NeuroPrune(speedup=3)` a
+    speed-up on this machine; `NeuroPrune(alpha=, beta=, theta=)` is the paper's algorithm,
+    `NeuroPrune(sparsity=0.8, algorithm="penalties")` the same with strengths that are regulated towards a target.
 
     Add it to a Trainer, `Trainer(..., callbacks=[NeuroPrune(sparsity=0.8)])`, or call its hooks (see `hooks.Hooks`).
     The model gets smaller while it trains; afterwards `report` lists what was removed at which step.
@@ -28,4 +29,6 @@ class NeuroPrune(Method):
         """Return a new strategy of the algorithm that the settings ask for."""
         if self.settings.form == "regulated":
             return NeuroPruneRegulated(self.settings)
+        if self.settings.speedup is not None:
+            return NeuroPruneSpeedup(self.settings)
         return NeuroPruneTarget(self.settings) if self.settings.form == "target" else NeuroPrunePenalty(self.settings)

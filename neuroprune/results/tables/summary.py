@@ -27,10 +27,21 @@ from neuroprune.results.tables.lead import lead
 from neuroprune.results.tables.paired import NOTE, TESTED, compared, with_tests
 from neuroprune.results.tables.partners import dense_rows, functional_rows, partners
 
-IDENTITY = ["group", "variant", "model", "model_random", "task", "method", "form", "point", "heads_asked"]
+IDENTITY = [
+    "group",
+    "variant",
+    "model",
+    "model_random",
+    "task",
+    "method",
+    "form",
+    "point",
+    "heads_asked",
+    "speedup_asked",
+]
 IDENTITY += [*STRENGTHS, *OPTIONS, "metric"]
 NOT_MEASURED = {*IDENTITY, *LAYERS, "study", "run", "status", "dirty", "commit", "seed", "device", "cpu", *LATER}
-FIXED = {*GUESSES, *COUNTS, "dense_parameters", "epochs", "steps"}  # the same for all seeds
+FIXED = {*GUESSES, *COUNTS, "dense_parameters", "epochs", "steps"} - {*IDENTITY}  # the same for all seeds
 SYMBOLS = {"alpha": "α", "beta": "β", "theta": "θ", "strength": "λ"}
 METHODS = (
     "NeuroPrune (penalties) is the paper's algorithm: the penalties of its Eq. 1 and 2, and merged heads. "
@@ -177,6 +188,7 @@ def asked(row: Row) -> str:
     """Say which point was asked for: a sparsity or the strengths of a penalty, and what is unusual."""
     target = [f"{100 * row['point']:g} %"] if math.isfinite(row["point"]) else []
     target += [f"{row['heads_asked']:.0f} heads"] if math.isfinite(row["heads_asked"]) else []
+    target += [f"{row['speedup_asked']:g} × faster"] if math.isfinite(row["speedup_asked"]) else []
     strengths = [f"{SYMBOLS[name]}{NBSP}{row[name]:g}" for name in SYMBOLS if math.isfinite(row[name])]
     return ", ".join([*target, *strengths, *filter(None, [row["mode"], row["variant"]])])
 

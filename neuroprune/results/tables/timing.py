@@ -61,7 +61,7 @@ def _columns(runs: pd.DataFrame) -> list[str]:
     times = [
         f"{kind}_b{size}" for size in batch_sizes(runs) for kind in ("inference_ms", "dense_inference_ms", "speedup")
     ]
-    more = ["variant", "heads_asked", "alpha", "beta", "theta", "strength", "mode"]
+    more = ["variant", "heads_asked", "speedup_asked", "alpha", "beta", "theta", "strength", "mode"]
     return [*IDENTITY, *more, "step_ms_first", "step_ms_last", *times]
 
 

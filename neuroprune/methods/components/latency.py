@@ -1,0 +1,195 @@
+"""Inference time of a model on this machine as a function of the units that its layers keep."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from neuroprune.errors import UserError
+from neuroprune.pruning import heads
+from neuroprune.pruning.blocks import Attention, Block, Blocks, find_blocks
+from neuroprune.pruning.surgery import remove
+
+WARMUP, REPEATS = 1, 5
+SHARES = (0.0, 0.5)  # of the units, at least one, at which the time is measured besides all of them
+Counts = Mapping[Block, int]
+"""Units that each block keeps; those of attentions count key/value heads."""
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Times of the whole model with the same number of units in all attentions, or in all MLPs.
+
+    Args:
+        attention: Pairs of units and seconds, ascending; the last pair is the model as it was measured.
+        mlp: The same for MLPs.
+    """
+
+    attention: list[tuple[int, float]]
+    mlp: list[tuple[int, float]]
+
+    def seconds(self, counts: Counts) -> float:
+        """Predict the time of a model: each block saves its part of what all blocks of its kind save."""
+        dense = (self.attention or self.mlp)[-1][1]
+        kinds = {True: self.attention, False: self.mlp}
+        saved = 0.0
+        for kind, table in kinds.items():
+            kept = [units for block, units in counts.items() if isinstance(block, Attention) is kind]
+            if kept and table:
+                units, times = (np.array(column) for column in zip(*table, strict=True))
+                saved += float(np.mean(dense - np.interp(kept, units, np.maximum.accumulate(times))))
+        return dense - saved
+
+    def speedup(self, counts: Counts) -> float:
+        """Predict how many times faster than the measured model it is."""
+        return (self.attention or self.mlp)[-1][1] / self.seconds(counts)
+
+
+class Example:
+    """Keeps the inputs of the next forward pass of a model.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.inputs: dict[str, Any] = {}
+        self._hook = model.register_forward_pre_hook(self._see, with_kwargs=True)
+
+    def detach(self) -> None:
+        """Stop waiting for a forward pass."""
+        self._hook.remove()
+
+    def batch(self, rows: int) -> dict[str, Any]:
+        """Return the inputs as a batch of this many rows, repeated as often as needed.
+
+        Raises:
+            UserError: The model was not called with tensors by name.
+        """
+        tensors = {
+            name: value for name, value in self.inputs.items() if isinstance(value, torch.Tensor) and value.dim()
+        }
+        if not tensors:
+            raise UserError(
+                "speedup: the model was not called with tensors by name (model(**batch)), so its time cannot be "
+                "measured; give sparsity instead."
+            )
+        size = next(iter(tensors.values())).shape[0]
+        return {
+            name: value[torch.arange(rows, device=value.device) % size]
+            for name, value in tensors.items()
+            if value.shape[0] == size
+        }
+
+    def _see(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.inputs = {
+            name: value.detach().clone() if isinstance(value, torch.Tensor) else value for name, value in kwargs.items()
+        }
+        self.detach()
+
+
+def measure_table(model: nn.Module, blocks: Blocks, batch: Mapping[str, Any]) -> LatencyTable:
+    """Time a model and smaller copies of it, alternately.
+
+    Args:
+        model: The model, with the same number of units in all blocks of a kind.
+        blocks: Its blocks.
+        batch: Inputs of a forward pass.
+
+    Returns:
+        Medians of the times.
+    """
+    models: dict[tuple[bool, int], nn.Module] = {}
+    for attention, some in ((True, blocks.attentions), (False, blocks.mlps)):
+        full = max((block.units for block in some), default=0)
+        for share in SHARES if full > 1 else ():
+            units = max(1, round(share * full))
+            models[attention, units] = smaller(model, {block: min(units, block.units) for block in some})
+        if full:
+            models[attention, full] = model
+    seconds = times(models, batch)
+    found: dict[bool, list[tuple[int, float]]] = {True: [], False: []}
+    for (attention, units), value in seconds.items():
+        found[attention].append((units, value))
+    dense = min((table[-1][1] for table in map(sorted, found.values()) if table), default=0.0)
+    tables = [[*sorted(table)[:-1], (max(table)[0], dense)] if table else [] for table in found.values()]
+    return LatencyTable(*tables)
+
+
+def smaller(model: nn.Module, counts: Counts) -> nn.Module:
+    """Return a copy of a model whose blocks keep so many units; which ones does not matter for the time."""
+    blocks = find_blocks(model)
+    same = copy.deepcopy(model)
+    places = [*blocks.attentions], [*blocks.mlps]
+    wanted = {block.index: units for block, units in counts.items() if isinstance(block, Attention)}
+    left = {block.index: units for block, units in counts.items() if not isinstance(block, Attention)}
+    attentions = {
+        block.index: heads.query_heads(block, list(range(wanted[block.index], block.units)))
+        for block in places[0]
+        if block.index in wanted
+    }
+    mlps = {block.index: list(range(left[block.index], block.units)) for block in places[1] if block.index in left}
+    remove(same, attentions, mlps)
+    same.zero_grad(set_to_none=True)
+    return same
+
+
+def times(models: Mapping[Any, nn.Module], batch: Mapping[str, Any]) -> dict[Any, float]:
+    """Return the median seconds of a forward pass of each model, measured alternately, without gradients."""
+    modes = {module: module.training for model in models.values() for module in model.modules()}
+    try:
+        for model in models.values():
+            model.eval()
+        with torch.no_grad():
+            functions = {name: partial(model, **batch) for name, model in models.items()}
+            found = interleave(functions, REPEATS, WARMUP, synchronise)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return {name: float(np.median(seconds)) for name, seconds in found.items()}
+
+
+def ratio(before: nn.Module, after: nn.Module, batch: Mapping[str, Any]) -> float:
+    """Return how many times faster the second model is, measured alternately."""
+    found = times({"before": before, "after": after}, batch)
+    return found["before"] / found["after"]
+
+
+def interleave(
+    functions: Mapping[Any, Callable[[], Any]], repeats: int, warmup: int, sync: Callable[[], Any]
+) -> dict[Any, list[float]]:
+    """Time functions alternately (A B A B …), so that a temporary slowdown of the machine affects all of them.
+
+    Args:
+        functions: Functions to time, by name.
+        repeats: Measured calls of each.
+        warmup: Calls of each before the measured ones.
+        sync: Synchronizes the device; called before the clock is read.
+
+    Returns:
+        Seconds of each measured call, by name; entries at the same position come from the same round.
+    """
+    seconds: dict[Any, list[float]] = {name: [] for name in functions}
+    for turn in range(warmup + repeats):
+        for name, function in functions.items():
+            sync()
+            start = time.perf_counter()
+            function()
+            sync()
+            if turn >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def synchronise() -> None:
+    """Synchronize the accelerator, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

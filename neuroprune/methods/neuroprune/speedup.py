@@ -1,0 +1,145 @@
+"""NeuroPrune-FC towards a speed-up on this machine instead of a sparsity."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from neuroprune import distributed
+from neuroprune.config.methods import NeuroPruneSettings
+from neuroprune.errors import UserError
+from neuroprune.methods.components.latency import Example, LatencyTable, measure_table, ratio, smaller
+from neuroprune.methods.components.unit_selection import Chosen, UnitGroup, choose_units, fewest_units, unit_groups
+from neuroprune.methods.hooks import Run, State
+from neuroprune.methods.neuroprune.connectivity import NeuroPruneTarget
+from neuroprune.pruning.sparsity import removed_weights
+
+CLOSE = 0.03
+"""Relative distance from the asked speed-up at which the search ends."""
+TRIES = 5
+"""Models that the last event measures at most."""
+HALVINGS = 20
+"""Steps of the search for the number of weights."""
+
+logger = logging.getLogger(__name__)
+
+
+class NeuroPruneSpeedup(NeuroPruneTarget):
+    """Remove the units that matter least until the model is so many times faster than the dense one.
+
+    After the first step, a table of latencies is measured: the time of the model with fewer heads in all layers, and
+    with fewer neurons. Each event predicts from it how many weights have to go in the end, and removes its share of
+    them. The last event measures the candidate itself beside the present model and corrects the prediction.
+    """
+
+    def __init__(self, settings: NeuroPruneSettings) -> None:
+        super().__init__(settings)
+        self.wanted = settings.speedup or 1.0
+        self.table: LatencyTable | None = None
+        self.reached = 1.0
+        self._example: Example | None = None
+        self.report["speedup"] = {"asked": self.wanted, "measured": self.reached, "rows": settings.speedup_rows}
+
+    def start(self, run: Run) -> None:
+        """Refuse what has no one speed; wait for the first batch."""
+        if distributed.count() > 1:
+            raise UserError("speedup: training with several processes has no one speed to measure; give sparsity.")
+        super().start(run)
+        self._example = Example(run.model)
+
+    def state_dict(self) -> State:
+        """Return the state of the form with the latencies."""
+        table = None if self.table is None else [self.table.attention, self.table.mlp]
+        return super().state_dict() | {"latency": table, "speed": self.reached}
+
+    def resume(self, run: Run, state: Mapping[str, Any]) -> None:
+        """Continue with the same latencies."""
+        super().resume(run, state)
+        self.reached = float(state["speed"])
+        if state["latency"] is not None:
+            self.table = LatencyTable(*([(int(n), float(s)) for n, s in table] for table in state["latency"]))
+        if self.events:
+            self._example = Example(run.model)
+
+    def after_step(self, run: Run) -> None:
+        """Measure the latencies after the first step, before a first event."""
+        if self.table is None and self._example is not None:
+            self.table = measure_table(run.model, run.blocks, self._batch())
+            self._check_reachable(run, self.table)
+        super().after_step(run)
+
+    def abandon(self) -> None:
+        """Remove hooks that an interrupted run has left on the model."""
+        if self._example is not None:
+            self._example.detach()
+        super().abandon()
+
+    def prune(self, run: Run, goal: int, last: bool) -> None:
+        """Remove whole units: this event's share of all that the speed-up takes, or at the last event all of them."""
+        calibration = self._take_calibration(run)
+        groups = unit_groups(run, self._scores(calibration), self.settings.min_share)
+        room = self._last_room(run, groups) if last else self._part(run, self._room(groups, self.wanted))
+        if not last:
+            self.reached *= ratio(run.model, smaller(run.model, _left(groups, room)), self._batch())
+        self._remove_units(run, calibration, room)
+        self.report["speedup"] |= {"measured": self.reached, "tokens": self._tokens()}
+        if last and abs(self.reached / self.wanted - 1) > CLOSE:
+            logger.warning("asked for a speed-up of %.2f, measured %.2f", self.wanted, self.reached)
+
+    def _take_event(self, run: Run, share: float) -> None:
+        super()._take_event(run, share)
+        self.report["events"][-1] |= {"asked": None, "speedup": self.reached}
+
+    def _batch(self) -> dict[str, Any]:
+        assert self._example is not None
+        return self._example.batch(self.settings.speedup_rows)
+
+    def _tokens(self) -> int:
+        """Return the length of the rows that are timed."""
+        return max((value.shape[1] for value in self._batch().values() if value.dim() > 1), default=0)
+
+    def _part(self, run: Run, room: int) -> int:
+        """Return how many weights go now so that this event completes its share of all."""
+        removed = removed_weights(run.model)
+        return max(0, round(self._progress() * (removed + room)) - removed)
+
+    def _room(self, groups: Sequence[UnitGroup], wanted: float) -> int:
+        """Find the smallest number of weights whose removal is predicted to reach a speed-up over the dense model."""
+        assert self.table is not None
+        low, high = 0, sum(group.size * len(group.scores) for group in groups)
+        for _ in range(HALVINGS):
+            middle = (low + high) // 2
+            if self.table.speedup(_left(groups, middle)) < wanted:
+                low = middle
+            else:
+                high = middle
+        return high
+
+    def _last_room(self, run: Run, groups: Sequence[UnitGroup]) -> int:
+        """Measure candidates beside the present model, and correct the prediction until the speed-up is met."""
+        wanted, batch, found = self.wanted, self._batch(), []
+        for _ in range(TRIES):
+            room = self._room(groups, wanted)
+            speed = self.reached * ratio(run.model, smaller(run.model, _left(groups, room)), batch)
+            found.append((abs(speed / self.wanted - 1), room, speed))
+            if found[-1][0] <= CLOSE:
+                break
+            wanted *= self.wanted / speed
+        _, room, self.reached = min(found)
+        return room
+
+    def _check_reachable(self, run: Run, table: LatencyTable) -> None:
+        fewest = fewest_units(run, self.settings.min_share)
+        most = table.speedup({block: min(fewest[block], block.units) for block in run.blocks.all})
+        if self.wanted > most:
+            raise UserError(
+                f"speedup: {self.wanted:g} is asked for, but with the fewest heads and neurons this model is "
+                f"{most:.1f} times faster here, at {self.settings.speedup_rows} rows; ask for less, or lower min_share."
+            )
+
+
+def _left(groups: Sequence[UnitGroup], room: int) -> dict[Any, int]:
+    """Return the units that each block keeps if so many weights are removed."""
+    chosen: Chosen = choose_units(groups, room)
+    return {group.block: len(group.scores) - len(chosen[group.block]) for group in groups}

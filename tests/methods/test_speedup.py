@@ -1,0 +1,179 @@
+"""NeuroPrune towards a speed-up: the time of a model is what the table predicts, and the last event corrects it."""
+
+import logging
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from helpers.loops import make_run, make_trainer, take_step, train_bare, weights
+from helpers.models import make_model
+from neuroprune.config.methods import NeuroPruneSettings
+from neuroprune.errors import UserError
+from neuroprune.methods.components import latency
+from neuroprune.methods.components.latency import Example, LatencyTable, measure_table, smaller
+from neuroprune.methods.neuroprune.method import NeuroPrune
+from neuroprune.pruning.blocks import find_blocks
+from neuroprune.pruning.sparsity import prunable_weights, removed_weights
+from neuroprune.pruning.surgery import kept_units
+
+FIXED = 0.25  # share of the dense model's time that no cut saves
+
+
+def model_seconds(model, factor=1.0):
+    """Time of a machine on which a weight takes as long as any other."""
+    dense = prunable_weights(model)
+    left = dense - removed_weights(model)
+    return FIXED * dense + (left if left == dense else factor * left)
+
+
+@pytest.fixture(params=[1.0, 0.8], ids=["as predicted", "faster than predicted"])
+def machine(request, monkeypatch):
+    """Replace the clock; small copies may be faster than their parts promise."""
+
+    def interleave(functions, repeats, warmup, sync):
+        assert not any(function.func.training for function in functions.values())
+        return {name: [model_seconds(function.func, request.param)] for name, function in functions.items()}
+
+    monkeypatch.setattr(latency, "interleave", interleave)
+    return request.param
+
+
+def dense_seconds(model):
+    return (1 + FIXED) * prunable_weights(model)
+
+
+@pytest.mark.parametrize("name", ["bert", "t5", "llama", "gpt2", "opt"])
+@pytest.mark.parametrize("asked", [1.5, 2.5])
+def test_the_model_is_as_much_faster_as_was_asked_for(machine, name, asked):
+    model, method = make_model(name), NeuroPrune(speedup=asked, calibration_rows=8)
+    train_bare(method, model, name, steps=12)
+    reached = dense_seconds(model) / model_seconds(model, machine)
+    assert reached == pytest.approx(asked, rel=0.05)
+    assert method.report["speedup"]["measured"] == pytest.approx(reached, rel=1e-6)
+    assert [event["speedup"] for event in method.report["events"]] == sorted(
+        event["speedup"] for event in method.report["events"]
+    )
+    assert method.report["events"][-1]["speedup"] == method.report["speedup"]["measured"]
+    zeros = sum(int((weight == 0).sum()) for weight in weights(model))
+    assert zeros == 0  # only whole units make it faster
+
+
+def test_events_before_the_last_remove_their_share():
+    latency_table = LatencyTable([(1, 0.5), (4, 1.0)], [(1, 0.25), (8, 1.0)])
+    blocks = find_blocks(make_model("bert"))
+    full = {block: block.units for block in blocks.all}
+    assert latency_table.seconds(full) == 1.0
+    attention, mlp = blocks.attentions[0], blocks.mlps[0]
+    layers = len(blocks.attentions)
+    assert latency_table.seconds({attention: 1, mlp: 8}) == 0.5
+    counts = {**dict.fromkeys(blocks.attentions, 4), **dict.fromkeys(blocks.mlps, 8)} | {attention: 1}
+    assert latency_table.seconds(counts) == pytest.approx(1 - 0.5 / layers)
+    assert latency_table.speedup({attention: 4, mlp: 1}) == 4.0
+
+
+def test_the_table_is_measured_with_fewer_units_of_one_kind(machine):
+    model = make_model("bert")
+    before = [weight.clone() for weight in weights(model)]
+    blocks = find_blocks(model)
+    example = Example(model)
+    model(input_ids=torch.ones(2, 5, dtype=torch.long))
+    table = measure_table(model, blocks, example.batch(3))
+    heads, neurons = blocks.attentions[0].units, blocks.mlps[0].units
+    assert [units for units, _ in table.attention] == [1, heads // 2, heads]
+    assert [units for units, _ in table.mlp] == [1, neurons // 2, neurons]
+    assert table.attention[-1][1] == table.mlp[-1][1] == dense_seconds(model)
+    few = smaller(model, dict.fromkeys(blocks.attentions, 1))
+    assert table.attention[0][1] == model_seconds(few, machine)
+    assert all(old.equal(new) for old, new in zip(before, weights(model), strict=True))
+
+
+def test_an_example_is_the_next_batch_alone_and_is_repeated():
+    model = make_model("bert")
+    example = Example(model)
+    first = torch.arange(10).view(2, 5)
+    model(input_ids=first, attention_mask=torch.ones_like(first))
+    model(input_ids=torch.zeros(3, 7, dtype=torch.long))
+    batch = example.batch(5)
+    assert batch["input_ids"].tolist() == first[[0, 1, 0, 1, 0]].tolist()
+    assert batch["attention_mask"].shape == (5, 5)
+    unseen = Example(model)
+    model(torch.zeros(3, 7, dtype=torch.long))
+    with pytest.raises(UserError, match="tensors by name"):
+        unseen.batch(2)
+
+
+def test_a_speed_that_no_cut_reaches_is_refused_after_the_first_step(machine):
+    model, method = make_model("bert"), NeuroPrune(speedup=50, calibration_rows=8)
+    run = make_run(model.train(), steps=12)
+    method.start(run)
+    with pytest.raises(UserError, match=r"speedup: 50 is asked for, but .* this model is \d"):
+        take_step(method, run)
+    assert min(map(len, kept_units(model).heads)) == 4
+
+
+@pytest.mark.parametrize("stop", [2, 5, 9])
+def test_it_resumes_where_it_was(machine, stop):
+    whole, halves = make_model("bert"), make_model("bert")
+    torch.manual_seed(0)
+    train_bare(NeuroPrune(speedup=2, calibration_rows=8), whole, steps=12)
+    torch.manual_seed(0)
+    run, method = make_run(halves.train(), steps=12), NeuroPrune(speedup=2, calibration_rows=8)
+    method.start(run)
+    while run.step < stop:
+        take_step(method, run)
+    state = method.state_dict()
+    method.abandon()
+    method = NeuroPrune(speedup=2, calibration_rows=8)
+    method.resume(run, state)
+    while run.step < 12:
+        take_step(method, run)
+    method.epoch_end(run)
+    method.finish(run)
+    for expected, got in zip(weights(whole), weights(halves), strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+def test_in_a_trainer_with_the_clock_of_this_machine(tmp_path, caplog):
+    """The time of a tiny model hardly depends on its units, so a small speed-up is asked for and only reported."""
+    model = make_model("bert")
+    make_trainer(method := NeuroPrune(speedup=1.01, calibration_rows=8), model, tmp_path).train()
+    assert method.report["speedup"]["measured"] > 0
+    assert method.report["speedup"]["tokens"] > 0
+
+
+def test_a_miss_is_told(machine, monkeypatch, caplog):
+    monkeypatch.setattr("neuroprune.methods.neuroprune.speedup.ratio", lambda before, after, batch: 1.0)
+    with caplog.at_level(logging.WARNING):
+        train_bare(NeuroPrune(speedup=1.5, calibration_rows=8), make_model("bert"), steps=12)
+    assert "asked for a speed-up of 1.50, measured 1.00" in caplog.text
+
+
+OTHERS = [
+    {"sparsity": 0.5},
+    {"heads": 4},
+    {"layout": "uniform"},
+    {"algorithm": "penalties", "sparsity": 0.5},
+    {"alpha": 1},
+]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"sparsity": 0.5},
+        {"heads": 4},
+        {"layout": "uniform"},
+        {"algorithm": "penalties", "sparsity": 0.5},
+        {"alpha": 1.0},
+    ],
+)
+def test_a_speedup_is_a_target_of_its_own(fields):
+    with pytest.raises(ValidationError):
+        NeuroPruneSettings(speedup=2, **fields)
+    assert NeuroPruneSettings(speedup=2).form == "target"
+
+
+def test_settings_without_it_are_written_as_before():
+    assert not {"speedup", "speedup_rows"} & NeuroPruneSettings(sparsity=0.5).model_dump().keys()
+    assert NeuroPruneSettings(speedup=2).model_dump()["speedup"] == 2
