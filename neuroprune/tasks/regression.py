@@ -57,6 +57,13 @@ class ScoredTexts:
     def objective(self, model: Any, tokenizer: Any) -> ClassHead:
         """Return how a model is trained and evaluated on these rows; see `neuroprune.tasks.Objective`.
 
+        Args:
+            model: The model.
+            tokenizer: Its tokenizer.
+
+        Returns:
+            The objective.
+
         Raises:
             UserError: If the model answers with text.
         """

@@ -69,7 +69,13 @@ class Example:
         self._hook.remove()
 
     def batch(self, rows: int) -> dict[str, Any]:
-        """Return the inputs as a batch of this many rows, repeated as often as needed.
+        """Return the inputs as a batch of a number of rows, repeated as often as needed.
+
+        Args:
+            rows: The number of rows.
+
+        Returns:
+            Tensors by name, `[rows, …]`.
 
         Raises:
             UserError: The model was not called with tensors by name.
