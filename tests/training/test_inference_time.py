@@ -15,6 +15,7 @@ from neuroprune.config.settings import ModelSettings, RunSettings, TaskSettings,
 from neuroprune.config.training import TrainingSettings
 from neuroprune.errors import UserError
 from neuroprune.files.atomic import write_json
+from neuroprune.methods.components import latency
 from neuroprune.models import pretrained, sources
 from neuroprune.models.sources import train_tokenizer
 from neuroprune.pruning.surgery import remove
@@ -50,13 +51,13 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(inference_time.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: clock.now)
     return clock
 
 
 def test_functions_take_turns_and_warm_up_does_not_count(clock):
     functions = {"a": clock.function("a", [9.0, 1.0, 2.0]), "b": clock.function("b", [7.0, 3.0, 4.0])}
-    found = inference_time.interleave(functions, repeats=2, warmup=1, sync=lambda: None)
+    found = latency.interleave(functions, repeats=2, warmup=1, sync=lambda: None)
     assert found == {"a": [1.0, 2.0], "b": [3.0, 4.0]}
     assert clock.calls == list("ababab")
 
@@ -69,7 +70,7 @@ def test_the_device_is_waited_for_before_each_look_at_the_clock(clock):
         while waiting:
             waiting.pop()()
 
-    found = inference_time.interleave({"a": lambda: waiting.append(queued)}, repeats=3, warmup=0, sync=sync)
+    found = latency.interleave({"a": lambda: waiting.append(queued)}, repeats=3, warmup=0, sync=sync)
     assert found == {"a": [5.0] * 3}
 
 
