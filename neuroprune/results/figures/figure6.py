@@ -16,9 +16,10 @@ from neuroprune.results.figures.frontier import efficient
 from neuroprune.results.figures.grid import interval
 from neuroprune.results.figures.style import (
     PAGE_WIDTH,
+    each_method,
     mark_empty,
-    method_look,
     nothing_to_show,
+    plot_methods,
     say_below,
     say_empty,
     titled,
@@ -101,11 +102,9 @@ def _plot(curves: pd.DataFrame, points: pd.DataFrame, metric: str, heading: str,
     """Draw both panels with one legend."""
     figure = Figure(figsize=(PAGE_WIDTH, 3.1), layout="constrained")
     left, right = titled(figure, heading).subplots(1, 2)
-    for (method, form), line in curves.groupby(["method", "form"], sort=False):
+    for line, look in each_method(curves):
         spread = [(line["value"] - line["low"]).fillna(0), (line["high"] - line["value"]).fillna(0)]
-        left.errorbar(
-            line["heads_left"], line["value"], yerr=spread, capsize=1.8, **method_look(str(method), str(form))
-        )
+        left.errorbar(line["heads_left"], line["value"], yerr=spread, capsize=1.8, **look)
     mark_empty(left, curves, "heads_left", "value")
     left.set(xlabel="heads that are left", ylabel="%")
     left.set_title(metric, loc="left")
@@ -122,11 +121,7 @@ def _frontier(axes: Axes, points: pd.DataFrame, metric: str) -> None:
     if points.empty:
         say_empty(axes, f"no run reaches {100 * SIMILAR:.0f} % of the dense {metric}")
         return
-    for (method, form), some in points.groupby(["method", "form"], sort=False):
-        axes.plot(
-            some["heads_left"], some["sparsity_percent"], **(method_look(str(method), str(form)) | {"linestyle": ""})
-        )
-    mark_empty(axes, points, "heads_left", "sparsity_percent")
+    plot_methods(axes, points, "heads_left", "sparsity_percent", linestyle="")
     best = points[points["efficient"]]
     axes.step(
         best["heads_left"], best["sparsity_percent"], where="post", color="#222222", lw=1, zorder=1, label="efficient"

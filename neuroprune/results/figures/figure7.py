@@ -16,9 +16,9 @@ from neuroprune.results.figures.context import below, pair_title, penalties
 from neuroprune.results.figures.figure5 import runs_by_heads
 from neuroprune.results.figures.style import (
     PAGE_WIDTH,
-    mark_empty,
     method_look,
     nothing_to_show,
+    plot_methods,
     say_below,
     say_empty,
     titled,
@@ -127,11 +127,8 @@ def _plot(ratios: pd.DataFrame, layers: pd.DataFrame, heading: str, note: str) -
     left, right = titled(figure, heading).subplots(1, 2)
     if ratios.empty:
         say_empty(left, "no dense run has left the\nimportance of its heads")
-    for (method, form), some in ratios.groupby(["method", "form"], sort=False):
-        look = method_look(str(method), str(form)) | {"linestyle": ""}
-        left.plot(some["heads_left"], some["relative_importance"], **look)
-    if len(ratios):
-        mark_empty(left, ratios, "heads_left", "relative_importance")
+    else:
+        plot_methods(left, ratios, "heads_left", "relative_importance", linestyle="")
         left.axhline(1, color="#777777", lw=0.8, ls=":")
         left.set(xlabel="heads that are left", ylabel="removed / remaining", title="")
         left.xaxis.set_major_locator(MaxNLocator(6, integer=True))

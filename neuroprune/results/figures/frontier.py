@@ -23,6 +23,7 @@ from neuroprune.results.figures.style import (
     METRIC_SPAN,
     PAGE_WIDTH,
     at_least,
+    each_method,
     mark_empty,
     method_look,
     nothing_to_show,
@@ -200,8 +201,7 @@ def _panel(axes: Axes, rows: pd.DataFrame) -> None:
         say_empty(axes, "not measured")
         return
     rows = rows.assign(x=cost(rows))
-    for (method, form), some in rows.sort_values("sparsity_percent").groupby(["method", "form"], sort=False):
-        look = method_look(str(method), str(form))
+    for some, look in each_method(rows.sort_values("sparsity_percent")):
         axes.errorbar(
             some["x"], some["value"], **_bars(some), elinewidth=0.7, **({"zorder": 3} | look | {"linestyle": ""})
         )

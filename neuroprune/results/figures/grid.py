@@ -20,6 +20,7 @@ from neuroprune.results.figures.style import (
     METRIC_SPAN,
     PAGE_WIDTH,
     at_least,
+    each_method,
     from_zero,
     mark_empty,
     method_look,
@@ -223,9 +224,9 @@ def _panel(axes: Axes, rows: pd.DataFrame, label: str) -> None:
     panel = rows["panel"].iloc[0]
     times = panel != "metric" and rows["relative"].notna().any()
     rows = drawn(rows) if times else rows
-    for (method, form), group in rows.groupby(["method", "form"], sort=False):
-        line = group.sort_values(["x", "sparsity_percent"])
-        axes.errorbar(line["x"], line["value"], yerr=_bars(line), **BARS, **method_look(str(method), str(form)))
+    for some, look in each_method(rows):
+        line = some.sort_values(["x", "sparsity_percent"])
+        axes.errorbar(line["x"], line["value"], yerr=_bars(line), **BARS, **look)
     mark_empty(axes, rows, "x", "value")
     if np.isfinite(reference := 1 if times else rows["dense"].mean()):
         axes.axhline(reference, color=INK, linestyle=":", linewidth=1, zorder=1)
@@ -266,9 +267,8 @@ def _dots(axes: Axes, pairs: list[Pair], panel: str) -> None:
     for place, rows in enumerate(found):
         offsets = [0.28 * (2 * number / max(1, len(rows) - 1) - 1) * (len(rows) > 1) for number in range(len(rows))]
         rows = rows.assign(y=[place + offset for offset in offsets])
-        for (method, form), some in rows.groupby(["method", "form"], sort=False):
-            look = method_look(str(method), str(form)) | {"linestyle": ""}
-            axes.errorbar(some["value"], some["y"], xerr=_bars(some), **BARS, **look)
+        for some, look in each_method(rows):
+            axes.errorbar(some["value"], some["y"], xerr=_bars(some), **BARS, **(look | {"linestyle": ""}))
         mark_empty(axes, rows, "value", "y")
         if panel == "metric":
             axes.plot(rows["dense"].dropna().unique(), [place] * rows["dense"].nunique(), **DENSE_STAR)

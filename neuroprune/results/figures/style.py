@@ -116,6 +116,28 @@ def method_look(method: str, form: str = "") -> dict[str, Any]:
     return {"markerfacecolor": look["color"] if label in FILLED else "white", "label": label, **look}
 
 
+def each_method(rows: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
+    """Yield the rows of each method and form, and their look, in the order in which they first appear."""
+    for (method, form), some in rows.groupby(["method", "form"], sort=False):
+        yield some, method_look(str(method), str(form))
+
+
+def plot_methods(axes: Axes, rows: pd.DataFrame, x: str, y: str, **changes: Any) -> None:
+    """Plot one column against another for each method, and cross out runs with an empty layer.
+
+    Args:
+        axes: The panel.
+        rows: What is drawn, with ``method``, ``form`` and ``empty_layers``.
+        x: The column of the horizontal axis; lines follow it upwards.
+        y: The column of the vertical axis.
+        **changes: Parts of the looks that are replaced, such as ``linestyle=""`` for marks without lines.
+    """
+    for some, look in each_method(rows):
+        line = some.sort_values(x, kind="stable")
+        axes.plot(line[x], line[y], **(look | changes))
+    mark_empty(axes, rows, x, y)
+
+
 def mark_empty(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
     """Cross out the marks of runs in which a layer has lost all its heads or all its neurons."""
     empty = rows[rows["empty_layers"] > 0]

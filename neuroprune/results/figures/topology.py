@@ -16,9 +16,8 @@ from neuroprune.results.figures.heavy_tail import gini, tail
 from neuroprune.results.figures.style import (
     GREY,
     PAGE_WIDTH,
-    mark_empty,
-    method_look,
     nothing_to_show,
+    plot_methods,
     say_below,
     say_empty,
     titled,
@@ -106,7 +105,4 @@ def _panel(axes: Axes, shown: pd.DataFrame, name: str, label: str) -> None:
     if not shown[name].notna().any():
         say_empty(axes, "no run has a tail to fit")
         return
-    for (method, form), some in shown.groupby(["method", "form"], sort=False):
-        line, look = some.sort_values("sparsity_percent"), method_look(str(method), str(form))
-        axes.plot(line["sparsity_percent"], line[name], **look)
-    mark_empty(axes, shown, "sparsity_percent", name)
+    plot_methods(axes, shown, "sparsity_percent", name)
