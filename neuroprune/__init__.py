@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from neuroprune.methods.hooks import Run
     from neuroprune.methods.linear_probe import LinearProbe
     from neuroprune.models.pretrained import from_pretrained, save_pretrained
+    from neuroprune.models.vocabulary import trim_vocabulary
     from neuroprune.pruning import heads, penalties, topology
     from neuroprune.pruning.architectures import register_architecture
     from neuroprune.pruning.blocks import find_blocks
@@ -41,6 +42,7 @@ __all__ = [
     "remove",
     "save_pretrained",
     "topology",
+    "trim_vocabulary",
 ]
 
 _MODULES = {
@@ -59,6 +61,7 @@ _MODULES = {
     "register_architecture": "pruning.architectures",
     "remove": "pruning.surgery",
     "save_pretrained": "models.pretrained",
+    "trim_vocabulary": "models.vocabulary",
 }
 
 

@@ -181,6 +181,8 @@ def _add_prune(commands: Any) -> None:
         command.add_argument(
             f"--{name.replace('_', '-')}", type=kind, help=f"{text}; default: the task's and the model's"
         )
+    text = "keep only the embeddings of tokens that the task's training rows use"
+    command.add_argument("--trim-vocabulary", action="store_true", help=text)
     command.add_argument("--seed", type=int, default=0, help="0")
     command.add_argument(
         "--catalogue", type=Path, default=Path("config"), metavar="FOLDER", help="models and tasks (config)"

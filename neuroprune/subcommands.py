@@ -169,7 +169,7 @@ def prune(args: argparse.Namespace) -> None:
     from neuroprune.training.prune import Request, prune
 
     given = {name: getattr(args, name) for name, *_ in TRAINING_OPTIONS if getattr(args, name) is not None}
-    request = Request(args.model, args.task, args.sparsity, args.seed, args.catalogue, given)
+    request = Request(args.model, args.task, args.sparsity, args.seed, args.catalogue, given, args.trim_vocabulary)
     for sentence in prune(request, args.out, args.data_root):
         print(sentence)
 

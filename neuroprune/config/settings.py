@@ -70,6 +70,15 @@ class ModelSettings(Settings):
     config: Annotated[dict[str, Any], BeforeValidator(_yaml_numbers)] = Field(
         default_factory=dict, description="Values of the model's configuration that replace the stored ones."
     )
+    trim_vocabulary: bool = Field(
+        default=False,
+        description="Keep the embeddings of the training rows' tokens, of special tokens and of single characters "
+        "alone; for tasks with classes or numbers.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in serialize(self).items() if (key, value) != ("trim_vocabulary", False)}
 
     @model_validator(mode="after")
     def _package_is_pinned(self) -> ModelSettings:

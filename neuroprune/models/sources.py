@@ -28,6 +28,7 @@ from neuroprune.errors import UserError, did_you_mean
 from neuroprune.files.atomic import file_hash, text_hash
 from neuroprune.files.packages import RESOURCES, Package, cause, unpack
 from neuroprune.models.model_files import check_description, check_weights
+from neuroprune.models.vocabulary import trim_vocabulary
 from neuroprune.models.weight_index import check_indices
 from neuroprune.pruning.architectures import find_architecture
 
@@ -104,7 +105,21 @@ def load(model: ModelSettings, data: Texts, seed: int, resources: Path = RESOURC
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     network.config.pad_token_id = tokenizer.pad_token_id
-    return network, tokenizer
+    return network, _trimmed(model, network, tokenizer, data) if model.trim_vocabulary else tokenizer
+
+
+def _trimmed(model: ModelSettings, network: Any, tokenizer: Any, data: Texts) -> Any:
+    """Restrict a model to the tokens of the training rows; return its tokenizer."""
+    if not data.labels or find_architecture(network.config.model_type).text_to_text:
+        raise UserError(
+            f"model {model.name}: trim_vocabulary is for tasks with classes or numbers, and for models with a head; "
+            "leave it out here, because words around the rows would be lost."
+        )
+    before = network.num_parameters()
+    trimmed = trim_vocabulary(network, tokenizer, data.texts())
+    text = "%s: %d of %d tokens are kept, %.3g of %.3g M parameters"
+    log.info(text, model.name, len(trimmed), len(tokenizer), network.num_parameters() / 1e6, before / 1e6)
+    return trimmed
 
 
 def locate(model: ModelSettings, resources: Path = RESOURCES, refresh: bool = False) -> Path:

@@ -30,6 +30,7 @@ class Request:
         seed: Seed of the head's initialisation, data order and dropout.
         catalogue: Folder with `models.yaml` and `tasks/`.
         training: Training settings that replace those of the rows.
+        trim_vocabulary: Whether only the embeddings of the task's tokens are kept.
     """
 
     model: str
@@ -38,6 +39,7 @@ class Request:
     seed: int
     catalogue: Path
     training: Mapping[str, Any] = field(default_factory=dict)
+    trim_vocabulary: bool = False
 
 
 def prune(request: Request, out: Path, data_root: Path) -> list[str]:
@@ -141,6 +143,8 @@ def run_settings(request: Request) -> RunSettings:
     """
     rows = read_catalogue(request.catalogue)
     model, models = _row(request.model, rows.models, {"source": request.model})
+    if request.trim_vocabulary:
+        models = {model: {**models.get(model, {}), "trim_vocabulary": True}}
     task, tasks = _row(request.task, rows.tasks, _task_file(request, rows.tasks))
     method = {"name": "neuroprune", "sparsity": request.sparsity}
     grid: dict[str, Any] = {"models": [model], "tasks": [task], "methods": [method], "seeds": [request.seed]}

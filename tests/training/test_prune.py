@@ -136,3 +136,16 @@ def test_a_loss_that_diverges_is_told_and_leaves_nothing(at_home, capsys):
     assert main([*words(), "--learning-rate", "1e30", "--epochs", "8"]) == 1
     assert "the loss is no longer finite; try a smaller --learning-rate" in capsys.readouterr().err
     assert sorted(path.name for path in at_home.iterdir()) == ["config", "resources"]
+
+
+def test_the_vocabulary_is_trimmed_to_the_task(at_home, capsys):
+    assert main(words(out="whole", epochs=1)) == 0
+    assert main([*words(out="trimmed", epochs=1, model="whole"), "--trim-vocabulary"]) == 0
+    whole, trimmed = neuroprune.from_pretrained("whole"), neuroprune.from_pretrained("trimmed")
+    assert trimmed.config.vocab_size <= whole.config.vocab_size
+    settings = json.loads((at_home / "trimmed" / "run.json").read_text())["settings"]
+    assert settings["model"]["trim_vocabulary"] is True
+    assert "trim_vocabulary" not in json.loads((at_home / "whole" / "run.json").read_text())["settings"]["model"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained("trimmed")
+    assert len(tokenizer) == trimmed.config.vocab_size
+    assert transformers.pipeline("text-classification", model="trimmed", device="cpu")("a great film")[0]["label"]

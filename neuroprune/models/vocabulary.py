@@ -1,0 +1,239 @@
+"""Vocabulary trimming: a model and its tokenizer keep the tokens of some texts, exactly as they are.
+
+At high sparsity most parameters of a small model are embeddings of tokens that its task never uses.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, pre_tokenizers
+from torch import nn
+
+from neuroprune.errors import UserError
+from neuroprune.pruning.blocks import unwrapped
+
+TEXTS = 1000  # tokenized at once
+SPELLED = 3  # longest piece that spells a character: `a`, `▁a`, `##a`
+
+
+@torch.no_grad()
+def trim_vocabulary(model: nn.Module, tokenizer: Any, texts: Iterable[str]) -> Any:
+    """Restrict a model and its tokenizer to the tokens of some texts; everything else they compute stays the same.
+
+    Special tokens stay too, as do single ASCII characters and bytes, so that new words remain spelled out. The tokens
+    keep their order. Embeddings and output layers that have a row for each token are cut, in place.
+
+    Args:
+        model: A transformers model; changed in place. Create its optimizer afterwards.
+        tokenizer: Its fast tokenizer; not changed.
+        texts: All texts of the training data, with whatever is written around them.
+
+    Returns:
+        The tokenizer of the trimmed model; it splits each of the texts into the same tokens. Save it with the model.
+
+    Raises:
+        UserError: If the tokenizer has no known form or splits a text differently once it is trimmed, or the model has
+            a vocabulary of another size or several of them. The model is not changed then.
+    """
+    network: Any = unwrapped(model)
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(
+            f"trim_vocabulary: {type(tokenizer).__name__} is not a fast tokenizer; load one with AutoTokenizer."
+        )
+    _check_model(network, len(tokenizer))
+    rows = list(dict.fromkeys(texts))
+    description = json.loads(tokenizer.backend_tokenizer.to_str())
+    kept = _kept(description, _used(tokenizer, rows), _fixed(network.config, tokenizer))
+    trimmed = copy.deepcopy(tokenizer)
+    trimmed._tokenizer = Tokenizer.from_str(json.dumps(_trimmed(description, kept)))
+    number = {old: new for new, old in enumerate(kept)}
+    _check_same(tokenizer, trimmed, rows, number)
+    _cut_rows(network, kept)
+    _renumber(network, number)
+    return trimmed
+
+
+def _check_model(network: Any, tokens: int) -> None:
+    """Refuse models whose vocabulary is not a single one, shared by input and output."""
+    size = network.get_input_embeddings().weight.shape[0]
+    other = getattr(network.config, "decoder_vocab_size", None)
+    if other not in (None, size) or getattr(network.config, "share_encoder_decoder_embeddings", True) is False:
+        raise UserError("trim_vocabulary: encoder and decoder have vocabularies of their own, which is not supported.")
+    if size < tokens:
+        raise UserError(
+            f"trim_vocabulary: the model has embeddings for {size} tokens and the tokenizer has {tokens}; use the "
+            "model's own tokenizer."
+        )
+
+
+# ---- tokens to keep
+
+
+def _used(tokenizer: Any, rows: list[str]) -> set[int]:
+    """Return the tokens of some texts, with the special ones around a text and a pair."""
+    found = set(tokenizer("a", "a")["input_ids"])
+    for some in _parts_of(rows):
+        for ids in tokenizer(some, truncation=False, verbose=False)["input_ids"]:
+            found.update(ids)
+    return found
+
+
+def _parts_of(rows: list[str]) -> Iterator[list[str]]:
+    return (rows[first : first + TEXTS] for first in range(0, len(rows), TEXTS))
+
+
+def _fixed(config: Any, tokenizer: Any) -> set[int]:
+    """Return the tokens that a configuration names; up to the padding, as some models count positions from it."""
+    named = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    for key, value in config.to_dict().items():
+        if key.endswith("token_id") and value is not None:
+            named.update(value if isinstance(value, list) else [value])
+    padding = tokenizer.pad_token_id
+    return named | set(range((-1 if padding is None or padding > TEXTS else padding) + 1))
+
+
+def _kept(description: Mapping[str, Any], used: set[int], fixed: set[int]) -> list[int]:
+    """Return the tokens to keep, ascending: with parts of merges, bytes, and characters of one ASCII letter."""
+    vocabulary, model = _vocabulary(description), description["model"]
+    spelled = {number for token, number in vocabulary.items() if _spells(token)}
+    wanted = used | fixed | spelled
+    if model["type"] == "BPE":
+        wanted |= _parts(vocabulary, _merges(model), wanted)
+    if isinstance(model.get("unk_id"), int):
+        wanted.add(model["unk_id"])
+    if isinstance(model.get("unk_token"), str) and model["unk_token"] in vocabulary:
+        wanted.add(vocabulary[model["unk_token"]])
+    return sorted(wanted)
+
+
+def _spells(token: str) -> bool:
+    """Return whether a token is a byte, or a single ASCII character with or without a mark of its place in a word."""
+    plain = token.removeprefix("##").removeprefix("▁").removesuffix("</w>")
+    is_byte = token.startswith("<0x") or (len(token) == 1 and token in BYTES)
+    return is_byte or (len(plain) == 1 and len(token) <= SPELLED + len("</w>") and plain.isascii())
+
+
+BYTES = frozenset(pre_tokenizers.ByteLevel.alphabet())
+
+
+def _parts(vocabulary: Mapping[str, int], merges: list[tuple[str, str]], wanted: set[int]) -> set[int]:
+    """Return the tokens that have to be merged to make the wanted ones."""
+    makes: dict[int, list[tuple[int, int]]] = {}
+    for left, right in merges:
+        makes.setdefault(vocabulary[left + right], []).append((vocabulary[left], vocabulary[right]))
+    found: set[int] = set()
+    waiting = list(wanted)
+    while waiting:
+        for pair in makes.get(waiting.pop(), ()):
+            new = {*pair} - found - wanted
+            found |= new
+            waiting += new
+    return found
+
+
+# ---- the tokenizer
+
+
+def _vocabulary(description: Mapping[str, Any]) -> dict[str, int]:
+    """Return token -> number of a tokenizer's model, without added tokens."""
+    model = description["model"]
+    if model["type"] == "Unigram":
+        return {token: number for number, (token, _) in enumerate(model["vocab"])}
+    if model["type"] in ("BPE", "WordPiece", "WordLevel"):
+        return dict(model["vocab"])
+    raise UserError(f"trim_vocabulary: a tokenizer of the form {model['type']} is not supported.")
+
+
+def _merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
+    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+    return [(left, right) for left, right in pairs]
+
+
+def _trimmed(description: dict[str, Any], kept: list[int]) -> dict[str, Any]:
+    """Return the description of a tokenizer that has these tokens alone, numbered in their order."""
+    number, model = {old: new for new, old in enumerate(kept)}, dict(description["model"])
+    vocabulary = _vocabulary(description)
+    if model["type"] == "Unigram":
+        model["vocab"] = [model["vocab"][old] for old in kept if old < len(vocabulary)]
+        model["unk_id"] = number.get(model.get("unk_id", -1))
+    else:
+        model["vocab"] = {token: number[old] for token, old in vocabulary.items() if old in number}
+    if model["type"] == "BPE":
+        merges = [(one, two) for one, two in _merges(model) if {one, two, one + two} <= set(model["vocab"])]
+        model["merges"] = [list(merge) for merge in merges]
+    added = [{**token, "id": number[token["id"]]} for token in description["added_tokens"] if token["id"] in number]
+    rest = {
+        key: _renumbered(value, number) for key, value in description.items() if key not in ("model", "added_tokens")
+    }
+    return {**rest, "model": model, "added_tokens": added}
+
+
+def _renumbered(part: Any, number: Mapping[int, int]) -> Any:
+    """Return a part of a description with new numbers of the special tokens: in `ids`, `pad_id`, `sep` and `cls`."""
+    if isinstance(part, list):
+        return [_renumbered(each, number) for each in part]
+    if not isinstance(part, dict):
+        return part
+    new: dict[str, Any] = {}
+    for key, value in part.items():
+        if key == "ids":
+            new[key] = [number[old] for old in value]
+        elif key == "pad_id":
+            new[key] = number.get(value, 0)
+        elif key in ("sep", "cls") and isinstance(value, list):
+            new[key] = [value[0], number[value[1]]]
+        else:
+            new[key] = _renumbered(value, number)
+    return new
+
+
+def _check_same(tokenizer: Any, trimmed: Any, rows: list[str], number: Mapping[int, int]) -> None:
+    """Refuse a tokenizer that splits a text differently than before."""
+    for some in _parts_of(rows):
+        before, after = (each(some, truncation=False, verbose=False)["input_ids"] for each in (tokenizer, trimmed))
+        for text, old, new in zip(some, before, after, strict=True):
+            if [number[token] for token in old] != new:
+                raise UserError(
+                    f"trim_vocabulary: {type(tokenizer).__name__} would split {text[:60]!r} differently once it is "
+                    "trimmed; keep its whole vocabulary."
+                )
+
+
+# ---- the model
+
+
+def _cut_rows(network: Any, kept: list[int]) -> None:
+    """Move the kept tokens' rows to the front of every layer with a row a token, and cut the others."""
+    table, index = network.get_input_embeddings(), torch.tensor(kept)
+    size, padding = table.weight.shape[0], getattr(table, "padding_idx", None)
+    for tensor in _by_token(network, size):
+        moved = tensor.index_select(tensor.shape.index(size), index.to(tensor.device))
+        tensor.narrow(tensor.shape.index(size), 0, len(kept)).copy_(moved)
+    network.resize_token_embeddings(len(kept), mean_resizing=False)
+    if padding is not None:
+        network.get_input_embeddings().padding_idx = kept.index(padding) if padding in kept else None
+
+
+def _by_token(network: Any, size: int) -> list[torch.Tensor]:
+    """Return weights of embeddings and output layers with a row a token, each once."""
+    output = network.get_output_embeddings()
+    modules = [network.get_input_embeddings(), *([] if output is None else [output])]
+    tensors = [
+        part for module in modules for part in (module.weight, getattr(module, "bias", None)) if part is not None
+    ]
+    tensors += [buffer for name, buffer in network.named_buffers() if name.endswith("final_logits_bias")]
+    return list({part.data_ptr(): part for part in tensors if size in part.shape}.values())
+
+
+def _renumber(network: Any, number: Mapping[int, int]) -> None:
+    """Give the configurations the new numbers of their special tokens."""
+    for config in (network.config, getattr(network, "generation_config", None)):
+        for key, value in list(vars(config).items()) if config is not None else []:
+            if key.endswith("token_id") and value is not None:
+                new = [number[old] for old in value] if isinstance(value, list) else number[value]
+                setattr(config, key, new)
