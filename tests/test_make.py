@@ -83,3 +83,11 @@ def test_git_ignores_all_results_but_the_published_ones(place, path, ignored):
     subprocess.run(["git", "init", "--quiet"], cwd=place, check=True)
     done = subprocess.run(["git", "check-ignore", "--quiet", path], cwd=place, check=False)
     assert done.returncode == (0 if ignored else 1)
+
+
+def test_a_study_that_snakemake_cannot_read_is_refused_in_a_sentence(place):
+    (place / "small.yaml").write_bytes(yaml.safe_dump(STUDY).encode("utf-16"))
+    done = make(place, "run", "CONFIG=small.yaml")
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("small.yaml: the file is text in UTF-16; save it as UTF-8\n")
+    assert not (place / ".snakemake").exists()

@@ -24,19 +24,23 @@ from neuroprune.results.environment import Environment, Part
 
 SCHEMA_VERSION: Literal[1] = 1
 Time = Annotated[float, Field(ge=0)]
+Number = Annotated[int, Field(ge=0)]
+ROUNDING = 1e-9
+Share = Annotated[float, Field(ge=-ROUNDING, le=1 + ROUNDING)]
+FileName = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
 _POSITIONS: TypeAdapter[list[list[int]]] = TypeAdapter(list[list[Annotated[int, Field(ge=0, strict=True)]]])
 
 
 class SparsityRecord(Part):
     """What is gone or zero at the end, as fractions of the dense model, and what is left."""
 
-    weights: float = Field(description="Fraction of the prunable weights (Q, K, V, O and MLP matrices).")
-    heads: float
-    neurons: float
-    parameters: int = Field(description="All parameters that are left, embeddings included.")
-    dense_parameters: int
-    heads_per_layer: list[int] = Field(description="Heads left in each attention.")
-    neurons_per_layer: list[int] = Field(description="Neurons left in each MLP.")
+    weights: Share = Field(description="Fraction of the prunable weights (Q, K, V, O and MLP matrices).")
+    heads: Share
+    neurons: Share
+    parameters: Number = Field(description="All parameters that are left, embeddings included.")
+    dense_parameters: Number
+    heads_per_layer: list[Number] = Field(description="Heads left in each attention.")
+    neurons_per_layer: list[Number] = Field(description="Neurons left in each MLP.")
 
 
 class Quartiles(Part):
@@ -50,8 +54,8 @@ class Quartiles(Part):
 class StepTimes(Part):
     """Training steps between two changes of the model's size, in milliseconds each."""
 
-    parameters: int = Field(description="Size of the model that was trained in this stretch.")
-    steps: int
+    parameters: Number = Field(description="Size of the model that was trained in this stretch.")
+    steps: Number
     ms: Quartiles = Field(description="From the forward pass to the end of the method's work, on the device's clock.")
 
 
@@ -68,14 +72,14 @@ class Result(Part):
         "many as the training rows' summaries have on average.",
     )
     labels: list[str]
-    train_rows: int
-    eval_rows: int
-    steps: int
-    epochs: float
+    train_rows: Number
+    eval_rows: Number
+    steps: Number
+    epochs: Time
     train_seconds: Time = Field(description="Wall time of training, its evaluations included, over all jobs.")
     eval_seconds: Time = Field(description="Part of it that was evaluation.")
     seconds_per_step: Time | None
-    resumed_at: list[int] = Field(
+    resumed_at: list[Number] = Field(
         default_factory=list, description="Steps at which a job went on where another was killed."
     )
     step_times: list[StepTimes] = Field(
@@ -87,13 +91,17 @@ class Result(Part):
         default_factory=list, description="What was logged: step, epoch, loss, metrics."
     )
     method: dict[str, Any] = Field(default_factory=dict, description="The method's own report.")
-    files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of the files that lie beside the record.")
+    files: dict[FileName, str] = Field(
+        default_factory=dict, description="SHA-256 of the files that lie beside the record."
+    )
 
     @model_validator(mode="after")
     def _one_value(self) -> Result:
         value, measured = (_known(found) for found in (self.value, self.metrics.get(self.metric)))
         if value != measured:
             raise ValueError(f"value {value} and metrics.{self.metric} {measured} must be the same")
+        if value is not None and abs(value) > 1 + ROUNDING:
+            raise ValueError(f"value {value} of {self.metric} must be a fraction of 1")
         return self
 
     @model_validator(mode="after")
@@ -135,8 +143,8 @@ class RunRecord(Part):
 class BatchTiming(Part):
     """Inference of the cut and the dense model at one batch size, in milliseconds an example."""
 
-    batch_size: int
-    examples: int
+    batch_size: Number
+    examples: Number
     ms_per_example: Quartiles
     dense_ms_per_example: Quartiles
     speedup: Quartiles = Field(description="Dense time over cut time, pass by pass.")
@@ -149,8 +157,8 @@ class TimingRecord(Part):
     run: str
     settings: TimingSettings
     environment: Environment
-    dense_parameters: int | None
-    parameters: int | None
+    dense_parameters: Number | None
+    parameters: Number | None
     batches: list[BatchTiming]
 
 

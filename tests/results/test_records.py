@@ -1,6 +1,7 @@
 """Records: what is written is read again, what is not ours is refused in a sentence, and files are whole or absent."""
 
 import json
+import re
 import subprocess
 
 import numpy as np
@@ -70,6 +71,42 @@ def test_a_foreign_record_is_refused(tmp_path, record, change, part):
     path.write_text(json.dumps(record.model_dump(mode="json") | change))
     with pytest.raises(UserError, match=part):
         records.read_record(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "key"),
+    [
+        (("sparsity", "weights"), 5, "result.sparsity.weights"),
+        (("sparsity", "heads"), -0.5, "result.sparsity.heads"),
+        (("sparsity", "parameters"), -1, "result.sparsity.parameters"),
+        (("sparsity", "heads_per_layer"), [4, -1, 4], "result.sparsity.heads_per_layer.1"),
+        (("eval_rows",), -3, "result.eval_rows"),
+        (("steps",), -1, "result.steps"),
+        (("epochs",), -2, "result.epochs"),
+        (("train_seconds",), -5, "result.train_seconds"),
+        (("files",), {"../../x.safetensors": "0" * 64}, "result.files"),
+        (("files",), {"/etc/passwd": "0" * 64}, "result.files"),
+        (("value",), 0.123, "must be the same"),
+    ],
+)
+def test_a_result_that_no_run_can_have_is_refused(tmp_path, record, place, value, key):
+    edited = record.model_dump(mode="json")
+    *above, last = ("result", *place)
+    inner = edited
+    for part in above:
+        inner = inner[part]
+    inner[last] = value
+    (tmp_path / "run.json").write_text(json.dumps(edited))
+    with pytest.raises(UserError, match=re.escape(key)):
+        records.read_record(tmp_path / "run.json")
+
+
+def test_a_metric_above_one_is_refused_although_it_stands_in_both_places(tmp_path, record):
+    edited = record.model_dump(mode="json")
+    edited["result"] |= {"value": 7.0, "metrics": {edited["result"]["metric"]: 7.0}}
+    (tmp_path / "run.json").write_text(json.dumps(edited))
+    with pytest.raises(UserError, match=re.escape("value 7.0 of accuracy must be a fraction of 1")):
+        records.read_record(tmp_path / "run.json")
 
 
 def test_a_record_of_another_version_of_its_method_says_so(tmp_path, record):
