@@ -199,7 +199,7 @@ def _read(kind: type[AnySettings], text: str) -> AnySettings:
 
     try:
         return kind.model_validate(json.loads(text))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"--settings: not JSON: {error}") from error
     except ValidationError as error:
         raise ConfigError(f"--settings: {sentence}" for sentence in sentences(error, kind)) from error
@@ -210,6 +210,8 @@ def _checkpoint_minutes(args: argparse.Namespace) -> float:
     from neuroprune.config.study import StudySettings
 
     asked: float | None = args.checkpoint_minutes
+    if asked is not None and not asked >= 0:
+        raise UserError(f"--checkpoint-minutes: {asked:g} is not allowed; it must be at least 0")
     return StudySettings.model_fields["checkpoint_minutes"].get_default() if asked is None else asked
 
 
@@ -223,5 +225,5 @@ def _plan(args: argparse.Namespace) -> Plan:
         return make_plan(read_study(args.config), ", ".join(map(str, args.config)), args.catalogue, artefacts)
     try:
         return make_plan(json.loads(args.settings), "--settings", args.catalogue, artefacts)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"--settings: not JSON: {error}") from error

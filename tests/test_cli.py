@@ -14,6 +14,7 @@ from neuroprune.cli import main
 from neuroprune.config.catalogue import make_plan, read_study
 from neuroprune.config.jobs import count_by_rule
 from neuroprune.config.study import StudySettings
+from neuroprune.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "config" / "config.yaml"
@@ -209,3 +210,37 @@ def test_other_errors_of_the_system_keep_their_traceback(monkeypatch):
     monkeypatch.setattr("neuroprune.results.collect.collect", refuse)
     with pytest.raises(OSError, match="Input/output error"):
         main(["collect", "--study", "results/a"])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["plan", "--settings", "[" * 5000], "--settings: not JSON: "),
+        (["plan", "--settings", "5"], "--settings: 5 is not allowed"),
+        (["plan", "--config", "."], ".: the file cannot be read: Is a directory"),
+        (["prepare-data", "--output", "x", "--settings", "{" * 5000], "--settings: not JSON: "),
+        (["prepare-data", "--output", "x", "--settings", "[" * 5000], "--settings: not JSON: "),
+        (["verify", "--number", "0"], "--number: 0 is not allowed; it must be at least 1"),
+        (["verify", "--number", "-1"], "--number: -1 is not allowed; it must be at least 1"),
+        (["verify"], "results/published: no finished run here"),
+        (["collect", "--study", "file"], "file/runs: no run has a record"),
+        (["merge", "file", "--study", "x"], "file: no run has a record"),
+        (["table", "summary", "--study", "none"], "none/runs.csv: no table of runs"),
+        (["export", "none", "--format", "onnx", "--out", "x"], "none holds no saved model"),
+        (["measure", "--run", "none", "--output", "x"], "none: no record can be read here"),
+    ],
+)  # fmt: skip
+def test_arguments_that_name_nothing_are_refused_and_nothing_is_written(words, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert cli.main(words) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(sentence) and err.count("\n") == 1, err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("minutes", ["nan", "-1"])
+def test_checkpoints_at_odd_distances_are_refused(minutes):
+    words = ["train", "--settings", "{}", "--output", "x", "--checkpoint-minutes", minutes]
+    with pytest.raises(UserError, match=r"--checkpoint-minutes: .* must be at least 0"):
+        subcommands._checkpoint_minutes(cli.parser().parse_args(words))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import random
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from neuroprune import tasks
 from neuroprune.errors import UserError
+from neuroprune.files.temporary import temporary_folder
 from neuroprune.models import sources
 from neuroprune.results.records import Result, RunRecord, read_record
 from neuroprune.training.run import train
@@ -48,10 +48,11 @@ def choose(study_dirs: Sequence[Path], number: int, seed: int | None = None) -> 
     """
     paths = [path for study in study_dirs for path in sorted(Path(study).glob("runs/*/run.json"))]
     done = [path for path in paths if read_record(path).status == "done"]
+    if number < 1:
+        raise UserError(f"--number: {number} is not allowed; it must be at least 1")
     if not done:
-        raise UserError(
-            f"{', '.join(map(str, study_dirs))}: no finished run here (runs/*/run.json); name another study."
-        )
+        places = ", ".join(map(str, study_dirs)) or "results/published"
+        raise UserError(f"{places}: no finished run here (runs/*/run.json); name another study.")
     return random.Random(seed).sample(done, min(number, len(done)))
 
 
@@ -71,9 +72,9 @@ def verify(paths: Sequence[Path], data_root: Path) -> Iterator[Check]:
         if missing := absent(record, data_root):
             yield Check(f"{where}: not retrained, {missing}", None)
             continue
-        with tempfile.TemporaryDirectory(prefix="neuroprune-verify-") as folder:
-            train(record.settings, Path(folder) / "run.json", data_root)
-            again = read_record(Path(folder) / "run.json")
+        with temporary_folder("neuroprune-verify-") as folder:
+            train(record.settings, folder / "run.json", data_root)
+            again = read_record(folder / "run.json")
         texts = compare(record.result, again.result) if again.status == "done" else {"the run diverged": False}
         yield Check(f"{where}: {'; '.join(texts)}", all(texts.values()))
 
