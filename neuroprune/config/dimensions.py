@@ -22,7 +22,7 @@ DECODER_HEADS, KEY_VALUE_HEADS = ("decoder_attention_heads",), ("num_key_value_h
 NEURONS = ("intermediate_size", "d_ff", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "n_inner", "hidden_dim")
 POSITIONS = ("max_position_embeddings", "n_positions")
 VOCABULARY = ("vocab_size", "decoder_vocab_size")
-OTHER_SIZES = ("d_kv", "head_dim", "embedding_size", "word_embed_proj_dim")
+OTHER_SIZES = ("d_kv", "head_dim", "embedding_size", "word_embed_proj_dim", "relative_attention_num_buckets")
 
 # Largest value of a size, by key.
 _LARGEST = {
@@ -50,7 +50,10 @@ _CAUSAL = "hides later tokens from earlier ones, which a classifier needs; leave
 _FORBIDDEN = {
     "is_decoder": _CAUSAL,
     "add_cross_attention": "asks for an encoder that there is none of; leave it out",
+    "dtype": "is not used: weights are float32; set precision in the training settings",
+    "return_dict": "must be true; leave it out",
 }
+_USUAL = {"return_dict": True, "dtype": None}
 
 
 @dataclass(frozen=True)
@@ -158,11 +161,9 @@ def find_dimensions(source: str, config: Mapping[str, Any], layers: int | None =
     found = Dimensions(
         width=_first(values, WIDTH, base.width),
         heads=(heads := _first(values, HEADS, base.heads)),
-        layers=(whole := _first(values, LAYERS, base.layers)),
+        layers=_first(values, LAYERS, base.layers),
         positions=_first(values, POSITIONS, base.positions) if base.positions else None,
-        decoder_layers=_first(values, DECODER_LAYERS, whole if "num_layers" in values else base.decoder_layers)
-        if base.decoder_layers
-        else 0,
+        decoder_layers=_first(values, DECODER_LAYERS, base.decoder_layers) if base.decoder_layers else 0,
         decoder_heads=_first(values, DECODER_HEADS, heads if "num_heads" in values else base.decoder_heads),
         key_value_heads=_first(values, KEY_VALUE_HEADS, base.key_value_heads),
         splits_width=base.splits_width and not values.get("head_dim"),
@@ -201,10 +202,10 @@ def _problem(key: str, value: Any) -> str | None:
     """Return what a value must be if it is not; None if it may be."""
     if value is None and (key in _OPTIONAL or key == "classifier_dropout"):
         return None
-    if key == "model_type":
+    if key in ("model_type", "is_encoder_decoder"):
         return "comes with the source; leave it out"
     if key in _FORBIDDEN:
-        return None if value is False else _FORBIDDEN[key]
+        return None if value is _USUAL.get(key, False) else _FORBIDDEN[key]
     if key in _LARGEST:
         return None if _is_size(value, _LARGEST[key]) else f"must be a whole number from 1 to {_LARGEST[key]:,}"
     if key.endswith(_SHARES):

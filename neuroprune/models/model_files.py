@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from neuroprune.errors import UserError
 from neuroprune.files.packages import cause
 from neuroprune.pruning.architectures import find_architecture
+
+log = logging.getLogger(__name__)
 
 LFS_POINTER = b"version https://git-lfs"
 
@@ -34,6 +39,31 @@ def check_weights(files: Iterable[Path]) -> None:
                 pointer = start.read(len(LFS_POINTER)) == LFS_POINTER
             what = "is a pointer of Git LFS; fetch it with `git lfs pull`" if pointer else "is cut or damaged"
             raise UserError(f"{path} {what} ({cause(error)}); copy or download the model again") from error
+
+
+def check_construction(name: str, config: Any) -> None:
+    """Refuse a configuration that gives no working model. Nothing is computed: its tensors have shapes alone.
+
+    Args:
+        name: Name of the model, for messages.
+        config: The configuration.
+
+    Raises:
+        UserError: If the model can't be built, or can't read four tokens.
+    """
+    config = copy.deepcopy(config)
+    for special in ("pad", "bos", "eos", "decoder_start"):
+        setattr(config, f"{special}_token_id", 0)  # the tokenizer, which is trained later, has its own
+    try:
+        with torch.device("meta"):
+            model = AutoModel.from_config(config).eval()
+            tokens = torch.zeros(1, 4, dtype=torch.long)
+            model(input_ids=tokens, **({"decoder_input_ids": tokens} if config.is_encoder_decoder else {}))
+    except Exception as error:  # a wrong value fails in any operation
+        if "meta" in str(error):  # an operation that needs values, not shapes alone
+            log.debug("%s is built, but not called: %s", name, error)
+            return
+        raise UserError(f"model {name}: its config gives no working model: {cause(error)}") from error
 
 
 def check_description(folder: Path, **options: Any) -> Any:

@@ -27,7 +27,7 @@ from neuroprune.config.settings import ModelSettings
 from neuroprune.errors import UserError, did_you_mean
 from neuroprune.files.atomic import file_hash, text_hash
 from neuroprune.files.packages import RESOURCES, Package, cause, unpack
-from neuroprune.models.model_files import check_description, check_weights
+from neuroprune.models.model_files import check_construction, check_description, check_weights
 from neuroprune.models.vocabulary import trim_vocabulary
 from neuroprune.models.weight_index import check_indices
 from neuroprune.pruning.architectures import find_architecture
@@ -66,7 +66,7 @@ def prepare(model: ModelSettings, resources: Path = RESOURCES) -> dict[str, Any]
     """
     found = {"name": model.name, "source": model.source}
     if model.source.startswith("random:"):
-        _random_config(model)
+        check_construction(model.name, _random_config(model))
         return found | {"sha256": text_hash(model.model_dump_json())}
     folder = locate(model, resources, refresh=True)
     files = [folder / "config.json", *_weights(model, folder)]
@@ -302,7 +302,7 @@ def _override(config: Any, model: ModelSettings) -> Any:
                 f"model {model.name}: {config.model_type} has no config value {key!r}{did_you_mean(key, known)}"
             )
     try:
-        config = type(config).from_dict({**config.to_dict(), **model.config})
+        config = type(config).from_dict({**config.to_dict(), **_derived(config, model), **model.config})
     except Exception as error:  # transformers has errors of its own for values of another type
         raise UserError(f"model {model.name}: {cause(error)}") from error
     if model.layers is not None:
@@ -311,10 +311,30 @@ def _override(config: Any, model: ModelSettings) -> Any:
                 f"model {model.name}: layers is {model.layers}, but there are only {config.num_hidden_layers}"
             )
         config.num_hidden_layers = model.layers
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[: model.layers]
         for name in ("num_decoder_layers", "decoder_layers"):  # T5's, BART's
             if hasattr(config, name):
                 setattr(config, name, min(model.layers, getattr(config, name)))
     return config
+
+
+def _derived(config: Any, model: ModelSettings) -> dict[str, Any]:
+    """Return those values of a random model's configuration that transformers derives from values that are given.
+
+    These are the kind of each layer and the width of a pooler, and the key/value heads and size of heads where the
+    default number of key/value heads can't serve the given number of query heads.
+    """
+    if not model.source.startswith("random:"):
+        return {}
+    given = {
+        key: value for key, value in model.config.items() if key in config.to_dict() or key in config.attribute_map
+    }
+    new, names = type(config)(**given).to_dict(), ["layer_types", "pooler_hidden_size"]
+    groups = getattr(config, "num_key_value_heads", None)
+    if groups and "num_key_value_heads" not in given and new["num_attention_heads"] % groups:
+        names += ["num_key_value_heads", "head_dim"]
+    return {name: new[name] for name in names if name in new}
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, token_types: bool = True) -> PreTrainedTokenizerFast:

@@ -78,8 +78,55 @@ def test_a_damaged_file_is_named(whole, tmp_path, capsys, name):
 
 @pytest.mark.parametrize(
     ("kind", "values"),
-    [("gpt2", {"reorder_and_upcast_attn": 5}), ("bart", {"scale_embedding": "x"}), ("bert", {"hiden_size": 3})],
+    [
+        ("gpt2", {"reorder_and_upcast_attn": 5}),
+        ("bart", {"scale_embedding": "x"}),
+        ("bert", {"hiden_size": 3}),
+        ("bert", {"type_vocab_size": "x"}),
+        ("llama", {"head_dim": 7, "num_attention_heads": 4, "hidden_size": 32}),
+    ],
 )
 def test_values_that_a_random_model_cannot_have_are_named(tmp_path, capsys, kind, values):
     assert prepare(tmp_path / "none", source=f"random:{kind}", config=values) == 1
     assert next(iter(values)) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("t5", {"relative_attention_num_buckets": 1}),
+        ("t5", {"relative_attention_max_distance": 0}),
+        ("bert", {"chunk_size_feed_forward": 3}),
+        ("llama", {"rope_parameters": {"rope_type": "odd"}}),
+        ("gemma2", {"query_pre_attn_scalar": 0}),
+    ],
+)
+def test_a_random_model_that_cannot_read_a_token_is_refused(tmp_path, capsys, kind, values):
+    assert prepare(tmp_path / "none", source=f"random:{kind}", config=values) == 1
+    sentence = capsys.readouterr().err
+    assert sentence.startswith("model m: its config gives no working model: ") and sentence.count("\n") == 1
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("llama", SMALL),
+        ("mistral", SMALL | {"num_key_value_heads": 2}),
+        ("qwen2", SMALL | {"num_key_value_heads": 2}),
+        ("gemma2", SMALL | {"num_key_value_heads": 2}),
+        ("modernbert", SMALL),
+        ("deberta-v2", SMALL),
+        ("bart", {"d_model": 32, "encoder_attention_heads": 4, "decoder_attention_heads": 4}),
+        ("opt", SMALL),
+    ],
+)
+def test_small_random_models_need_no_more_than_their_sizes(tmp_path, kind, values):
+    assert prepare(tmp_path / "none", source=f"random:{kind}", config=values) == 0
+
+
+@pytest.mark.parametrize("kind", ["modernbert", "gemma2"])
+def test_the_lowest_layers_of_a_model_with_layers_of_several_kinds_are_kept(tmp_path, kind):
+    assert prepare(tmp_path / "none", source=f"random:{kind}", config={}, layers=3) == 0

@@ -21,6 +21,7 @@ ROWS = "text,label\ngood film,1\nbad film,0\nwarm story,1\ndull story,0\n"
 LINES = [{"text": f"film {number}", "label": number % 2} for number in range(6)]
 SUMMARIES = {"kind": "summarization", "metric": "rouge1", "label": "summary"}
 GERMAN = {"kind": "translation", "metric": "bleu", "inputs": ["de"], "label": "en"}
+WORDS = {"kind": "language_modeling", "metric": "token_accuracy"}
 SCORES = {"kind": "regression", "metric": "spearmanr"}
 
 
@@ -180,6 +181,13 @@ BAD = {
     "number: missing": (both(relabelled(1.5, None)), SCORES, ""),
     "number: infinite": (both(parquet({"text": ["a", "b"], "label": [float("inf"), 1.0]}), "parquet"), SCORES, ""),
     "number: always the same": (both(relabelled(1.5, 1.5, 1.5)), SCORES, ""),
+    "next token: no text": (both(lines({"text": None}, {"text": "b"})), WORDS, ""),
+    "next token: numbers": (both(lines({"text": 1}, {"text": 2})), WORDS, ""),
+    "next token: empty": (both(lines({"text": ""}, {"text": " "})), WORDS, ""),
+    "next token: lists": (both(lines({"text": ["a"]}, {"text": ["b"]})), WORDS, ""),
+    "completion: missing": (both(lines({"text": "a", "label": None}, {"text": "b", "label": "c"})), WORDS | {"inputs": ["text", "label"]}, ""),
+    "completion: a number": (both(lines({"text": "a", "label": 1}, {"text": "b", "label": 2})), WORDS | {"inputs": ["text", "label"]}, ""),
+    "completion: empty": (both(lines({"text": "a", "label": ""}, {"text": "b", "label": ""})), WORDS | {"inputs": ["text", "label"]}, ""),
     # ---- sources
     "unknown demo data": (None, {"source": "demo", "config": "movie_snipets"}, "did you mean 'movie_snippets'"),
     "no hub id": (None, {"source": "a/b/c/d"}, "neither a folder"),

@@ -20,7 +20,7 @@ from conftest import ROOT
 from test_mini_study import study_file, write_weather
 
 from helpers.processes import alive, children
-from neuroprune.files.atomic import finite, write_json
+from neuroprune.files.atomic import file_hash, finite, text_hash, write_json
 from neuroprune.results.records import read_record
 
 MARK = "NEUROPRUNE_SOAK"  # environment of all processes of the study
@@ -135,7 +135,26 @@ def prepare(folder):
     study_file(folder, lambda study: study.update(SETTINGS))
     begun = time.monotonic()
     complete(folder, str(os.getpid()))
-    write_json(folder / EXPECTED, {"seconds": time.monotonic() - begun, "results": results(folder)})
+    seconds = time.monotonic() - begun
+    write_json(folder / EXPECTED, {"code": code_hash(), "seconds": seconds, "results": results(folder)})
+
+
+def code_hash():
+    """Return the hash of the package and the workflow: a soak of other code is not continued."""
+    files = [*ROOT.glob("neuroprune/**/*.py"), *ROOT.glob("workflow/rules/*.smk"), ROOT / "Snakefile"]
+    return text_hash("".join(file_hash(path) for path in sorted(files)))
+
+
+def can_continue(folder, kills):
+    """Tell whether a folder holds an unfinished soak of this code."""
+    if not (folder / EXPECTED).exists() or json.loads((folder / EXPECTED).read_text()).get("code") != code_hash():
+        return False
+    return sum(study["kills"] for study in studies_of(folder)) < kills
+
+
+def studies_of(folder):
+    """Return what the log says of the studies so far."""
+    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()] if (folder / LOG).exists() else []
 
 
 def killed_study(folder, number, kills, seconds):
@@ -166,7 +185,7 @@ def leftovers(folder):
 def soak(folder, kills, seed):
     """Kill and compare study by study; each is a line of the log, and those of an earlier start count."""
     expected = json.loads((folder / EXPECTED).read_text())
-    studies = [json.loads(line) for line in (folder / LOG).read_text().splitlines()] if (folder / LOG).exists() else []
+    studies = studies_of(folder)
     while (done := sum(study["kills"] for study in studies)) < kills:
         random.seed(f"{seed} {len(studies)}")
         count = min(random.randint(4, 10), kills - done)
@@ -185,9 +204,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, required=True, help="where to work; a soak begun there is continued")
+    parser.add_argument("--folder", type=Path, required=True, help="where to work; an unfinished soak is continued")
     asked = parser.parse_args()
-    if not (asked.folder / EXPECTED).exists():
+    if not can_continue(asked.folder, asked.kills):
         prepare(asked.folder)
     studies = soak(asked.folder, asked.kills, asked.seed)
     kills = sum(study["kills"] for study in studies)
