@@ -27,6 +27,7 @@ from neuroprune.config.settings import ModelSettings
 from neuroprune.errors import UserError, did_you_mean
 from neuroprune.files.atomic import file_hash, text_hash
 from neuroprune.files.packages import RESOURCES, Package, cause, unpack
+from neuroprune.models.configuration import with_values
 from neuroprune.models.model_files import check_construction, check_description, check_weights
 from neuroprune.models.vocabulary import trim_vocabulary
 from neuroprune.models.weight_index import check_indices
@@ -72,7 +73,7 @@ def prepare(model: ModelSettings, resources: Path = RESOURCES) -> dict[str, Any]
     files = [folder / "config.json", *_weights(model, folder)]
     check_weights(files[1:])
     with _quiet():
-        _override(check_description(folder, **ONLY_FILES), model)
+        with_values(check_description(folder, **ONLY_FILES), model)
     digest = text_hash("".join(f"{path.name} {file_hash(path)}\n" for path in files))
     revision = {"revision": folder.name} if folder.parent.name == "snapshots" else {}
     return found | {"sha256": digest} | revision
@@ -198,7 +199,7 @@ def _pretrained(model: ModelSettings, data: Texts, folder: Path) -> tuple[Any, A
     """Load weights and tokenizer from a folder; refuse gaps in the body."""
     check_weights(_weights(model, folder))
     try:
-        config = _override(AutoConfig.from_pretrained(folder, **ONLY_FILES), model)
+        config = with_values(AutoConfig.from_pretrained(folder, **ONLY_FILES), model)
         _set_classes(config, data.labels)
         network, info = _auto_class(model, config, data).from_pretrained(
             folder,
@@ -262,7 +263,7 @@ def _random_config(model: ModelSettings) -> Any:
     known = list(transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES)
     if kind not in known:
         raise UserError(f"model {model.name}: unknown model type {kind!r}{did_you_mean(kind, known)}")
-    return _override(AutoConfig.for_model(kind), model)
+    return with_values(AutoConfig.for_model(kind), model)
 
 
 def _auto_class(model: ModelSettings, config: Any, data: Texts) -> Any:
@@ -291,50 +292,6 @@ def _set_classes(config: Any, labels: tuple[str, ...]) -> None:
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
     config.problem_type = "single_label_classification" if len(labels) > 1 else "regression"
-
-
-def _override(config: Any, model: ModelSettings) -> Any:
-    """Return the configuration with the settings' values and number of layers."""
-    known = sorted({*config.to_dict(), *config.attribute_map})
-    for key in model.config:
-        if key not in known:
-            raise UserError(
-                f"model {model.name}: {config.model_type} has no config value {key!r}{did_you_mean(key, known)}"
-            )
-    try:
-        config = type(config).from_dict({**config.to_dict(), **_derived(config, model), **model.config})
-    except Exception as error:  # transformers has errors of its own for values of another type
-        raise UserError(f"model {model.name}: {cause(error)}") from error
-    if model.layers is not None:
-        if model.layers > config.num_hidden_layers:
-            raise UserError(
-                f"model {model.name}: layers is {model.layers}, but there are only {config.num_hidden_layers}"
-            )
-        config.num_hidden_layers = model.layers
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[: model.layers]
-        for name in ("num_decoder_layers", "decoder_layers"):  # T5's, BART's
-            if hasattr(config, name):
-                setattr(config, name, min(model.layers, getattr(config, name)))
-    return config
-
-
-def _derived(config: Any, model: ModelSettings) -> dict[str, Any]:
-    """Return those values of a random model's configuration that transformers derives from values that are given.
-
-    These are the kind of each layer and the width of a pooler, and the key/value heads and size of heads where the
-    default number of key/value heads can't serve the given number of query heads.
-    """
-    if not model.source.startswith("random:"):
-        return {}
-    given = {
-        key: value for key, value in model.config.items() if key in config.to_dict() or key in config.attribute_map
-    }
-    new, names = type(config)(**given).to_dict(), ["layer_types", "pooler_hidden_size"]
-    groups = getattr(config, "num_key_value_heads", None)
-    if groups and "num_key_value_heads" not in given and new["num_attention_heads"] % groups:
-        names += ["num_key_value_heads", "head_dim"]
-    return {name: new[name] for name in names if name in new}
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, token_types: bool = True) -> PreTrainedTokenizerFast:

@@ -1,0 +1,64 @@
+"""Configurations of transformers with the values that a study gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from neuroprune.config.settings import ModelSettings
+from neuroprune.errors import UserError, did_you_mean
+from neuroprune.files.packages import cause
+
+
+def with_values(config: Any, model: ModelSettings) -> Any:
+    """Return a configuration with the settings' values and number of layers.
+
+    Args:
+        config: A configuration of transformers; it may be changed.
+        model: Where the model comes from.
+
+    Returns:
+        The configuration to build or load the model with.
+
+    Raises:
+        UserError: If it has no such value or not as many layers.
+    """
+    known = sorted({*config.to_dict(), *config.attribute_map})
+    for key in model.config:
+        if key not in known:
+            raise UserError(
+                f"model {model.name}: {config.model_type} has no config value {key!r}{did_you_mean(key, known)}"
+            )
+    try:
+        config = type(config).from_dict({**config.to_dict(), **_derived(config, model), **model.config})
+    except Exception as error:  # transformers has errors of its own for values of another type
+        raise UserError(f"model {model.name}: {cause(error)}") from error
+    if model.layers is not None:
+        if model.layers > config.num_hidden_layers:
+            raise UserError(
+                f"model {model.name}: layers is {model.layers}, but there are only {config.num_hidden_layers}"
+            )
+        config.num_hidden_layers = model.layers
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[: model.layers]
+        for name in ("num_decoder_layers", "decoder_layers"):  # T5's, BART's
+            if hasattr(config, name):
+                setattr(config, name, min(model.layers, getattr(config, name)))
+    return config
+
+
+def _derived(config: Any, model: ModelSettings) -> dict[str, Any]:
+    """Return those values of a random model's configuration that transformers derives from values that are given.
+
+    These are the kind of each layer and the width of a pooler, and the key/value heads and size of heads where the
+    default number of key/value heads can't serve the given number of query heads.
+    """
+    if not model.source.startswith("random:"):
+        return {}
+    given = {
+        key: value for key, value in model.config.items() if key in config.to_dict() or key in config.attribute_map
+    }
+    new, names = type(config)(**given).to_dict(), ["layer_types", "pooler_hidden_size"]
+    groups = getattr(config, "num_key_value_heads", None)
+    if groups and "num_key_value_heads" not in given and new["num_attention_heads"] % groups:
+        names += ["num_key_value_heads", "head_dim"]
+    return {name: new[name] for name in names if name in new}
