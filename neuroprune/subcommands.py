@@ -166,11 +166,13 @@ def verify(args: argparse.Namespace) -> None:
 
 def prune(args: argparse.Namespace) -> None:
     """Fine-tune and prune one model, and say what came of it."""
-    from neuroprune.training.prune import Request, prune
+    from neuroprune.training.prune import Request, prune, prune_family
 
     given = {name: getattr(args, name) for name, *_ in TRAINING_OPTIONS if getattr(args, name) is not None}
-    request = Request(args.model, args.task, args.sparsity, args.seed, args.catalogue, given, args.trim_vocabulary)
-    for sentence in prune(request, args.out, args.data_root):
+    request = Request(args.model, args.task, args.sparsity[0], args.seed, args.catalogue, given, args.trim_vocabulary)
+    several = len(args.sparsity) > 1
+    made = prune_family(request, args.sparsity, args.out, args.data_root) if several else None
+    for sentence in made or prune(request, args.out, args.data_root):
         print(sentence)
 
 

@@ -24,6 +24,7 @@ from transformers import TrainerCallback
 
 from neuroprune import distributed
 from neuroprune.files.atomic import file_hash, finite, sync, text_hash, write_json
+from neuroprune.pruning.sparsity import event_steps
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +111,28 @@ def kept_log(folder: Path) -> Iterator[None]:
     link.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
+class Branch:
+    """A copy of the checkpoint before the first removal, from which other runs continue.
+
+    Args:
+        folder: Folder of the copy; it does not exist yet, and never will if the first removal follows the first step.
+        start: Share of the steps at which the first removal comes.
+        end: Share of the steps at which the last removal comes.
+        events: Number of removals.
+    """
+
+    folder: Path
+    start: float
+    end: float
+    events: int
+
+    def is_at(self, state: Any) -> bool:
+        """Return whether the next step removes something for the first time."""
+        first = event_steps(state.max_steps, self.start, self.end, self.events)[0]
+        return bool(state.global_step == first - 1)
+
+
 class Checkpoints(TrainerCallback):
     """Callback that has the Trainer write checkpoints, keeps the last complete one, and accumulates times.
 
@@ -118,9 +141,11 @@ class Checkpoints(TrainerCallback):
     Args:
         progress: The run's progress so far.
         minutes: Time between checkpoints; 0: after every step; inf: never.
+        branch: Where a copy of the checkpoint before the first removal is kept, if one is needed.
     """
 
-    def __init__(self, progress: Progress, minutes: float) -> None:
+    def __init__(self, progress: Progress, minutes: float, branch: Branch | None = None) -> None:
+        self._branch = branch
         self.progress, self._interval = progress, 60 * minutes
         self._before = progress.train_seconds
         self._started = self._saved = time.perf_counter()
@@ -152,13 +177,16 @@ class Checkpoints(TrainerCallback):
 
     def _finish(self, folder: Path, state: Any) -> None:
         new = folder / f"checkpoint-{state.global_step}"
-        _write_mark(new, self.progress)
+        write_mark(new, self.progress)
+        if self._branch is not None and self._branch.is_at(state):
+            shutil.copytree(new, self._branch.folder)
         for old in folder.glob("checkpoint-*"):
             if old != new:
                 shutil.rmtree(old)
 
     def _request(self, state: Any, control: Any) -> None:
         due = math.isfinite(self._interval) and distributed.from_main(self._is_due)
+        due = due or (self._branch is not None and self._branch.is_at(state))
         control.should_save = control.should_save or (due and state.global_step < state.max_steps)
 
     def _is_due(self) -> bool:
@@ -169,7 +197,12 @@ class _Unusable(Exception):  # noqa: N818
     """A checkpoint must not be used; the text is the reason."""
 
 
-def _write_mark(checkpoint: Path, progress: Progress) -> None:
+def read_progress(checkpoint: Path) -> Progress:
+    """Return the progress in a complete checkpoint."""
+    return Progress(**_read_mark(checkpoint / MARK)["progress"])
+
+
+def write_mark(checkpoint: Path, progress: Progress) -> None:
     """Write a checkpoint's `progress.json` once all its files are on disk."""
     files = {name: _fingerprint(path) for name, path in _files(checkpoint).items()}
     for path in [*_files(checkpoint).values(), checkpoint, checkpoint.parent]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from neuroprune.config.catalogue import make_plan, read_catalogue
-from neuroprune.config.settings import RunSettings
+from neuroprune.config.settings import RunSettings, TimingSettings
 from neuroprune.config.yaml_files import read_yaml
 from neuroprune.errors import ConfigError, UserError, did_you_mean
 from neuroprune.files.temporary import keep, temporary_folder
@@ -61,18 +61,79 @@ def prune(request: Request, out: Path, data_root: Path) -> list[str]:
     settings = run_settings(request)
     with ExitStack() as stack:
         folder = _work_folder(out, stack)
-        try:
+        with _kept_if_made(folder, folder / "model", out):
             result = _train(settings, folder, data_root)
             _hand_over(folder / "model", out.resolve())
-        except (OSError, SafetensorError) as error:
-            if not (folder / "model").is_dir():  # it does not exist yet
-                raise
-            keep(folder)
-            raise UserError(
-                f"--out: the model is made, but {out} can't be written ({_reason(error)}); what is missing there is "
-                f"kept in {folder / 'model'}."
-            ) from error
     return _summary(result, out)
+
+
+def prune_family(request: Request, sparsities: Sequence[float], out: Path, data_root: Path) -> list[str]:
+    """Prune a model to several sparsities; the steps before the first removal are trained once.
+
+    Args:
+        request: The request; its sparsity is not read.
+        sparsities: Fractions of the weights in attentions and MLPs to remove.
+        out: Folder to write to, new or empty. It becomes the folder of a study: `runs/<name>` with the record, the
+            model and the time of its inference, `runs.csv`, the table `summary` and the figure `frontier`.
+        data_root: Folder of the datasets.
+
+    Returns:
+        Sentences about what was written.
+
+    Raises:
+        UserError: As in `prune`; also if a sparsity is given twice.
+    """
+    if twice := [share for share in sparsities if sparsities.count(share) > 1]:
+        raise UserError(f"--sparsity: {twice[0]:g} is given twice; give each share once.")
+    family = family_settings(request, sparsities)
+    with ExitStack() as stack:
+        folder = _work_folder(out, stack)
+        study = folder / out.resolve().name
+        with _kept_if_made(folder, study / "runs.csv", out):
+            records = _train_family(family, study, data_root)
+            _hand_over(study, out.resolve())
+    lines = [sentence for record in records for sentence in _summary(record, out / "runs" / record.run / "model")[:1]]
+    return [*lines, f"All of them: {out / 'tables' / 'summary.md'} and {out / 'figures' / 'frontier.png'}."]
+
+
+def _train_family(family: Sequence[RunSettings], study: Path, data_root: Path) -> list[RunRecord]:
+    """Train and time runs, and collect their records in the table and the figure of a study."""
+    from neuroprune.results import figures, tables
+    from neuroprune.results.collect import collect
+    from neuroprune.training import family as training
+    from neuroprune.training import inference_time
+
+    study.mkdir()
+    records = training.train(family, study, data_root)
+    for record in records:
+        folder = study / "runs" / record.run
+        inference_time.measure(TimingSettings(), folder / "run.json", folder / "timing.json", data_root)
+    collect(study)
+    tables.write("summary", study)
+    figures.draw("frontier", study)
+    return records
+
+
+@contextmanager
+def _kept_if_made(folder: Path, made: Path, out: Path) -> Iterator[None]:
+    """Keep the work if it is complete and can't be moved to its place.
+
+    Args:
+        folder: The folder of the work.
+        made: What exists once the work is complete.
+        out: Its place.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if not made.exists():
+            raise
+        keep(folder)
+        place = made if made.is_dir() else made.parent
+        raise UserError(
+            f"--out: the model is made, but {out} can't be written ({_reason(error)}); what is missing there is kept "
+            f"in {place}."
+        ) from error
 
 
 def _work_folder(out: Path, stack: ExitStack) -> Path:
@@ -141,12 +202,17 @@ def run_settings(request: Request) -> RunSettings:
     Raises:
         UserError: If the request is invalid: a sentence for each mistake, which names the option.
     """
+    return family_settings(request, [request.sparsity])[0]
+
+
+def family_settings(request: Request, sparsities: Sequence[float]) -> list[RunSettings]:
+    """Resolve a request for several sparsities to the settings of its runs; see `run_settings`."""
     rows = read_catalogue(request.catalogue)
     model, models = _row(request.model, rows.models, {"source": request.model})
     if request.trim_vocabulary:
         models = {model: {**models.get(model, {}), "trim_vocabulary": True}}
     task, tasks = _row(request.task, rows.tasks, _task_file(request, rows.tasks))
-    method = {"name": "neuroprune", "sparsity": request.sparsity}
+    method = {"name": "neuroprune", "sparsity": sparsities[0] if len(sparsities) == 1 else list(sparsities)}
     grid: dict[str, Any] = {"models": [model], "tasks": [task], "methods": [method], "seeds": [request.seed]}
     grid["training"] = dict(request.training)
     study = {"study": "prune", "models": models, "tasks": tasks, "experiments": {"prune": grid}}
@@ -154,7 +220,7 @@ def run_settings(request: Request) -> RunSettings:
         plan = make_plan(study, "prune", request.catalogue)
     except ConfigError as error:
         raise ConfigError(_in_words_of_options(problem, model, task) for problem in error.problems) from error
-    return next(iter(plan.runs.values()))
+    return list(plan.runs.values())
 
 
 def _row(name: str, rows: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -182,7 +248,7 @@ def _in_words_of_options(problem: str, model: str, task: str) -> str:
     """Replace the keys of a study by the options of the command line."""
     grid = r"prune: experiments\.prune\."
     for key, option in (
-        (grid + r"methods\[0\]\.sparsity", "--sparsity"),
+        (grid + r"methods\[0\]\.sparsity(\[\d+\])?", "--sparsity"),
         (grid + r"seeds\[0\]", "--seed"),
         (grid + r"training\.(\w+)", r"--\1"),
         (r"prune: experiments\.prune", "--model"),

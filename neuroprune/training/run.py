@@ -43,6 +43,7 @@ def train(
     data_root: Path,
     checkpoint_minutes: float = math.inf,
     made: Prepared | None = None,
+    branch: checkpoints.Branch | None = None,
 ) -> None:
     """Fine-tune one model with one method and write its run folder.
 
@@ -57,19 +58,21 @@ def train(
         made: What data and model were prepared, for the record; a checkpoint of other files is not gone on from. A run
             whose record already is the result of these settings and files, with its model beside it, stays as it is.
 
+        branch: Where a checkpoint is kept for other runs, if one is needed.
+
     Raises:
         UserError: If another process is writing the same folder, or the data or the model are unavailable.
     """
     processes, folder = settings.training.processes, output.parent
     if distributed.must_start(processes):
-        distributed.launch(train, processes, settings, output, data_root, checkpoint_minutes, made)
+        distributed.launch(train, processes, settings, output, data_root, checkpoint_minutes, made, branch)
         return
     with distributed.joined(processes), _only_writer(folder) if distributed.is_main() else nullcontext():
         if distributed.from_main(_is_done, settings, output, made):
             return
         distributed.from_main(partial(_forget, output))
         with checkpoints.kept_log(folder) if distributed.is_main() else nullcontext():
-            record = _run(settings, folder, data_root, checkpoint_minutes, made)
+            record = _run(settings, folder, data_root, checkpoint_minutes, made, branch)
         if record is not None:
             write_json(output, record)
             checkpoints.delete_checkpoints(folder)
@@ -92,7 +95,12 @@ def _forget(output: Path) -> None:
 
 
 def _run(
-    settings: RunSettings, folder: Path, data_root: Path, checkpoint_minutes: float, made: Prepared | None
+    settings: RunSettings,
+    folder: Path,
+    data_root: Path,
+    checkpoint_minutes: float,
+    made: Prepared | None,
+    branch: checkpoints.Branch | None,
 ) -> records.RunRecord | None:
     """Train, evaluate and save; return the record in the main process."""
     environment = describe_environment(threads=settings.training.threads)
@@ -113,7 +121,7 @@ def _run(
     trainer = _trainer(settings, folder, data, model, tokenizer, method)
     if settings.training.budget == "dense_flops":
         _add_budget(trainer, method, settings.training.epochs, progress)
-    fit = _fit(trainer, checkpoints.Checkpoints(progress, checkpoint_minutes))
+    fit = _fit(trainer, checkpoints.Checkpoints(progress, checkpoint_minutes, branch))
     if not distributed.is_main():
         return None
     answers = cast(Answers, trainer.compute_metrics).arrays if fit["metrics"] else {}

@@ -5,13 +5,14 @@ import json
 import pytest
 import transformers
 import yaml
+from safetensors.torch import load_file
 from test_run import BERT, TASK
 
 import neuroprune
 from helpers.data import write_glue
 from neuroprune.cli import main
 from neuroprune.pruning.sparsity import measure_sparsity
-from neuroprune.training import run
+from neuroprune.training import checkpoints, run
 from neuroprune.training.prune import Request, run_settings
 
 TASK_ROW = {key: value for key, value in TASK.items() if key != "name"} | {"training": {"epochs": 2, "batch_size": 8}}
@@ -149,3 +150,38 @@ def test_the_vocabulary_is_trimmed_to_the_task(at_home, capsys):
     tokenizer = transformers.AutoTokenizer.from_pretrained("trimmed")
     assert len(tokenizer) == trimmed.config.vocab_size
     assert transformers.pipeline("text-classification", model="trimmed", device="cpu")("a great film")[0]["label"]
+
+
+def test_a_family_has_the_weights_of_its_members_alone(at_home, capsys):
+    assert main(words(out="alone", sparsity=0.8)) == 0
+    assert main([*words(out="family")[:-4], "--out", "family", "--sparsity", "0.5", "0.8"]) == 0
+    shown = capsys.readouterr().out
+    assert "tiny-sst2-neuroprune-50-s0" in shown and "frontier.png" in shown
+    folder = at_home / "family"
+    alone, member = (load_file(place / "model.safetensors") for place in (at_home / "alone", folder / MEMBER / "model"))
+    assert alone.keys() == member.keys() and all(value.equal(member[name]) for name, value in alone.items())
+    record, other = (json.loads((place / "run.json").read_text()) for place in (folder / MEMBER, at_home / "alone"))
+    for key in ("value", "metrics", "sparsity", "steps"):
+        assert record["result"][key] == other["result"][key]
+    assert record["result"]["method"] == other["result"]["method"]
+    assert record["result"]["resumed_at"] == [4] and other["result"]["resumed_at"] == []  # 16 steps, a third is 5
+    for name in ("runs.csv", "tables/summary.md", "figures/frontier.png"):
+        assert (folder / name).is_file()
+    assert not list(folder.glob(".*")) and not list(folder.glob("runs/*/checkpoints"))
+
+
+def test_a_family_whose_first_removal_follows_the_first_step_shares_nothing(at_home, monkeypatch):
+    monkeypatch.setattr(checkpoints, "event_steps", lambda *_: [1, 2])
+    assert main([*words(out="family")[:-4], "--out", "family", "--sparsity", "0.5", "0.8"]) == 0
+    records = [json.loads(path.read_text()) for path in sorted((at_home / "family").glob("runs/*/run.json"))]
+    assert [record["result"]["resumed_at"] for record in records] == [[], []]
+
+
+@pytest.mark.parametrize("shares", [("0.5", "1.5"), ("0.5", "0.5")])
+def test_sparsities_that_are_no_family_are_one_sentence(shares, at_home, capsys):
+    assert main([*words(out="family")[:-4], "--out", "family", "--sparsity", *shares]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith("--sparsity"), said
+
+
+MEMBER = "runs/tiny-sst2-neuroprune-80-s0"
