@@ -78,6 +78,11 @@ class Result(Part):
     epochs: Time
     train_seconds: Time = Field(description="Wall time of training, its evaluations included, over all jobs.")
     eval_seconds: Time = Field(description="Part of it that was evaluation.")
+    train_cpu_seconds: Time | None = Field(
+        default=None,
+        description="Processor time of training without evaluations, of the main process; other work on the machine "
+        "changes it little. None on an accelerator and in records from before it was measured.",
+    )
     seconds_per_step: Time | None
     resumed_at: list[Number] = Field(
         default_factory=list, description="Steps at which a job went on where another was killed."

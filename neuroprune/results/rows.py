@@ -81,6 +81,7 @@ def _outcome(result: Result) -> dict[str, Any]:
         "eval_rows": result.eval_rows,
         "train_seconds": result.train_seconds,
         "train_seconds_without_eval": result.train_seconds - result.eval_seconds,
+        "train_cpu_seconds": result.train_cpu_seconds,
         "seconds_per_step": result.seconds_per_step,
         **_step_times(result.step_times),
         "epochs": result.epochs,

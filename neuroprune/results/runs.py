@@ -20,7 +20,8 @@ OPTIONS = (*ABLATED["penalty"], *ABLATED["target"])
 LAYERS = ("heads_per_layer", "removed_heads")  # one number or list of numbers a layer: `12;10`, `;0 3`
 NAMES = ("study", "run", "group", "status", "model", "task", "method", "form", "metric")
 LATER = ("other_settings", "timing_device", "timing_cpu")  # texts that tables of earlier versions lack
-COUNTS = ("train_rows", "eval_rows", "empty_layers", "speedup_asked")  # numbers that they lack
+COUNTS = ("train_rows", "eval_rows", "empty_layers")  # numbers that they lack, the same for all seeds
+LATER_NUMBERS = ("speedup_asked", "train_cpu_seconds")  # other numbers that they lack
 TEXTS = (*NAMES, "variant", "commit", "mode", *OPTIONS, *LAYERS, "device", "cpu")
 GUESSES = {"majority": "most frequent class", "copied": "source's own words"}  # what needs no model
 LABELS = {  # by method and form; the other methods have one form
@@ -64,7 +65,7 @@ def read_runs(study_dir: Path) -> pd.DataFrame:
         raise UserError(
             f"{path}: has no {missing[0] if missing else 'rows'}; run `neuroprune collect --study {study_dir}`."
         )
-    absent: dict[str, Any] = {**dict.fromkeys((*GUESSES, *COUNTS), np.nan), **dict.fromkeys(LATER, "")}
+    absent: dict[str, Any] = {**dict.fromkeys((*GUESSES, *COUNTS, *LATER_NUMBERS), np.nan), **dict.fromkeys(LATER, "")}
     runs = runs.assign(**{name: value for name, value in absent.items() if name not in runs})
     return runs.fillna(dict.fromkeys((*TEXTS, *LATER), ""))
 

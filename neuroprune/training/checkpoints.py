@@ -7,13 +7,14 @@ run's record needs, and the size and hash of every other file: a checkpoint that
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -41,6 +42,8 @@ class Progress:
         train_seconds: Wall-clock time of training up to the checkpoint, evaluations included. Steps that were lost
             with an interrupted job and repeated count once.
         eval_seconds: The part of it spent on evaluation.
+        cpu_seconds: Processor time of this process up to the checkpoint, evaluations included.
+        eval_cpu_seconds: The part of it spent on evaluation.
         resumed_at: Steps at which jobs resumed.
         step_seconds: Times of the steps up to the checkpoint, one pair for each size of the model: the number of
             parameters, and a list with the seconds of each step.
@@ -51,6 +54,8 @@ class Progress:
     identity: Mapping[str, Any]
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    eval_cpu_seconds: float = 0.0
     resumed_at: list[int] = field(default_factory=list)
     step_seconds: list[Sequence[Any]] = field(default_factory=list)
     costs: list[Sequence[Any]] = field(default_factory=list)
@@ -147,12 +152,34 @@ class Checkpoints(TrainerCallback):
     def __init__(self, progress: Progress, minutes: float, branch: Branch | None = None) -> None:
         self._branch = branch
         self.progress, self._interval = progress, 60 * minutes
-        self._before = progress.train_seconds
+        self._before, self._cpu_before = progress.train_seconds, progress.cpu_seconds
         self._started = self._saved = time.perf_counter()
+        self._cpu_started = time.process_time()
 
     def stop(self) -> None:
         """Update the training time."""
         self.progress.train_seconds = self._before + time.perf_counter() - self._started
+        self.progress.cpu_seconds = self._cpu_before + time.process_time() - self._cpu_started
+
+    def evaluate(self, evaluation: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that adds up the processor time of its calls as evaluation.
+
+        Args:
+            evaluation: The Trainer's `evaluate`.
+
+        Returns:
+            A function with the same arguments and result.
+        """
+
+        @functools.wraps(evaluation)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            started = time.process_time()
+            try:
+                return evaluation(*args, **kwargs)
+            finally:
+                self.progress.eval_cpu_seconds += time.process_time() - started
+
+        return timed
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Request a checkpoint if one is due; after an epoch's last step, hooks and evaluation come first."""

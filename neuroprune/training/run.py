@@ -189,6 +189,7 @@ def _fit(trainer: Trainer, kept: checkpoints.Checkpoints) -> dict[str, Any]:
     trainer.add_callback(_Watch())
     trainer.add_callback(clock)
     trainer.add_callback(kept)
+    trainer.evaluate = kept.evaluate(trainer.evaluate)  # type: ignore[method-assign]
     checkpoint = None if progress.checkpoint is None else str(progress.checkpoint)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -205,11 +206,17 @@ def _fit(trainer: Trainer, kept: checkpoints.Checkpoints) -> dict[str, Any]:
         "steps": steps,
         "train_seconds": progress.train_seconds,
         "eval_seconds": progress.eval_seconds,
+        "train_cpu_seconds": _cpu_seconds(progress),
         "seconds_per_step": (progress.train_seconds - progress.eval_seconds) / max(1, steps),
         "step_times": clock.times(),
         "resumed_at": progress.resumed_at,
         "history": [{k: v for k, v in entry.items() if _is_history(k, v)} for entry in trainer.state.log_history],
     }
+
+
+def _cpu_seconds(progress: checkpoints.Progress) -> float | None:
+    """Return the processor time of training without evaluations; None where an accelerator does the work."""
+    return None if torch.cuda.is_available() else progress.cpu_seconds - progress.eval_cpu_seconds
 
 
 def _is_metric(key: str) -> bool:

@@ -88,7 +88,7 @@ def heads(row):
 
 
 def seconds(row):
-    return f"{row['train_seconds_without_eval']:.0f} s"
+    return f"{row['train_time']:.0f} s"
 
 
 def faster(row):

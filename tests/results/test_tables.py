@@ -530,6 +530,16 @@ def test_training_times_are_compared_with_the_usual_neuroprune_run(empty):
     assert row(summarize(runs), method="l1")["training_to_neuroprune"] == 3.0
 
 
+@pytest.mark.parametrize(("cpu", "times"), [([5.0, 6.0], [5.0, 6.0]), ([5.0, math.nan], [10.0, 30.0])])
+def test_processor_times_are_compared_where_all_runs_have_them(empty, cpu, times):
+    usual, other = results.settings(method=TARGET), results.settings(method={"name": "l1", "sparsity": 0.8})
+    write(empty, (usual, {}), (other, {}))
+    runs = read_runs(empty).sort_values("method", ascending=False)
+    table = summarize(runs.assign(train_seconds_without_eval=[10.0, 30.0], train_cpu_seconds=cpu))
+    assert [row(table, method=name)["train_time"] for name in ("neuroprune", "l1")] == times
+    assert row(table, method="l1")["training_to_neuroprune"] == times[1] / times[0]
+
+
 def test_the_papers_form_is_preferred(study):
     runs = read_runs(study)
     assert set(neuroprune_runs(runs)["form"]) == {"penalty"}

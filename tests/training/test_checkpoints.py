@@ -206,7 +206,7 @@ def comparable(record):
     plain = json.loads(record.model_dump_json())["result"]
     history = [{key: value for key, value in entry.items() if key != "loss"} for entry in plain.pop("history")]
     timed = [(stretch["parameters"], stretch["steps"]) for stretch in plain.pop("step_times")]  # all jobs' steps, once
-    times = ("train_seconds", "eval_seconds", "seconds_per_step", "resumed_at", "metrics")
+    times = ("train_seconds", "train_cpu_seconds", "eval_seconds", "seconds_per_step", "resumed_at", "metrics")
     return {key: value for key, value in plain.items() if key not in times} | {"history": history, "timed": timed}
 
 
@@ -244,6 +244,17 @@ def test_a_run_may_be_killed_again_and_again(processes, data_root, tmp_path):
     assert comparable(read_record(folder / "run.json")) == comparable(read_record(tmp_path / "whole" / "run.json"))
     assert len(result.resumed_at) == 3 and result.resumed_at == sorted(result.resumed_at)
     assert parts == sorted(parts) and result.train_seconds > parts[-1]  # all parts count
+    assert result.train_cpu_seconds > last["cpu_seconds"] - last["eval_cpu_seconds"] > 0
+
+
+def test_processor_time_is_that_of_training_without_evaluation(monkeypatch):
+    clock = iter([100.0, 103.0, 107.0, 120.0])
+    monkeypatch.setattr(checkpoints.time, "process_time", lambda: next(clock))
+    progress = checkpoints.Progress({}, cpu_seconds=50.0, eval_cpu_seconds=5.0)
+    kept = checkpoints.Checkpoints(progress, math.inf)
+    assert kept.evaluate(lambda *words, **names: (words, names))(1, key=2) == ((1,), {"key": 2})
+    kept.stop()
+    assert (progress.cpu_seconds, progress.eval_cpu_seconds) == (50 + 20, 5 + 4)
 
 
 def train_as_a_job(chosen, output, data_root, minutes):

@@ -71,6 +71,7 @@ def test_a_run_folder_tells_everything(data_root, tmp_path):
     assert record.result.sparsity.weights == pytest.approx(0.5, abs=1e-3)
     assert record.result.steps == 16  # 60 rows in batches of 8, twice
     assert 0 < record.result.eval_seconds < record.result.train_seconds
+    assert (record.result.train_cpu_seconds is None) == torch.cuda.is_available()
     assert {"loss", "step"} <= set(record.result.history[0])
     folder = tmp_path / "runs" / "tiny"
     assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == [

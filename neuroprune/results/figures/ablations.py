@@ -37,7 +37,7 @@ SETTINGS = {
     "token_weights": "NeuroPrune-FC: tokens weighed in the fold",
 }
 WORDS = {"True": "yes", "False": "no", "output": "output", "mlp_in": "MLP input"}
-PANELS = {"value": "metric (%)", "sparsity": "sparsity (%)", "train_seconds_without_eval": "training (s)"}
+PANELS = {"value": "metric (%)", "sparsity": "sparsity (%)", "train_time": "training (s)"}
 POINT = ["model", "task", "method", "form", "point", "heads_asked", "alpha", "beta", "theta", "strength"]
 
 
@@ -162,7 +162,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, choices: list[str], tasks: dict[str, 
         )
     axes.set_xticks(range(len(choices)), [WORDS.get(choice, choice) for choice in choices])
     axes.set_xlim(-0.5, len(choices) - 0.5)
-    if rows["panel"].iloc[0] == "train_seconds_without_eval":
+    if rows["panel"].iloc[0] == "train_time":
         from_zero(axes)
     else:
         at_least(axes, METRIC_SPAN)

@@ -41,7 +41,7 @@ IDENTITY = [
 ]
 IDENTITY += [*STRENGTHS, *OPTIONS, "metric"]
 NOT_MEASURED = {*IDENTITY, *LAYERS, "study", "run", "status", "dirty", "commit", "seed", "device", "cpu", *LATER}
-FIXED = {*GUESSES, *COUNTS, "dense_parameters", "epochs", "steps"} - {*IDENTITY}  # the same for all seeds
+FIXED = {*GUESSES, *COUNTS, "dense_parameters", "epochs", "steps"}  # the same for all seeds
 SYMBOLS = {"alpha": "α", "beta": "β", "theta": "θ", "strength": "λ"}
 METHODS = (
     "NeuroPrune (penalties) is the paper's algorithm: the penalties of its Eq. 1 and 2, and merged heads. "
@@ -61,9 +61,10 @@ def summarize(runs: pd.DataFrame) -> pd.DataFrame:
         ``IDENTITY``; ``runs``, how many were averaged, and ``diverged``, how many were left out as their loss was not
         finite; the mean of each measured column under its own name and the sample standard deviation over seeds as
         ``<name>_sd`` (NaN for one run); ``percent_of_dense``, of the dense mean of the same model and task;
-        ``training_to_dense`` and ``training_to_neuroprune``, training time without evaluation over that of the dense
-        model and over that of NeuroPrune's target form at the same sparsity or number of heads. Models and tasks stand
-        in the order of the runs, in each dense comes first, then the methods, points ascending.
+        ``train_time``, processor seconds of training where all runs of a model and task have them, else wall time
+        without evaluation; ``training_to_dense`` and ``training_to_neuroprune``, that time over that of the dense model
+        and over that of NeuroPrune's target form at the same sparsity or number of heads. Models and tasks stand in the
+        order of the runs, in each dense comes first, then the methods, points ascending.
 
     Raises:
         UserError: If there is no run.
@@ -71,8 +72,8 @@ def summarize(runs: pd.DataFrame) -> pd.DataFrame:
     if runs.empty:
         raise UserError("There is no run to sum up; run the study first.")
     measured = [name for name in map(str, runs) if name not in NOT_MEASURED]
-    table = _sorted(_averages(runs, measured))
-    name = "train_seconds_without_eval"
+    table = _with_train_time(_sorted(_averages(runs, measured)))
+    name = "train_time"
     return table.assign(
         percent_of_dense=100 * table["value"] / _dense_of_each(table, "value"),
         training_to_dense=table[name] / _dense_of_each(table, name),
@@ -93,6 +94,16 @@ def _averages(runs: pd.DataFrame, measured: list[str]) -> pd.DataFrame:
     means, deviations = values.mean(), values.std()[spread].add_suffix("_sd")
     parts = [table.assign(**counts), means.reindex(table.index), deviations.reindex(table.index)]
     return pd.concat(parts, axis=1).reset_index(drop=True)
+
+
+def _with_train_time(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the training time that is compared, with its deviation."""
+    unknown = table["train_cpu_seconds"].isna() & (table["runs"] > 0)
+    wall = unknown.groupby([table["model"], table["task"]]).transform("any")
+    names = {end: (f"train_seconds_without_eval{end}", f"train_cpu_seconds{end}") for end in ("", "_sd")}
+    return table.assign(
+        **{f"train_time{end}": table[cpu].where(~wall, table[seconds]) for end, (seconds, cpu) in names.items()}
+    )
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:
@@ -169,7 +180,7 @@ def _cells(row: Row, sizes: list[int]) -> dict[str, str]:
     for size in sizes:
         time, speedup = number(row[f"inference_ms_b{size}"], 2), number(row[f"speedup_b{size}"], 2)
         cells[f"Inference (ms), batch {size}"] = f"{time} (×{speedup})" if time else ""
-    training, with_it = (_seconds(row[name]) for name in ("train_seconds_without_eval", "train_seconds"))
+    training, with_it = (_seconds(row[name]) for name in ("train_time", "train_seconds"))
     return cells | {
         "Training (s)": f"{training} ({with_it})" if training else "",
         "A step (s)": number(row["seconds_per_step"], 3),
@@ -221,8 +232,9 @@ def _notes(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         "Inference: milliseconds an example, median over passes on the physically cut model; in brackets the dense "
         "model's time over it, both timed in turn in one job. Means over the seeds that were timed; of the dense model "
         "the median of what it took beside the others.",
-        "Training: wall time without evaluation, in brackets with it; a step: without it. × dense, × NeuroPrune: that "
-        "time over the dense model's, and over NeuroPrune's where it was asked for the same sparsity or heads.",
+        "Training: processor time without evaluation if all runs have it, else wall time; in brackets wall time with "
+        "evaluation; a step: wall time without it. × dense, × NeuroPrune: the first time over the dense model's, and "
+        "over NeuroPrune's where it was asked for the same sparsity or heads.",
     ]
     tested = NOTE if TESTED & set(table) else ""
     empty = "§ A layer has lost all its heads or all its neurons."
