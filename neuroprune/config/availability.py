@@ -1,4 +1,4 @@
-"""What can be told of a study's models and datasets by looking at their folders, before anything is loaded.
+"""Check dataset availability and model compatibility from their folders, before anything is loaded.
 
 Tasks whose dataset is not on the disk can be left out of a study, and a model that cannot do a task is refused before
 the first job. Nothing heavy is imported here, so that planning stays quick.
@@ -84,7 +84,7 @@ def without_absent_data(study: StudySettings) -> tuple[StudySettings, tuple[str,
             tasks_of.setdefault(study.tasks[task].source, []).append(task)
         missing = "; ".join(f"{source} for {', '.join(names)}" for source, names in tasks_of.items())
         raise ConfigError(
-            [f"skip_absent_data: no task has its data below {root} ({missing}); put them there, or mend data_root"]
+            [f"skip_absent_data: no task has its data below {root} ({missing}); put them there, or correct data_root"]
         )
     return study.model_copy(update={"experiments": experiments}), tuple(f"Skipped {text}." for text in absent.values())
 

@@ -2,7 +2,7 @@
 
 Where a model comes from stands in ``config/models.yaml``, what a dataset looks like in ``config/tasks/<name>.yaml``; a
 study names them, and may change their keys or add rows of its own. Everything is checked before anything is done, and
-all mistakes are told at once.
+all errors are reported at once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SECTIONS = ("seeds", "training", "timing", "models", "tasks")  # that a study m
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The rows of ``config/models.yaml`` and ``config/tasks`` as they stand there.
+    """The rows of ``config/models.yaml`` and ``config/tasks``, unchanged.
 
     Args:
         models: Rows by name.
@@ -211,13 +211,13 @@ def _problems_of_the_rest(
 
 
 def _leave_out_all(data: Any, error: ValidationError) -> bool:
-    """Delete in place all that is wrong, the last first, so that places in lists stay true; tell whether it could."""
+    """Delete all invalid values in place, last first so that list indices stay valid; return whether it worked."""
     places = [line["loc"] for line in reversed(error.errors()) if line["loc"] != ("study",)]
     return min([_leave_out(data, place) for place in places], default=True)
 
 
 def _leave_out(data: Any, location: Location) -> bool:
-    """Delete in place what lies at a location, or the innermost part of it that there is; tell whether it could."""
+    """Delete the value at a location, or its innermost existing part, in place; return whether it worked."""
     found = None
     for part in location:
         if not (part in data if isinstance(data, dict) else isinstance(data, list) and part in range(len(data))):

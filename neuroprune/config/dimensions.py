@@ -1,4 +1,4 @@
-"""Sizes of a model as far as its configuration tells them, and the values that a configuration may have.
+"""Sizes of a model from its configuration, and the values that a configuration may have.
 
 transformers would check these values too, but only in a job, after its slow import.
 """
@@ -141,7 +141,7 @@ KNOWN: dict[str, Dimensions] = {
 
 
 def find_dimensions(source: str, config: Mapping[str, Any], layers: int | None = None) -> Dimensions | None:
-    """Return a model's sizes as far as they can be told without fetching anything.
+    """Return a model's sizes if they are known without fetching anything.
 
     Args:
         source: Where the model comes from, as in `ModelSettings`.

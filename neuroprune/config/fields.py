@@ -1,4 +1,4 @@
-"""What the settings are made of: types with ranges, and a base class that refuses unknown keys."""
+"""Building blocks of the settings: types with ranges, and a base class that refuses unknown keys."""
 
 from __future__ import annotations
 
@@ -53,5 +53,5 @@ def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Refuse a list with a repeated value."""
     twice = [value for place, value in enumerate(values) if value in values[:place]]
     if twice:
-        raise ValueError(f"{twice[0]!r} is listed twice; each may stand there once")
+        raise ValueError(f"{twice[0]!r} is listed twice; list each value once")
     return values

@@ -60,7 +60,7 @@ class Cost:
         hours: GPU hours of the runs whose model and dataset are known.
         unknown: Runs whose model or dataset is not.
         records: Bytes of records and small arrays.
-        models: Bytes of the models that lie on disk when all training is done.
+        models: Bytes of the models on disk after all training.
     """
 
     hours: float

@@ -1,4 +1,4 @@
-"""What is wrong with settings, in sentences: pydantic's errors turned into words for people."""
+"""Error messages for invalid settings: pydantic's errors as sentences."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ EXPLAINED = "explained"
 
 
 def sentences(error: ValidationError, model: type[BaseModel], above: Location = ()) -> list[str]:
-    """Turn all errors of a validation into sentences, each beginning with the key it is about.
+    """Turn all errors of a validation into sentences that begin with the key.
 
     Args:
         error: What pydantic raised.
         model: The class that was validated; unknown keys are compared with its fields.
-        above: Where what was validated lies in its file.
+        above: Location of the validated data in its file.
 
     Returns:
-        One sentence an error: ``experiments.sweep.methods[1].sparsity: 1.2 is not allowed; it must be less than 1``.
+        Sentences such as ``experiments.sweep.methods[1].sparsity: 1.2 is not allowed; it must be less than 1``.
     """
     lines = [line for line in error.errors() if not _follows(line)]
     found = (f"{path((*above, *line['loc']))}: {explain(line, model)}".removeprefix(": ") for line in lines)
@@ -34,35 +34,35 @@ def sentences(error: ValidationError, model: type[BaseModel], above: Location = 
 
 
 def _follows(line: ErrorDetails) -> bool:
-    """Tell whether a list is called too short only because what is wrong in it does not count."""
+    """Return whether a list is reported as too short only because its invalid items do not count."""
     return line["type"] == "too_short" and len(line["input"]) >= line["ctx"]["min_length"]
 
 
 def path(location: Location) -> str:
-    """Return a location as one writes it: ``("methods", 1, "sparsity")`` is ``methods[1].sparsity``."""
+    """Return a location as a path: ``("methods", 1, "sparsity")`` is ``methods[1].sparsity``."""
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location if part != "[key]")
     return "".join(parts).removeprefix(".")
 
 
 def explain(line: ErrorDetails, model: type[BaseModel]) -> str:
-    """Say what is wrong with one value and what is allowed, without naming its place."""
+    """Return what is wrong with one value and what is allowed, without its location."""
     speak = _WORDS.get(line["type"], _not_allowed)
     return speak(line, model)
 
 
 def explained(text: str, location: Location, value: Any) -> InitErrorDetails:
-    """Wrap a finished sentence, so that it can be raised from within another validation."""
+    """Wrap a sentence so that it can be raised in another validation."""
     return {"type": PydanticCustomError(EXPLAINED, "{text}", {"text": text}), "loc": location, "input": value}
 
 
 def raise_explained(title: str, lines: Iterable[InitErrorDetails]) -> None:
-    """Raise several finished sentences as one ValidationError; do nothing if there is none."""
+    """Raise sentences as one ValidationError; do nothing if there are none."""
     if lines := list(lines):
         raise ValidationError.from_exception_data(title, lines)
 
 
 def shown(value: Any) -> str:
-    """Return a value as a person wrote it, cut to about 60 characters."""
+    """Return a value as it was written, truncated to about 60 characters."""
     text = "nothing (null)" if value is None else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -115,7 +115,7 @@ def _own_words(line: ErrorDetails, _: type[BaseModel]) -> str:
 
 
 def _bound(line: ErrorDetails, model: type[BaseModel]) -> str:
-    """Name both ends of a range, not only the one that was missed."""
+    """Return both ends of the allowed range, not only the violated one."""
     owner = _model_at(model, line["loc"][:-1])
     field = owner.model_fields.get(str(line["loc"][-1])) if owner else None
     known = ((getattr(end, name, None), words) for end in _metadata(field) for name, words in _ENDS)
@@ -137,7 +137,7 @@ def _metadata(field: FieldInfo | None) -> list[Any]:
 
 
 def _not_allowed(line: ErrorDetails, _: type[BaseModel]) -> str:
-    """Say it with pydantic's words: "Input should be less than 1" becomes "it must be less than 1"."""
+    """Rephrase pydantic's message: "Input should be less than 1" becomes "it must be less than 1"."""
     message = line["msg"].partition(",")[0].removesuffix(" after validation")
     subject, _should, demand = message.partition(" should ")
     need = f"it must {demand}" if demand else subject
@@ -161,7 +161,7 @@ _WORDS: dict[str, Callable[[ErrorDetails, type[BaseModel]], str]] = {
 
 
 def _model_at(model: Any, location: Location) -> type[BaseModel] | None:
-    """Follow a location through fields, mappings and lists to the class that describes what lies there."""
+    """Follow a location through fields, mappings and lists to the class at its end."""
     for part in location:
         model = _within(model, part)
     return model if _is_model(model) else None

@@ -1,6 +1,6 @@
 """From a study to its runs: every model, task, method, point and seed with every setting resolved.
 
-All of it is pure, but for a look at the type of models that lie in a folder.
+Everything is a pure function of the study, except that the type of a model in a local folder is read from it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Plan:
     skipped: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON-able data, the content of ``plan.json``.
+        """Return the plan as JSON-serializable data, the content of ``plan.json``.
 
         Study settings keep the order of the study file, which tables follow. Those that decide no result are left out.
         """
@@ -76,7 +76,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Point:
-    """One run before it has a name, and the experiment that asks for it."""
+    """A run without a name, and the experiment that it belongs to."""
 
     experiment: str
     model: str
@@ -152,7 +152,7 @@ def expand(study: StudySettings) -> Plan:
 
 
 def training_of(study: StudySettings, experiment: ExperimentSettings, model: str, task: str) -> TrainingSettings:
-    """Resolve training settings: of each field the most special layer counts that sets it."""
+    """Resolve training settings: each field has the value of the most specific layer that sets it."""
     layers = (study.training, study.models[model].training, study.tasks[task].training, experiment.training)
     given: dict[str, Any] = {}
     for layer in layers:
@@ -183,7 +183,7 @@ def _long_names(names: list[str], points: list[_Point]) -> list[str]:
 
 
 def _not_applicable(study: StudySettings, points: list[_Point]) -> list[str]:
-    """Say which methods cannot be used for which tasks, each once."""
+    """Report methods that cannot be used for a task, each once."""
     found: dict[str, None] = {}
     for point in points:
         kinds, kind = point.method.task_kinds, study.tasks[point.task].kind
@@ -236,7 +236,7 @@ def _heads_problem(size: Dimensions, method: Any) -> str | None:
 
 
 def _not_divisible(points: list[_Point]) -> list[str]:
-    """Say which steps can't be split over their processes and passes, each once."""
+    """Report batches that can't be split over processes and passes, each once."""
     found: dict[str, None] = {}
     for point in points:
         rows, parts = point.training.batch_size, point.training.parts
@@ -248,7 +248,7 @@ def _not_divisible(points: list[_Point]) -> list[str]:
 
 
 def _listed_twice(points: list[_Point]) -> list[str]:
-    """Say which runs are listed more than once, in one sentence for each pair of experiments."""
+    """Report runs that are listed more than once, in one sentence for each pair of experiments."""
     first: dict[tuple[Any, ...], _Point] = {}
     again: dict[tuple[str, str], list[str]] = defaultdict(list)
     for point in points:
@@ -293,7 +293,7 @@ def _only_used_rows(study: StudySettings) -> StudySettings:
 
 
 def _plain(kind: type[Any], row: BaseModel, part: str) -> Any:
-    """Return a row of a study without the keys that are not part of a run's settings."""
+    """Return a row of a study without the keys that do not belong to a run's settings."""
     return kind(**row.model_dump(exclude=ELSEWHERE[part]))
 
 
@@ -312,7 +312,7 @@ def _names(points: list[_Point]) -> list[str]:
     for point in points:
         usual = first.setdefault(point.short_name, point)
         name = "-".join([point.short_name, *differences(point.options, usual.options)])
-        while taken.setdefault(name, point.settings) != point.settings:  # values that names write alike
+        while taken.setdefault(name, point.settings) != point.settings:  # values that are formatted the same way
             name += "_"
         names.append(f"{name}-s{point.seed}")
     return names
@@ -332,12 +332,12 @@ def options(method: BaseModel, training: TrainingSettings) -> dict[str, Any]:
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """Return ``<option>_<value>`` for each of our options that differs from theirs."""
+    """Return ``<option>_<value>`` for each of the first options that differs from the second."""
     return [f"{name}_{_value(name, value)}" for name, value in ours.items() if theirs.get(name) != value]
 
 
 def _value(name: str, value: Any) -> str:
-    """Write a value for a name: sparsities in percent, numbers as short as they are exact, ``_`` for odd characters."""
+    """Format a value for a name: sparsities in percent, the shortest exact numbers, ``_`` for other characters."""
     if isinstance(value, list | tuple):
         return ".".join(_value(name, item) for item in value)
     if isinstance(value, float):

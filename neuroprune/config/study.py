@@ -29,27 +29,27 @@ PUBLISHED = "published"  # `make publish` copies studies to `results/published/<
 
 
 class JobSettings(Settings):
-    """What a training or timing job asks a cluster for; it decides no result, so a change redoes nothing."""
+    """Resources that a training or timing job requests from a cluster; changing them reruns nothing."""
 
     memory_mb: Annotated[int, Field(ge=1, le=100_000_000)] = Field(
-        default=8000, description="Main memory in MiB; each retry asks for as much again."
+        default=8000, description="Main memory in MiB; each retry adds the same amount."
     )
     minutes: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
         default=None,
-        description="Time limit of one run; each retry asks for as much again and goes on from the last checkpoint. "
+        description="Time limit of one run; each retry adds the same amount and resumes from the last checkpoint. "
         "Default: twice the estimate of `neuroprune plan`, but at least 240.",
     )
 
 
 class ModelRow(ModelSettings):
-    """Where a model comes from, training settings that go with it, and how large it is."""
+    """The source of a model, its training settings, and its size."""
 
     parameters: Positive | None = Field(
         default=None,
-        description="Parameters of the model, for the estimates of `neuroprune plan` if they don't know it.",
+        description="Number of parameters, for the estimates of `neuroprune plan` where it does not know the model.",
     )
     training: TrainingSettings = Field(default_factory=TrainingSettings, description="For all runs of this model.")
-    job: JobSettings = Field(default_factory=JobSettings, description="What a job asks a cluster for.")
+    job: JobSettings = Field(default_factory=JobSettings, description="Resources that a job requests from a cluster.")
 
     @model_validator(mode="after")
     def _type_is_known(self) -> ModelRow:
@@ -71,13 +71,13 @@ class ModelRow(ModelSettings):
 
 
 def model_type(source: str) -> str | None:
-    """Return the type of a model as far as it can be told without fetching anything.
+    """Return the type of a model if it is known without fetching anything.
 
     Args:
         source: As in `ModelSettings`.
 
     Returns:
-        Of `random:TYPE` the type, of a folder what its `config.json` says; None of all else.
+        The type of `random:TYPE`, or the one in the `config.json` of a folder; None for all other sources.
     """
     if source.startswith("random:"):
         return source.removeprefix("random:")
@@ -86,13 +86,13 @@ def model_type(source: str) -> str | None:
 
 
 class TaskRow(TaskSettings):
-    """A dataset, and training settings that go with it."""
+    """A dataset and its training settings."""
 
     training: TrainingSettings = Field(default_factory=TrainingSettings, description="For all runs of this task.")
 
 
 def method_points(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Spread a method of a study into its points: every combination of the values that are given as lists."""
+    """Expand a method of a study into its points: all combinations of the values given as lists."""
     axes = [value if isinstance(value, list | tuple) else [value] for value in entry.values()]
     if (size := math.prod(map(len, axes))) > MOST_POINTS:
         raise ValueError(f"its lists make {size:.3g} points, more than {MOST_POINTS:,}; give fewer values")
@@ -100,7 +100,7 @@ def method_points(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _check_method(entry: dict[str, Any]) -> dict[str, Any]:
-    """Check every point of a method, and say everything that is wrong with it at once."""
+    """Check every point of a method and report all errors at once."""
     name = entry.get("name")
     if not isinstance(name, str) or name not in METHOD_SETTINGS:
         hint = "the method's name is missing" if name is None else f"unknown method {shown(name)}"
@@ -120,17 +120,17 @@ def _check_method(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _axis(entry: Mapping[str, Any], line: ErrorDetails) -> tuple[int | str, ...]:
-    """Return where in a method's entry a point's error lies: in a list, the place of the value counts too."""
+    """Return the location of a point's error in the method's entry, with the index of the value in a list."""
     place = line["loc"]
     values = entry.get(str(place[0])) if place else None
     return (*place, values.index(line["input"])) if isinstance(values, list) and len(place) == 1 else place
 
 
 def _known(kind: str) -> AfterValidator:
-    """Refuse names that are not among those of the validation's context."""
+    """Return a validator that refuses names missing from the validation context."""
 
     def check(name: str, info: ValidationInfo) -> str:
-        """Return a known name; refuse another one with the nearest known."""
+        """Return a known name; refuse an unknown one and suggest the nearest."""
         known = (info.context or {}).get(kind)
         if known is None or name in known:
             return name
@@ -141,7 +141,7 @@ def _known(kind: str) -> AfterValidator:
 
 
 def _folder_name(path: str) -> str:
-    """Refuse paths that a shell or Snakemake reads in another way, and names that are too long for a file system."""
+    """Refuse paths that a shell or Snakemake would interpret, and names that are too long for a file system."""
     if odd := re.search(r"[{}<>*?~\x00-\x1f]|^-", path):
         raise ValueError(f"{shown(path)} has {odd.group()!r}, which has a meaning of its own in commands; leave it out")
     if any(len(part.encode()) > 200 for part in Path(path).parts):
@@ -185,7 +185,7 @@ class ExperimentSettings(Settings):
     )
     seeds: Seeds | None = Field(default=None, description="Seeds of this experiment; default: those of the study.")
     training: TrainingSettings = Field(
-        default_factory=TrainingSettings, description="Training settings of this experiment, over all others."
+        default_factory=TrainingSettings, description="Training settings of this experiment; they override all others."
     )
     runs_per_job: RunsPerJob | None = Field(
         default=None, description="Runs that share a job in this experiment; default: those of the study."
@@ -193,15 +193,15 @@ class ExperimentSettings(Settings):
 
 
 class StudySettings(Settings):
-    """One study file. Training settings that are left out come from: experiment, task, model, study, defaults."""
+    """One study file. Training settings are resolved in this order: experiment, task, model, study, defaults."""
 
     study: Annotated[FolderName, AfterValidator(_not_reserved)] = Field(
-        description="The study's name; its results lie in `<results>/<study>`."
+        description="The study's name; its results are written to `<results>/<study>`."
     )
     experiments: dict[Name, ExperimentSettings] = Field(min_length=1, description="What is compared.")
-    seeds: Seeds = Field(default=(0,), description="Seeds of every experiment that names none.")
+    seeds: Seeds = Field(default=(0,), description="Seeds of experiments without seeds of their own.")
     training: TrainingSettings = Field(default_factory=TrainingSettings, description="For all runs.")
-    timing: TimingSettings = Field(default_factory=TimingSettings, description="How inference is timed.")
+    timing: TimingSettings = Field(default_factory=TimingSettings, description="Timing of inference.")
     models: dict[Name, ModelRow] = Field(
         default_factory=dict, description="Keys that change a row of `config/models.yaml`, or new rows."
     )
@@ -209,41 +209,39 @@ class StudySettings(Settings):
         default_factory=dict, description="Keys that change a file of `config/tasks`, or new rows."
     )
     artefacts: Annotated[tuple[Annotated[str, _known("artefact")], ...], AfterValidator(distinct)] | None = Field(
-        default=None, description="Figures and tables to make; default: all that there are."
+        default=None, description="Figures and tables to make; default: all."
     )
     runs_per_job: RunsPerJob = Field(
         default=1,
-        description="Runs of one experiment, model and task that one training or timing job does one after another, "
-        "for fewer jobs. It decides no result, so a change redoes nothing.",
+        description="Number of runs of one experiment, model and task that share a training or timing job, one after "
+        "another. Changing it reruns nothing.",
     )
     job_hours: Positive | None = Field(
         default=None,
-        description="Hours that a job's runs may take together by the GPU estimate of `neuroprune plan`: where runs "
-        "are long, fewer share a job. Models and datasets that it does not know are not limited.",
+        description="Maximum hours of a shared job by the GPU estimate of `neuroprune plan`: fewer long runs share a "
+        "job. Models and datasets without an estimate are not limited.",
     )
     keep_models: bool = Field(
         default=False,
-        description="Keep every run's model; else it is deleted once it is timed, and timing it anew trains it anew.",
+        description="Keep every run's model. Otherwise it is deleted after timing, and re-timing requires retraining.",
     )
     checkpoint_minutes: NotNegative = Field(
         default=10.0,
-        description="Minutes between the checkpoints of a training run, from the last of which it resumes after an "
-        "interruption; 0: after every step. It decides no result, so a change redoes nothing.",
+        description="Minutes between checkpoints of a training run; 0: after every step. An interrupted run resumes "
+        "from the last one. Changing it reruns nothing.",
     )
     data_root: Annotated[str, AfterValidator(_folder_name)] = Field(
-        default="resources/data", min_length=1, description="Where datasets are kept."
+        default="resources/data", min_length=1, description="Folder of datasets."
     )
     results: Annotated[str, AfterValidator(_folder_name)] = Field(
-        default="results", min_length=1, description="Where the results of all studies are kept."
+        default="results", min_length=1, description="Folder of the results of all studies."
     )
     skip_absent_data: bool = Field(
         default=False,
-        description="Leave out tasks whose dataset is neither below `data_root` nor a folder, instead of asking the "
-        "hub; a sentence says which.",
+        description="Leave out tasks whose dataset is neither below `data_root` nor a folder, and report them, "
+        "instead of downloading from the hub.",
     )
-    from_results: bool = Field(
-        default=False, description="Only draw figures and tables anew from the records that are there."
-    )
+    from_results: bool = Field(default=False, description="Only redraw figures and tables from existing records.")
 
     @model_validator(mode="after")
     def _rows_keep_their_names(self) -> StudySettings:

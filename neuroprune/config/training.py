@@ -10,7 +10,7 @@ from neuroprune.config.fields import Count, Epochs, Fraction, NotNegative, Posit
 
 
 class TrainingSettings(Settings):
-    """How a model is fine-tuned; the same for every method that is compared."""
+    """Settings of fine-tuning, the same for every method that is compared."""
 
     LATER: ClassVar[tuple[str, ...]] = (
         "processes",
@@ -21,13 +21,13 @@ class TrainingSettings(Settings):
         "linear_probe",
     )
 
-    epochs: Epochs = Field(default=3.0, description="Passes over the training rows; the paper's values lie in 1 to 5.")
+    epochs: Epochs = Field(default=3.0, description="Passes over the training rows; the paper uses 1 to 5.")
     budget: Literal["epochs", "dense_flops"] = Field(
         default="epochs",
-        description="When training ends: after `epochs`, or when the run has taken as many floating-point operations "
+        description="End of training: after `epochs`, or when the run has used as many floating-point operations "
         "as `epochs` of dense fine-tuning. A pruned model then trains for more steps; events stay at their steps.",
     )
-    batch_size: Rows = Field(default=32, description="Rows a step.")
+    batch_size: Rows = Field(default=32, description="Rows per step.")
     learning_rate: Positive = Field(default=1e-4, description="Peak of the learning rate; it decays linearly to 0.")
     weight_decay: NotNegative = Field(default=0.0, description="Weight decay; AdamW's is decoupled.")
     warmup: Fraction = Field(default=0.06, description="Share of the steps in which the learning rate rises from 0.")
@@ -35,39 +35,41 @@ class TrainingSettings(Settings):
     linear_probe: bool = Field(
         default=False,
         description="Fit the last linear layer of the classification head before training, by logistic regression on "
-        "the frozen model's features of at most 1,000 training rows; its time counts as training. For every method "
-        "alike; not for answers that are text.",
+        "the frozen model's features of at most 1,000 training rows; its time counts as training. It applies to "
+        "every method, but not to text answers.",
     )
     freeze_embeddings: bool = Field(
-        default=False, description="Leave the embeddings as they are in every method, the dense one included."
+        default=False, description="Freeze the embeddings in every method, dense fine-tuning included."
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto",
-        description="Arithmetic of the forward and backward pass; `auto` is bf16 on GPUs that have it, else fp32.",
+        description="Arithmetic of the forward and backward pass; `auto` is bf16 on GPUs that support it, else fp32.",
     )
-    threads: Threads = Field(default=1, description="CPU threads of a process; the same for all, so times compare.")
+    threads: Threads = Field(
+        default=1, description="CPU threads of a process; equal for all runs, so that times are comparable."
+    )
     processes: Processes = Field(
         default=1,
-        description="Processes that train a model together, each with its share of a step's rows: one a GPU, or "
-        "`threads` CPU threads each. The result is that of one process but for rounding and dropout.",
+        description="Processes that train a model together, each with its share of a step's rows: one per GPU, or "
+        "`threads` CPU threads each. The result equals that of one process up to rounding and dropout.",
     )
     accumulation: Count = Field(
         default=1,
-        description="Forward and backward passes in which a process reads its rows of a step, for less memory. The "
-        "gradient is that of one pass but for rounding and dropout.",
+        description="Forward and backward passes per step in each process, to save memory. The gradient equals that of "
+        "one pass up to rounding and dropout.",
     )
     gradient_checkpointing: bool = Field(
         default=False,
-        description="Compute activations again in the backward pass instead of keeping them: far less memory for about "
-        "a third more time.",
+        description="Recompute activations in the backward pass instead of storing them: far less memory, about a "
+        "third more time.",
     )
     optimizer: Literal["adamw", "adafactor", "sgd"] = Field(
         default="adamw",
-        description="AdamW keeps two numbers a weight, Adafactor (without momentum, at a fixed learning rate) hardly "
-        "any, SGD none; each wants a learning rate of its own.",
+        description="AdamW stores two numbers per weight, Adafactor (without momentum, at a fixed learning rate) "
+        "hardly any, SGD none; each needs its own learning rate.",
     )
     evaluate: Literal["epoch", "end"] = Field(
-        default="end", description="Judge after every epoch or once at the end; its time is recorded apart."
+        default="end", description="Evaluate after every epoch or once at the end; its time is recorded separately."
     )
     deterministic: bool = Field(
         default=False, description="Refuse operations without a repeatable result; slower on GPUs."
@@ -75,11 +77,11 @@ class TrainingSettings(Settings):
 
     @model_serializer(mode="wrap")
     def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what came later while it has no effect: what ran before such settings were there stays as it is."""
+        """Leave out newer settings that have their default, so that earlier runs keep their hash."""
         plain = {name: type(self).model_fields[name].default for name in self.LATER}
         return {key: value for key, value in serialize(self).items() if key not in plain or value != plain[key]}
 
     @property
     def parts(self) -> int:
-        """In how many parts a step's rows are read."""
+        """Number of parts that a step's rows are read in."""
         return self.processes * self.accumulation

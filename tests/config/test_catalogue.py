@@ -260,7 +260,7 @@ KNOWN_TASKS = ", ".join(sorted(CATALOGUE.tasks))
         ({"training__epochs": float("inf")}, "training.epochs: inf is not allowed; it must be a finite number"),
         ({"experiments__sweep__methods": [{"name": "l1", "sparsity": "half"}]}, "experiments.sweep.methods[0].sparsity: 'half' is not allowed; it must be a valid number"),
         ({"experiments__sweep__methods": [{"name": "l1", "sparsity": 0.5, "evnts": 3}]}, "experiments.sweep.methods[0].evnts: unknown key (did you mean 'events'?); known: "),
-        ({"experiments__sweep__methods": [{"name": "l1"}]}, "experiments.sweep.methods[0]: give exactly one of sparsity (a target) and strength (the penalty)"),
+        ({"experiments__sweep__methods": [{"name": "l1"}]}, "experiments.sweep.methods[0]: specify exactly one of sparsity (a target) and strength (the penalty)"),
         ({"experiments__sweep__methods": [{"name": "neuroprune", "sparsity": 0.5, "alpha": 1}]}, "experiments.sweep.methods[0]: give either sparsity (a target) or alpha (the penalty), not both"),
         ({"experiments__sweep__methods": [{"name": "l1", "sparsity": 0.5, "start": 0.6}]}, "experiments.sweep.methods[0]: start (0.6) must not be after end (0.5)"),
         ({"experiments__sweep__methods": [{"name": "l1", "strength": 1, "mode": "copled"}]}, "experiments.sweep.methods[0].mode: 'copled' is not allowed (did you mean 'coupled'?); allowed: 'coupled' or 'decoupled'"),
@@ -268,7 +268,7 @@ KNOWN_TASKS = ", ".join(sorted(CATALOGUE.tasks))
         ({"experiments__sweep__methods": ["dense"]}, "experiments.sweep.methods[0]: 'dense' is not allowed; it must be a mapping of keys to values"),
         ({"experiments__sweep__methods": [{"name": "l1", "sparsity": []}]}, "experiments.sweep.methods[0].sparsity: [] is not allowed; give at least one value"),
         ({"experiments__sweep__tasks": []}, "experiments.sweep.tasks: [] is not allowed; it must have at least 1 item"),
-        ({"experiments__sweep__tasks": ["sst2", "sst2"]}, "experiments.sweep.tasks: 'sst2' is listed twice; each may stand there once"),
+        ({"experiments__sweep__tasks": ["sst2", "sst2"]}, "experiments.sweep.tasks: 'sst2' is listed twice; list each value once"),
         ({"experiments__sweep__methods": [{"name": "dense"}, {"name": "dense"}]}, "experiments.sweep: tiny-sst2-dense-s0 and 3 more runs are listed twice here; a run may be listed once"),
         ({"experiments__more": {"models": ["tiny"], "tasks": ["sst2"], "methods": [{"name": "dense"}], "seeds": [1]}}, "experiments.more: the run tiny-sst2-dense-s1 is listed in experiments.sweep too; a run may be listed once"),
         ({"experiments__a-b": {"models": ["tiny"], "tasks": ["rte"], "methods": [{"name": "dense"}]}}, "experiments.a-b: 'a-b' is not allowed; it must be a name of letters, digits, '_' and '.' that begins with a letter or digit"),
@@ -279,7 +279,7 @@ KNOWN_TASKS = ", ".join(sorted(CATALOGUE.tasks))
         ({"study": 5}, "study: 5 is not allowed; it must be text"),
         ({"seeds": ["a"]}, "seeds[0]: 'a' is not allowed; it must be a valid integer"),
         ({"seeds": [0, -1]}, "seeds[1]: -1 is not allowed; it must be greater than or equal to 0"),
-        ({"seeds": [1, 1]}, "seeds: 1 is listed twice; each may stand there once"),
+        ({"seeds": [1, 1]}, "seeds: 1 is listed twice; list each value once"),
         ({"training__learning_rate": "fast"}, "training.learning_rate: 'fast' is not allowed; it must be a valid number"),
         ({"training__learning_rate": 0}, "training.learning_rate: 0 is not allowed; it must be greater than 0"),
         ({"training__warmup": 1.5}, "training.warmup: 1.5 is not allowed; it must be at least 0 and at most 1"),
@@ -296,7 +296,7 @@ KNOWN_TASKS = ", ".join(sorted(CATALOGUE.tasks))
         ({"models__new": {"source": "package:gt==1"}}, "models.new: source 'package:gt==1' needs `sha256` of the package's file and `folder`"),
         ({"models__new": {"source": "a/b", "sha256": "12"}}, "models.new.sha256: '12' is not allowed; it must be a SHA-256 of 64 hexadecimal digits"),
         ({"models__tiny__name": "other"}, "models.tiny.name must be 'tiny', as its key; leave it out"),
-        ({"tasks__new": {"source": "a/b"}}, "tasks.new.inputs: this key is missing (The text columns: one sentence, or a pair of sentences; one text to summarize or translate; for language modelling a text, or a prompt and its completion, whose tokens alone are then learned)"),
+        ({"tasks__new": {"source": "a/b"}}, "tasks.new.inputs: this key is missing (The text columns: one sentence, or a pair of sentences; one text to summarize or translate; for language modelling a text, or a prompt and its completion, of which only the completion is learned)"),
         ({"tasks__sst2__metric": "acuracy"}, "tasks.sst2.metric: 'acuracy' is not allowed (did you mean 'accuracy'?); allowed: 'accuracy', 'f1', 'matthews_correlation', 'token_accuracy', 'spearmanr', 'pearson', 'rouge1', 'rouge2', 'rougeL', 'rougeLsum' or 'bleu'"),
         ({"tasks__sst2__kind": "translation"}, "tasks.sst2: metric 'accuracy' is not one of translation: give one of bleu"),
         ({"tasks__sst2__beams": 4}, "tasks.sst2: beams is for summarization and translation, not for classification; leave it out"),
@@ -312,7 +312,7 @@ def test_one_sentence_says_what_is_wrong_and_what_is_allowed(values, sentence):
 def test_a_study_without_its_name_says_so():
     study = {key: value for key, value in STUDY.items() if key != "study"}
     assert problems_of(study) == [
-        "study.yaml: study: this key is missing (The study's name; its results lie in `<results>/<study>`)"
+        "study.yaml: study: this key is missing (The study's name; its results are written to `<results>/<study>`)"
     ]
 
 

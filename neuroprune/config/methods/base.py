@@ -25,20 +25,22 @@ class EventSettings(PruningSettings):
 
     start: Schedule = Field(
         default=1 / 3,
-        description="Share of the steps at which the first event comes; earlier, scores know little of the task.",
+        description="Fraction of the steps at which the first event takes place; earlier, scores say little about the "
+        "task.",
     )
     end: Schedule = Field(
-        default=1 / 2, description="Share of the steps at which the last event comes and the target is reached."
+        default=1 / 2,
+        description="Fraction of the steps at which the last event takes place and the target is reached.",
     )
     events: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=3,
-        description="Events at which the target form prunes, spread evenly from start to end; a single large one can "
-        "fail.",
+        description="Number of pruning events of the target form, spread evenly from start to end; a single large "
+        "removal can ruin the model.",
     )
     post_lr: Positive = Field(
-        default=2.0, description="Factor of the learning rate after the last event, re-warmed over 3 % of the steps."
+        default=2.0, description="Factor on the learning rate after the last event, re-warmed over 3 % of the steps."
     )
-    freeze_embeddings: bool = Field(default=True, description="Leave the embeddings as they are after the last event.")
+    freeze_embeddings: bool = Field(default=True, description="Freeze the embeddings after the last event.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -15,71 +15,76 @@ MaskKind = Literal["hidden", "head", "head_layer", "intermediate", "mlp"]
 class CoFiSettings(PruningSettings):
     """CoFi (Xia et al. 2022): learned masks on hidden dimensions, heads, neurons and whole layers.
 
-    Each mask is a random gate (hard concrete) whose chance to be open is trained. The loss gains two multipliers times
-    the difference between the expected sparsity and its target, and its square; the multipliers rise for as long as the
-    target is missed. First comes plain fine-tuning (until `start`), then the target rises from 0 (over `warmup`), and
-    from `end` on the masks are fixed, what they close is removed physically, and the smaller model is fine-tuned.
+    Each mask is a random gate (hard concrete) whose probability of being open is trained. A Lagrangian term is added to
+    the loss: two multipliers times the difference between the expected sparsity and its target, and its square. The
+    multipliers grow while the target is missed. The model is first fine-tuned without masks (until `start`). Then the
+    target rises from 0 (over `warmup`). At `end` the masks are fixed, closed units are removed physically, and the
+    smaller model is fine-tuned.
     """
 
     name: Literal["cofi"] = Field(default="cofi", description="The method.")
     version: Literal[1] = Field(default=1, description="Rises when the method's results change; not to be set.")
     sparsity: TargetSparsity = Field(
-        description="Share of the weights of all attention (Q, K, V, O) and MLP matrices that is gone at the end."
+        description="Fraction of the weights of all attention (Q, K, V, O) and MLP matrices that is removed or zero "
+        "at the end.",
     )
     schedule: Literal["fair", "published"] = Field(
         default="fair",
-        description="`published`: the original's masks and multipliers, which wind up in runs of few steps and miss "
-        "the target. `fair`: their learning rate grows as steps get fewer, the multipliers can't wind up, and the "
-        "masks that are taken in the end meet the target, topped up with the smallest single weights.",
+        description="`published`: the original updates of masks and multipliers, which overshoot and miss the target "
+        "in short runs. `fair`: their learning rate is higher in shorter runs, the multipliers can't wind up, and the "
+        "final masks meet the target, completed by zeroing the smallest single weights.",
     )
     masks: tuple[MaskKind, ...] = Field(
         default=("hidden", "head", "head_layer", "intermediate", "mlp"),
         min_length=1,
         description="Kinds of masks: hidden dimensions, heads, whole attentions, neurons, whole MLPs. A kind that an "
-        "architecture does not have is left out, and the record says so. In a study, where a list is an axis of the "
-        "grid, a list of lists: `[[head, intermediate]]`.",
+        "architecture does not support is left out, and the record says so. In a study, where a list is an axis of "
+        "the grid, write a list of lists: `[[head, intermediate]]`.",
     )
     start: Schedule = Field(
         default=0.042,
-        description="Share of the steps at which pruning starts (published: 1 of 20 epochs, and 4 of 100, before 4 and "
-        "20 final ones).",
+        description="Fraction of the steps at which pruning starts (published: after 1 of 20 epochs, or 4 of 100; the "
+        "last 4 or 20 are final fine-tuning).",
     )
     warmup: Schedule = Field(
         default=0.083,
-        description="Share of the steps, from `start` on, over which the target rises linearly from 0; in the fair "
+        description="Fraction of the steps, from `start` on, over which the target rises linearly from 0; in the fair "
         "schedule at least 60 % of the pruning stage.",
     )
     end: Schedule = Field(
-        default=0.83, description="Share of the steps at which the masks are fixed; then the smaller model trains on."
+        default=0.83,
+        description="Fraction of the steps at which the masks are fixed; the smaller model is then fine-tuned.",
     )
     reg_lr: Positive = Field(
-        default=0.01, description="Learning rate of masks and multipliers; the fair schedule scales it, see there."
+        default=0.01,
+        description="Learning rate of masks and multipliers; the fair schedule scales it, see `mask_lr_steps`.",
     )
     mask_lr_steps: Count = Field(
         default=1000,
-        description="Fair schedule: steps of pruning for which `reg_lr` is meant; with fewer it grows in proportion.",
+        description="Fair schedule: number of pruning steps that `reg_lr` is meant for; with fewer, the rate is "
+        "increased in proportion.",
     )
     final_lr: Positive = Field(
         default=1.0,
-        description="Factor of the learning rate after the masks are fixed, re-warmed over 3 % of the steps.",
+        description="Factor on the learning rate after the masks are fixed, re-warmed over 3 % of the steps.",
     )
     teacher: str | None = Field(
         default=None,
         min_length=1,
-        description="Distillation: `run`, the model as it is at `start`; or a folder with a dense model of the same "
-        "kind, fine-tuned on the task, which teaches from the first step. Its answers then take the labels' place. "
-        "Default: none, as the paper compares.",
+        description="Distillation: `run` for the model as it is at `start`, or a folder with a dense model of the same "
+        "kind, fine-tuned on the task, which teaches from the first step. Its predictions replace the labels. "
+        "Default: none, as in the paper's comparison.",
     )
     freeze_embeddings: bool = Field(
-        default=True, description="Leave the embeddings as they are during the whole run, as published."
+        default=True, description="Freeze the embeddings during the whole run, as published."
     )
     layer_share: Fraction = Field(
         default=0.9,
-        description="Distillation: share of the layers' loss, the rest is that of the predictions (published: 0.9, 0.7 "
-        "or 0.5).",
+        description="Distillation: weight of the layer loss; the rest is that of the prediction loss (published: 0.9, "
+        "0.7 or 0.5).",
     )
     teacher_temperature: Positive = Field(
-        default=2.0, description="Distillation: predictions are softened by it (published: 2)."
+        default=2.0, description="Distillation: temperature of the softened predictions (published: 2)."
     )
 
     @model_validator(mode="after")

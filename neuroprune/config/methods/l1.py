@@ -12,36 +12,39 @@ from neuroprune.pruning.defaults import EPS
 
 
 class L1Settings(EventSettings):
-    """l1 pruning, the paper's baseline for T5 and OPT, in two forms: give `sparsity` or `strength`."""
+    """l1 pruning, the paper's baseline for T5 and OPT, in two forms: specify `sparsity` or `strength`."""
 
     name: Literal["l1"] = Field(default="l1", description="The method.")
     version: Literal[1] = Field(default=1, description="Rises when the method's results change; not to be set.")
     sparsity: TargetSparsity | None = Field(
-        default=None, description="Target form: this share of the prunable weights, the smallest, is zero at the end."
+        default=None,
+        description="Target form: fraction of the prunable weights that is zero at the end, the smallest ones.",
     )
     strength: Positive | None = Field(
-        default=None, description="Penalty form: factor of the l1 norm in the loss (paper: 1e-7 to 1e-1)."
+        default=None, description="Penalty form: factor on the l1 norm in the loss (paper: 1e-7 to 1e-1)."
     )
     mode: Literal["coupled", "decoupled"] = Field(
         default="coupled",
-        description="Penalty form: its gradient goes through the optimizer (the paper's letter), or a proximal step "
-        "follows the optimizer's.",
+        description="Penalty form: `coupled` passes its gradient through the optimizer, as the paper does; "
+        "`decoupled` takes a proximal step after the optimizer's.",
     )
-    eps: Positive = Field(default=EPS, description="Penalty form: an entry below this counts as absent at the end.")
+    eps: Positive = Field(
+        default=EPS, description="Penalty form: entries below this absolute value count as absent at the end."
+    )
     penalty_start: Schedule = Field(
         default=0.0,
-        description="Penalty form: share of the steps before the penalty begins; the paper's translation models train "
-        "half of their epochs without it.",
+        description="Penalty form: fraction of the steps before the penalty begins; the paper's translation models "
+        "train half of their epochs without it.",
     )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.sparsity is None) == (self.strength is None):
-            raise ValueError("give exactly one of sparsity (a target) and strength (the penalty)")
+            raise ValueError("specify exactly one of sparsity (a target) and strength (the penalty)")
         self._check_order()
         return self
 
     @property
     def form(self) -> Literal["target", "penalty"]:
-        """Which of the two forms these settings ask for."""
+        """The form that these settings ask for."""
         return "penalty" if self.sparsity is None else "target"

@@ -26,19 +26,19 @@ class NeuroPruneSettings(EventSettings):
     version: Literal[2] = Field(default=2, description="Rises when the method's results change; not to be set.")
     algorithm: Literal["connectivity", "penalties"] = Field(
         default="connectivity",
-        description="Algorithm that meets `sparsity`: `connectivity`, this project's own removal events by functional "
-        "connectivity, or `penalties`, the paper's, with strengths that are regulated during training.",
+        description="Algorithm that meets `sparsity`: `connectivity`, this project's removal of units by functional "
+        "connectivity, or `penalties`, the paper's algorithm with strengths regulated during training.",
     )
     # ---- target form
     sparsity: TargetSparsity | None = Field(
         default=None,
-        description="Target form: this share of the weights of all attention (Q, K, V, O) and MLP matrices of the "
-        "dense model is gone or zero at the end.",
+        description="Target form: fraction of the weights of all attention (Q, K, V, O) and MLP matrices of the dense "
+        "model that is removed or zero at the end.",
     )
     heads: Count | None = Field(
         default=None,
-        description="Target form: exactly so many heads are left at the end, over all layers together (at least one in "
-        "each); alone, or beside `sparsity`, which the MLPs then complete.",
+        description="Target form: exact number of heads that remain at the end, in all layers together (at least one "
+        "in each). Alone, or together with `sparsity`, which is then met by removing neurons.",
     )
     speedup: Annotated[float, Field(gt=1, le=1000)] | None = Field(
         default=None,
@@ -59,21 +59,23 @@ class NeuroPruneSettings(EventSettings):
     )
     calibration_rows: Count = Field(
         default=256,
-        description="Target form: training rows before each event that measure what flows through a unit; few give "
-        "noisy scores and folds. A step with them costs about half as long again.",
+        description="Target form: training rows before each event that the scores and folds are measured on; few rows "
+        "make them noisy. A step with measurement takes about 1.5 times as long.",
     )
-    ridge: Positive = Field(default=0.01, description="Target form: ridge of the least-squares fold.")
+    ridge: Positive = Field(default=0.01, description="Target form: ridge regularisation of the least-squares fold.")
     min_share: Fraction = Field(
-        default=0.01, description="Target form: share of its neurons that a layer keeps at least."
+        default=0.01, description="Target form: minimum fraction of its neurons that each layer keeps."
     )
-    fold: bool = Field(default=True, description="Target form: fold what removed units did into those that remain.")
+    fold: bool = Field(
+        default=True, description="Target form: fold the effect of removed units into the remaining ones."
+    )
     centred: bool = Field(
         default=True,
-        description="Target form: connectivity counts what a unit does beyond its mean, which the fold puts into a "
-        "bias; without the fold, or where there is no bias, it counts the whole.",
+        description="Target form: connectivity leaves out the mean of a unit's output, which the fold puts into a "
+        "bias; without the fold, or without a bias, it includes the mean.",
     )
     token_weights: bool = Field(
-        default=True, description="Target form: weigh tokens in the fold by how much the loss depends on them."
+        default=True, description="Target form: weight tokens in the fold by how much the loss depends on them."
     )
     # ---- penalty form
     alpha: NotNegative | None = Field(
@@ -84,29 +86,32 @@ class NeuroPruneSettings(EventSettings):
     )
     theta: NotNegative | None = Field(
         default=None,
-        description="Penalty form: heads whose weights differ by at most this everywhere are redundant (paper: 0.15 to "
-        "0.25); it scales with the model's weights.",
+        description="Penalty form: heads whose weights all differ by at most this are redundant (paper: 0.15 to 0.25); "
+        "suitable values scale with the model's weights.",
     )
     mode: Literal["coupled", "decoupled"] = Field(
         default="coupled",
-        description="Penalty form: the gradient goes through the optimizer (the paper's letter), or a proximal step "
-        "follows the optimizer's, as AdamW does for decay; short runs need the second.",
+        description="Penalty form: `coupled` passes the gradient through the optimizer, as the paper does; "
+        "`decoupled` takes a proximal step after the optimizer's, like AdamW's weight decay. Short runs need "
+        "`decoupled`.",
     )
-    eps: Positive = Field(default=EPS, description="Penalty form: an entry below this counts as absent (paper: 1e-4).")
+    eps: Positive = Field(
+        default=EPS, description="Penalty form: entries below this absolute value count as absent (paper: 1e-4)."
+    )
     penalty_start: Schedule = Field(
         default=0.0,
-        description="Penalty form: share of the steps before the penalty begins; no head is merged "
-        "earlier either (paper: half of the epochs in translation, else 0).",
+        description="Penalty form: fraction of the steps before the penalty and the merging of heads begin (paper: "
+        "half of the epochs in translation, else 0).",
     )
     degree_weight: Literal["inverse", "missing", "none"] = Field(
         default="inverse",
-        description="Penalty form: weight of a neuron's penalty, 1 / connectivity or 1 - connectivity (two readings); "
-        "or 1 for all, which is l1 without preferential attachment.",
+        description="Penalty form: weight of a neuron's penalty: 1 / connectivity or 1 - connectivity (two readings "
+        "of the paper), or 1 for all, which is l1 without preferential attachment.",
     )
     merge: Literal["output", "mlp_in", "none"] = Field(
         default="output",
-        description="Penalty form: where a redundant head's contribution goes: into the output projection of the head "
-        "that stays, into the MLP's input columns (the paper's letter), or nowhere.",
+        description="Penalty form: what happens to the weights of a redundant head: they are added to the output "
+        "projection of the remaining head, to the MLP's input columns (as the paper writes), or dropped.",
     )
 
     @model_validator(mode="after")
