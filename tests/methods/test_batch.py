@@ -6,9 +6,9 @@ import transformers
 
 from helpers.models import ROWS, VOCAB, make_batch, make_model
 from neuroprune.errors import UserError
-from neuroprune.methods.cofi.distillation import Distillation
 from neuroprune.methods.components.batch import Batch, token_mask
 from neuroprune.methods.components.calibration import Calibration
+from neuroprune.methods.components.distillation import Distillation
 from neuroprune.pruning.blocks import find_blocks
 
 PAD = 5

@@ -7,8 +7,8 @@ from torch.nn import functional
 from helpers.loops import labelled_batch, make_run, make_trainer, take_step, train_bare
 from helpers.models import make_batch, make_model
 from neuroprune.errors import UserError
-from neuroprune.methods.cofi.distillation import Distillation, align, layer_distances, prediction_loss, spread
 from neuroprune.methods.cofi.method import CoFi
+from neuroprune.methods.components.distillation import Distillation, align, layer_distances, prediction_loss, spread
 from neuroprune.methods.components.state_files import load_state, save_state
 from neuroprune.models.pretrained import save_pretrained
 from neuroprune.pruning.sparsity import measure_sparsity

@@ -17,7 +17,7 @@ from neuroprune import tasks
 from neuroprune.cli import main
 from neuroprune.config.settings import RunSettings, TaskSettings
 from neuroprune.errors import UserError
-from neuroprune.methods.cofi.distillation import number_loss
+from neuroprune.methods.components.distillation import number_loss
 from neuroprune.models import sources
 from neuroprune.results.collect import collect
 from neuroprune.results.records import read_record

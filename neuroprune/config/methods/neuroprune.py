@@ -16,6 +16,8 @@ _LATER_DEFAULTS = (
     ("multiple_of", 1),
     ("speedup", None),
     ("speedup_rows", 32),
+    ("teacher", None),
+    ("teacher_temperature", 2.0),
 )
 
 
@@ -77,6 +79,15 @@ class NeuroPruneSettings(EventSettings):
     token_weights: bool = Field(
         default=True, description="Target form: weight tokens in the fold by how much the loss depends on them."
     )
+    teacher: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="Target form: `run`, the model as it is before the first event; or a folder with a dense model of "
+        "the same kind, fine-tuned on the task, which teaches from the first step. Its predictions then take the "
+        "labels' place; a step costs about a third more.",
+    )
+    teacher_temperature: Positive = Field(
+        default=2.0, description="Target form: the teacher's and the model's predictions are softened by it."
+    )
     # ---- penalty form
     alpha: NotNegative | None = Field(
         default=None, description="Penalty form: strength of the MLP penalty, Eq. 1 (paper: 1e-7 to 1e-1)."
@@ -123,6 +134,8 @@ class NeuroPruneSettings(EventSettings):
             self._check_order()
         self._check_layout()
         self._check_speedup()
+        if self.teacher is not None and self.form != "target":
+            raise ValueError("teacher is for the target form (algorithm: connectivity); leave it out")
         return self
 
     def _check_one_form(self) -> None:

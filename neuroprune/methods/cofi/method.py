@@ -26,11 +26,11 @@ from neuroprune import distributed
 from neuroprune.config.methods import CoFiSettings
 from neuroprune.errors import UserError
 from neuroprune.methods.callback import Method
-from neuroprune.methods.cofi.distillation import Distillation, copy_of, load_teacher, weights_of
 from neuroprune.methods.cofi.masked_model import compact
 from neuroprune.methods.cofi.masks import MaskParameters, Sizes, opened, sparsity_of
 from neuroprune.methods.cofi.stages import FinalFineTuning, FineTuning, MaskLearning, Stage, Timetable
 from neuroprune.methods.components import preconditions
+from neuroprune.methods.components.distillation import Distillation, copy_of, load_teacher, weights_of
 from neuroprune.methods.components.embeddings import FrozenParameters, freeze_embeddings
 from neuroprune.methods.components.removal_report import head_distances, reached, removed_heads
 from neuroprune.methods.components.state_files import nest, unnest

@@ -30,6 +30,7 @@ from neuroprune.methods.components.head_count import check_head_count, choose_he
 from neuroprune.methods.components.preconditions import skips_layers
 from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.components.target import TargetForm
+from neuroprune.methods.components.teaching import Teaching
 from neuroprune.methods.components.uniform_selection import choose_uniform, uniform_groups
 from neuroprune.methods.components.unit_removal import remove_units
 from neuroprune.methods.components.unit_selection import Chosen, choose_units, unit_groups
@@ -54,6 +55,7 @@ class NeuroPruneTarget(TargetForm):
         super().__init__(settings)
         self._calibration: Calibration | None = None
         self._trial: Calibration | None = None
+        self._teaching = Teaching(settings.teacher, settings.teacher_temperature)
 
     def start(self, run: Run) -> None:
         """Plan the events; calibrate at once if the first is near, else see in the first step whether it will work."""
@@ -63,6 +65,7 @@ class NeuroPruneTarget(TargetForm):
         if self._uniform:
             self.report["layout"] = "uniform"
             uniform_groups(run, self.settings.min_share, self.settings.multiple_of)
+        self._teaching.start(run)
         self._watch(run)
         if self.events:
             self._trial = self._calibration or Calibration(run.model, run.blocks, moments=False)
@@ -70,11 +73,13 @@ class NeuroPruneTarget(TargetForm):
     def state_dict(self) -> State:
         """Return the state of the form, and what the calibration has seen if one is at work."""
         seen = {} if self._calibration is None else nest("calibration", self._calibration.state_dict())
-        return super().state_dict() | {"calibrating": self._calibration is not None} | seen
+        state = super().state_dict() | {"calibrating": self._calibration is not None}
+        return state | seen | nest("teaching", self._teaching.state_dict())
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
         """Continue; a calibration that was at work continues with what it had seen."""
         super().resume(run, state)
+        self._teaching.resume(run, unnest("teaching", state))
         if state["calibrating"]:
             self._calibrate(run).load_state(unnest("calibration", state))
         self._watch(run)
@@ -92,6 +97,7 @@ class NeuroPruneTarget(TargetForm):
             if calibration is not None:
                 calibration.detach()
         self._calibration, self._trial = None, None
+        self._teaching.detach()
         super().abandon()
 
     def _end_trial(self, run: Run, trial: Calibration) -> None:
@@ -145,7 +151,8 @@ class NeuroPruneTarget(TargetForm):
         return self._calibration
 
     def _take_calibration(self, run: Run) -> Calibration:
-        """End the window and return what it has seen."""
+        """End the window and return what it has seen; the removal follows."""
+        self._teaching.before_removal(run)
         calibration, self._calibration = self._calibration, None
         assert calibration is not None, "the window of an event begins at the latest in the step before it"
         calibration.detach()

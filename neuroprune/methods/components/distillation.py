@@ -157,7 +157,8 @@ class Distillation:
             self._optimizer.state[self.map] = {k: v if k == "step" else v.to(self.map) for k, v in moments.items()}
 
     def _ask_for_layers(self, model: nn.Module, args: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-        return (args, inputs | {"output_hidden_states": True, "return_dict": True}) if model.training else None
+        asked = {"output_hidden_states": True, "return_dict": True} if self._layers else {"return_dict": True}
+        return (args, inputs | asked) if model.training else None
 
     def _replace_loss(self, model: nn.Module, args: Any, inputs: dict[str, Any], outputs: Any) -> Any:
         if not model.training:
@@ -246,6 +247,8 @@ def copy_of(model: Any, weights: Mapping[str, Tensor]) -> nn.Module:
         The dense model.
     """
     with torch.random.fork_rng():  # what its first weights are drawn with is not the run's
-        made: nn.Module = type(model)(copy.deepcopy(model.config))
+        config = copy.deepcopy(model.config)
+        config.__dict__.pop("quantization_config", None)  # the copy is dense
+        made: nn.Module = type(model)(config)
     made.load_state_dict(dict(weights), strict=False)  # weights that are shared stand there once
     return made

@@ -1,0 +1,121 @@
+"""NeuroPrune-FC with a teacher: whose predictions are learned, from when on, and through interruptions."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from helpers.loops import labelled_batch, make_run, make_trainer, take_step, train_bare
+from helpers.models import make_model
+from neuroprune import NeuroPrune, measure_sparsity, save_pretrained
+from neuroprune.config.methods import NeuroPruneSettings
+from neuroprune.errors import UserError
+from neuroprune.methods.components.distillation import prediction_loss
+from neuroprune.methods.components.state_files import load_state, save_state
+
+FIELDS = {"sparsity": 0.6, "calibration_rows": 8}  # events after steps 7, 8 and 10 of 20
+
+
+def no_dropout(model):
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def begun(method, model, steps):
+    """A run of twenty steps of which some are taken."""
+    run = make_run(model.train(), 20)
+    method.start(run)
+    while run.step < steps:
+        take_step(method, run)
+    return run
+
+
+def losses(model):
+    """The loss that the model reports in training, and its own."""
+    batch = labelled_batch("bert", seed=99)
+    output = model(**batch)
+    return output.loss.item(), torch.nn.functional.cross_entropy(output.logits, batch["labels"]).item()
+
+
+def test_the_own_start_teaches_from_the_first_removal_on():
+    model, method = no_dropout(make_model("bert")), NeuroPrune(**FIELDS, teacher="run")
+    run = begun(method, model, 6)
+    reported, own = losses(model)
+    assert reported == pytest.approx(own, rel=1e-5)
+    dense = {name: value.clone() for name, value in model.state_dict().items()}
+    take_step(method, run)
+    teacher = method.strategy._teaching._distillation.teacher
+    assert measure_sparsity(model).weights > 0 == measure_sparsity(teacher).weights
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert all(abs(value - dense[name]).max() < 0.01 for name, value in teacher.state_dict().items())
+    batch = labelled_batch("bert", seed=99)
+    wanted = prediction_loss(model(**batch).logits, teacher(**batch).logits, 2.0)
+    assert losses(model)[0] == pytest.approx(wanted.item(), rel=1e-5)
+    method.abandon()
+    reported, own = losses(model)
+    assert reported == pytest.approx(own, rel=1e-5)
+
+
+def test_a_folder_teaches_from_the_first_step(tmp_path):
+    save_pretrained(make_model("bert", seed=3), tmp_path)
+    model, method = no_dropout(make_model("bert")), NeuroPrune(**FIELDS, teacher=str(tmp_path), teacher_temperature=3.0)
+    begun(method, model, 0)
+    batch, teacher = labelled_batch("bert", seed=99), make_model("bert", seed=3).eval()
+    wanted = prediction_loss(model(**batch).logits, teacher(**batch).logits, 3.0)
+    assert losses(model)[0] == pytest.approx(wanted.item(), rel=1e-5)
+    method.abandon()
+
+
+@pytest.mark.parametrize("name", ["bert", "t5", "opt"])
+def test_the_target_is_met_and_nothing_stays_on_the_model(name):
+    model, method = make_model(name), NeuroPrune(**FIELDS, teacher="run")
+    train_bare(method, model, name, steps=20)
+    assert measure_sparsity(model).weights == pytest.approx(0.6, abs=0.01)
+    assert not model._forward_hooks and not model._forward_pre_hooks
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("stop", [4, 9, 15])
+def test_a_run_with_a_teacher_resumes_to_the_same_weights(own, stop, tmp_path):
+    save_pretrained(make_model("bert", seed=3), tmp_path / "teacher")
+    fields = FIELDS | {"teacher": "run" if own else str(tmp_path / "teacher")}
+    models = [no_dropout(make_model("bert")), no_dropout(make_model("bert"))]
+    train_bare(NeuroPrune(**fields), models[0], steps=20)
+    first = NeuroPrune(**fields)
+    run = begun(first, models[1], stop)
+    save_state(tmp_path, first.state_dict())
+    first.abandon()
+    second = NeuroPrune(**fields)
+    second.resume(run, load_state(tmp_path))
+    while run.step < 20:
+        take_step(second, run)
+    second.finish(run)
+    for expected, got in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_it_works_in_the_trainer_and_for_numbers(tmp_path):
+    model = make_model("bert", num_labels=1, problem_type="regression")
+    trainer = make_trainer(NeuroPrune(**FIELDS, teacher="run"), model, tmp_path)
+    for row in trainer.train_dataset:
+        row["labels"] = row["labels"].float()
+    trainer.train()
+    assert measure_sparsity(model).weights == pytest.approx(0.6, abs=0.01)
+
+
+def test_settings_without_a_teacher_are_what_they_were():
+    assert not {"teacher", "teacher_temperature"} & NeuroPruneSettings(sparsity=0.5).model_dump().keys()
+    assert NeuroPruneSettings(sparsity=0.5, teacher="run").model_dump()["teacher"] == "run"
+
+
+@pytest.mark.parametrize("others", [{"alpha": 0.1}, {"sparsity": 0.5, "algorithm": "penalties"}])
+def test_the_penalties_have_no_teacher(others):
+    with pytest.raises(ValidationError, match="teacher is for the target form"):
+        NeuroPruneSettings(**others, teacher="run")
+
+
+def test_a_teacher_of_another_kind_is_refused(tmp_path):
+    save_pretrained(make_model("bert", hidden_size=32), tmp_path)
+    with pytest.raises(UserError, match=r"teacher: hidden_size of the model in .* is 32"):
+        begun(NeuroPrune(**FIELDS, teacher=str(tmp_path)), make_model("bert"), 0)
