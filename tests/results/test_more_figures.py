@@ -25,6 +25,7 @@ from neuroprune.results.figures.dominating_sets import dominating_sets
 from neuroprune.results.figures.figure1 import figure1
 from neuroprune.results.figures.figure2 import figure2
 from neuroprune.results.figures.figure3 import figure3
+from neuroprune.results.figures.figure4 import figure4
 from neuroprune.results.figures.figure5 import figure5
 from neuroprune.results.figures.figure6 import figure6
 from neuroprune.results.figures.figure7 import figure7, relative_importance
@@ -326,6 +327,24 @@ def test_the_frontier_is_of_the_tasks_on_which_methods_are_compared(tmp_path):
     assert set(shown["task"]) == {"movie_snippets"} and "Figure 4" in figure.get_supxlabel()
     figure, shown = frontier(written(tmp_path / "alone", (runs[2], {})))
     assert set(shown["task"]) == {"verse_pairs"} and "Figure 4" not in figure.get_supxlabel()
+
+
+def test_runs_at_the_cost_of_dense_are_ringed_in_the_frontier_alone(tmp_path):
+    usual = results.settings("movie_snippets", {"name": "neuroprune", "sparsity": 0.5})
+    longer = usual.model_copy(
+        update={"run": "longer-s0", "training": usual.training.model_copy(update={"budget": "dense_flops"})}
+    )
+    other = results.settings("movie_snippets", {"name": "l1", "sparsity": 0.5})
+    folder = written(tmp_path, (usual, {"value": 0.8}), (longer, {"value": 0.9}), (other, {"value": 0.7}))
+    figure, shown = frontier(folder)
+    metric = shown[shown["panel"] == "training"]
+    assert metric[metric["same_cost"]]["value"].tolist() == [90]
+    assert sorted(metric[~metric["same_cost"]]["value"]) == [70, 80]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "trained for as long as dense costs" in labels
+    rings = [line for line in figure.axes[1].lines if line.get_label() == "trained for as long as dense costs"]
+    assert [line.get_ydata().tolist() for line in rings] == [[90]]
+    assert 90 not in figure4(folder)[1].query("panel == 'metric'")["value"].tolist()
 
 
 def test_of_many_models_and_tasks_the_frontier_draws_some_of_each_model_and_says_how_many_more(tmp_path):

@@ -35,6 +35,9 @@ from neuroprune.results.tables.summary import batch_sizes, summarize
 
 PANELS = ("inference", "training")
 PLACES = ((4, -7), (4, 3), (-11, 3), (-11, -7), (-3, 6), (-3, -11))  # of a number beside its mark, in points
+SAME_COST = "budget_dense_flops"  # the variant of runs that train on until they have cost as much as dense fine-tuning
+RING: dict[str, Any] = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 0.7}
+RING |= {"color": INK, "linestyle": "", "label": "trained for as long as dense costs"}
 NUMBER = (9, 7)  # width and height of a number, in points
 
 
@@ -89,24 +92,26 @@ def compared(shown: pd.DataFrame) -> pd.DataFrame:
 
 
 def frontier_data(table: pd.DataFrame) -> pd.DataFrame:
-    """Select what is drawn: the runs of Figures 4 and 11, and the dense models.
+    """Select what is drawn: the runs of Figures 4 and 11, those trained at the cost of dense, and the dense models.
 
     Args:
         table: The means of ``summarize``.
 
     Returns:
         One row a mark: ``model``, ``task``, ``method``, ``form``, ``panel``, ``unit``, ``sparsity_percent``,
-        ``empty_layers``; ``time`` with ``time_low`` and ``time_high``; the same over the dense model's as ``relative``,
-        for inference pass by pass in the same job; ``value`` (the metric in percent) with ``low`` and ``high`` (mean ±
-        standard deviation over seeds; for inference of one seed the quartiles of its passes), ``seeds``, and
+        ``empty_layers``, ``same_cost``; ``time`` with ``time_low`` and ``time_high``; the same over the dense model's
+        as ``relative``, for inference pass by pass in the same job; ``value`` (the metric in percent) with ``low`` and
+        ``high`` (mean ± standard deviation over seeds; for inference of one seed the quartiles of its passes),
+        ``seeds``, and
         ``efficient``: no other mark of the panel is as good and takes as small a part of the dense model's time, and
         is better or quicker. Without a dense model, times themselves are compared.
     """
-    pruned = like_with_like(table)
+    longer = like_with_like(table[table["variant"] == SAME_COST].assign(variant=""))
+    pruned = pd.concat([like_with_like(table).assign(same_cost=False), longer.assign(same_cost=True)])
     known = pruned[pruned["value"].notna()]
     pairs = set(zip(known["model"], known["task"], strict=True))
     dense = table[(table["method"] == "dense") & (table["runs"] > 0) & (table["variant"] == "")]
-    rows = pd.concat([dense, known])
+    rows = pd.concat([dense.assign(same_cost=False), known])
     sizes = batch_sizes(table)
     marks = [_mark(row, panel, sizes, dense_of(table, row)) for row in rows.to_dict("records") for panel in PANELS]
     shown = pd.DataFrame([mark for mark in marks if mark and (mark["model"], mark["task"]) in pairs])
@@ -155,6 +160,7 @@ def _mark(row: dict[Any, Any], panel: str, sizes: list[int], dense: dict[str, An
         "metric": row["metric"],
         "sparsity_percent": 100 * row["sparsity"],
         "empty_layers": row["empty_layers"],
+        "same_cost": row["same_cost"],
         "time": factor * row[name],
         "time_low": factor * time_low,
         "time_high": factor * time_high,
@@ -192,7 +198,8 @@ def _legend(shown: pd.DataFrame) -> list[Line2D]:
     methods = shown[["method", "form"]].drop_duplicates().itertuples(index=False)
     keys = [Line2D([], [], **(method_look(str(method), str(form)) | {"linestyle": ""})) for method, form in methods]
     keys.append(Line2D([], [], color=INK, lw=1, label="efficient frontier"))
-    return [*keys, *([Line2D([], [], **EMPTY)] if (shown["empty_layers"] > 0).any() else [])]
+    rings = [Line2D([], [], **RING)] if shown["same_cost"].any() else []
+    return [*keys, *rings, *([Line2D([], [], **EMPTY)] if (shown["empty_layers"] > 0).any() else [])]
 
 
 def _panel(axes: Axes, rows: pd.DataFrame) -> None:
@@ -205,7 +212,10 @@ def _panel(axes: Axes, rows: pd.DataFrame) -> None:
         axes.errorbar(
             some["x"], some["value"], **_bars(some), elinewidth=0.7, **({"zorder": 3} | look | {"linestyle": ""})
         )
-        axes.plot(some["x"], some["value"], color=look["color"], lw=0.6, alpha=0.5, zorder=1)
+        line = some[~some["same_cost"]]
+        axes.plot(line["x"], line["value"], color=look["color"], lw=0.6, alpha=0.5, zorder=1)
+    ringed = rows[rows["same_cost"]]
+    axes.plot(ringed["x"], ringed["value"], **RING)
     mark_empty(axes, rows, "x", "value")
     best = rows[rows["efficient"]].sort_values("x")
     x, y = [*best["x"], rows["x"].max()], [*best["value"], best["value"].iloc[-1]]
