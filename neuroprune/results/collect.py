@@ -34,7 +34,7 @@ Found = tuple[RunRecord, TimingRecord | None]
 def collect(study_dir: Path, output: Path | None = None) -> list[str]:
     """Write the study's tidy table, one row a run, and its provenance beside it.
 
-    Rows follow the plan (``plan.json``) if there is one, and runs that it does not name are left out; else the names.
+    Rows follow the plan (``plan.json``) if it exists, and runs that it does not name are left out; else the names.
 
     Args:
         study_dir: The study's folder, ``results/<study>``.
@@ -60,7 +60,7 @@ def collect(study_dir: Path, output: Path | None = None) -> list[str]:
 
 
 def provenance(runs: list[RunRecord], notes: Iterable[str] = ()) -> dict[str, Any]:
-    """Sum up where a study's numbers come from: versions, commits, hardware, runs by status."""
+    """Summarize the origin of a study's numbers: versions, commits, hardware, and runs by status."""
     places = [run.environment for run in runs]
     versions = {name: sorted({place.versions.get(name, "?") for place in places}) for name in ("python", *PACKAGES)}
     return {
@@ -83,7 +83,7 @@ def provenance(runs: list[RunRecord], notes: Iterable[str] = ()) -> dict[str, An
 def _in_order(found: list[Found], plan: dict[str, Any]) -> list[RunSettings]:
     """Return the settings of a study's runs in the plan's order, from their records where they exist.
 
-    Without a plan the usual settings stand first. Planned settings of another version of this program are left out.
+    Without a plan, the usual settings come first. Planned settings of another version of this program are left out.
     """
     settings = {run.run: run.settings for run, _ in found}
     if not plan["runs"]:
@@ -110,7 +110,7 @@ def _read_all(study_dir: Path, plan: dict[str, Any]) -> tuple[list[Found], list[
 
 
 def _read_run(folder: Path, problems: list[str]) -> Found | None:
-    """Read the record and timing of one run and note what contradicts the record; a contradiction is not counted."""
+    """Read the record and timing of one run; note and leave out what contradicts the record."""
     run = _read_or_note(read_record, folder / "run.json", problems)
     if run is None:
         return None
@@ -135,7 +135,7 @@ def _read_or_note(read: Callable[[Path], AnyRecord], path: Path, problems: list[
 
 
 def changed_files(folder: Path, run: RunRecord) -> list[str]:
-    """Return one sentence for each array whose content is not the one that the record names."""
+    """Return one sentence for each array whose content differs from the hash in the record."""
     existing = {folder / name: wanted for name, wanted in run.result.files.items() if (folder / name).exists()}
     return [
         f"{path}: differs from the file that the run wrote (SHA-256 in run.json); restore it, or run the run again."
@@ -145,7 +145,7 @@ def changed_files(folder: Path, run: RunRecord) -> list[str]:
 
 
 def timed_another(run: RunRecord, timing: TimingRecord) -> str:
-    """Say in what the timing of a model differs from the record of its run; nothing if they belong together."""
+    """Return how a timing contradicts the record of its run; an empty text if they belong together."""
     sizes = run.result.sparsity
     pairs = {
         "run": (timing.run, run.run),
@@ -160,7 +160,7 @@ def timed_another(run: RunRecord, timing: TimingRecord) -> str:
 
 
 def _notes(found: list[Found], plan: dict[str, Any]) -> list[str]:
-    """Say in sentences which runs are missing, outdated, stopped, diverged, not timed, or of uncommitted code."""
+    """Return sentences on runs that are missing, outdated, stopped, diverged, not timed, or of uncommitted code."""
     runs = {run.run: run for run, _ in found}
     untimed = {run.run for run, timing in found if run.status == "done" and not (timing and timing.batches)}
     planned = plan["runs"]
@@ -178,18 +178,18 @@ def _notes(found: list[Found], plan: dict[str, Any]) -> list[str]:
 
 
 def _left_out(study_dir: Path, plan: dict[str, Any]) -> list[str]:
-    """Say which records were not read as the plan does not name their runs."""
+    """Return a sentence on records that were not read because the plan does not name their runs."""
     names = sorted({path.parent.name for path in study_dir.glob("runs/*/run.json")} - set(plan["runs"]))
     return [f"{len(names)} runs are not in the plan and left out: {_some(names)}."] if plan["runs"] and names else []
 
 
 def _outdated(run: RunRecord, planned: dict[str, Any]) -> bool:
-    """Tell whether the plan asks for other settings than those of the record, or for those of another version."""
+    """Return whether the plan has other settings than the record, or settings of another version."""
     return run.run in planned and _planned(planned[run.run]) != run.settings
 
 
 def _moved(run: RunRecord, timing: TimingRecord | None) -> bool:
-    """Tell whether inference was timed on another machine than the one that trained."""
+    """Return whether inference was timed on another machine than the one that trained."""
     if timing is None or not timing.batches:
         return False
     return place_of(**machine(timing.environment)) != place_of(**machine(run.environment))

@@ -1,4 +1,4 @@
-"""Which code, data and machine give a result: the environment section of every record."""
+"""The environment section of every record: the code, data and machine of a result."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors", "n
 
 
 class Part(BaseModel):
-    """A part of a record: unknown keys are refused, so that an old or foreign file is seen at once."""
+    """Part of a record. Unknown keys are refused, so that old and foreign files are detected."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Environment(Part):
-    """Which code, data and machine gave a result."""
+    """The code, data and machine of a result."""
 
     versions: dict[str, str] = Field(description="Python and the packages that compute.")
     commit: str | None = Field(description="Commit of the code; none outside a git checkout.")
@@ -34,13 +34,13 @@ class Environment(Part):
     started: str = Field(description="ISO 8601, UTC.")
     settings_sha256: str
     data_sha256: str | None = Field(default=None, description="Hash of the prepared data's manifest.")
-    model_sha256: str | None = Field(default=None, description="Hash of the prepared model's files, if it was told.")
+    model_sha256: str | None = Field(default=None, description="Hash of the prepared model's files, if known.")
 
 
 def environment(
     *, threads: int | None = None, device: str | None = None, started: datetime | None = None
 ) -> dict[str, Any]:
-    """Describe the code and the machine that run now.
+    """Describe the present code and machine.
 
     Args:
         threads: CPU threads of the job.
@@ -86,7 +86,7 @@ def git_state(folder: Path = Path(__file__).parents[1]) -> tuple[str | None, boo
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """Return what git prints, or None if it fails or is not there."""
+    """Return the output of git, or None if it fails or is not installed."""
     command = ["git", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
@@ -96,7 +96,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def cpu_name() -> str:
-    """Return the processor's name as the system tells it."""
+    """Return the processor's name as reported by the system."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

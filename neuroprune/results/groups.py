@@ -1,4 +1,4 @@
-"""Groups of runs that differ in their seed alone, and variants of a usual setting. Both are read from settings."""
+"""Groups of runs that differ only in their seed, and variants of a usual setting, both found from settings."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def groups(runs: Iterable[RunSettings], usual: dict[Kind, RunSettings]) -> list[
         changes = differences(_options(run), _options(usual[_kind(run)]))
         name = "-".join([short_name(run.model.name, run.task.name, run.method), *changes])
         identity = canonical_but_seed(run)
-        while taken.setdefault(name, identity) != identity:  # values that are written alike
+        while taken.setdefault(name, identity) != identity:  # values that are formatted the same way
             name += "_"
         found.append(Group(name, "-".join(changes)))
     return found
@@ -65,7 +65,7 @@ def usual_first(runs: Iterable[RunSettings]) -> list[RunSettings]:
 
 
 def _kind(run: RunSettings) -> Kind:
-    """Return what runs of one kind share: model, task, method and the point that they were asked for."""
+    """Return what runs of one kind share: model, task, method and point."""
     return (run.model.name, run.task.name, run.method.name, *(getattr(run.method, name, None) for name in POINT))
 
 

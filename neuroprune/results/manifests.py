@@ -1,4 +1,4 @@
-"""What runs are made of, as the manifests say that `prepare-data` and `prepare-model` wrote."""
+"""Data and models of runs, read from the manifests written by `prepare-data` and `prepare-model`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A task's data and a model, as they were prepared for runs.
+    """Prepared data of a task, and a prepared model.
 
     Args:
         data_sha256: Hash of the data.
@@ -35,7 +35,7 @@ class Prepared:
         return cls(of_data["sha256"], of_model["sha256"], of_data["copied"])
 
     def gave(self, record: RunRecord, settings: RunSettings) -> bool:
-        """Tell whether a record is the result of these settings, data and model; older records name no model."""
+        """Return whether a record is the result of these settings, data and model; older records name no model."""
         environment = record.environment
         return (
             settings_hash(record.settings) == settings_hash(settings)
@@ -44,5 +44,5 @@ class Prepared:
         )
 
     def value_of_copying(self, data: Any) -> float | None:
-        """Return what copying gives on the rows that a run read: worked out anew only if they are others."""
+        """Return the metric of copying on the rows that a run read; recomputed only if they differ."""
         return self.copied if data.sha256 == self.data_sha256 else data.copied

@@ -1,4 +1,4 @@
-"""One study out of several: the runs of other studies or machines side by side."""
+"""Merge the runs of several studies or machines into one study."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def merge(sources: Sequence[Path], target: Path) -> list[str]:
         target: The folder to write, which may hold an earlier merge.
 
     Returns:
-        Names of the runs that are there now.
+        Names of all runs in the target.
 
     Raises:
         UserError: If a source has no run, or two have different records of a run with the same name, or a plan
@@ -56,7 +56,7 @@ def merge(sources: Sequence[Path], target: Path) -> list[str]:
 
 
 def _check_same(one: Path, other: Path) -> None:
-    """Refuse two records of one name that differ."""
+    """Refuse different records with the same name."""
     if one != other and read_record(one / "run.json") != read_record(other / "run.json"):
         raise UserError(
             f"{one} and {other} are different records of a run with the same name; leave one of them out, or rename "
@@ -65,13 +65,13 @@ def _check_same(one: Path, other: Path) -> None:
 
 
 def _files(folders: Sequence[Path]) -> list[Path]:
-    """Return the files of one run that are kept, each from the first folder that has it."""
+    """Return the files to copy for one run, each from the first folder that has it."""
     there = [path for folder in folders for pattern in KEPT for path in sorted(folder.glob(pattern))]
     return list({path.name: path for path in reversed(there)}.values())
 
 
 def _one_plan(plans: Sequence[dict[str, Any]], recorded: dict[str, Any], study: str) -> dict[str, Any]:
-    """Join the plans, so that missing runs are still known; add the settings of records that no plan names."""
+    """Merge the plans, so that missing runs stay known; add the settings of records without a plan."""
     runs: dict[str, Any] = {}
     for plan in plans:
         runs = {**plan["runs"], **runs}

@@ -1,4 +1,4 @@
-"""Runs that each figure and table shows, told from a plan, so that one artefact does not wait for a whole study.
+"""Runs that each figure and table shows, selected from a plan, so that an artefact does not wait for the whole study.
 
 A selection may name more runs than an artefact draws, never fewer. Nothing heavy is imported here, because the
 workflow reads it while it builds the graph of jobs.

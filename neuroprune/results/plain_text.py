@@ -1,4 +1,4 @@
-"""Texts of a study made safe for the files that people open: csv, Markdown and LaTeX."""
+"""Escaping of a study's texts in csv, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a text that begins so is computed by spreadsheets
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # spreadsheets evaluate texts that begin like this
 
 
 def csv_text(table: pd.DataFrame, **options: Any) -> str:
@@ -34,5 +34,5 @@ def one_line(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """Return a text on one line that is neither HTML nor a column's end in Markdown."""
+    """Return a text on one line, with HTML and the column separators of Markdown escaped."""
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", one_line(text)).replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""Progress of a study while it is at work: which runs have finished, their results, and the time left."""
+"""Progress of a running study: finished runs, their results, and the remaining time."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Progress:
         return f"{number} of {len(self._shares)} runs: {name}, {_result(self._path(name, 'run.json'))}{rest}"
 
     def _left(self) -> str:
-        """Say how long the rest will take at the speed so far; runs at work count as half done."""
+        """Return the remaining time at the speed so far; running runs count as half done."""
         done = sum(self._shares[name] for name in self._times)
         half = STARTED * sum(self._shares[name] for name in self._shares if self._at_work(name))
         speed = (done + half - self._earlier) / max(self._clock() - self._began, 1e-9)
@@ -64,7 +64,7 @@ class Progress:
 
 
 def watch(progress: Progress, say: Callable[[str], None], seconds: float = SECONDS) -> threading.Thread:
-    """Say what is new in a thread that ends with this process, or with the last run.
+    """Report news from a thread that ends with this process or with the last run.
 
     Args:
         progress: The study's progress.
@@ -88,7 +88,7 @@ def watch(progress: Progress, say: Callable[[str], None], seconds: float = SECON
 
 
 def minutes(seconds: float) -> str:
-    """Write a time as people say it: seconds below a minute and a half, hours from one and a half on."""
+    """Format a time for reading: seconds below a minute and a half, hours from one and a half on."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
@@ -102,7 +102,7 @@ def _mtime(path: Path) -> int | None:
 
 
 def _result(path: Path) -> str:
-    """Return a record's result in a few words."""
+    """Return a short description of a record's result."""
     try:
         record: dict[str, Any] = json.loads(path.read_text())
         result = record["result"] or {}

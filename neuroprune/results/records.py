@@ -1,4 +1,4 @@
-"""What a run leaves behind: the schema of its record and timing, and the small arrays beside them.
+"""Schemas of a run's record and timing, and the small arrays beside them.
 
 A run is a folder, ``results/<study>/runs/<run>/``. Its ``run.json`` has three sections (settings, environment, result),
 so that every number has an address: which code, which data, which machine. Nothing here needs torch.
@@ -32,7 +32,7 @@ _POSITIONS: TypeAdapter[list[list[int]]] = TypeAdapter(list[list[Annotated[int, 
 
 
 class SparsityRecord(Part):
-    """What is gone or zero at the end, as fractions of the dense model, and what is left."""
+    """Removed or zero weights and units at the end, as fractions of the dense model, and the remaining units."""
 
     weights: Share = Field(description="Fraction of the prunable weights (Q, K, V, O and MLP matrices).")
     heads: Share
@@ -60,7 +60,7 @@ class StepTimes(Part):
 
 
 class Result(Part):
-    """What a run found; values that are not finite are stored as null."""
+    """Results of a run; values that are not finite are stored as null."""
 
     metric: str = Field(description="Name of the metric that tables and figures show.")
     value: float | None
@@ -96,9 +96,7 @@ class Result(Part):
         default_factory=list, description="What was logged: step, epoch, loss, metrics."
     )
     method: dict[str, Any] = Field(default_factory=dict, description="The method's own report.")
-    files: dict[FileName, str] = Field(
-        default_factory=dict, description="SHA-256 of the files that lie beside the record."
-    )
+    files: dict[FileName, str] = Field(default_factory=dict, description="SHA-256 of the files beside the record.")
 
     @model_validator(mode="after")
     def _one_value(self) -> Result:
@@ -129,7 +127,7 @@ def _known(value: float | None) -> float | None:
 
 
 class RunRecord(Part):
-    """``run.json``: one run with everything that one needs to trust and repeat it."""
+    """``run.json``: one run with everything needed to check and repeat it."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     run: str
@@ -199,7 +197,7 @@ def _read(path: Path, kind: type[AnyRecord]) -> AnyRecord:
 
 
 def _first_problem(error: ValidationError) -> str:
-    """Name the first of a record's mistakes and count the others; say so if it is merely of another version."""
+    """Describe the first error of a record and count the others; a different version is named instead."""
     problem = error.errors()[0]
     if problem["loc"][:2] == ("settings", "method") and problem["loc"][-1] == "version":
         return f"made by version {problem['input']} of {problem['loc'][-2]}, which gives other results than this one"
@@ -263,7 +261,7 @@ def _pack(present: np.ndarray, every: int) -> np.ndarray:
 
     Args:
         present: Which entries have an absolute value of at least eps, bool ``[rows, columns]``.
-        every: Take each so-many-th row and column alone.
+        every: Keep only every n-th row and column.
 
     Returns:
         Bits along the last axis, uint8 ``[ceil(rows / every), ceil(ceil(columns / every) / 8)]``.
@@ -272,7 +270,7 @@ def _pack(present: np.ndarray, every: int) -> np.ndarray:
 
 
 def _unpack(packed: np.ndarray, shape: Iterable[int], every: int) -> np.ndarray:
-    """Undo ``_pack``: bool ``[rows, columns]`` of this shape; what was taken stands for its neighbours."""
+    """Undo ``_pack``: bool ``[rows, columns]`` of this shape; kept entries stand for their neighbours."""
     rows, columns = (np.arange(int(size)) // every for size in shape)
     present = np.unpackbits(np.asarray(packed, dtype=np.uint8), axis=-1, count=columns[-1] + 1).astype(bool)
     return present[rows[:, None], columns]

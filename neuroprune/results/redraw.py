@@ -23,7 +23,7 @@ def redraw(study_dir: Path, names: Sequence[str] = ()) -> list[str]:
     """Collect a study's records and redraw its tables and figures; nothing else is read or written.
 
     Args:
-        study_dir: The study's folder, of which ``runs/`` and, if it is there, ``plan.json`` are read.
+        study_dir: The study's folder, of which ``runs/`` and, if it exists, ``plan.json`` are read.
         names: Figures and tables to make; none: those that the plan asks for, or all. Figure 11 is made of models of
             more than 300 M parameters alone and left out without such, unless it is named.
 
@@ -48,22 +48,22 @@ def redraw(study_dir: Path, names: Sequence[str] = ()) -> list[str]:
 
 
 def _asked_for(study_dir: Path) -> Sequence[str]:
-    """Return the figures and tables that a study's plan asks for; all if it names none."""
+    """Return the figures and tables that a study's plan lists; all if it lists none."""
     return read_plan(study_dir).get("settings", {}).get("artefacts") or [*figures.FIGURES, *tables.TABLES]
 
 
 def _has_large_models(study_dir: Path) -> bool:
-    """Tell whether Figure 11 differs from Figure 4."""
+    """Return whether Figure 11 differs from Figure 4."""
     return bool((read_runs(study_dir)["dense_parameters"] > figures.LARGE).any())
 
 
 def _cores() -> int:
-    """Return how many processes can run at a time."""
+    """Return the number of processes that can run at the same time."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _make(study_dir: Path, name: str) -> str:
-    """Make one table or figure; a table that has no rows says so in them, as figures do."""
+    """Make one table or figure; a table without rows contains a note instead."""
     if name in figures.FIGURES:
         figures.draw(name, study_dir)
         return ""

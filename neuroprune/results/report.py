@@ -1,4 +1,4 @@
-"""A study's HTML report: made by Snakemake once a workflow is complete, as `snakemake --report` makes it."""
+"""A study's HTML report, made by `snakemake --report` once the workflow is complete."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def headline(study: Path) -> list[str]:
 
 
 def make_report(command: Sequence[str], wanted: Sequence[str]) -> str | None:
-    """Make the report of a workflow that has ended.
+    """Make the report of a finished workflow.
 
     Args:
         command: As `report_command` gives it.
@@ -52,7 +52,7 @@ def make_report(command: Sequence[str], wanted: Sequence[str]) -> str | None:
             report.
 
     Returns:
-        A sentence that says where the report is, or why there is none; None if none was to be made.
+        A sentence with the path of the report or the reason why there is none; None if none was requested.
     """
     if os.environ.get(ASKED) == "" or not all(map(os.path.exists, wanted)):
         return None

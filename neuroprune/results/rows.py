@@ -15,7 +15,7 @@ from neuroprune.results.groups import Group
 from neuroprune.results.records import Result, RunRecord, StepTimes, TimingRecord
 from neuroprune.results.runs import ABLATED, GUESSES, OPTIONS, STRENGTHS
 
-PENALISED = ("penalty", "regulated")  # forms whose strengths are worth a column
+PENALISED = ("penalty", "regulated")  # forms whose strengths have columns
 
 
 def row(study: str, run: RunRecord, timing: TimingRecord | None, group: Group) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def row(study: str, run: RunRecord, timing: TimingRecord | None, group: Group) -
 
 
 def _identity(study: str, run: RunRecord, group: Group) -> dict[str, Any]:
-    """Return the columns that say what was run; ``group`` is the same for all seeds of an experiment."""
+    """Return the columns that identify a run; ``group`` is the same for all seeds of an experiment."""
     settings, method = run.settings, run.settings.method
     form = getattr(method, "form", "")
     strengths = {name: getattr(method, name, None) if form in PENALISED else None for name in STRENGTHS}
@@ -61,7 +61,7 @@ def _other_settings(settings: RunSettings, form: str) -> str:
 
 
 def _outcome(result: Result) -> dict[str, Any]:
-    """Say how good, how sparse and how dear the model is."""
+    """Return the columns of metrics, sparsity and costs."""
     sparsity = result.sparsity
     return {
         "metric": result.metric,
@@ -91,18 +91,18 @@ def _outcome(result: Result) -> dict[str, Any]:
 
 
 def _step_times(stretches: list[StepTimes]) -> dict[str, float]:
-    """Give the median milliseconds of a training step before the first cut and after the last one."""
+    """Return the median milliseconds of a training step before the first cut and after the last one."""
     ends = {"first": stretches[0], "last": stretches[-1]} if stretches else {}
     return {f"step_ms_{name}": stretch.ms.median for name, stretch in ends.items()}
 
 
 def _listed(layers: Iterable[Iterable[int]]) -> str:
-    """Write lists of numbers, one a layer: `;0 3`."""
+    """Format lists of numbers, one per layer: `;0 3`."""
     return ";".join(" ".join(map(str, numbers)) for numbers in layers)
 
 
 def _times(timing: TimingRecord | None) -> dict[str, Any]:
-    """Give each batch size its columns, for instance ``inference_ms_b32``, with the quartiles over passes."""
+    """Return the columns of each batch size, such as ``inference_ms_b32``, with the quartiles over passes."""
     row: dict[str, Any] = {}
     for batch in timing.batches if timing else []:
         kinds = {"inference_ms": batch.ms_per_example, "dense_inference_ms": batch.dense_ms_per_example}
@@ -113,7 +113,7 @@ def _times(timing: TimingRecord | None) -> dict[str, Any]:
 
 
 def with_dense_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Give dense runs that were not timed themselves the times that the dense model had beside other runs.
+    """Fill in the times of dense runs that were not timed themselves from the dense model beside other runs.
 
     Args:
         rows: Rows of the tidy table.
@@ -139,7 +139,7 @@ def _lacks_times(row: dict[str, Any]) -> bool:
 
 
 def _dense_times(beside: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a dense run's times: of what was measured beside other runs, that of the machine of the first of them."""
+    """Return a dense run's times: those measured beside other runs, on the machine of the first of them."""
     machine = [{name: row[name] for name in ("timing_device", "timing_cpu")} for row in beside]
     same = [row for row, place in zip(beside, machine, strict=True) if place == machine[0]]
     times = [{name: value for name, value in row.items() if name.startswith("dense_inference_ms_")} for row in same]
@@ -151,5 +151,5 @@ def _dense_times(beside: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def machine(environment: Environment) -> dict[str, str]:
-    """Say where it ran."""
+    """Return the machine that a run used."""
     return {"device": environment.device, "cpu": environment.cpu}

@@ -53,7 +53,7 @@ def read_runs(study_dir: Path) -> pd.DataFrame:
         One row a run; empty texts are empty strings, missing numbers NaN.
 
     Raises:
-        UserError: If the table is missing, empty or not one of ours.
+        UserError: If the table is missing, empty or in another format.
     """
     path = Path(study_dir) / "runs.csv"
     try:

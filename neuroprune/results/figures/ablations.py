@@ -1,4 +1,4 @@
-"""Effects of single settings: runs that differ in one setting alone, side by side."""
+"""Effects of single settings: runs that differ in only one setting, side by side."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def ablations(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The figure, and what it shows: one row a mark. A note in place of both if no two finished runs differ in one of
+        The figure and its data: one row a mark. Both are replaced by a note if no two finished runs differ in one of
         ``SETTINGS`` alone.
 
     Raises:
@@ -110,7 +110,7 @@ def _marks(row: pd.Series, setting: str, choice: str, comparison: int) -> list[d
 
 
 def _point(row: pd.Series) -> str:
-    """Say what a run asked for."""
+    """Return the target of a run as text."""
     asked = [f"{100 * row['point']:g} %"] if np.isfinite(row["point"]) else []
     asked += [f"{row['heads_asked']:.0f} heads"] if np.isfinite(row["heads_asked"]) else []
     strengths = {"α": "alpha", "β": "beta", "θ": "theta"}
@@ -139,7 +139,7 @@ def _plot(shown: pd.DataFrame, note: str) -> Figure:
 
 
 def _choices(rows: pd.DataFrame) -> list[str]:
-    """Order the choices of a setting: numbers ascending, words as they come."""
+    """Sort the choices of a setting: numbers ascending, words in order of appearance."""
     choices = list(rows["choice"].unique())
     try:
         return sorted(choices, key=float)
@@ -148,7 +148,7 @@ def _choices(rows: pd.DataFrame) -> list[str]:
 
 
 def _panel(axes: Axes, rows: pd.DataFrame, choices: list[str], tasks: dict[str, str]) -> None:
-    """Draw one quantity; comparisons stand a little beside each other so that bars do not cover each other."""
+    """Draw one quantity; comparisons are shifted so that error bars do not overlap."""
     place = {choice: index for index, choice in enumerate(choices)}
     lines = list(rows.groupby("comparison", sort=False))
     for number, (_, line) in enumerate(lines):

@@ -1,4 +1,4 @@
-"""Entries of several layers' matrices that are not zero, at several sparsities: Figures 8, 9 and 10."""
+"""Non-zero entries of matrices in several layers, at several sparsities: Figures 8, 9 and 10."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def cells_figure(study_dir: Path, kinds: tuple[str, ...]) -> tuple[Figure, pd.Da
         kinds: Keys of ``figure1.MATRICES``.
 
     Returns:
-        The figure, and what it shows: one row of numbers a row of cells, each the percentage of entries that are there.
-        A note in place of both if no finished NeuroPrune run has left its cells.
+        The figure and its data: one row of numbers a row of cells, each the percentage of entries that are there.
+        Both are replaced by a note if no finished NeuroPrune run has its cells stored.
 
     Raises:
         UserError: If there is no table of runs, or an array can't be read.

@@ -1,4 +1,4 @@
-"""Texts in figures that say what is drawn: weights, rows, mode and strengths of penalties, and seeds."""
+"""Titles and notes of figures: weights, rows, mode and strengths of penalties, and seeds."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from neuroprune.results.tables.formats import NBSP
 from neuroprune.results.tables.summary import batch_sizes
 
 SYMBOLS = {"alpha": "α", "beta": "β", "theta": "θ", "strength": "λ"}
-LETTERS = 122  # what fits on a line below the panels
+LETTERS = 122  # characters that fit on a line below the panels
 SEVERAL_TASKS = {"task": "several tasks", "train_rows": math.nan}  # in place of one task in a title
-UNSTEADY = 1.3  # ratio of the slowest to the fastest measurement of one dense model from which times are called rough
+UNSTEADY = 1.3  # ratio of the slowest to the fastest timing of one dense model above which times are called rough
 
 
 def weights(random: Any) -> str:
-    """Say where a model's weights come from."""
+    """Return the origin of a model's weights."""
     return "random-initialised" if random else "pretrained"
 
 
@@ -44,19 +44,19 @@ def sparsity_label(row: Mapping[Any, Any]) -> str:
 
 
 def runs_note(rows: pd.DataFrame) -> str:
-    """Say how penalties were set, that each run is one seed, and what the cross of `sparsity_label` means."""
+    """Return a note on the strengths of penalties, the number of seeds, and the cross of `sparsity_label`."""
     empty = "✗: a layer has lost all its heads or all its neurons" if (rows["empty_layers"] > 0).any() else ""
     return below(*penalties(rows), f"one seed each (n{NBSP}={NBSP}1)", empty)
 
 
 def penalties(rows: pd.DataFrame) -> list[str]:
-    """Name mode and strengths of each method that is a penalty.
+    """Return mode and strengths of each penalty method.
 
     Args:
         rows: Rows of the tidy table or of ``summarize``.
 
     Returns:
-        One text for each method: its name, how its penalty enters, and the range of each strength.
+        One text for each method: its name, its mode, and the range of each strength.
     """
     found = []
     named = rows[rows["form"].isin(["penalty", "regulated"])]
@@ -68,13 +68,13 @@ def penalties(rows: pd.DataFrame) -> list[str]:
 
 
 def _span(values: pd.Series) -> str:
-    """Write a strength, or the smallest and the largest of several."""
+    """Format a strength, or the smallest and the largest of several."""
     ends = dict.fromkeys(f"{value:g}".replace("e-0", "e-") for value in (values.min(), values.max()))
     return " to ".join(ends)
 
 
 def seeds(counts: pd.Series) -> str:
-    """Say how many seeds a mark stands for, and what the bars are."""
+    """Return a note on the number of seeds per mark and the meaning of the bars."""
     ends = dict.fromkeys((int(counts.min()), int(counts.max())))
     if max(ends) == 1:
         return f"one seed a mark (n{NBSP}={NBSP}1)"
@@ -82,7 +82,7 @@ def seeds(counts: pd.Series) -> str:
 
 
 def rough_times(runs: pd.DataFrame) -> list[str]:
-    """Say that the machine's speed varied, if the same dense model took longer in one timing than in another."""
+    """Return a warning if the times of the same dense model vary between timings."""
     timed = runs[runs["method"] != "dense"]
     columns = [f"dense_inference_ms_b{size}" for size in batch_sizes(timed)][-1:]
     spans = [group[name].agg(["min", "max"]) for name in columns for _, group in timed.groupby(["model", "task"])]
@@ -96,5 +96,5 @@ def rough_times(runs: pd.DataFrame) -> list[str]:
 
 
 def below(*texts: str) -> str:
-    """Join texts and break them into lines that fit below the panels."""
+    """Join texts and wrap them to the width of the page."""
     return "\n".join(textwrap.wrap("; ".join(filter(None, texts)), LETTERS))

@@ -1,4 +1,4 @@
-"""How good the paper's quick dominating set is: heads that stay under Algorithm 3 and under the exact minimum."""
+"""Quality of the paper's approximate dominating set: remaining heads under Algorithm 3 and the exact minimum."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from neuroprune.results.records import read_arrays
 from neuroprune.results.runs import read_runs, run_file, usual_first, with_file
 
 HEADS = "heads.safetensors"
-THRESHOLDS = 12  # quantiles of all distances of a model at which graphs are made
+THRESHOLDS = 12  # number of thresholds: quantiles of all distances of a model
 MOST_RUNS = 3
 
 
@@ -26,7 +26,7 @@ def dominating_sets(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv`` and the runs' ``heads.safetensors``.
 
     Returns:
-        The figure, and what it shows: one row a graph, that is a layer of a run at a threshold. A note in place of both
+        The figure and its data: one row a graph, that is a layer of a run at a threshold. Both are replaced by a note
         if no run has left the distances of at least two heads.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Figure 1: entries of a middle layer's matrices that are not zero; whole rows and columns vanish."""
+"""Figure 1: non-zero entries of a middle layer's matrices; whole rows and columns are empty."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def figure1(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv`` and the runs' ``patterns.safetensors``.
 
     Returns:
-        The figure, and what it shows: one row of numbers a row of cells, each the percentage of entries that are there.
-        A note in place of both if no finished NeuroPrune run has left its patterns.
+        The figure and its data: one row of numbers a row of cells, each the percentage of entries that are there.
+        Both are replaced by a note if no finished NeuroPrune run has its patterns stored.
 
     Raises:
         UserError: If there is no table of runs, or an array can't be read.
     """
     chosen = choose_runs(study_dir, neuroprune_runs(read_runs(study_dir)))
     if chosen.empty:
-        return nothing_to_show("Nothing to show: no finished NeuroPrune run has left its patterns.")
+        return nothing_to_show("Nothing to show: no finished NeuroPrune run has its patterns stored.")
     rows = [
         (row, _middle(read_patterns(run_file(study_dir, row["run"], PATTERNS)))) for row in chosen.to_dict("records")
     ]

@@ -1,4 +1,4 @@
-"""Figure 10: which entries of L_out, the contracting MLP matrix, are there in several layers, at several sparsities."""
+"""Figure 10: non-zero entries of L_out, the contracting MLP matrix, in several layers and at several sparsities."""
 
 from __future__ import annotations
 

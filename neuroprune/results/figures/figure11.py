@@ -17,7 +17,7 @@ def figure11(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The figure, and what it shows: one row a mark, see ``grid.marks``. A note in place of both if no pruned run of a
+        The figure and its data: one row a mark, see ``grid.marks``. Both are replaced by a note if no pruned run of a
         model of more than 300 M parameters is finished; Figure 4 shows all others.
 
     Raises:

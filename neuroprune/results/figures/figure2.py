@@ -39,8 +39,8 @@ def figure2(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv`` and the runs' ``degrees.safetensors``.
 
     Returns:
-        The figure, and what it shows: the bins of the left panel and the points of the right one. A note in place of
-        both if no NeuroPrune run is finished or none has left its degrees.
+        The figure and its data: the bins of the left panel and the points of the right one. A note in place of
+        both if no NeuroPrune run is finished or none has its degrees stored.
 
     Raises:
         UserError: If there is no table of runs, or an array can't be read.
@@ -133,13 +133,13 @@ def degree_spreads(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def published_spreads() -> pd.DataFrame:
-    """Return the paper's standard deviations for BERT-base on SST-2, as `degree_spreads` returns ours."""
+    """Return the paper's standard deviations for BERT-base on SST-2, in the format of `degree_spreads`."""
     values = {"sparsity_percent": [100 * s for s in FIGURE2_SPREAD], "spread_percent": list(FIGURE2_SPREAD.values())}
     return pd.DataFrame(values).assign(task=SPREAD[1], panel="spread", source="paper")
 
 
 def _plot(histograms: pd.DataFrame, spreads: pd.DataFrame, pruned: pd.DataFrame) -> Figure:
-    """Draw both panels; the title and the note say what is true of all pruned runs."""
+    """Draw both panels, with a title and a note."""
     figure = Figure(figsize=(PAGE_WIDTH, 3.0), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
     _distributions(left, histograms)
@@ -208,7 +208,7 @@ def _spreads(axes: Axes, spreads: pd.DataFrame) -> None:
 
 
 def _published(axes: Axes, spreads: pd.DataFrame) -> None:
-    """Put the paper's values beside ours where model and task are the paper's."""
+    """Add the paper's values where model and task are the paper's."""
     theirs = spreads[spreads["source"] == "paper"]
     if len(theirs):
         place = (theirs["sparsity_percent"], theirs["spread_percent"])

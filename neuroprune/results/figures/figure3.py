@@ -1,4 +1,4 @@
-"""Figure 3: how often the head at each position of a layer is removed; the paper finds that the last is kept most."""
+"""Figure 3: removal frequency of the head at each position of a layer; the paper finds that the last is kept most."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def figure3(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The figure, and what it shows: one row a bar. A note in place of both if no finished NeuroPrune run has removed
+        The figure and its data: one row a bar. Both are replaced by a note if no finished NeuroPrune run has removed
         enough heads.
 
     Raises:

@@ -21,7 +21,7 @@ def figure4(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The figure, and what it shows: one row a mark, see ``grid.marks``. A note in place of both if no pruned run of a
+        The figure and its data: one row a mark, see ``grid.marks``. Both are replaced by a note if no pruned run of a
         model of at most 300 M parameters is finished.
 
     Raises:

@@ -21,7 +21,7 @@ def figure5(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The figure, and what it shows: one row a mark, see ``grid.marks``. A note in place of both if no finished run
+        The figure and its data: one row a mark, see ``grid.marks``. Both are replaced by a note if no finished run
         has removed heads.
 
     Raises:

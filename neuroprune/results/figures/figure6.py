@@ -1,4 +1,4 @@
-"""Figure 6: metric against heads that are left, and how sparse a model with few heads can be at a similar metric."""
+"""Figure 6: metric against remaining heads, and the sparsity reached with few heads at a similar metric."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def figure6(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The figure, and what it shows: one row a mark. A note in place of both if no finished run has removed heads.
+        The figure and its data: one row a mark. Both are replaced by a note if no finished run has removed heads.
 
     Raises:
         UserError: If there is no table of runs.
@@ -117,7 +117,7 @@ def _plot(curves: pd.DataFrame, points: pd.DataFrame, metric: str, heading: str,
 
 
 def _frontier(axes: Axes, points: pd.DataFrame, metric: str) -> None:
-    """Draw the runs of a similar metric and a step along those that are efficient."""
+    """Draw the runs of a similar metric, and the efficient frontier as steps."""
     if points.empty:
         say_empty(axes, f"no run reaches {100 * SIMILAR:.0f} % of the dense {metric}")
         return

@@ -38,7 +38,7 @@ def figure7(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv`` and the dense runs' ``heads.safetensors``.
 
     Returns:
-        The figure, and what it shows: points of the left panel, bars of the right one. A note in place of both if no
+        The figure and its data: points of the left panel, bars of the right one. Both are replaced by a note if no
         finished run has removed heads.
 
     Raises:
@@ -146,7 +146,7 @@ def _bars(axes: Axes, layers: pd.DataFrame) -> None:
     for place, (method, form) in enumerate(methods):
         bars, look = layers[(layers["method"] == method) & (layers["form"] == form)], method_look(method, form)
         x = bars["layer"] + (place - (len(methods) - 1) / 2) * width
-        below = np.minimum(bars["sd"], bars["removed"])  # of a single run neither is known, and no bar is drawn
+        below = np.minimum(bars["sd"], bars["removed"])  # NaN for a single run, for which no bar is drawn
         spread: dict[str, Any] = {"yerr": [below, bars["sd"]], "capsize": 1.6}
         axes.bar(x, bars["removed"], width, color=look["color"], label=look["label"], **spread)
     axes.set(xlabel="attention layer (counted from 0)", ylabel="heads")

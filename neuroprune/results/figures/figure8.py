@@ -1,4 +1,4 @@
-"""Figure 8: which entries of Q, K and V are there in several layers and at several sparsities."""
+"""Figure 8: non-zero entries of Q, K and V in several layers and at several sparsities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figure 9: which entries of L_in, the expanding MLP matrix, are there in several layers and at several sparsities."""
+"""Figure 9: non-zero entries of L_in, the expanding MLP matrix, in several layers and at several sparsities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's algorithm, NeuroPrune (penalties), and this project's, NeuroPrune-FC, side by side."""
+"""Comparison of the paper's algorithm, NeuroPrune (penalties), and this project's, NeuroPrune-FC."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def forms(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The figure, and what it shows: one row a mark, see ``grid.marks``. A note in place of both unless both have
+        The figure and its data: one row a mark, see ``grid.marks``. Both are replaced by a note unless both have
         finished runs on the same model and task.
 
     Raises:

@@ -49,7 +49,7 @@ def frontier(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
 
     Returns:
         The figure, and all that it could show: one row a mark of the models and tasks on which methods are `compared`;
-        how many of these do not fit, the figure says. A note in place of both if no pruned run is finished.
+        how many of these do not fit, the figure says. Both are replaced by a note if no pruned run is finished.
 
     Raises:
         UserError: If there is no table of runs.
@@ -66,7 +66,7 @@ def frontier(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
 
 
 def _note(runs: pd.DataFrame, rows: pd.DataFrame, shown: pd.DataFrame, drawn: pd.DataFrame) -> str:
-    """Say how to read the figure, how the penalties were set, what the bars are and what is left out."""
+    """Return the note below the figure: how to read it, strengths of penalties, bars, and what is left out."""
     count = drawn.groupby(["model", "task"]).ngroups
     more = f"of {count} pairs of model and task {MOST_ROWS} are drawn, {count - MOST_ROWS} more are in the csv"
     reading = "numbers: sparsity in %; up and to the left is better"
@@ -76,7 +76,7 @@ def _note(runs: pd.DataFrame, rows: pd.DataFrame, shown: pd.DataFrame, drawn: pd
 
 
 def compared(shown: pd.DataFrame) -> pd.DataFrame:
-    """Select the models and tasks on which several methods are compared; all, if there is none.
+    """Select the models and tasks with several methods; all if there are none.
 
     Args:
         shown: What ``frontier_data`` has listed.
@@ -130,11 +130,11 @@ def cost(rows: pd.DataFrame) -> pd.Series:
 
 
 def efficient(cost: ArrayLike, gain: ArrayLike) -> np.ndarray:
-    """Tell which points lie on the efficient frontier.
+    """Return which points are on the efficient frontier.
 
     Args:
-        cost: What should be small, ``[points]``.
-        gain: What should be large, ``[points]``.
+        cost: The quantity to minimise, ``[points]``.
+        gain: The quantity to maximise, ``[points]``.
 
     Returns:
         bool ``[points]``: no other point costs at most as much and gains at least as much, and is better in one of the
@@ -230,7 +230,7 @@ def _panel(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _bars(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the bars of both directions: the deviation of times over that of the dense model is not known."""
+    """Return the bars in both directions; relative times have bars only where quartiles are known."""
     scale = rows["x"] / rows["time"]
     across = [scale * (rows["time"] - rows["time_low"]), scale * (rows["time_high"] - rows["time"])]
     if rows["panel"].iloc[0] == "inference" and rows["relative_low"].notna().any():
@@ -241,7 +241,7 @@ def _bars(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def _numbers(axes: Axes, rows: pd.DataFrame) -> None:
-    """Write sparsities beside the marks where there is room; those on the frontier come first."""
+    """Write sparsities beside the marks where there is room, on the frontier first."""
     if rows.empty:
         return
     rows = rows.assign(x=cost(rows)).sort_values("efficient", ascending=False, kind="stable")
@@ -262,5 +262,5 @@ def _numbers(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """Tell whether two boxes overlap, each given by its left and lower edge, width and height."""
+    """Return whether two boxes overlap, each given by its left and lower edge, width and height."""
     return all(one[axis] < other[axis] + other[axis + 2] and other[axis] < one[axis] + one[axis + 2] for axis in (0, 1))

@@ -48,10 +48,10 @@ Pair = tuple[str, pd.DataFrame]
 
 
 def marks(table: pd.DataFrame, drawn: pd.DataFrame) -> pd.DataFrame:
-    """List what is drawn: a mark for each row and panel that has a value.
+    """List the marks to draw: one for each row and panel with a value.
 
     Args:
-        table: The means of ``summarize``, in which the dense models stand too.
+        table: The means of ``summarize``, dense models included.
         drawn: Those of its rows that are drawn; a column ``heading`` names the row of panels.
 
     Returns:
@@ -74,7 +74,7 @@ def headings(rows: pd.DataFrame) -> list[str]:
 
 
 def drawn_pairs(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Choose the models and tasks that fit: of every model its first task, then of every model its second.
+    """Choose the models and tasks that fit: the first task of every model, then the second, and so on.
 
     Args:
         pairs: Models and tasks.
@@ -149,7 +149,7 @@ def interval(row: dict[Any, Any], name: str) -> tuple[float, float]:
 
 
 def note(runs: pd.DataFrame, drawn: pd.DataFrame, *more: str) -> str:
-    """Say how the penalties were set, what the bars are, how steady times were, and what is missing."""
+    """Return the note on strengths of penalties, bars, the variation of times, and missing runs."""
     diverged = int((runs["status"] == "diverged").sum())
     left_out = f"{diverged} diverged run{'s' * (diverged > 1)} left out" if diverged else ""
     return below(*penalties(drawn), seeds(drawn["runs"]), *rough_times(runs), *more, left_out)
@@ -158,8 +158,8 @@ def note(runs: pd.DataFrame, drawn: pd.DataFrame, *more: str) -> str:
 def plot(shown: pd.DataFrame, note: str, x: str = "sparsity_percent", label: str = "sparsity (%)") -> Figure:
     """Draw the grid of panels with one legend above it.
 
-    A model and task has a row of panels of its own if some method reached several places of the axis. The others stand
-    in one row of panels, each on a line of its own. Those with a single mark are named below the panels if there are
+    A model and task has its own row of panels if some method reached several places of the axis. The others share one
+    row of panels, each on its own line. Those with a single mark are named below the panels if there are
     others to draw.
 
     Args:
@@ -192,7 +192,7 @@ def plot(shown: pd.DataFrame, note: str, x: str = "sparsity_percent", label: str
 
 
 def _split(shown: pd.DataFrame) -> tuple[list[Pair], list[Pair], list[str]]:
-    """Return the pairs with curves, those with marks at one place alone, and a text on those that are not drawn."""
+    """Return the pairs with curves, those with marks at only one place, and a text on those that are not drawn."""
     groups = shown.groupby("heading", sort=False)
     pairs = {(rows["model"].iloc[0], rows["task"].iloc[0]): (str(title), rows) for title, rows in groups}
     fitting = [pairs[pair] for pair in drawn_pairs(list(pairs))]
@@ -208,7 +208,7 @@ def _split(shown: pd.DataFrame) -> tuple[list[Pair], list[Pair], list[str]]:
 
 
 def _places(rows: pd.DataFrame) -> int:
-    """Count the places of the axis that the method with the most of them has reached."""
+    """Return the largest number of places on the axis that one method has reached."""
     return int(rows.assign(x=rows["x"].round()).groupby(["method", "form"])["x"].nunique().max())
 
 
@@ -246,7 +246,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, label: str) -> None:
 
 
 def drawn(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of one panel with what is drawn of them as ``value``, ``low`` and ``high``: times over dense."""
+    """Return the rows of one panel with the drawn ``value``, ``low`` and ``high``: times relative to dense."""
     if rows.empty or rows["panel"].iloc[0] == "metric":
         return rows
     times = {"value": "relative", "low": "relative_low", "high": "relative_high"}
@@ -254,7 +254,7 @@ def drawn(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _bars(rows: pd.DataFrame) -> list[pd.Series]:
-    """Return how far the bars reach below and above the marks."""
+    """Return the lengths of the bars below and above the marks."""
     below, above = rows["value"] - rows["low"], rows["high"] - rows["value"]
     return [below.fillna(0).clip(lower=0), above.fillna(0).clip(lower=0)]
 
@@ -306,7 +306,7 @@ def _line_title(title: str, several: bool) -> str:
 
 
 def _dots_title(pairs: list[Pair], label: str) -> str:
-    """Name the model of lines of dots, or the weights of several, and the place that their marks have in common."""
+    """Return the title of a panel of dots: the model or the weights, and the common place of the marks."""
     models = _models(pairs)
     kinds = dict.fromkeys(model.rstrip(")").split(" (")[-1] for model in models)
     named = models[0] if len(models) == 1 else f"{' and '.join(kinds)} models"
@@ -315,7 +315,7 @@ def _dots_title(pairs: list[Pair], label: str) -> str:
 
 
 def _mark_guess(axes: Axes, rows: pd.DataFrame, name: str) -> None:
-    """Point at what the most frequent class, or a copy, would reach alone, if the panel reaches so far."""
+    """Mark the metric of the majority class or of a copy, if it is within the panel."""
     bottom, top = axes.get_ylim()
     style: dict[str, Any] = {"marker": "<", "label": GUESSES[name], "clip_on": False, "color": INK}
     for value in rows[name].dropna().unique():
@@ -325,13 +325,13 @@ def _mark_guess(axes: Axes, rows: pd.DataFrame, name: str) -> None:
 
 
 def _columns(handles: list[Line2D]) -> int:
-    """Return how many keys of the legend fit side by side."""
+    """Return the number of legend keys that fit side by side."""
     widths = [len(str(handle.get_label())) + KEY_LETTERS for handle in handles]
     return len(handles) if sum(widths) <= LEGEND_LETTERS else max(1, LEGEND_LETTERS // max(widths))
 
 
 def _legend(shown: pd.DataFrame, panels: list[Axes]) -> list[Line2D]:
-    """Return one key for each method, for the dense model, and for what else is marked in some panel."""
+    """Return one legend key for each method, for the dense model, and for other marks."""
     methods = shown[["method", "form"]].drop_duplicates().itertuples(index=False)
     keys = [Line2D([], [], **method_look(str(method), str(form))) for method, form in methods]
     marked = {label for axes in panels for label in axes.get_legend_handles_labels()[1]}

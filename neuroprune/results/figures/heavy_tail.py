@@ -1,4 +1,4 @@
-"""How unequal the degrees of neurons are, and what their tail looks like."""
+"""Inequality and tail of the degrees of neurons."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ FOUND = ("exponent", "xmin", "tail_share", "versus_exponential", "p_exponential"
 
 
 def gini(values: np.ndarray) -> float:
-    """Return the Gini coefficient: 0 if all are equal, near 1 if a few have everything.
+    """Return the Gini coefficient: 0 if all values are equal, near 1 if a few values make up the sum.
 
     Args:
         values: Not negative, ``[values]``.
 
     Returns:
-        Half the mean absolute difference of two values over their mean; NaN if there is nothing to share.
+        Half the mean absolute difference of two values over their mean; NaN if all values are 0.
     """
     ordered = np.sort(np.asarray(values, dtype=float))
     total, count = ordered.sum(), len(ordered)
@@ -64,7 +64,7 @@ def tail(values: np.ndarray) -> dict[str, float]:
 
 
 def _starts(ordered: np.ndarray) -> list[float]:
-    """Return where the tail of ascending values may begin: quantiles above which enough different values lie."""
+    """Return possible starts of the tail of ascending values: quantiles with enough different values above them."""
     if len(ordered) < FEWEST:
         return []
     starts = np.unique(ordered[np.linspace(0, len(ordered) - FEWEST, CANDIDATES).astype(int)])

@@ -41,7 +41,7 @@ def strengths(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The figure, and what it shows: one row a mark. A note in place of both unless two finished runs of the penalty
+        The figure and its data: one row a mark. Both are replaced by a note unless two finished runs of the penalty
         form differ in alpha.
 
     Raises:
@@ -68,7 +68,7 @@ def strengths(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
 
 
 def _series(shown: pd.DataFrame) -> list[str]:
-    """Name the line of each mark: mode and θ, and β or, if no two runs have the same, its ratio to α."""
+    """Return the name of each mark's line: mode and θ, and β or, if no two runs share it, its ratio to α."""
     same_beta = shown.groupby(["model", "task", "mode", "theta", "beta"], dropna=False)["alpha"].nunique().max() > 1
     several = shown["task"].nunique() > 1
     names = []

@@ -1,4 +1,4 @@
-"""How figures look: sizes for print, colours for colour-blind readers too, files that are the same each time."""
+"""Style of figures: print sizes, colours for colour-blind readers, reproducible files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from neuroprune.results.runs import method_label
 
 PAGE_WIDTH = 6.3  # inches: the text width of the ACL template; figures are drawn at their final size
 DPI = 200
-# Okabe and Ito's palette, neighbours as different as can be; grey stands for its yellow, which is faint on white.
+# Okabe and Ito's palette, ordered for contrast between neighbours; grey replaces its yellow, which is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A8A")
 INK, GREY = "#222222", "#777777"
 LOOKS: dict[str, dict[str, Any]] = {  # by the method's label
@@ -41,7 +41,7 @@ EMPTY: dict[str, Any] = {
     "marker": "x", "color": "#B00020", "markersize": 9, "markeredgewidth": 0.9, "linestyle": "", "zorder": 6,
     "label": "an empty layer",
 }  # fmt: skip
-METRIC_SPAN = 5.0  # percent: what an axis of metrics covers at least
+METRIC_SPAN = 5.0  # percent: smallest span of an axis of metrics
 TASK_MARKERS = "osD^vPX*"
 
 SETTINGS: Any = {
@@ -51,7 +51,7 @@ SETTINGS: Any = {
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
     "legend.fontsize": 7.5,
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so figures are the same everywhere
+    "font.family": "DejaVu Sans",  # included in matplotlib, so figures are the same everywhere
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": INK,
@@ -73,7 +73,7 @@ SETTINGS: Any = {
 
 @contextmanager
 def print_style() -> Iterator[None]:
-    """Draw with our settings for a while, whatever the user's own are."""
+    """Apply the style of this module in place of the user's settings."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(SETTINGS)
@@ -81,7 +81,7 @@ def print_style() -> Iterator[None]:
 
 
 def save(figure: Figure, shown: pd.DataFrame, stem: Path) -> list[Path]:
-    """Write a figure as pdf, png and svg and what it shows as csv, each whole or not at all and without dates.
+    """Write a figure as pdf, png and svg and its data as csv, atomically and without dates.
 
     Args:
         figure: The figure, at its final size.
@@ -91,8 +91,8 @@ def save(figure: Figure, shown: pd.DataFrame, stem: Path) -> list[Path]:
     Returns:
         The four files.
     """
-    figure.draw_without_rendering()  # lays it out, once for all formats
-    figure.set_layout_engine(None)  # else every format would draw it once more to lay it out
+    figure.draw_without_rendering()  # computes the layout once for all formats
+    figure.set_layout_engine(None)  # otherwise every format would compute the layout again
     paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("csv", "pdf", "png", "svg")]
     write_text(paths[0], csv_text(shown, float_format="%.6g"))
     no_date: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
@@ -105,7 +105,7 @@ def save(figure: Figure, shown: pd.DataFrame, stem: Path) -> list[Path]:
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
-    """Give each name a colour; after eight they come again, which is why markers differ too."""
+    """Assign a colour to each name; colours repeat after eight, so markers differ too."""
     return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}
 
 
@@ -146,7 +146,7 @@ def mark_empty(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
 
 
 def titled(figure: Figure, title: str) -> SubFigure:
-    """Return the part of a figure that lies below its legend, with a title at the left."""
+    """Return the part of a figure below its legend, with a title at the left."""
     part = cast(SubFigure, figure.subfigures())
     part.suptitle(title, fontsize=8, fontweight="bold", x=0.01, ha="left")
     return part
@@ -158,19 +158,21 @@ def say_below(figure: Figure, text: str) -> None:
 
 
 def at_least(axes: Axes, span: float) -> None:
-    """Widen a panel's y axis around its middle to so much, lest noise looks like a difference."""
+    """Widen a panel's y axis around its middle to at least this span, so that noise does not look like a difference."""
     bottom, top = axes.get_ylim()
     missing = max(0.0, span - (top - bottom)) / 2
     axes.set_ylim(bottom - missing, top + missing)
 
 
 def from_zero(axes: Axes) -> None:
-    """Let a panel's y axis begin at zero, with room above: of a single mark too all is seen."""
+    """Start a panel's y axis at zero, with some room above, so that a single mark is visible."""
     axes.set_ylim(0, 1.04 * axes.get_ylim()[1])
 
 
 def presence_shades(whole: float) -> dict[str, Any]:
-    """Return colours and norm of fractions of entries: white for none, dark for all; roots, so that few are seen too.
+    """Return colours and norm of fractions of entries: white for none, dark for all.
+
+    The scale is a square root, so that small fractions are visible.
 
     Args:
         whole: The number that stands for all entries, 1 or 100.
@@ -183,13 +185,13 @@ def presence_shades(whole: float) -> dict[str, Any]:
 
 
 def nothing_to_show(reason: str) -> tuple[Figure, pd.DataFrame]:
-    """Return a figure that says why there is nothing to show, and the same as a table."""
+    """Return a figure and a table with the reason why there is nothing to show."""
     figure = Figure(figsize=(PAGE_WIDTH, 1.2))
     figure.text(0.5, 0.5, reason, ha="center", va="center", color=GREY, wrap=True)
     return figure, pd.DataFrame({"note": [reason]})
 
 
 def say_empty(axes: Axes, text: str = "no data") -> None:
-    """Say inside a panel that there is nothing to show."""
+    """Write a note into an empty panel."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
     axes.set(xticks=[], yticks=[])

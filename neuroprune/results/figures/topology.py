@@ -40,7 +40,7 @@ def topology(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv`` and the runs' ``degrees.safetensors``.
 
     Returns:
-        The figure, and what it shows: one row a run. A note in place of both if no pruned run has left its degrees.
+        The figure and its data: one row a run. Both are replaced by a note if no pruned run has its degrees stored.
 
     Raises:
         UserError: If there is no table of runs, or an array can't be read.

@@ -1,4 +1,4 @@
-"""One table as csv, Markdown, LaTeX (booktabs) and a page of HTML that needs nothing else."""
+"""Tables as csv, Markdown, LaTeX (booktabs) and self-contained HTML."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from neuroprune.results.plain_text import csv_text, markdown, one_line
 
 
 class NothingToShowError(UserError):
-    """A study has no rows for a table, such as one whose runs all diverged; the table then says so."""
+    """A study has no rows for a table, for example because all runs diverged; the table then contains this note."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table for people and for programs.
+    """A table for readers and for programs.
 
     Attributes:
         title: One line that says what it shows.
@@ -38,7 +38,7 @@ class Table:
 
 
 def write_table(table: Table, stem: Path) -> list[Path]:
-    """Write a table in all formats, each file whole or not at all; return the files.
+    """Write a table in all formats, atomically; return the files.
 
     Args:
         table: The table.
@@ -85,7 +85,7 @@ def to_latex(table: Table) -> str:
 
 
 def to_html(table: Table) -> str:
-    """Return a page that needs no other file: headings, tables that scroll sideways on small screens, notes."""
+    """Return a self-contained page: headings, tables that scroll sideways on small screens, notes."""
     aligned = {heading: (rows, _align(rows)) for heading, rows in table.sections.items()}
     return Environment(autoescape=True, trim_blocks=True).from_string(PAGE).render(table=table, sections=aligned)
 
@@ -114,7 +114,7 @@ LATEX = {
 
 
 def _latex(text: str) -> str:
-    """Escape what LaTeX would take for itself, and spell out signs."""
+    """Escape LaTeX's special characters and replace symbols by commands."""
     return "".join(LATEX.get(sign, sign) for sign in str(text))
 
 
@@ -124,7 +124,7 @@ def _align(rows: pd.DataFrame) -> list[str]:
 
 
 def _is_number(text: str) -> bool:
-    """Tell whether a cell starts like a number, or is empty."""
+    """Return whether a cell starts like a number or is empty."""
     return not text or text[0].isdigit() or text[0] in "-–"
 
 

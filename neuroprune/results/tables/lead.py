@@ -1,4 +1,4 @@
-"""The result of a study in sentences, generated from its numbers: what each NeuroPrune keeps and saves at 80 %."""
+"""Summary of a study in sentences generated from its numbers: metric and speed-up of each NeuroPrune at 80 %."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pandas as pd
 from neuroprune.results.runs import method_label
 from neuroprune.results.tables.partners import dense_rows
 
-WANTED = 0.8  # of the sparsities that a study has, the one nearest to this is told
+WANTED = 0.8  # the sparsity nearest to this is described
 MOST = 6  # sentences
 FASTER = 1.05  # speed-up from which a model is called faster
 
 
 def lead(table: pd.DataFrame, sizes: list[int]) -> list[str]:
-    """Say for each model and task what the NeuroPrunes reach at the sparsity nearest to 80 %, beside the dense model.
+    """Describe for each model and task the results of both NeuroPrunes at the sparsity nearest to 80 %, and of dense.
 
     Args:
         table: Means of ``summarize``.
@@ -39,7 +39,7 @@ def lead(table: pd.DataFrame, sizes: list[int]) -> list[str]:
 
 
 def _sentence(row: Mapping[Any, Any], dense: list[dict[Any, Any]], sizes: list[int]) -> str:
-    """Write one row beside the dense model's."""
+    """Return the sentence on one row, compared with the dense model."""
     against = f" against {_value(dense[0])} dense" if dense else ""
     parts = [
         f"{row['model']} on {row['task']}, {100 * row['sparsity']:.0f} % of the weights removed or zero by "
@@ -51,13 +51,13 @@ def _sentence(row: Mapping[Any, Any], dense: list[dict[Any, Any]], sizes: list[i
 
 
 def _value(row: Mapping[Any, Any]) -> str:
-    """Write a metric in percent with its standard deviation over seeds."""
+    """Format a metric in percent with its standard deviation over seeds."""
     spread = f" ± {100 * row['value_sd']:.1f}" if math.isfinite(row["value_sd"]) else ""
     return f"{100 * row['value']:.1f}{spread} %"
 
 
 def _speed(row: Mapping[Any, Any], sizes: list[int]) -> list[str]:
-    """Say how much faster than the dense model it is at the largest batch size; nothing if it was not timed."""
+    """Return the speed-up over the dense model at the largest batch size; empty if it was not timed."""
     ratios = {size: row[f"speedup_b{size}"] for size in sizes if math.isfinite(row[f"speedup_b{size}"])}
     return [
         f"{ratio:.1f} × faster at batch {size}" if ratio >= FASTER else f"no faster at batch {size}"

@@ -1,4 +1,4 @@
-"""The paper's choice out of a grid of penalties: the run whose sparsity is nearest to each that is wanted."""
+"""Selection from a grid of penalties, as in the paper: the run nearest to each wanted sparsity."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pandas as pd
 from neuroprune.results.tables.published import SPARSITIES
 from neuroprune.results.tables.summary import summarize
 
-MOST_AWAY = 0.05  # from a wanted sparsity; a run further off does not stand for it
+MOST_AWAY = 0.05  # largest distance from a wanted sparsity
 
 
 def nearest_to_wanted(table: pd.DataFrame, wanted: tuple[float, ...] = SPARSITIES) -> pd.DataFrame:
-    """Keep, of each model, task and method's penalty runs, those nearest to the sparsities that are wanted.
+    """Keep the penalty runs of each model, task and method that are nearest to the wanted sparsities.
 
     Strengths of a penalty do not say how sparse a model gets, so the paper runs a grid of them and shows, for each
     sparsity, the run that came nearest; of equally near ones the better. Here a sparsity that no run comes within five

@@ -1,4 +1,4 @@
-"""Paired tests between runs that predicted the same rows: whether a difference in accuracy is more than chance."""
+"""Paired significance tests of accuracy between runs that predicted the same rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from neuroprune.results.runs import run_file
 from neuroprune.results.tables.partners import dense_rows, functional_rows, partners
 
 PREDICTIONS = "predictions.safetensors"
-LEVEL = 0.05  # of p, from which on a difference is called none
+LEVEL = 0.05  # p above which there is no difference
 FLIPS = 9999  # random signs of the rows' differences, where several seeds are compared
 TESTED = {"p_dense", "p_fc"}
 NOTE = (
@@ -58,7 +58,7 @@ def _pairs(own: pd.Series, others: pd.Series) -> list[tuple[str, str]]:
 
 
 def _right(study_dir: Path, runs: pd.DataFrame) -> Answers:
-    """Return which rows each seed of a group has classified right, bool ``[rows]``, by seed."""
+    """Return which rows each seed of a group classified correctly, bool ``[rows]``, by seed."""
     paths = {seed: run_file(study_dir, run, PREDICTIONS) for seed, run in zip(runs["seed"], runs["run"], strict=True)}
     arrays = {seed: read_arrays(path) for seed, path in paths.items() if path.exists()}
     return {seed: found["predicted"] == found["true"] for seed, found in arrays.items()}
@@ -95,7 +95,7 @@ def p_value(differences: np.ndarray, seeds: int) -> float:
 
 
 def compared(row: Mapping[Any, Any], partner: str) -> str:
-    """Write a difference and its p; "no difference" where p is too large; nothing if there is no test."""
+    """Format a difference and its p; "no difference" where p is too large; empty without a test."""
     points, p = row.get(f"points_{partner}", math.nan), row.get(f"p_{partner}", math.nan)
     if not math.isfinite(p):
         return ""

@@ -1,4 +1,4 @@
-"""The rows that others are compared with: the dense model, and NeuroPrune-FC where it was asked for the same."""
+"""Rows to compare with: the dense model, and NeuroPrune-FC with the same target."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from neuroprune.results.runs import usual_first
 
 
 def dense_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the finished dense rows of means; those without unusual options stand first."""
+    """Return the finished dense rows of means; those without unusual options come first."""
     return usual_first(table[(table["method"] == "dense") & (table["runs"] > 0)])
 
 

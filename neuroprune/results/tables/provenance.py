@@ -1,4 +1,4 @@
-"""Where a study's numbers come from: code, versions, hardware, and which runs are missing."""
+"""Origin of a study's numbers: code, versions, hardware, and missing runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def provenance(study_dir: Path) -> Table:
 
 
 def _facts(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the collected origins to short texts."""
+    """Format the collected facts as short texts."""
     rows = {
         "Runs": ", ".join(f"{count} {status}" for status, count in data["runs"].items()),
         "Commit": ", ".join(data["commits"]),

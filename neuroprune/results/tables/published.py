@@ -1,4 +1,4 @@
-"""Values that the paper prints (arXiv 2404.01306), to stand beside ours where a study repeats the paper's."""
+"""Values printed in the paper (arXiv 2404.01306), for comparison in studies that repeat its experiments."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ def table1() -> pd.DataFrame:
 
 
 def is_the_papers(model: str, task: str, experiment: tuple[str, str]) -> bool:
-    """Tell whether a study's model and task are those of one of the paper's experiments, by their names."""
+    """Return whether a study's model and task are those of one of the paper's experiments, by name."""
     return (model, task) == experiment

@@ -147,7 +147,7 @@ def summary(study_dir: Path) -> Table:
 
 
 def _heading(row: pd.Series) -> str:
-    """Name model, task, metric and what the simplest guess reaches."""
+    """Return the heading: model, task, metric, and the result of the simplest baseline."""
     mark = "†" if row["model_random"] else ""
     tokens = row.get("metric_unigram_perplexity", math.nan)
     labels = GUESSES | ({"majority": "most frequent token"} if math.isfinite(tokens) else {})
@@ -163,7 +163,7 @@ def batch_sizes(table: pd.DataFrame) -> list[int]:
 
 
 def _cells(row: Row, sizes: list[int]) -> dict[str, str]:
-    """Write one row for people; an empty text says that there is nothing to say."""
+    """Format one row for readers; unknown cells are empty."""
     cells = {
         "Method": method_label(row["method"], row["form"]),
         "Asked for": asked(row),
@@ -196,7 +196,7 @@ def _perplexity(row: Row) -> str:
 
 
 def asked(row: Row) -> str:
-    """Say which point was asked for: a sparsity or the strengths of a penalty, and what is unusual."""
+    """Return the target as text: a sparsity or the strengths of a penalty, and unusual options."""
     target = [f"{100 * row['point']:g} %"] if math.isfinite(row["point"]) else []
     target += [f"{row['heads_asked']:.0f} heads"] if math.isfinite(row["heads_asked"]) else []
     target += [f"{row['speedup_asked']:g} × faster"] if math.isfinite(row["speedup_asked"]) else []
@@ -205,12 +205,12 @@ def asked(row: Row) -> str:
 
 
 def number(value: float, digits: int) -> str:
-    """Return a number with so many decimals, or nothing if it is not finite."""
+    """Format a number with this many decimals; empty if it is not finite."""
     return f"{value:.{digits}f}" if math.isfinite(value) else ""
 
 
 def _seconds(value: float) -> str:
-    """Return seconds with a decimal below 100."""
+    """Format seconds, with one decimal below 100."""
     return number(value, 1 if value < 100 else 0)
 
 
@@ -220,12 +220,12 @@ def _spread(mean: float, sd: float, digits: int) -> str:
 
 
 def without_empty(cells: pd.DataFrame) -> pd.DataFrame:
-    """Leave columns out in which nothing is said."""
+    """Leave out empty columns."""
     return cells[[name for name in cells if (cells[name] != "").any()]]
 
 
 def _notes(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
-    """Say how the numbers are meant, and what to beware of."""
+    """Return notes on the meaning of the numbers and on their limits."""
     notes = [
         "Metric: mean ± sample standard deviation over seeds; Runs: how many seeds were averaged.",
         "Sparsity: share of the dense model's attention (Q, K, V, O) and MLP weights that is gone or zero.",
@@ -244,7 +244,7 @@ def _notes(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
 
 
 def notes_on(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
-    """Say on which machine times were taken, and what to beware of in any table of these runs."""
+    """Return notes on the machines of the timings and on the limits of these runs, for any table."""
     marks = {
         "† Weights were initialised at random: the values show that the code runs, not how good the method is.": table[
             "model_random"
@@ -256,7 +256,7 @@ def notes_on(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
 
 
 def _machines(runs: pd.DataFrame) -> str:
-    """Say on which machine training and inference were timed."""
+    """Return the machines on which training and inference were timed."""
     trained = [place_of(*row) for row in zip(runs["device"], runs["cpu"], strict=True)]
     timed = [place_of(*row) for row in zip(runs["timing_device"], runs["timing_cpu"], strict=True)]
     if all(place == own for place, own, device in zip(timed, trained, runs["timing_device"], strict=True) if device):

@@ -28,7 +28,7 @@ def table1(study_dir: Path) -> Table:
 
     Returns:
         One row a model, task, sparsity and method: metrics in percent, milliseconds an example, seconds of training.
-        T5-base on CNN/DailyMail has the paper's rows below ours.
+        For T5-base on CNN/DailyMail the paper's rows are added.
 
     Raises:
         UserError: If there is no table of runs.
@@ -51,7 +51,7 @@ def table1(study_dir: Path) -> Table:
 
 
 def _numbers(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return ours, and the paper's if they are its; sparsity ascending, of equal ones the paper's last."""
+    """Return the rows of the study, and the paper's if it repeats the paper's; by sparsity, the paper's last."""
     size = max(batch_sizes(rows), default=None)
     found = [_row(row, size) for row in rows.to_dict("records")]
     if is_the_papers(str(rows["model"].iloc[0]), str(rows["task"].iloc[0]), SUMMARIZATION):
@@ -65,7 +65,7 @@ def _numbers(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _row(row: dict[Any, Any], size: int | None) -> dict[str, Any]:
-    """Return one of our rows."""
+    """Return one row of the study."""
     names = ROUGE if row["metric"] in ROUGE else (row["metric"],)
     metrics = {name: 100 * row.get(f"metric_{name}", row["value"]) for name in names}
     return {
@@ -98,7 +98,7 @@ def _published(row: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _cells(rows: pd.DataFrame) -> pd.DataFrame:
-    """Write the rows for people; columns in which nothing is known are left out."""
+    """Format the rows for readers; empty columns are left out."""
     metrics = [name for name in rows if name in NAMES or name in OTHERS]
     cells = pd.DataFrame(
         {
@@ -118,7 +118,7 @@ def _name(row: dict[Any, Any]) -> str:
 
 
 def _notes(numbers: pd.DataFrame, missed: tuple[float, ...]) -> list[str]:
-    """Say how the numbers are meant, and which sparsities some grid of penalties missed."""
+    """Return notes on the meaning of the numbers and on sparsities that some grid of penalties missed."""
     sizes = sorted({int(size) for size in numbers.get("batch_size", pd.Series(dtype=float)).dropna()})
     batch = f", {sizes[-1]} rows a batch" if sizes else ""
     notes = [

@@ -1,4 +1,4 @@
-"""Times alone: training steps before and after the cuts, and inference beside the dense model."""
+"""Table of times: training steps before and after the cuts, and inference compared with the dense model."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def timing(study_dir: Path) -> Table:
 
 
 def _columns(runs: pd.DataFrame) -> list[str]:
-    """Return the columns of the averaged table that tell a run and its times."""
+    """Return the columns of the averaged table that identify a run, and its times."""
     times = [
         f"{kind}_b{size}" for size in batch_sizes(runs) for kind in ("inference_ms", "dense_inference_ms", "speedup")
     ]
@@ -66,7 +66,7 @@ def _columns(runs: pd.DataFrame) -> list[str]:
 
 
 def _cells(row: Row, sizes: list[int]) -> dict[str, Any]:
-    """Write one row for people."""
+    """Format one row for readers."""
     cells = {
         "Method": method_label(row["method"], row["form"]),
         "Asked for": asked(row),
@@ -82,5 +82,5 @@ def _cells(row: Row, sizes: list[int]) -> dict[str, Any]:
 
 
 def _with(time: float, ratio: float, digits: int) -> str:
-    """Write a time and in brackets a ratio, as far as they are known."""
+    """Format a time, with a ratio in brackets, if known."""
     return number(time, digits) + (f" (×{number(ratio, 2)})" if math.isfinite(ratio) else "")
