@@ -34,6 +34,7 @@ from neuroprune.training.inference_time import use_bf16
 from neuroprune.training.step_times import StepClock
 
 ARRAY_BYTES = 975_000  # of a run's arrays: with record, times and logs it keeps less than a megabyte
+WORST_LOSS = 30.0  # of a run that has not diverged, as a multiple of the loss of guessing
 CODE = ("versions", "commit", "dirty")  # of the environment: checkpoints of other code are not used
 
 
@@ -124,6 +125,8 @@ def _run(
     fit = _fit(trainer, checkpoints.Checkpoints(progress, checkpoint_minutes, branch))
     if not distributed.is_main():
         return None
+    if data.labels and _is_lost(fit["metrics"].get("loss"), model.config, len(data.labels)):
+        fit |= {"status": "diverged", "metrics": {}}
     answers = cast(Answers, trainer.compute_metrics).arrays if fit["metrics"] else {}
     with whole_folder(folder / "model") as temporary:
         pretrained.save_pretrained(model, temporary, tokenizer, **_card(settings, data, fit["metrics"]))
@@ -161,6 +164,12 @@ def _card(settings: RunSettings, data: tasks.Data, metrics: dict[str, float]) ->
         "labels": data.labels,
         "name": settings.run,
     }
+
+
+def _is_lost(loss: float | None, config: Any, classes: int) -> bool:
+    """Tell whether a run has diverged although its weights are finite: its loss is far above that of guessing."""
+    choices = config.vocab_size if config.is_encoder_decoder else classes
+    return loss is not None and choices > 1 and loss > WORST_LOSS * math.log(choices)
 
 
 class DivergedError(Exception):

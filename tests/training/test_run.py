@@ -223,6 +223,14 @@ def test_a_run_that_diverges_in_its_last_step_is_recorded_as_diverged(learning_r
     assert record.result.value is None and record.result.metrics == {}
 
 
+@pytest.mark.parametrize("learning_rate", [100, 1e4])
+def test_a_run_whose_weights_are_finite_but_useless_is_recorded_as_diverged(learning_rate, data_root, tmp_path):
+    training_settings = {"epochs": 2, "batch_size": 8, "learning_rate": learning_rate}
+    record = run(settings(method={"name": "dense"}, training=training_settings), data_root, tmp_path / "tiny")
+    assert all(entry["loss"] is not None for entry in record.result.history if "loss" in entry)
+    assert (record.status, record.result.value, record.result.metrics) == ("diverged", None, {})
+
+
 def test_a_folder_that_is_being_written_is_left_alone(data_root, tmp_path):
     folder = tmp_path / "tiny"
     folder.mkdir()
