@@ -12,7 +12,7 @@ from neuroprune import distributed
 from neuroprune.errors import UserError
 from neuroprune.models import pretrained
 from neuroprune.results.records import read_record
-from neuroprune.training import batches, checkpoints
+from neuroprune.training import checkpoints
 from neuroprune.training import run as training
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -115,17 +115,6 @@ def test_passes_add_up_to_a_step(data_root, tmp_path):
         training.train(run, tmp_path / name / "run.json", data_root)
     assert_close(tmp_path / "three", tmp_path / "one")
     assert_close(tmp_path / "again", tmp_path / "one")
-
-
-def test_parts_of_a_step_are_its_rows():
-    order = batches.ShuffledLengthGroups([5] * 21, 8, seed=0)
-    parts = [list(batches.StepParts(order, 8, 2, process, 2, lambda: 0)) for process in range(2)]
-    assert [len(found) for found in parts] == [len(batches.StepParts(order, 8, 2, 0, 2, lambda: 0))] * 2 == [6, 6]
-    rows = list(order)
-    for step in range(3):
-        read = [row for found in parts for part in found[2 * step : 2 * step + 2] for row in part]
-        assert sorted(read) == sorted(rows[8 * step : 8 * step + 8])
-    assert batches.split((1, 2), 3) == [[1, 2]] * 3  # no part is empty, and the mean stays
 
 
 def test_what_fails_in_one_process_is_told(data_root, tmp_path):

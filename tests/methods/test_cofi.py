@@ -141,6 +141,35 @@ def test_the_lagrangian_by_hand_and_its_ascent():
     assert multipliers.tolist() == pytest.approx([0.49, 2.01])  # below the target: the first falls, the second rises
 
 
+@pytest.mark.parametrize(
+    ("schedule", "steps", "rates"),
+    [("fair", 4000, (0.01, 0.08)), ("fair", 100, (0.1, 0.8)), ("fair", 5, (1.0, 8.0)), ("published", 5, (0.01, 0.01))],
+)
+def test_the_fair_schedule_learns_faster_in_shorter_runs(schedule, steps, rates):
+    updates = MaskUpdates(MaskParameters(BERT_BASE, ALL), CoFi(sparsity=0.5, schedule=schedule).settings, steps, TOTAL)
+    assert [optimizer.param_groups[0]["lr"] for optimizer in updates.optimizers] == pytest.approx(rates)
+
+
+def test_masks_stay_within_their_limits():
+    masks = MaskParameters(BERT_BASE, ALL)
+    updates = MaskUpdates(masks, CoFi(sparsity=0.5).settings, 2, TOTAL)
+    for target in (0.9, 0.0, 0.0, 0.0):
+        sum((20 if target else -20) * p.sum() for p in masks.log_alpha.values()).backward()
+        updates.step(target)
+        assert all(bool((p.abs() <= math.log(100)).all()) for p in masks.log_alpha.values())
+
+
+def test_the_learning_rate_is_raised_after_the_masks_are_fixed():
+    model, method = make_model("bert").train(), CoFi(sparsity=0.5, start=0.2, warmup=0.2, end=0.6, final_lr=3.0)
+    run = make_run(model, steps=10)
+    method.start(run)
+    rates = []
+    while run.step < 10:
+        rates.append(run.optimizer.param_groups[0]["lr"] / (1e-3 * (1 - run.step / 10)))
+        take_step(method, run)
+    assert rates == pytest.approx([1.0] * 6 + [3.0] * 4)
+
+
 def test_a_multiplier_that_pushes_on_is_unwound():
     for first, gap, expected in ((-2.0, 0.1, -1.0), (-2.0, -0.1, -2.0), (2.0, 0.1, 2.0), (2.0, -0.1, 1.0)):
         multipliers = torch.tensor([first, 1.0])

@@ -28,7 +28,6 @@ from neuroprune.pruning.surgery import remove
 from neuroprune.results.records import read_arrays, read_patterns, read_record
 from neuroprune.training import run as training
 from neuroprune.training import weight_arrays
-from neuroprune.training.batches import ShuffledLengthGroups
 from neuroprune.training.step_times import StepClock
 
 BERT = {
@@ -309,16 +308,6 @@ def test_frozen_embeddings_stay_as_they_are(data_root, tmp_path):
     fresh, _ = sources.load(chosen.model, tasks.load(chosen.task, data_root), seed=chosen.seed)
     weight = "bert.embeddings.word_embeddings.weight"
     assert torch.equal(trained.get_parameter(weight), fresh.get_parameter(weight))
-
-
-def test_batches_hold_rows_of_similar_length_and_come_in_random_order():
-    lengths = [int(n) for n in np.random.default_rng(0).integers(1, 100, 256)]
-    order = list(ShuffledLengthGroups(lengths, 8, seed=0))
-    assert sorted(order) == list(range(256))
-    batches = np.array([[lengths[row] for row in order[i : i + 8]] for i in range(0, 256, 8)])
-    assert np.ptp(batches, axis=1).mean() < 25  # of random rows: about 78
-    means = batches.mean(axis=1)
-    assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.5  # neighbours are no more alike than others
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "qwen3", "t5"])
