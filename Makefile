@@ -69,7 +69,7 @@ test-oldest: .venv-oldest/bin/.ready ## Run the tests with the lowest versions t
 large: $(BIN)/.ready ## Train two steps of a model of 300 M parameters within 12 GiB
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 -s -m large tests/training/test_large.py
 
-soak: $(BIN)/.ready ## Kill a small study 100 times at random, restart it, compare its results; KILLS=10 for fewer
+soak: $(BIN)/.ready ## Kill a small study 100 times at random, restart it, compare its results; KILLS=10 for fewer; continues after a stop
 	PYTHONPATH="$(CURDIR):$(CURDIR)/tests" OMP_NUM_THREADS=1 $(BIN)/python tests/workflow/soak.py --folder .soak --kills $(KILLS)
 
 lint: $(BIN)/.ready ## Style, types, docstrings, import directions, workflow

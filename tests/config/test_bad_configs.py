@@ -12,7 +12,7 @@ import yaml
 from neuroprune.cli import main
 from neuroprune.config.yaml_files import read_yaml
 
-SECONDS = 10  # far above what a refusal takes, far below a hang
+SECONDS = 10  # of processor time: far above what a refusal takes, far below a hang
 STUDY = {
     "study": "s",
     "models": {"m": {"source": "random:bert", "config": {"hidden_size": 32, "num_attention_heads": 4}}},
