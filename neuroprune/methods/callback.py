@@ -79,7 +79,7 @@ class Method(TrainerCallback):
 
     @property
     def report(self) -> dict[str, Any]:
-        """What the current or last run has removed, JSON-able."""
+        """Report of the current or last run: sparsity and removed units at each event, JSON-serializable."""
         return self.strategy.report
 
     # ---- hooks
@@ -88,11 +88,11 @@ class Method(TrainerCallback):
         """Take over the run's model and start the strategy.
 
         Args:
-            run: The run. What an interrupted run has left on its model is removed first.
+            run: The run. Hooks and frozen parameters left by an interrupted run are removed first.
 
         Raises:
             UserError: If another method works on the model in the same training, the model is compiled, or the strategy
-                refuses the run; nothing is left on the model then.
+                refuses the run. The model is then left unchanged.
         """
         with self._taking_over(run):
             self.strategy.start(run)
@@ -107,7 +107,7 @@ class Method(TrainerCallback):
         return self.strategy.state_dict()
 
     def before_step(self, run: Run) -> None:
-        """Act before the optimizer's step.
+        """Call the strategy before the optimizer's step.
 
         Args:
             run: The run, with the gradients of the step.
@@ -121,18 +121,18 @@ class Method(TrainerCallback):
         self.strategy.before_step(run)
 
     def after_step(self, run: Run) -> None:
-        """Act after the optimizer's step; after the first, refuse an optimizer whose state can't be cut."""
+        """Call the strategy after the optimizer's step; after the first, refuse states that can't be cut."""
         if self.cuts and not self._stepped:
             preconditions.check_can_cut(run.optimizer, self._cut_blocks(run))
             self._stepped = True
         self.strategy.after_step(run)
 
     def epoch_end(self, run: Run) -> None:
-        """Act after an epoch."""
+        """Call the strategy after an epoch."""
         self.strategy.epoch_end(run)
 
     def finish(self, run: Run) -> None:
-        """Act after the last step; release the model.
+        """Call the strategy after the last step; release the model.
 
         Args:
             run: The run.
@@ -146,7 +146,7 @@ class Method(TrainerCallback):
             check_reloadable(run.model)
 
     def abandon(self) -> None:
-        """Remove what an interrupted run has left on its model; release the model."""
+        """Remove hooks from the model, unfreeze its parameters, and release it."""
         self.strategy.abandon()
         if self._direct is not None:
             self._direct.detach()

@@ -1,8 +1,8 @@
 """Differentiable subset pruning of heads (Li et al. 2021, arXiv 2108.04657), as a baseline, on every architecture.
 
-The published constants and schedules are kept. What differs from the authors' code: noise is off in evaluation, all
-heads can be asked for, the end of the cooldown is a share of the steps, a step clips the gradient of the scores by
-itself, and heads that are not chosen are removed physically at the end, so that inference times compare.
+The published constants and schedules are kept. Differences from the authors' code: noise is off in evaluation, `heads`
+may be the number of all heads, the end of the cooldown is a fraction of the steps, the gradient of the scores is
+clipped separately, and other heads are removed physically at the end, so that inference times are comparable.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class HeadScores:
         self._optimizer.state[self.scores] = unnest("optimizer", state)
 
     def update(self) -> None:
-        """Take a step of the scores, with a clipped gradient and a learning rate that decays linearly to 0."""
+        """Update the scores, with a clipped gradient and a learning rate that decays linearly to 0."""
         if self.scores.grad is None:
             return
         distributed.average([self.scores.grad])
@@ -103,7 +103,7 @@ class SubsetPruning(Hooks):
     """Learn a score for each head, mask heads by their scores, keep the highest-scoring heads at the end.
 
     Args:
-        settings: All are read here.
+        settings: DSP's settings.
 
     Attributes:
         learned: The scores; None before `start`.
@@ -135,7 +135,7 @@ class SubsetPruning(Hooks):
         self.report.update(state["report"])
 
     def before_step(self, run: Run) -> None:
-        """Take a step of the scores."""
+        """Update the scores."""
         assert self.learned is not None
         self.learned.step = run.step
         self.learned.update()
@@ -159,7 +159,7 @@ class SubsetPruning(Hooks):
         self.report["events"].append({"step": run.step} | reached(run.model))
 
     def abandon(self) -> None:
-        """Remove the gates; unfreeze what was frozen."""
+        """Remove the gates; unfreeze parameters."""
         if self._gates is not None:
             self._gates.detach()
         for parameter in self._frozen:
@@ -209,8 +209,8 @@ def xavier_scores(counts: list[int]) -> Tensor:
 
 
 def _units(heads: int, units: int, groups: int) -> int:
-    """Return how many units are to stay; refuse what can't be."""
+    """Return the number of units to keep; refuse an impossible number."""
     if heads > units * groups or heads % groups:
-        steps = f" in steps of {groups}, because so many share a key/value head" if groups > 1 else ""
+        steps = f" in steps of {groups}, because {groups} query heads share a key/value head" if groups > 1 else ""
         raise UserError(f"heads={heads}: the model has {units * groups} heads; ask for {groups} to all of them{steps}.")
     return heads // groups

@@ -14,7 +14,7 @@ from neuroprune.errors import UserError
 from neuroprune.pruning.blocks import Blocks, find_blocks, unwrapped
 
 State = dict[str, Any]
-"""What a method must restore when a run resumes: tensors and JSON-able values by name."""
+"""State of a method that a resumed run restores: tensors and JSON-serializable values by name."""
 
 ASSUMED_BATCH = 32  # rows of an optimizer step if a bare loop does not set `batch_size`
 
@@ -119,9 +119,9 @@ class Hooks:
         settings: The method's settings.
 
     Attributes:
-        report: What the run has removed, JSON-able.
-        settles: Whether `settled` becomes true in the course of a run.
-        heads_only: Whether the units of attentions alone are removed.
+        report: Sparsity and removed units at each event, JSON-serializable.
+        settles: Whether `settled` becomes true during a run.
+        heads_only: Whether only units of attentions are removed.
     """
 
     settles: ClassVar[bool] = False
@@ -133,14 +133,14 @@ class Hooks:
 
     @property
     def settled(self) -> bool:
-        """Whether a checkpoint of now can replace the model before `finish`: the shapes stay, and so do the zeros."""
+        """Whether a checkpoint can already replace the final model: shapes and zeros no longer change."""
         return False
 
     def start(self, run: Run) -> None:
         """Act before the first step."""
 
     def state_dict(self) -> State:
-        """Return what `resume` needs: tensors and JSON-able values by name, as they are after a step."""
+        """Return the state that `resume` restores: tensors and JSON-serializable values by name, as after a step."""
         return {}
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
@@ -166,4 +166,4 @@ class Hooks:
         """Act after the last step."""
 
     def abandon(self) -> None:
-        """Remove what an interrupted run has left on the model; may be called at any time and repeatedly."""
+        """Remove hooks and unfreeze parameters; may be called at any time and repeatedly."""

@@ -1,4 +1,4 @@
-"""l1 pruning, the paper's baseline for T5 and OPT, in the same two forms as NeuroPrune so that results compare."""
+"""l1 pruning, the paper's baseline for T5 and OPT, in the same two forms as NeuroPrune for comparison."""
 
 from __future__ import annotations
 

@@ -19,9 +19,9 @@ from neuroprune.pruning.blocks import Block, Projection
 
 
 class TaylorTarget(UnitTarget):
-    """At each event remove the units with the smallest sum of |w dL/dw| for each weight.
+    """At each event, remove the units with the smallest sum of |w dL/dw| per weight.
 
-    The gradients are those of the optimizer's steps before the event, clipped as they are.
+    The gradients are those of the optimizer steps before the event, after clipping.
     """
 
     settings: TaylorSettings
@@ -53,7 +53,7 @@ class TaylorTarget(UnitTarget):
             self._sums = {block: sums[str(i)].to(device) for i, block in enumerate(run.blocks.all)}
 
     def scores(self, run: Run) -> dict[Block, Tensor]:
-        """Return the sums since the last event, and reset them; a block that every step skipped is not to be cut."""
+        """Return the sums since the last event, and reset them; a block that every step skipped is not cut."""
         sums, self._sums = self._sums, None
         assert sums is not None, "before_step has run at least once before an event"
         return {
@@ -63,7 +63,7 @@ class TaylorTarget(UnitTarget):
 
 @torch.no_grad()
 def taylor_scores(run: Run) -> dict[Block, Tensor]:
-    """Sum |w dL/dw| over the weights of each unit, for the present gradients.
+    """Sum |w dL/dw| over the weights of each unit, for the current gradients.
 
     Args:
         run: A run whose gradients of a step are complete; a layer that the step has skipped has none, and scores 0.

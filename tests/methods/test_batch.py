@@ -190,9 +190,9 @@ def test_positions_that_stand_still_in_padding_are_no_new_sequences():
 
 def test_a_mask_of_other_tokens_is_refused():
     batch = Batch(size=3, mask=torch.ones(3, 9, dtype=torch.bool))
-    with pytest.raises(UserError, match=r"mask is of \[3, 9\] rows and tokens, but a layer reads \[3, 7\]"):
+    with pytest.raises(UserError, match=r"mask has \[3, 9\] rows and tokens, but a layer reads \[3, 7\]"):
         batch.real(False, torch.Size((3, 7, 16)))
-    with pytest.raises(UserError, match="no multiple of the batch's 3 rows"):
+    with pytest.raises(UserError, match="not a multiple of the batch's 3 rows"):
         batch.split(torch.ones(4, 7, 16))
     model = make_model("llama")
     with pytest.raises(UserError, match="dictionary of masks"):

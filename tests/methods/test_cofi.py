@@ -385,6 +385,18 @@ def test_the_published_demo_run_lags_behind_its_target_and_catches_up():
     assert min(gaps) > -0.25 and max(gaps[len(gaps) // 4 :]) < 0.02 and abs(gaps[-1]) < 0.01
 
 
+def test_the_masks_themselves_meet_the_target():
+    """Single zeros complete the count; whole units must come close."""
+    model, method = make_model("bert"), CoFi(sparsity=0.6)
+    train_bare(method, model, steps=12)
+    assert method.report["masks_sparsity"] == pytest.approx(0.6, abs=0.02)
+
+
+def test_masks_are_learned_for_at_least_one_step():
+    settings = CoFi(sparsity=0.5, start=0.8, warmup=0.01, end=0.82).settings
+    assert [Timetable.of(settings, steps).end for steps in (2, 5, 10)] == [2, 5, 9]
+
+
 def test_what_is_gone_stays_gone_in_the_final_fine_tuning():
     model, method = make_model("bert").train(), CoFi(sparsity=0.9, start=0.1, warmup=0.1, end=0.5)
     run = make_run(model, steps=20, lr=1e-2)

@@ -129,7 +129,7 @@ def test_a_run_with_a_teacher_may_stop_and_go_on(stop, tmp_path):
 def test_a_teacher_of_another_kind_is_refused(tmp_path):
     save_pretrained(make_model("bert", hidden_size=32), tmp_path / "wide")
     method, model = CoFi(sparsity=0.6, teacher=str(tmp_path / "wide")), make_model("bert")
-    with pytest.raises(UserError, match=r"teacher: hidden_size of the model in .* is 32, but .* student is 16"):
+    with pytest.raises(UserError, match=r"teacher: hidden_size of the model in .* is 32, but the student's is 16"):
         method.start(make_run(model, 10))
     with pytest.raises(UserError, match="needs fine-tuning before pruning"):
         CoFi(sparsity=0.6, teacher="run", start=0)

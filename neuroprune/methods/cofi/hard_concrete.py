@@ -1,6 +1,6 @@
 """Hard-concrete gates (Louizos et al. 2018) with CoFi's constants: numbers in [0, 1] that are often exactly 0 or 1.
 
-Each gate has one parameter, log alpha. The larger it is, the likelier the gate is open.
+Each gate has one parameter, log alpha. The larger it is, the more likely the gate is open.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def open_probability(log_alpha: Tensor) -> Tensor:
 
 
 def evaluation_gates(log_alpha: Tensor, shift: float = 0.0) -> Tensor:
-    """Return the gates without noise: as many zeros as are expected, and sigmoid(0.8 log alpha / T) for the others.
+    """Return the gates without noise: the expected number of zeros, and sigmoid(0.8 log alpha / T) for the others.
 
     Args:
         log_alpha: `[gates]`, one row: the gates among which the zeros are chosen, the smallest first.

@@ -1,4 +1,4 @@
-"""CoFi's masks in a model: multiplied in during training, folded into the weights and removed exactly at the end.
+"""CoFi's masks in a model: applied during training, then folded into the weights, with exact removal of closed units.
 
 The fold differs from the authors': a hidden mask that is neither 0 nor 1 goes into what is written to the residual
 stream and into the layer norms' weights *and biases*, not into the matrices that read it. So the compacted model
@@ -22,13 +22,13 @@ from neuroprune.pruning.residual_stream import Stream, remove_hidden
 
 
 class MaskedModel:
-    """A model with masks: drawn once a forward pass, multiplied in, until `detach`.
+    """Hooks that draw masks once per forward pass and apply them, until `detach`.
 
     Args:
         model: A model.
         blocks: Its attentions and MLPs.
         stream: Its residual stream, None if there is no hidden mask.
-        draw: Makes the masks; its argument says whether the model trains.
+        draw: Returns the masks; its argument is true in training.
 
     Attributes:
         masks: Those of the last forward pass.
@@ -101,15 +101,15 @@ def masked_norm(norm: Any, x: Tensor, mask: Tensor) -> Tensor:
 
 @torch.no_grad()
 def compact(run: Run, stream: Stream | None, masks: MaskValues) -> list[str]:
-    """Fold masks into the weights and remove everything that they close; the model then computes what it did with them.
+    """Fold masks into the weights and remove closed units; the model's output does not change.
 
     Args:
         run: The run; its model is changed in place, the optimizer's state follows.
         stream: The residual stream, None if there is no hidden mask.
-        masks: Values as the model was last used with.
+        masks: The final masks.
 
     Returns:
-        Names of attentions and MLPs that pass nothing on any more.
+        Names of attentions and MLPs that no longer contribute.
     """
     closed = {}
     for block in run.blocks.all:
@@ -127,7 +127,7 @@ def compact(run: Run, stream: Stream | None, masks: MaskValues) -> list[str]:
 
 
 def _fold_hidden(stream: Stream, layers: list[tuple[Tensor, Tensor | None]], mask: Tensor) -> None:
-    """Multiply a hidden mask into what is written to the stream and into the norms over it."""
+    """Multiply a hidden mask into the matrices that write to the stream and into the norms over it."""
     for table in {id(module.weight): module.weight for module in stream.embeddings}.values():
         table.mul_(mask.to(table))  # type: ignore[operator, arg-type]
     for weight, bias in layers:

@@ -1,4 +1,4 @@
-"""CoFi's five kinds of masks on any architecture: their parameters, their values, and the sparsity that they stand for.
+"""CoFi's five kinds of masks on any architecture: their parameters, values and expected sparsity.
 
 `hidden` acts on what embeddings, attentions and MLPs write to the residual stream, and on layer norms, which are taken
 over the open dimensions alone; `head` and `intermediate` on what an output projection reads from a head or neuron;
@@ -123,8 +123,8 @@ class MaskParameters:
 
     Args:
         sizes: The model's.
-        kinds: Which kinds of masks there are; gates of the others are always open.
-        device: Where they lie.
+        kinds: Kinds of masks; gates of other kinds are always open.
+        device: Device of the parameters.
     """
 
     def __init__(self, sizes: Sizes, kinds: Sequence[str], device: torch.device | str = "cpu") -> None:
@@ -202,13 +202,13 @@ def _block_masks(sizes: Sequence[BlockSize], units: Tensor, outputs: Tensor) -> 
 def meet(parameters: MaskParameters, target: float, total: int) -> MaskValues:
     """Return the gates without noise whose exact sparsity is just below a target.
 
-    One number is added to all log alpha when zeros are counted: the smallest for which not too much goes. Then neurons
-    (where they have masks, else heads) close one by one, the likeliest to be closed first, for as long as it
-    is not too much.
+    When zeros are counted, a common shift is added to all log alpha: the smallest that keeps the sparsity within the
+    target. Then single neurons (or heads, if neurons have no masks) are closed, the most likely ones first, as long as
+    the sparsity stays within the target.
 
     Args:
         parameters: The gates' log alpha.
-        target: Share of the prunable weights that is to go.
+        target: Fraction of the prunable weights to remove.
         total: Prunable weights of the dense model.
 
     Returns:

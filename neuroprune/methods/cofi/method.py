@@ -47,11 +47,11 @@ class MaskedPruning(Hooks):
     Masks and multipliers are not part of the model and have optimizers of their own.
 
     Args:
-        settings: All are read here.
+        settings: CoFi's settings.
 
     Attributes:
         stage: The current stage; None before `start`.
-        distillation: What replaces the loss while there is a teacher.
+        distillation: The distillation loss; None without a teacher.
     """
 
     settles = True
@@ -71,7 +71,7 @@ class MaskedPruning(Hooks):
         return isinstance(self.stage, FinalFineTuning)
 
     def start(self, run: Run) -> None:
-        """Plan the stages; find out which masks the model can have."""
+        """Plan the stages; find out which masks the model supports."""
         if run.step:
             raise UserError(f"CoFi can't begin at step {run.step}: its masks are not in the model; train from step 0.")
         asked = self.settings
@@ -113,14 +113,14 @@ class MaskedPruning(Hooks):
         self.stage = self._restored_stage(run, state["stage"], unnest("stage", state))
 
     def before_step(self, run: Run) -> None:
-        """Take a step of the distillation and of the stage."""
+        """Update the distillation's linear map and the stage."""
         assert self.stage is not None
         if self.distillation is not None:
             self.distillation.step(run.optimizer.param_groups[0]["lr"])
         self.stage.before_step(run)
 
     def after_step(self, run: Run) -> None:
-        """Begin the next stage if it is time; act as the current one does."""
+        """Begin the next stage if it is due; call the current one."""
         stage = self.stage
         if isinstance(stage, FineTuning) and run.step == self._timetable.begin:
             if self.settings.teacher == "run":
@@ -191,7 +191,7 @@ class MaskedPruning(Hooks):
         return torch.tensor([mlp.name not in self.report["silent"] for mlp in blocks.mlps])
 
     def _compact(self, run: Run, stage: MaskLearning) -> None:
-        """Fix the masks, remove what they close, and begin the last stage."""
+        """Fix the masks, remove closed units, and begin the last stage."""
         stage.detach()
         total = prunable_weights(run.model)
         masks = stage.final_masks(total)
@@ -243,7 +243,7 @@ def _mask_parameters(run: Run, kinds: Sequence[str]) -> MaskParameters:
 
 
 def _stream(run: Run, kinds: tuple[str, ...]) -> tuple[Stream | None, dict[str, str]]:
-    """Find the residual stream if a hidden mask is wanted; say why if the model can't have one."""
+    """Find the residual stream if a hidden mask is wanted; return a reason if the model does not support one."""
     if "hidden" not in kinds:
         return None, {}
     if run.wrapped and base_of(run.model) is run.model:

@@ -1,4 +1,4 @@
-"""The three stages of a CoFi run: fine-tuning, learning of masks under a rising target, fine-tuning of what is left."""
+"""Stages of a CoFi run: fine-tuning, mask learning under a rising target, and final fine-tuning."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from neuroprune.methods.components.zero_mask import KeptZeros
 from neuroprune.methods.hooks import Run, State
 from neuroprune.pruning.residual_stream import Stream
 
-# The fair schedule, found on a model of the masks alone: 80 steps follow a target of .8 without passing it.
+# The fair schedule was tuned on the masks alone: within 80 steps they reach a target of 0.8 without overshooting.
 FASTEST = 1.0  # largest learning rate of the masks
-FAIR_BETAS = (0.5, 0.95)  # Adam's memory for the masks, short enough to turn round
+FAIR_BETAS = (0.5, 0.95)  # of Adam for the masks, short enough to change direction
 FAIR_LEAD = 8.0  # learning rate of the multipliers over that of the masks
 FAIR_WARMUP = 0.6  # smallest fraction of the pruning stage over which the target rises
 
@@ -61,7 +61,7 @@ class Timetable:
 
 
 class Stage:
-    """A part of a run; what a stage does not define does nothing.
+    """A stage of a run; its hooks do nothing by default.
 
     Attributes:
         name: Its name in the method's state.
@@ -70,7 +70,7 @@ class Stage:
     name: ClassVar[str]
 
     def state_dict(self) -> State:
-        """Return what `load_state` needs."""
+        """Return the state that `load_state` restores."""
         raise NotImplementedError
 
     def load_state(self, run: Run, state: Mapping[str, Any]) -> None:
@@ -156,7 +156,7 @@ class MaskLearning(Stage):
         return self.masked_model.masks.open_mlps()
 
     def before_step(self, run: Run) -> None:
-        """Take a step of masks and multipliers; note it in the history."""
+        """Update masks and multipliers; add the step to the history."""
         target = self._timetable.target(self._settings.sparsity, run.step)
         self._note(run, self.updates.step(target), target)
 
@@ -165,7 +165,7 @@ class MaskLearning(Stage):
         self.masked_model.detach()
 
     def final_masks(self, total: int) -> MaskValues:
-        """Return the masks that would be fixed now."""
+        """Return the final masks."""
         if self._settings.schedule == "fair":
             return meet(self.masks, self._settings.sparsity, total)
         return self.masks.for_evaluation()
@@ -183,7 +183,7 @@ class MaskLearning(Stage):
 
 
 class FinalFineTuning(Stage):
-    """The third stage: the compacted model trains on, its zeros stay zero.
+    """The third stage: the compacted model is fine-tuned, and its zeros are held.
 
     Args:
         rate_factor: Factor of the learning rate, re-warmed.
@@ -255,7 +255,7 @@ class MaskUpdates:
         ]
 
     def step(self, target: float) -> float:
-        """Take a step of masks and multipliers; return the expected sparsity before it."""
+        """Update masks and multipliers; return the expected sparsity before the update."""
         expected = sparsity_of(self._masks.open_probability(), self._total)
         lagrangian(expected, target, self.multipliers).backward()
         distributed.average(p.grad for p in self._masks.log_alpha.values() if p.grad is not None)
@@ -283,7 +283,7 @@ class MaskUpdates:
             optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter) for k, v in moments.items()}
 
     def _learned(self) -> Iterator[tuple[str, nn.Parameter, torch.optim.Optimizer]]:
-        """Yield the name, parameter and optimizer of everything that is learned besides the model."""
+        """Yield the name, parameter and optimizer of all masks and of the multipliers."""
         for kind, parameter in self._masks.log_alpha.items():
             yield kind, parameter, self.optimizers[0]
         yield "multipliers", self.multipliers, self.optimizers[1]

@@ -20,15 +20,15 @@ ALLOWED = -1.0  # an additive mask above this lets a token be attended to
 class Batch:
     """Rows and padding of the batch that a model is working on.
 
-    A row is what the loss is a mean over: all choices of a question are one row, with their tokens in turn. The
+    A row is a unit of the loss's mean: all choices of a question are one row, with their tokens in turn. The
     sequences that are packed into one row are rows of their own.
 
     Args:
         size: Number of rows before unpacking, None if unknown.
         mask: bool `[size, tokens]` of the input, None if nothing is padded.
         decoder_mask: The same for the decoder of an encoder-decoder.
-        loss_rows: Number of rows over which the loss is a mean, None if these.
-        packed: How packed sequences are laid out, None if no row holds several.
+        loss_rows: Number of rows the loss is averaged over; None if it is `size`.
+        packed: Layout of packed sequences; None if no row holds several.
     """
 
     size: int | None = None
@@ -39,7 +39,7 @@ class Batch:
 
     @classmethod
     def from_call(cls, forward: Callable[..., Any], model: Any, args: Any, kwargs: Any) -> Batch:
-        """Read it from the arguments of a call of the model.
+        """Read a batch from the arguments of a call of the model.
 
         Args:
             forward: The unbound forward function of the model's class.
@@ -55,7 +55,7 @@ class Batch:
         given = given | given.get("kwargs", {})
         if isinstance(given.get("attention_mask"), Mapping):
             raise UserError(
-                "attention_mask is a dictionary of masks, from which padding can't be read; pass one mask "
+                "attention_mask is a dictionary of masks, which does not mark the padding; pass one mask "
                 "[rows, tokens]."
             )
         given = {key: value for key, value in given.items() if isinstance(value, Tensor)}
@@ -66,13 +66,13 @@ class Batch:
         return replace(batch, packed=Packed.found(given))
 
     def split(self, tensor: Tensor) -> Tensor:
-        """Give `[rows, tokens, channels]` to a tensor that may be flattened, or have a sequence for each choice."""
+        """Reshape a tensor that may be flattened, or have a sequence for each choice, to `[rows, tokens, channels]`."""
         rows = self.size or (len(tensor) if tensor.dim() == 3 else 1)
         if tensor.dim() != 3 or len(tensor) != rows:
             if tensor[..., 0].numel() % rows:
                 raise UserError(
-                    f"a layer reads {len(tensor)} sequences, which are no multiple of the batch's {rows} rows; pass "
-                    "the model one row of input_ids for each row of the loss."
+                    f"a layer reads {len(tensor)} sequences, which is not a multiple of the batch's {rows} rows; pass "
+                    "one row of input_ids for each row of the loss."
                 )
             tensor = tensor.reshape(rows, -1, tensor.shape[-1])
         return self.packed.split(tensor) if self.packed is not None else tensor
@@ -95,15 +95,15 @@ class Batch:
             return self.packed.real(mask)
         if mask is not None and mask.shape != shape[:2]:
             raise UserError(
-                f"the attention mask is of {list(mask.shape)} rows and tokens, but a layer reads {list(shape[:2])}, "
-                "so padding can't be told from text; pass a mask for the tokens that the layers read."
+                f"the attention mask has {list(mask.shape)} rows and tokens, but a layer reads {list(shape[:2])}, so "
+                "padding can't be identified; pass a mask for the tokens that the layers read."
             )
         return mask
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Layout of several sequences in each row, told by positions that restart.
+    """Layout of several sequences in each row, found from positions that restart.
 
     Args:
         sequence: int64 `[rows * tokens]`, number of the sequence of each token.
@@ -115,7 +115,7 @@ class Packed:
 
     @classmethod
     def found(cls, given: Mapping[str, Tensor]) -> Packed | None:
-        """Return the layout, None if no row holds several sequences or a mask of tokens says what is padding."""
+        """Return the layout; None if no row holds several sequences, or if a mask of tokens marks the padding."""
         positions, mask, shape = given.get("position_ids"), given.get("attention_mask"), _token_shape(given)
         if positions is None or positions.dim() != 2 or shape is None or (mask is not None and mask.dim() == 2):
             return None
@@ -128,7 +128,7 @@ class Packed:
         return cls(sequence, torch.arange(len(sequence), device=first.device) - first[sequence])
 
     def split(self, tensor: Tensor) -> Tensor:
-        """Give `[rows, tokens, channels]` a row for each sequence, filled with zeros up to the longest."""
+        """Return `[sequences, tokens, channels]`: each sequence in a row of its own, padded with zeros."""
         rows = tensor.new_zeros(*self._shape, tensor.shape[-1])
         rows[self.sequence, self.place] = tensor.flatten(0, 1)
         return rows

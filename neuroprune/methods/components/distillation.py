@@ -1,8 +1,8 @@
-"""CoFi's distillation (Xia et al. 2022, section 3.2): a dense teacher's predictions and layers take the labels' place.
+"""CoFi's distillation (Xia et al. 2022, section 3.2): the loss is the distance to a dense teacher, without labels.
 
-The published constants are kept. What differs from the authors' code: padding counts nowhere, the layers that are left
-are those whose MLP has a mask above 0, as the paper writes (the code looks them up in the wrong order), and a teacher's
-layer that finds no partner costs nothing.
+The published constants are kept. Differences from the authors' code: padding is excluded everywhere; the remaining
+layers are those whose MLP has a mask above 0, as in the paper (the code looks them up in the wrong order); and a layer
+of the teacher without a partner adds no loss.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def prediction_loss(student: Tensor, teacher: Tensor, temperature: float) -> Ten
 
     Args:
         student: Logits, `[rows, classes]`.
-        teacher: Likewise.
-        temperature: What logits are divided by, > 0.
+        teacher: Logits of the teacher, of the same shape.
+        temperature: Divisor of the logits, > 0.
 
     Returns:
         A scalar.
@@ -45,7 +45,7 @@ def number_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Args:
         student: Outputs, `[rows, outputs]`.
-        teacher: Likewise.
+        teacher: Logits of the teacher, of the same shape.
 
     Returns:
         A scalar.
@@ -58,8 +58,8 @@ def layer_distances(teacher: list[Tensor], student: list[Tensor], present: Tenso
 
     Args:
         teacher: Outputs of its chosen layers, `[batch, length, width]` each.
-        student: Outputs of all layers, likewise.
-        present: Which tokens are no padding, bool `[batch, length]`.
+        student: Outputs of all layers, `[batch, length, width]` each.
+        present: Tokens that are not padding, bool `[batch, length]`.
 
     Returns:
         `[teacher layers, student layers]`.
@@ -69,16 +69,16 @@ def layer_distances(teacher: list[Tensor], student: list[Tensor], present: Tenso
 
 
 def align(distances: Tensor, alive: Tensor) -> list[int | None]:
-    """Find each teacher layer's partner: the nearest of the student's living layers, in order.
+    """Return each teacher layer's partner: the nearest remaining layer of the student, in order.
 
-    Partners are chosen from the top: each lies below that of the teacher layer above it.
+    Partners are chosen from the top, each below the partner of the teacher layer above it.
 
     Args:
         distances: `[teacher layers, student layers]`.
-        alive: Which of the student's layers are left, bool `[student layers]`.
+        alive: Remaining layers of the student, bool `[student layers]`.
 
     Returns:
-        A student layer for each teacher layer; None where there is none left.
+        A student layer for each teacher layer; None where no layer remains.
     """
     below, partners = distances.shape[1], []
     for row in distances.detach().flip(0):
@@ -90,7 +90,7 @@ def align(distances: Tensor, alive: Tensor) -> list[int | None]:
 
 
 def spread(layers: int, count: int = TEACHER_LAYERS) -> list[int]:
-    """Return which layers of a stack teach, from 0: the last, and others at even distances below it."""
+    """Return the teaching layers of a stack, from 0: the last, and others at even distances below it."""
     return sorted({-(-layers * (place + 1) // count) - 1 for place in range(count)})
 
 
@@ -103,9 +103,9 @@ class Distillation:
     Args:
         model: The student; it must compute its own loss.
         teacher: A dense model of the same vocabulary and classes, put into eval mode, never trained.
-        layers: Share of the layer loss, 0 to 1.
-        temperature: Of the softened predictions.
-        alive: Says which MLPs are left, bool `[MLPs]`; they are those of all stacks in turn.
+        layers: Weight of the layer loss, 0 to 1.
+        temperature: Temperature of the softened predictions.
+        alive: Returns which MLPs of all stacks, in turn, remain, bool `[MLPs]`.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Distillation:
             self._handles.pop().remove()
 
     def step(self, rate: float) -> None:
-        """Take a step of the linear map with the model's learning rate."""
+        """Update the linear map with the model's learning rate."""
         if self.map.grad is not None:
             self._optimizer.param_groups[0]["lr"] = rate
             self._optimizer.step()
@@ -164,7 +164,7 @@ class Distillation:
         if not model.training:
             return None
         if outputs.get("loss") is None:
-            raise UserError("distillation takes the place of the model's own loss, but it computes none: give labels.")
+            raise UserError("distillation replaces the model's own loss, but the model computes none; pass labels.")
         with torch.no_grad():
             wanted = self.teacher(*args, **inputs)
         present = _present(inputs["labels"], outputs["logits"])
@@ -204,8 +204,8 @@ def _tokens(batch: Batch, stack: str, states: Tensor) -> Tensor:
         return torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
     if mask.numel() != states[..., 0].numel():
         raise UserError(
-            f"the attention mask is of {mask.numel()} tokens, but the layers read {states[..., 0].numel()}, so padding "
-            "can't be left out of the distillation; pass a mask for the tokens that the layers read."
+            f"the attention mask has {mask.numel()} tokens, but the layers read {states[..., 0].numel()}, so padding "
+            "can't be excluded from the distillation; pass a mask for the tokens that the layers read."
         )
     return mask.reshape(states.shape[:2])
 
@@ -214,20 +214,20 @@ def load_teacher(folder: str, model: Any) -> nn.Module:
     """Load the teacher of a distillation.
 
     Args:
-        folder: Where it is saved.
+        folder: Folder of the saved teacher.
         model: The student.
 
     Returns:
         The teacher.
 
     Raises:
-        UserError: If it can't be loaded, or is of another kind than the student.
+        UserError: If it can't be loaded, or differs from the student in type, width, labels or vocabulary.
     """
     teacher = from_pretrained(folder)
     for what in ("model_type", "hidden_size", "num_labels", "vocab_size"):
         found, wanted = (getattr(each.config, what, None) for each in (teacher, model))
         if found != wanted:
-            raise UserError(f"teacher: {what} of the model in {folder} is {found}, but that of its student is {wanted}")
+            raise UserError(f"teacher: {what} of the model in {folder} is {found}, but the student's is {wanted}")
     return teacher
 
 
@@ -237,18 +237,18 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def copy_of(model: Any, weights: Mapping[str, Tensor]) -> nn.Module:
-    """Return a model of the same class and configuration with weights of its own; no hook comes along.
+    """Return a dense copy of a model with given weights and without hooks.
 
     Args:
         model: A transformers model, cut or not.
-        weights: As `weights_of` gave them when it was dense.
+        weights: Result of `weights_of` while the model was dense.
 
     Returns:
         The dense model.
     """
-    with torch.random.fork_rng():  # what its first weights are drawn with is not the run's
+    with torch.random.fork_rng():  # initial weights must not use the run's random numbers
         config = copy.deepcopy(model.config)
         config.__dict__.pop("quantization_config", None)  # the copy is dense
         made: nn.Module = type(model)(config)
-    made.load_state_dict(dict(weights), strict=False)  # weights that are shared stand there once
+    made.load_state_dict(dict(weights), strict=False)  # shared weights are listed once
     return made

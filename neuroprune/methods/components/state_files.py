@@ -19,11 +19,11 @@ TENSORS, VALUES = "method.safetensors", "method.json"
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write a state; the file with the values comes last, so where it is, the state is whole.
+    """Write a state. The file with the values is written last, so if it exists, the state is complete.
 
     Args:
-        folder: A folder that is there.
-        state: Tensors and JSON-able values by name.
+        folder: An existing folder.
+        state: Tensors and JSON-serializable values by name.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items() if isinstance(value, Tensor)}
     values = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
@@ -34,7 +34,7 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_state(folder: Path) -> State | None:
-    """Read what `save_state` wrote.
+    """Read a state written by `save_state`.
 
     Args:
         folder: The folder.
@@ -55,10 +55,10 @@ def load_state(folder: Path) -> State | None:
 
 
 def nest(prefix: str, state: Mapping[str, Any]) -> State:
-    """Put a part's state under a name of its own: `a` becomes `prefix.a`."""
+    """Prefix the names of a part's state: `a` becomes `prefix.a`."""
     return {f"{prefix}.{name}": value for name, value in state.items()}
 
 
 def unnest(prefix: str, state: Mapping[str, Any]) -> State:
-    """Undo `nest`: the part's state, empty if there is none."""
+    """Return a part's state without the prefix of `nest`; empty if there is none."""
     return {name.removeprefix(f"{prefix}."): value for name, value in state.items() if name.startswith(f"{prefix}.")}

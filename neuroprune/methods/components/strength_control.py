@@ -34,7 +34,7 @@ class StrengthControl:
         target: Share of the prunable weights that is to be absent at the end, between 0 and 1.
         start: Share of the steps at which the ramp of the wanted share begins.
         end: Share of the steps at which it reaches the target; later the target is held.
-        factor: The present factor.
+        factor: The current factor.
         integral: The accumulated part of the log factor.
     """
 
@@ -62,7 +62,7 @@ class StrengthControl:
         self.factor = math.exp(_bounded(PROPORTIONAL * error + self.integral))
 
     def state_dict(self) -> dict[str, float]:
-        """Return what a resumed run needs."""
+        """Return the state that a resumed run restores."""
         return {"target": self.target, "factor": self.factor, "integral": self.integral}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -75,7 +75,7 @@ def absence_threshold(eps: float, rate: float) -> float:
 
     Args:
         eps: The paper's threshold, which counts at the end.
-        rate: The present learning rate; an entry that only the penalty moves stays within about this of zero.
+        rate: The current learning rate; an entry that only the penalty moves stays within about this of zero.
 
     Returns:
         The larger of `eps` and `ABSENT_RATES` learning rates.

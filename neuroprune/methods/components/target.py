@@ -24,7 +24,7 @@ class TargetForm(Hooks):
     """Removal events that end exactly at a sparsity, then training at a raised learning rate.
 
     Args:
-        settings: `sparsity` (None if no share is asked for), `start`, `end`, `events`, `post_lr` and
+        settings: `sparsity` (None without a target sparsity), `start`, `end`, `events`, `post_lr` and
             `freeze_embeddings` are read here.
     """
 
@@ -45,7 +45,7 @@ class TargetForm(Hooks):
         return not self.events
 
     def prune(self, run: Run, goal: int, last: bool) -> None:
-        """Bring the number of zero or removed weights to `goal`, exactly so at the last event."""
+        """Bring the number of zero or removed weights up to `goal`, exactly at the last event."""
         raise NotImplementedError
 
     def complete(self, run: Run) -> None:
@@ -53,7 +53,7 @@ class TargetForm(Hooks):
         remove_zero_units(run.model, run.optimizer)
 
     def start(self, run: Run) -> None:
-        """Plan the events that are still to come."""
+        """Plan the remaining events."""
         preconditions.check_rate(run, "post_lr", self.settings.post_lr)
         if self.settings.sparsity is not None:
             preconditions.check_target(run.model, self.settings.sparsity)
@@ -77,7 +77,7 @@ class TargetForm(Hooks):
             self._frozen = freeze_embeddings(run)
 
     def after_step(self, run: Run) -> None:
-        """Hold zeros, take an event if it is time, follow the learning rate."""
+        """Hold zeros, take an event if it is due, update the learning rate."""
         self.zeros.apply()
         if run.step in self.events:
             self._take_event(run, self.events.pop(run.step))
@@ -98,7 +98,7 @@ class TargetForm(Hooks):
         self._rate.detach()
 
     def _plan(self, run: Run, plan: Sequence[tuple[int, float]] | None = None) -> None:
-        """Compute the step of each event and the share of the weights it leads to, unless there is a plan."""
+        """Compute the step of each event and the sparsity after it, unless a plan is given."""
         preconditions.check_trained(run.blocks)
         steps = event_steps(run.total_steps, self.settings.start, self.settings.end, self.settings.events)
         shares = cubic_schedule(self.settings.sparsity or 0.0, len(steps))

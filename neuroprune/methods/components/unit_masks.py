@@ -19,7 +19,7 @@ from neuroprune.methods.hooks import Run
 from neuroprune.pruning.blocks import Block
 
 Draw = Callable[[bool], Mapping[Block, Tensor]]
-"""Whether the model trains -> a mask `[units]` for each gated block."""
+"""Function from whether the model is in training to a mask `[units]` for each gated block."""
 
 
 class Gates:
@@ -28,7 +28,7 @@ class Gates:
     Args:
         model: A model of a known architecture.
         blocks: The attentions and MLPs that are gated.
-        draw: Makes their masks.
+        draw: Returns their masks.
     """
 
     def __init__(self, model: nn.Module, blocks: Iterable[Block], draw: Draw) -> None:
@@ -54,10 +54,10 @@ class Gates:
 
 @torch.no_grad()
 def remove_closed(run: Run, masks: Mapping[Block, Tensor]) -> list[str]:
-    """Multiply masks into the weights for good and remove the units that they close.
+    """Multiply masks into the weights permanently and remove the closed units.
 
-    The model then computes what it did with the masks. A block that would lose all its units keeps one, whose weights
-    are all zero, so that it contributes nothing.
+    The model's output does not change. A block that would lose all its units keeps one with zero weights, which
+    contributes nothing.
 
     Args:
         run: The run; its model is changed in place, the optimizer's state follows.

@@ -1,4 +1,4 @@
-"""Single weights that are zero: selection of the smallest, and holding them at zero in further training."""
+"""Single zero weights: selection of the smallest, and holding them at zero in further training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from neuroprune.pruning.surgery import remove_zero_units
 
 
 class KeptZeros:
-    """Single weights that are zero and stay so.
+    """Single weights that are held at zero.
 
     Args:
         marks: Number of a projection among the model's prunable ones -> the projection, and a bool matrix of its
@@ -33,7 +33,7 @@ class KeptZeros:
 
     @classmethod
     def of(cls, blocks: Blocks) -> KeptZeros:
-        """Hold every prunable weight that is zero now."""
+        """Hold every prunable weight that is currently zero."""
         projections = prunable_projections(blocks)
         marks = {i: (projection, projection.weight.detach() == 0) for i, projection in enumerate(projections)}
         return cls({i: (projection, mark) for i, (projection, mark) in marks.items() if bool(mark.any())})

@@ -1,10 +1,10 @@
 """NeuroPrune by functional connectivity (NeuroPrune-FC): this project's own algorithm, which meets a target.
 
-Units are MLP neurons and heads. The paper's three ideas stand in it as follows:
+Units are MLP neurons and heads. The paper's three ideas appear as follows:
 
 - *Preferential attachment*: a unit's connectivity is functional, the loss that flows through all its connections
-  (Fisher information of a gate on what it does beyond its mean). The weakest for their size are removed, and what they
-  did is folded into the remaining ones, which get stronger.
+  (Fisher information of a gate on its output without the mean). The weakest units for their size are removed and folded
+  into the remaining ones, which get stronger.
 - *Group sparsity*: the group of the attention is the head, whose removal makes the model faster.
 - *Redundant heads*: a head is redundant if the loss hardly depends on it; merging is the least-squares fold into all
   heads that remain, which for two equal heads is the paper's merge.
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 
 class NeuroPruneTarget(TargetForm):
-    """At each event remove the units that matter least for their size, and fold what they did into the rest."""
+    """At each event, remove the units with the least connectivity for their size, and fold them into the rest."""
 
     def __init__(self, settings: NeuroPruneSettings) -> None:
         super().__init__(settings)
@@ -71,13 +71,13 @@ class NeuroPruneTarget(TargetForm):
             self._trial = self._calibration or Calibration(run.model, run.blocks, moments=False)
 
     def state_dict(self) -> State:
-        """Return the state of the form, and what the calibration has seen if one is at work."""
+        """Return the state of the form, and the statistics of a calibration in progress."""
         seen = {} if self._calibration is None else nest("calibration", self._calibration.state_dict())
         state = super().state_dict() | {"calibrating": self._calibration is not None}
         return state | seen | nest("teaching", self._teaching.state_dict())
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Continue; a calibration that was at work continues with what it had seen."""
+        """Continue; a calibration in progress keeps its statistics."""
         super().resume(run, state)
         self._teaching.resume(run, unnest("teaching", state))
         if state["calibrating"]:
@@ -85,7 +85,7 @@ class NeuroPruneTarget(TargetForm):
         self._watch(run)
 
     def after_step(self, run: Run) -> None:
-        """Take an event if it is time; begin to calibrate if the next one is near."""
+        """Take an event if it is due; begin to calibrate if the next one is near."""
         if self._trial is not None:
             self._end_trial(run, self._trial)
         super().after_step(run)
@@ -186,18 +186,18 @@ class NeuroPruneTarget(TargetForm):
         }
 
     def _progress(self) -> float:
-        """Return the share of all removals that the event taken now completes."""
+        """Return the fraction of all removals that is complete after the current event."""
         planned = len(self.plan)
         return cubic_schedule(1.0, planned)[planned - len(self.events) - 1]
 
     def _start_head_count(self, run: Run) -> None:
-        """Check the number of heads that is asked for; note the paper's threshold that would leave as many."""
+        """Check the target number of heads; report the paper's threshold that would leave as many."""
         count = self.settings.heads
         check_head_count(run, count, self.settings.sparsity, self.settings.min_share)
         left = sum(map(len, kept_units(run.model).heads))
         if not self.events and left > count:
             raise UserError(
-                f"training goes on at step {run.step} of {run.total_steps}, after the last event, with {left} heads "
+                f"training resumes at step {run.step} of {run.total_steps}, after the last event, with {left} heads "
                 f"instead of {count}; load the cut model with neuroprune.from_pretrained, or train from the beginning."
             )
         attentions = run.blocks.attentions

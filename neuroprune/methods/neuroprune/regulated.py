@@ -79,13 +79,13 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
         return step < self._cut_step(run) and super().begun(run, step)
 
     def before_step(self, run: Run) -> None:
-        """Measure and regulate if it is time; then act as the penalties do."""
+        """Measure and regulate if it is due; then act as the penalties do."""
         if run.step % EVERY == 0 and self.begun(run, run.step):
             self._regulate(run)
         super().before_step(run)
 
     def after_step(self, run: Run) -> None:
-        """Act as the penalties do, cut when it is time, hold zeros later."""
+        """Act as the penalties do, cut when it is due, then hold zeros."""
         super().after_step(run)
         self.zeros.apply()
         if run.step == self._cut_step(run):
