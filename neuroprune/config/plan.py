@@ -124,6 +124,7 @@ def expand(study: StudySettings) -> Plan:
         *_not_applicable(study, points),
         *_too_small(study, points),
         *_not_divisible(points),
+        *_not_taught(study, points),
         *_listed_twice(points),
     ]:
         raise ConfigError(problems)
@@ -233,6 +234,22 @@ def _heads_problem(size: Dimensions, method: Any) -> str | None:
         f"has {size.all_heads} heads in {size.attentions} attentions, but {method.name} asks for {heads}; give "
         f"{least} to {size.all_heads}{steps}"
     )
+
+
+def _not_taught(study: StudySettings, points: list[_Point]) -> list[str]:
+    """Report settings that a teacher does not go with, each once."""
+    found: dict[str, None] = {}
+    for point in points:
+        task, where = study.tasks[point.task], f"experiments.{point.experiment}: {point.method.name} has a teacher"
+        if getattr(point.method, "teacher", None) is None:
+            continue
+        if task.written and task.label_smoothing:
+            text = f"takes the place of the labels of {point.task}; set tasks.{point.task}.label_smoothing to 0"
+            found[f"{where}, which {text}"] = None
+        if point.training.budget == "dense_flops":
+            text = "forward passes training.budget: dense_flops does not count; set it to epochs, or leave teacher out"
+            found[f"{where}, whose {text}"] = None
+    return list(found)
 
 
 def _not_divisible(points: list[_Point]) -> list[str]:

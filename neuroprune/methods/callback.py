@@ -199,7 +199,8 @@ class Method(TrainerCallback):
     ) -> None:
         """Build the run from the Trainer's arguments; start it, or resume it from a checkpoint."""
         if self.cuts:
-            preconditions.check_trainer(args, self.split_steps, self.strategy.settles)
+            taught = getattr(self.settings, "teacher", None) is not None
+            preconditions.check_trainer(args, self.split_steps, self.strategy.settles, taught)
         self._run = Run(
             model=model,
             optimizer=optimizer,

@@ -143,6 +143,23 @@ def test_models_that_answer_with_text_are_refused_for_numbers(kind):
     ]
 
 
+@pytest.mark.parametrize("name", ["neuroprune", "cofi"])
+def test_settings_that_a_teacher_does_not_go_with_are_told(name):
+    study = grid("new", new={"source": "random:t5"})
+    study["tasks"]["news"] = WRITING | {"label_smoothing": 0.1}
+    experiment = study["experiments"]["write"]
+    experiment |= {"methods": [{"name": name, "sparsity": 0.5, "teacher": "run"}]}
+    experiment["training"] = {"budget": "dense_flops"}
+    begin = f"study.yaml: experiments.write: {name} has a teacher, "
+    assert problems_of(study) == [
+        begin + "which takes the place of the labels of news; set tasks.news.label_smoothing to 0",
+        begin
+        + "whose forward passes training.budget: dense_flops does not count; set it to epochs, or leave teacher out",
+    ]
+    experiment["methods"] = [{"name": name, "sparsity": 0.5}]
+    assert plan_of(study).runs
+
+
 def test_a_folder_s_type_is_known_and_a_hub_id_s_is_not(tmp_path):
     make_model("bert").save_pretrained(tmp_path / "bert")
     assert "the model 'new' (bert) can't write" in problems_of(grid("new", new={"source": str(tmp_path / "bert")}))[0]

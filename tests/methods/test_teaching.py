@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from helpers.loops import labelled_batch, make_run, make_trainer, take_step, train_bare
 from helpers.models import make_model
-from neuroprune import NeuroPrune, measure_sparsity, save_pretrained
+from neuroprune import CoFi, NeuroPrune, measure_sparsity, save_pretrained
 from neuroprune.config.methods import NeuroPruneSettings
 from neuroprune.errors import UserError
 from neuroprune.methods.components.distillation import prediction_loss
@@ -119,3 +119,11 @@ def test_a_teacher_of_another_kind_is_refused(tmp_path):
     save_pretrained(make_model("bert", hidden_size=32), tmp_path)
     with pytest.raises(UserError, match=r"teacher: hidden_size of the model in .* is 32"):
         begun(NeuroPrune(**FIELDS, teacher=str(tmp_path)), make_model("bert"), 0)
+
+
+@pytest.mark.parametrize("method", [NeuroPrune(**FIELDS, teacher="run"), CoFi(sparsity=0.5, teacher="run")])
+def test_a_trainer_that_computes_the_loss_itself_is_refused_at_the_start(method, tmp_path):
+    trainer = make_trainer(method, make_model("bert"), tmp_path, label_smoothing_factor=0.1)
+    with pytest.raises(UserError, match=r"label_smoothing_factor=0\.1.*leave teacher out"):
+        trainer.train()
+    assert trainer.state.global_step == 0

@@ -16,17 +16,23 @@ from neuroprune.pruning.cuts import Cut, check_can_follow, refuse_shared
 from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, removed_weights
 
 
-def check_trainer(args: Any, split_steps: bool, settles: bool) -> None:
+def check_trainer(args: Any, split_steps: bool, settles: bool, taught: bool) -> None:
     """Refuse arguments of the Trainer that are incompatible with weights that change their shapes.
 
     Args:
         args: The Trainer's arguments.
         split_steps: Whether the caller averages gradients over processes.
         settles: Whether the shapes of the model are final some time before the end; see `hooks.Hooks`.
+        taught: Whether a teacher takes the labels' place.
 
     Raises:
         UserError: If one of them is set.
     """
+    if taught and args.label_smoothing_factor:
+        raise UserError(
+            f"TrainingArguments(label_smoothing_factor={args.label_smoothing_factor:g}): the Trainer then computes the "
+            "loss itself, so that nothing is learned from the teacher; set it to 0, or leave teacher out."
+        )
     if args.n_gpu > 1 or (args.world_size > 1 and not split_steps):
         raise UserError(
             f"{max(args.world_size, args.n_gpu)} devices are in use, but DataParallel and DistributedDataParallel "
