@@ -10,6 +10,7 @@ from pathlib import Path
 
 import datasets
 import yaml
+from datasets.utils import logging as messages
 from datasets.utils.info_utils import ExpectedMoreSplitsError, NonMatchingSplitsSizesError, UnexpectedSplitsError
 from pandas.errors import EmptyDataError, ParserWarning
 
@@ -41,7 +42,7 @@ def read_folder(task: TaskSettings, folder: Path, config: str | None) -> dataset
         UserError: If a file can't be read.
     """
     try:
-        with no_progress_bars(), temporary_folder("neuroprune-") as cache, _strict_csv():
+        with no_progress_bars(), _no_messages(), _strict_csv(), temporary_folder("neuroprune-") as cache:
             builder = datasets.load_dataset_builder(str(folder), config, cache_dir=str(cache / "datasets"))
             if hasattr(builder.config, "keep_default_na"):
                 builder.config.keep_default_na, builder.config.na_values, builder.config.index_col = False, [""], False
@@ -65,6 +66,17 @@ def no_progress_bars() -> Iterator[None]:
     finally:
         if not disabled:
             datasets.enable_progress_bars()
+
+
+@contextmanager
+def _no_messages() -> Iterator[None]:
+    """Silence the messages of `datasets` on files that it can't read: the error says what is wrong."""
+    level = messages.get_verbosity()
+    messages.set_verbosity(messages.CRITICAL)
+    try:
+        yield
+    finally:
+        messages.set_verbosity(level)
 
 
 @contextmanager
