@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -426,3 +427,17 @@ def test_a_state_that_is_damaged_is_told(tmp_path):
     (tmp_path / "method.safetensors").write_bytes(b"x")
     with pytest.raises(UserError, match="delete"):
         load_state(tmp_path)
+
+
+def test_no_checkpoint_is_written_after_the_last_step():
+    callback = checkpoints.Checkpoints(checkpoints.Progress({}), minutes=0)
+    for step, saves in ((9, True), (10, False)):
+        control = SimpleNamespace(should_save=False)
+        callback.on_epoch_end(None, SimpleNamespace(global_step=step, max_steps=10), control)
+        assert control.should_save == saves
+
+
+def test_the_training_time_of_earlier_jobs_counts():
+    progress = checkpoints.Progress({}, train_seconds=100.0)
+    checkpoints.Checkpoints(progress, minutes=math.inf).stop()
+    assert 100 < progress.train_seconds < 160
