@@ -106,7 +106,7 @@ FREEZE = .venv-lock/bin/pip freeze --exclude-editable | $(ANY_GPU)
 
 lock: ## Resolve the newest versions that pyproject.toml allows, and the lowest, and pin them
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet --disable-pip-version-check -e '.[dev,onnx]'
+	.venv-lock/bin/pip install --quiet --disable-pip-version-check -e '.[dev,onnx,gguf]'
 	{ echo "# Exact versions of everything, tests and linters included. Made by 'make lock'."; $(FREEZE); } > requirements.lock
 	.venv-lock/bin/pip install --quiet --disable-pip-version-check -e '.[slurm]'
 	{ echo "# Snakemake's plugin for SLURM, on top of requirements.lock. Made by 'make lock'."; \

@@ -9,6 +9,7 @@ from neuroprune.errors import UserError, did_you_mean
 
 FORMATS = {
     "full": "neuroprune.models.export.full:export",
+    "gguf": "neuroprune.models.export.gguf:export",
     "onnx": "neuroprune.models.export.onnx:export",
     "plain": "neuroprune.models.export.plain:export",
 }

@@ -1,0 +1,174 @@
+"""A Llama-like decoder as a GGUF file for llama.cpp, at its own size.
+
+A model with the same shapes in all layers becomes llama.cpp's architecture `llama`; one whose layers differ becomes
+`deci`, the same computation with the numbers of heads and neurons given for each layer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from neuroprune.errors import UserError
+from neuroprune.models.pretrained import from_pretrained
+from neuroprune.pruning.blocks import Attention, find_blocks
+from neuroprune.pruning.kept_units import read_record
+
+FILE = "model.gguf"
+TYPES = ("llama", "mistral", "qwen2")
+"""Model types whose computation llama.cpp's `llama` has: rotary positions, RMS norms, gated MLPs with SiLU."""
+NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
+"""llama.cpp's types of tokens."""
+PRETOKENIZERS = {
+    ("ByteLevel",): "gpt-2",
+    ("Digits", "ByteLevel"): "smollm",
+    ("Split", "ByteLevel"): "llama-bpe",
+}
+"""How a byte-level tokenizer splits a text before it joins bytes -> llama.cpp's name for it."""
+UNUSED = 5
+
+
+def export(folder: Path, out: Path) -> list[str]:
+    """Write `model.gguf`, in 32-bit floats, with the tokenizer inside if it is a byte-level BPE.
+
+    Args:
+        folder: A saved model, with its tokenizer beside it.
+        out: Where to; it is made if need be.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: If the package gguf is missing, or llama.cpp can't express the model.
+    """
+    if find_spec("gguf") is None:
+        raise UserError("GGUF export needs gguf; install with: pip install 'neuroprune[gguf]'.")
+    from gguf import GGUFWriter
+
+    model: Any = from_pretrained(folder).float()
+    _check(model)
+    blocks = find_blocks(model)
+    shapes = {(a.heads, a.units, m.width) for a, m in zip(blocks.attentions, blocks.mlps, strict=True)}
+    kind = "llama" if len(shapes) == 1 else "deci"
+    out.mkdir(parents=True, exist_ok=True)
+    writer = GGUFWriter(out / FILE, kind)
+    _add_values(writer, model)
+    sentence = _add_tokenizer(writer, folder, model.config.vocab_size)
+    for name, tensor in tensors(model):
+        writer.add_tensor(name, np.ascontiguousarray(tensor.detach().numpy()))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return [f"{out / FILE}: llama.cpp's architecture {kind}, {len(blocks.mlps)} layers, 32-bit floats.", sentence]
+
+
+def _check(model: Any) -> None:
+    """Refuse what llama.cpp's `llama` and `deci` do not compute."""
+    config, name = model.config, type(model).__name__
+    if config.model_type not in TYPES or not name.endswith("ForCausalLM"):
+        raise UserError(f"{name} can't be written as GGUF; known are language models of the types {', '.join(TYPES)}.")
+    if read_record(model).get("hidden"):
+        raise UserError("this model can't be written as GGUF: its hidden dimension was cut.")
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    if window is not None and window < config.max_position_embeddings:
+        raise UserError(f"{name} can't be written as GGUF: llama.cpp's llama has no sliding window ({window} tokens).")
+    if config.hidden_act != "silu":
+        raise UserError(f"{name} can't be written as GGUF: llama.cpp's llama has SiLU, not {config.hidden_act}.")
+    if (rope := config.rope_parameters["rope_type"]) != "default":
+        raise UserError(f"{name} can't be written as GGUF: scaled rotary positions ({rope}) are not supported.")
+
+
+def _add_values(writer: Any, model: Any) -> None:
+    """Write the shapes and constants of the architecture."""
+    config, blocks = model.config, find_blocks(model)
+    size = blocks.attentions[0].head_dim
+    writer.add_name(model.config.name_or_path or type(model).__name__)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(len(blocks.mlps))
+    writer.add_feed_forward_length(_one_or_all([mlp.width for mlp in blocks.mlps]))
+    writer.add_head_count(_one_or_all([attention.heads for attention in blocks.attentions]))
+    writer.add_head_count_kv(_one_or_all([attention.units for attention in blocks.attentions]))
+    writer.add_key_length(size)
+    writer.add_value_length(size)
+    writer.add_rope_dimension_count(size)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_file_type(0)  # all 32-bit floats
+
+
+def _one_or_all(numbers: list[int]) -> int | list[int]:
+    return numbers[0] if len(set(numbers)) == 1 else numbers
+
+
+def tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the weights by llama.cpp's names; the channels of Q and K in the order in which it rotates them."""
+    base, blocks = model.base_model, find_blocks(model)
+    yield "token_embd.weight", base.embed_tokens.weight
+    yield "output_norm.weight", base.norm.weight
+    if model.lm_head.weight is not base.embed_tokens.weight:
+        yield "output.weight", model.lm_head.weight
+    for layer, attention, mlp in zip(base.layers, blocks.attentions, blocks.mlps, strict=True):
+        prefix = f"blk.{attention.index}"
+        yield f"{prefix}.attn_norm.weight", layer.input_layernorm.weight
+        yield f"{prefix}.ffn_norm.weight", layer.post_attention_layernorm.weight
+        for name, projection in (("attn_q", attention.q), ("attn_k", attention.k)):
+            yield f"{prefix}.{name}.weight", interleaved(projection.weight, attention)
+            if projection.bias is not None:
+                yield f"{prefix}.{name}.bias", interleaved(projection.bias, attention)
+        plain = {"attn_v": attention.v, "attn_output": attention.o, "ffn_gate": mlp.ins[0], "ffn_up": mlp.ins[1]}
+        for name, projection in {**plain, "ffn_down": mlp.out}.items():
+            yield f"{prefix}.{name}.weight", projection.weight
+            if projection.bias is not None:
+                yield f"{prefix}.{name}.bias", projection.bias
+
+
+def interleaved(tensor: Tensor, attention: Attention) -> Tensor:
+    """Put a head's channels in pairs: transformers rotates channel i with i + half, llama.cpp 2i with 2i + 1."""
+    halves = tensor.unflatten(0, (-1, 2, attention.head_dim // 2))
+    return halves.transpose(1, 2).flatten(0, 2)
+
+
+def _add_tokenizer(writer: Any, folder: Path, size: int) -> str:
+    """Write a byte-level BPE tokenizer; return what there is to say about it."""
+    file = folder / "tokenizer.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    name = _pretokenizer(found)
+    if name is None:
+        writer.add_tokenizer_model("none")
+        return "It has no tokenizer, because only byte-level BPEs are known: give llama.cpp token ids."
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    names, special = {number: token for token, number in tokenizer.get_vocab().items()}, set(tokenizer.all_special_ids)
+    added = set(tokenizer.added_tokens_decoder) - special
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(name)
+    writer.add_token_list([names.get(number, f"[PAD{number}]") for number in range(size)])
+    kinds = {**dict.fromkeys(names, NORMAL), **dict.fromkeys(added, USER_DEFINED), **dict.fromkeys(special, CONTROL)}
+    writer.add_token_types([kinds.get(number, UNUSED) for number in range(size)])
+    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in found["model"]["merges"]])
+    for kind in ("bos", "eos", "pad", "unk"):
+        number = getattr(tokenizer, f"{kind}_token_id")
+        if number is not None:
+            getattr(writer, f"add_{kind}_token_id")(number)
+    writer.add_add_bos_token(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id])
+    if tokenizer.chat_template:
+        writer.add_chat_template(tokenizer.chat_template)
+    return f"Its tokenizer is inside (byte-level BPE, {name})."
+
+
+def _pretokenizer(tokenizer: dict[str, Any]) -> str | None:
+    """Return llama.cpp's name of a tokenizer's first split; None if it is not a byte-level BPE of a known kind."""
+    if tokenizer.get("model", {}).get("type") != "BPE":
+        return None
+    first = tokenizer.get("pre_tokenizer") or {}
+    return PRETOKENIZERS.get(tuple(part["type"] for part in first.get("pretokenizers", [first]) if part))
