@@ -1,6 +1,6 @@
 """The command line: its arguments, and what a user reads when something is wrong.
 
-A mistake that the user can mend is printed as a sentence, without a traceback.
+An error that the user can correct is printed as a sentence, without a traceback.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_plan(commands)
     command = _command(
-        commands, "prepare-data", subcommands.prepare_data, "make sure that a dataset is there, say what it holds"
+        commands, "prepare-data", subcommands.prepare_data, "fetch a dataset if necessary and describe it"
     )
     _settings_option(command, "a task")
     _data_option(command)

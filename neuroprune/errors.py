@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; the command line prints its text without a traceback."""
+    """An error that the user can correct; the command line prints its text without a traceback."""
 
 
 class ConfigError(UserError):

@@ -109,7 +109,7 @@ def cannot_answer(study: StudySettings) -> list[str]:
 
 
 def _obstacle(kind: str, task: TaskSettings) -> str | None:
-    """Say what models of a type can't do on a task, and which can."""
+    """Return why models of a type can't be used for a task, and which can."""
     row, what = find_architecture(kind), f"the answers of the task {task.name!r} ({task.kind})"
     if task.written and not row.encoder_decoder:
         return f"write {what}; take an encoder-decoder such as t5, bart or marian"

@@ -49,16 +49,16 @@ def make_plan(
     """Check a study and expand it to its plan.
 
     Args:
-        raw: The study as it stands in its file.
-        source: What to call that file in messages.
+        raw: The content of the study file.
+        source: Name of that file in messages.
         catalogue: The folder with ``models.yaml`` and ``tasks/``.
-        artefacts: Names of the figures and tables that there are; none: names are not checked.
+        artefacts: Names of all figures and tables; None: names are not checked.
 
     Returns:
         The plan.
 
     Raises:
-        ConfigError: All mistakes in the rows or, if they are sound, in the study; one sentence each.
+        ConfigError: All errors in the rows or, if there are none, in the study; one sentence each.
     """
     rows = read_catalogue(catalogue)
     if rows.problems:

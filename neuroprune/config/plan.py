@@ -318,7 +318,7 @@ def _plain(kind: type[Any], row: BaseModel, part: str) -> Any:
 
 
 def _names(points: list[_Point]) -> list[str]:
-    """Name all runs: short, and with the options that differ where a short name is already taken by other settings.
+    """Return the names of all runs: short, with options that differ where other settings have the same short name.
 
     The first settings of a short name keep it for all their seeds, so that the seeds of one setting share their name,
     and adding experiments at the end of a study renames nothing.

@@ -51,7 +51,7 @@ def write_card(model: nn.Module, folder: Path, name: str, facts: Facts, load: st
         model: A transformers model of a known type, cut or not.
         folder: Where the card is written.
         name: The model's name, the card's title.
-        facts: What the model does not tell.
+        facts: Facts that are not in the model.
         load: A line of Python that loads it; default: `load_line`.
     """
     text = _text(model, name, facts, load or load_line(model))
@@ -60,12 +60,12 @@ def write_card(model: nn.Module, folder: Path, name: str, facts: Facts, load: st
 
 
 def is_ours(card: Path) -> bool:
-    """Say whether a card may be replaced: there is none, or it is one of ours."""
+    """Return whether a card may be replaced: it does not exist, or this package wrote it."""
     return not card.exists() or MARK in card.read_text(encoding="utf-8", errors="replace")
 
 
 def read_facts(folder: Path) -> Facts:
-    """Read from a folder's card what its model does not tell; nothing if there is no card of ours."""
+    """Read facts that are not in the model from a folder's card; none if this package did not write it."""
     card = folder / "README.md"
     if not card.exists() or not is_ours(card):
         return Facts()
@@ -162,7 +162,7 @@ def _layers(model: nn.Module, found: Sparsity) -> str:
 
 
 def _labels(model: nn.Module, facts: Facts) -> Sequence[str]:
-    """Return the names of the classes, if the model tells classes apart."""
+    """Return the names of the classes of a classifier."""
     if getattr(model.config, "problem_type", None) == "regression":
         return ()
     if facts.labels or not type(model).__name__.endswith("Classification"):
@@ -200,7 +200,7 @@ def _plain(text: Any) -> str:
 
 
 def _code(text: Any) -> str:
-    """Return a text that ends no line and no inline code."""
+    """Return a text on one line without backquotes, for inline code."""
     return " ".join(str(text).split()).replace("`", "'")
 
 

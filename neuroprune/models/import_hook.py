@@ -1,10 +1,10 @@
-"""What `import neuroprune` leaves behind: transformers learns to load cut models, whichever of the two comes first.
+"""Import hook by which transformers can load cut models, whichever package is imported first.
 
 Loading is taught by `neuroprune.models.quantizer`, which needs torch and transformers. Importing it here would make
-`import neuroprune` slow, so it waits until transformers' own loading code is there: if that is so already, it follows
-at once, else right after. Python has no event for "this module was imported"; what stands here is its usual form, a
-finder that knows one module, lets the others find it, and is gone when that module was executed. wrapt's post-import
-hooks would do, but importing wrapt takes 60 ms, twice what a bare interpreter and this package take together.
+`import neuroprune` slow, so it is imported as soon as transformers' own loading code is: at once if that exists
+already, otherwise right after it. Python has no event for "this module was imported". The usual substitute is a finder
+that waits for one module, lets the other finders load it, and is removed after its execution. wrapt's post-import hooks
+would do the same, but importing wrapt takes 60 ms, twice as long as a bare interpreter and this package together.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def teach_transformers() -> None:
 
 
 class _Await(MetaPathFinder):
-    """Finds one module as the other finders do, and adds to its execution what has to follow."""
+    """Finder of one module, which runs `neuroprune.models.quantizer` after it."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

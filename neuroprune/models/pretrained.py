@@ -135,17 +135,17 @@ def from_pretrained(folder: str | Path, auto_class: Any = None, **options: Any) 
 
 
 def _has_card(model: Any) -> bool:
-    """Say whether a card can be written: the model's layers are known, and its record is ours."""
+    """Return whether a card can be written: the model's layers and its record are known."""
     record = getattr(model.config, "quantization_config", None)
     quantized = record is not None and not names_record(getattr(record, "get", lambda _: None)("quant_method"))
     return model.config.model_type in ARCHITECTURES and not quantized
 
 
 def align(model: nn.Module) -> None:
-    """Give every weight memory of its own, in place.
+    """Copy every weight to aligned memory of its own, in place.
 
-    Weights that were read from a file lie in it where its header left them, and sums over memory that is not aligned
-    round otherwise: without this, a training run would depend on which file its weights came from.
+    Weights read from a file are aligned by the length of its header, and sums over unaligned memory are rounded
+    differently: without this, a training run would depend on the file that its weights came from.
 
     Args:
         model: Any model; its parameters stay the same objects.

@@ -240,10 +240,10 @@ _install()
 def _check_shapes(model: PreTrainedModel, shapes: dict[str, torch.Size]) -> None:
     """See to weights whose stored shape is not the model's: transformers 5.17 to 5.20 let them pass at a quantizer.
 
-    Later ones leave nothing to do here: they refuse such weights or, where they are asked to, draw them anew.
+    Later ones leave nothing to do here: they refuse such weights or, where they are asked to, draw them again.
 
     Args:
-        model: The model with its weights; those of a head, made for other classes, are drawn anew.
+        model: The model with its weights; those of a head, made for other classes, are drawn again.
         shapes: Of all parameters before they were loaded.
 
     Raises:

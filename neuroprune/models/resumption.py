@@ -1,4 +1,4 @@
-"""Resume training from the checkpoint of a cut model with a model that has been built anew.
+"""Resume training from the checkpoint of a cut model with a newly built model.
 
 `trainer.train(resume_from_checkpoint=True)` loads the weights of a checkpoint into the Trainer's model. A model that is
 built from the original checkpoint is dense, so its shapes do not fit. The Trainer has no event between the choice of a

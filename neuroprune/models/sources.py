@@ -300,7 +300,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, token_types: bool = T
     Args:
         texts: What it is trained on; the same texts give the same tokenizer.
         vocab_size: Largest number of tokens.
-        token_types: Whether it tells the sentences of a pair apart by `token_type_ids`.
+        token_types: Whether it marks the sentences of a pair by `token_type_ids`.
 
     Returns:
         A tokenizer with `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]` and `[MASK]`, in this order from 0.

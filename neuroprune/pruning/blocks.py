@@ -1,4 +1,4 @@
-"""Attentions and MLPs of a model, seen the same way in every architecture: all that methods ever see of a model."""
+"""Attentions and MLPs of a model, in the same form for every architecture: methods see nothing else of a model."""
 
 from __future__ import annotations
 
@@ -321,7 +321,7 @@ def _layers(model: nn.Module, architecture: Architecture) -> Iterator[nn.Module]
 
 
 def _has(module: object, *paths: str) -> bool:
-    """Say whether the module has something at all these attribute paths."""
+    """Return whether the module has a value at all these attribute paths."""
     try:
         return all(attrgetter(path)(module) is not None for path in paths)
     except AttributeError:

@@ -71,8 +71,8 @@ def stage_cuts(changes: Transaction, model: nn.Module, cuts: Iterable[Cut], opti
         changes: Where the assignments are staged.
         model: The model that the cut modules belong to.
         cuts: What stays; modules that share a parameter are listed all, also those that lose nothing.
-        optimizer: If given, its parameter groups get the new parameters and its state is cut alike. Accelerate's
-            wrapper is looked into.
+        optimizer: If given, its parameter groups get the new parameters and its state is cut in the same way.
+            Accelerate's wrapper is removed.
 
     Raises:
         UserError: If a parameter is shared by modules that keep different positions, the optimizer does not hold what

@@ -91,7 +91,7 @@ def kept_units(model: nn.Module, unused: bool = False) -> Kept:
         unused: As in `find_blocks`.
 
     Returns:
-        What is left: everything, for a model that was never cut.
+        The remaining units; all of them if the model was never cut.
 
     Raises:
         UserError: If the record in `model.config` does not fit the model's shapes, or the model is quantized.
@@ -181,7 +181,7 @@ def stage_record(changes: Transaction, model: nn.Module, blocks: Blocks, kept: K
 
 
 def unkept(model: nn.Module, record: Mapping[str, Any]) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
-    """Return what has to be removed from a dense model to get what the record says; layers it lacks are skipped.
+    """Return the units to remove from a dense model to match a record; layers that the model lacks are skipped.
 
     Args:
         model: A dense model of the type that the record was made for, possibly with another head.

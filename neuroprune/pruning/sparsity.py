@@ -21,7 +21,7 @@ from neuroprune.pruning.surgery import kept_units
 
 @dataclasses.dataclass(frozen=True)
 class Sparsity:
-    """What is gone from a model, as shares of the dense one.
+    """Removed or zero parts of a model, as fractions of the dense one.
 
     Args:
         weights: Share of the prunable weights that are zero or removed.
@@ -77,7 +77,7 @@ def measure_sparsity(model: nn.Module) -> Sparsity:
         model: A model of a known architecture, cut or not.
 
     Returns:
-        The shares of weights, heads and neurons that are gone, parameters, and what is left in each layer.
+        Fractions of removed or zero weights, heads and neurons, parameters, and remaining units of each layer.
     """
     blocks, kept = find_blocks(model), kept_units(model)
     heads = tuple(int(heads_connected(attention, *_weights(attention)).sum()) for attention in blocks.attentions)
@@ -95,12 +95,12 @@ def measure_sparsity(model: nn.Module) -> Sparsity:
 
 
 def heads_connected(attention: Attention, value: Tensor, output: Tensor) -> Tensor:
-    """Tell which query heads pass anything on: some channel has a connection in V and one in O.
+    """Return which query heads contribute: some channel has a connection in V and one in O.
 
     Args:
         attention: One attention.
         value: Its V weights, or a bool matrix of the same shape that is true where there is a connection.
-        output: Likewise for O.
+        output: The same for O.
 
     Returns:
         bool `[heads]`.
@@ -111,7 +111,7 @@ def heads_connected(attention: Attention, value: Tensor, output: Tensor) -> Tens
 
 
 def neurons_connected(*matrices: Tensor) -> Tensor:
-    """Tell which neurons of an MLP have connections in every expanding matrix and in the contracting one.
+    """Return which neurons of an MLP have connections in every expanding matrix and in the contracting one.
 
     Args:
         *matrices: The weights of `mlp.ins` and of `mlp.out`, or bool matrices that are true where there is a
@@ -200,7 +200,7 @@ def smallest(tensors: Sequence[Tensor], count: int) -> list[Tensor]:
 
     Args:
         tensors: Any floating-point tensors.
-        count: How many, 0 to the number of entries; exactly so many are marked, equal ones in order of position.
+        count: Number of marks, from 0 to the number of entries; equal entries are marked in order of position.
 
     Returns:
         bool tensors of the same shapes, on the same devices.
@@ -230,7 +230,7 @@ def _weights(block: Attention | Mlp) -> list[Tensor]:
 
 
 def _removed(model: nn.Module, biases: bool) -> int:
-    """Count the weights, and if asked all else, that went with removed heads, neurons and hidden dimensions."""
+    """Count the weights, and on request the biases, of removed heads, neurons and hidden dimensions."""
     blocks, kept = find_blocks(model), kept_units(model)
     left, of = _widths(model, blocks)
     record = read_record(model)
@@ -262,7 +262,7 @@ def _dense_groups(model: nn.Module, attention: Attention) -> int:
 
 
 def _head_weights(attention: Attention, heads: int, groups: int) -> int:
-    """Count the weights of so many query heads and the key/value heads that they read."""
+    """Count the weights of this many query heads and of the key/value heads that they read."""
     queries = attention.q.weight.shape[1] + attention.o.weight.shape[0]
     return attention.head_dim * (
         heads * queries + heads // groups * (attention.k.weight.shape[1] + attention.v.weight.shape[1])
@@ -270,6 +270,6 @@ def _head_weights(attention: Attention, heads: int, groups: int) -> int:
 
 
 def _head_biases(attention: Attention, heads: int, groups: int) -> int:
-    """Count the biases of so many query heads and the key/value heads that they read."""
+    """Count the biases of this many query heads and of the key/value heads that they read."""
     q, k, v = (projection.bias is not None for projection in (attention.q, attention.k, attention.v))
     return attention.head_dim * (heads * q + heads // groups * (k + v))

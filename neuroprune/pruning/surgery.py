@@ -27,7 +27,7 @@ as `report["removed_heads"]` of a method lists them. Keys may be text, as JSON m
 
 
 class Removed(NamedTuple):
-    """Numbers of units that were removed."""
+    """Numbers of removed units."""
 
     heads: int
     neurons: int
@@ -45,7 +45,7 @@ def remove(
 
     Rows of Q, K, V and of the expanding matrices go with their biases; columns of O and of the contracting matrix go
     while their biases stay. Parameters are replaced by smaller ones (resizing `param.data` would break autograd),
-    gradients are cut alike; hooks on the old parameters are lost. `model.config` records what is left (see
+    gradients are cut in the same way; hooks on the old parameters are lost. `model.config` records what is left (see
     `kept_units`). On an error nothing is changed, neither in the model nor in the optimizer.
 
     Args:

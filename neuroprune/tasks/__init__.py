@@ -83,12 +83,12 @@ class Objective(Protocol):
 
 
 def prepare(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> dict[str, Any]:
-    """Make sure that a task's dataset is there, and say which rows it gives.
+    """Fetch a task's dataset if necessary, and describe its rows.
 
     Args:
         task: The task.
-        data_root: Where datasets are looked for before the hub is asked.
-        resources: Where demo data are built and package files kept.
+        data_root: Folder in which datasets are looked up before they are downloaded.
+        resources: Folder of demo data and package files.
 
     Returns:
         `name`, `source`, `config`, `splits` (split name to the number of its rows that are used), `labels` (the
@@ -115,8 +115,8 @@ def load(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> Da
 
     Args:
         task: The task.
-        data_root: Where datasets are looked for before the hub is asked.
-        resources: Where demo data are built and package files kept.
+        data_root: Folder in which datasets are looked up before they are downloaded.
+        resources: Folder of demo data and package files.
 
     Returns:
         The task's data.

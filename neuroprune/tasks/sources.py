@@ -27,7 +27,7 @@ def read(task: TaskSettings, data_root: Path, resources: Path) -> tuple[datasets
 
     Args:
         task: The task.
-        data_root: A mirror of the hub: a dataset lies at `<data_root>/<hub id>`.
+        data_root: A mirror of the hub: a dataset is at `<data_root>/<hub id>`.
         resources: Where demo data are built.
 
     Returns:

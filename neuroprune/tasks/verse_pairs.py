@@ -1,7 +1,7 @@
 """Demo task `verse_pairs`: are two sentences translations of one Bible verse? In the shape of MRPC.
 
 One sentence is of the King James Version, the other of the World English Bible. The classes have the same distribution
-of word overlap and of difference in length, so that neither alone tells them apart. Whole chapters lie in one split.
+of word overlap and of difference in length, so that neither alone separates them. Whole chapters are in one split.
 """
 
 from __future__ import annotations

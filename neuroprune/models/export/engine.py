@@ -13,7 +13,7 @@ def fuse(file: Path, out: Path) -> int:
 
     Args:
         file: The ONNX file, as torch wrote it.
-        out: Where to. Weights lie beside it if they do beside `file`.
+        out: The file to write. Weights are stored beside it if they are beside `file`.
 
     Returns:
         The number of groups of operators that were replaced.

@@ -53,7 +53,7 @@ def full_size(model: Any) -> Any:
         A new model in eval mode without a record in its configuration; what was not cut is shared with `model`.
 
     Raises:
-        UserError: If the hidden dimension was cut: layer norms can't be told to leave dimensions out.
+        UserError: If the hidden dimension was cut: layer norms can't leave out dimensions.
     """
     if kept_hidden(model):
         raise UserError(

@@ -33,7 +33,7 @@ from neuroprune.pruning.architectures import find_architecture
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 FILE = "model.onnx"
 TOLERANCE = 1e-4  # of outputs, absolute and relative
-ONE_FILE = 2**30  # bytes of weights; an ONNX file can't be larger than 2 GiB, then they lie beside it
+ONE_FILE = 2**30  # bytes of weights; an ONNX file can't exceed 2 GiB; larger weights are stored beside it
 LOAD = f'import onnxruntime; session = onnxruntime.InferenceSession("path/to/this/folder/{FILE}")'
 
 
