@@ -12,7 +12,7 @@ from neuroprune.results.tables.summary import summarize
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "results" / "published"
-STUDIES = ("ablations", "architectures", "inhouse", "small", "sst2")
+STUDIES = ("ablations", "architectures", "demo", "inhouse", "small", "sst2")
 LABELS = {"dense": "dense", "cofi": "CoFi", "dsp": "DSP", "taylor": "Taylor", "random": "random heads and neurons"}
 FORMS = {
     ("neuroprune", "penalty"): "NeuroPrune (penalties)",
