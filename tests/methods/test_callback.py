@@ -45,7 +45,7 @@ def test_methods_are_built_from_their_settings():
         (lambda: NeuroPrune(sparsity=1.2), "less than 1"),
         (lambda: NeuroPrune(), "alpha, beta and theta"),
         (lambda: NeuroPrune(sparsity=0.5, alpha=1.0), "not both"),
-        (lambda: L1(sparsity=0.5, strength=1.0), "not both"),
+        (lambda: L1(sparsity=0.5, strength=1.0), "exactly one of sparsity"),
         (lambda: methods.find("neurprune"), "did you mean 'neuroprune'"),
         (lambda: Run(make_model("bert"), None, total_steps=-1), "max_steps"),
     ],

@@ -20,6 +20,7 @@ def sharded(tmp_path):
     folder = tmp_path / "model"
     model = BertForSequenceClassification(BertConfig(vocab_size=64, **SIZES))
     model.save_pretrained(folder, max_shard_size="40KB")
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(59))]))
     torch.save({"classifier.bias": torch.ones(2)}, tmp_path / "outside.bin")
     torch.save({"classifier.bias": torch.ones(2)}, folder / "inside.bin")
     return folder
