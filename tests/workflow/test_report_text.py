@@ -55,3 +55,11 @@ def test_markup_in_a_study_is_text(text):
 def test_captions_are_sound_whatever_the_study_is_called(path):
     body = rendered(path.name, study(teacher="bert", strengths=[0.1, 0.2]))
     assert "system-message" not in body and "my_" in body
+
+
+def test_the_first_page_opens_on_the_result():
+    sentence = "my_model on sst2, 80 % removed by NeuroPrune: 79.4 ± 0.4 % accuracy; *n* = 3."
+    body = rendered("workflow.rst", study() | {"headline": [sentence, "Another."]})
+    assert f"<strong>Result</strong>: {sentence}" in body
+    assert body.index("Another.") < body.index("What was compared")
+    assert "Result</strong>" not in rendered("workflow.rst", study())

@@ -21,6 +21,7 @@ from neuroprune.config.jobs import (
 from neuroprune.config.canonical import canonical
 from neuroprune.files.atomic import write_json
 from neuroprune.results.needs import needed_runs
+from neuroprune.results.report import headline
 from neuroprune.results.tables import TABLES
 
 CATALOGUE = Path(workflow.basedir) / "config"
@@ -67,6 +68,8 @@ PLAN = checked(
 for sentence in PLAN.skipped:
     print(sentence, file=sys.stderr)
 FOLDER = PLAN.study.folder
+if "--report" in sys.argv:  # the first page opens on the result
+    config["headline"] = headline(Path(FOLDER))
 DATA_ROOT = PLAN.study.data_root
 JOBS = jobs_of(PLAN)
 
