@@ -173,6 +173,7 @@ class Checkpoints(TrainerCallback):
 
         @functools.wraps(evaluation)
         def timed(*args: Any, **kwargs: Any) -> Any:
+            """Evaluate, and add up the time."""
             started = time.process_time()
             try:
                 return evaluation(*args, **kwargs)

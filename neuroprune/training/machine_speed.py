@@ -7,8 +7,9 @@ import time
 import torch
 from torch import nn
 
+from neuroprune.config.workload import OPERATIONS
+
 WIDTH, HEADS, NEURONS, ROWS, TOKENS = 384, 12, 1536, 16, 32  # a layer of MiniLM and a usual batch
-OPERATIONS = 6  # per weight and token, as in `config.workload`
 
 
 def operations_per_second(seconds: float = 5.0) -> float:

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from neuroprune.errors import UserError
-from neuroprune.pruning import heads
-from neuroprune.pruning.blocks import Attention, Block, Blocks, find_blocks
+from neuroprune.methods.components.unit_removal import positions_by_layer
+from neuroprune.pruning.blocks import Attention, Block, Blocks
 from neuroprune.pruning.surgery import remove
 
 WARMUP, REPEATS = 1, 5
@@ -132,18 +132,8 @@ def measure_table(model: nn.Module, blocks: Blocks, batch: Mapping[str, Any]) ->
 
 def smaller(model: nn.Module, counts: Counts) -> nn.Module:
     """Return a copy of a model whose blocks keep so many units; which ones does not matter for the time."""
-    blocks = find_blocks(model)
     same = copy.deepcopy(model)
-    places = [*blocks.attentions], [*blocks.mlps]
-    wanted = {block.index: units for block, units in counts.items() if isinstance(block, Attention)}
-    left = {block.index: units for block, units in counts.items() if not isinstance(block, Attention)}
-    attentions = {
-        block.index: heads.query_heads(block, list(range(wanted[block.index], block.units)))
-        for block in places[0]
-        if block.index in wanted
-    }
-    mlps = {block.index: list(range(left[block.index], block.units)) for block in places[1] if block.index in left}
-    remove(same, attentions, mlps)
+    remove(same, *positions_by_layer({block: range(units, block.units) for block, units in counts.items()}))
     same.zero_grad(set_to_none=True)
     return same
 

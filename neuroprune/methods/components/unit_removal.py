@@ -11,7 +11,7 @@ from neuroprune.methods.components.unit_selection import choose_units, unit_grou
 from neuroprune.methods.components.zero_mask import zero_smallest
 from neuroprune.methods.hooks import Run
 from neuroprune.pruning import heads
-from neuroprune.pruning.blocks import Block
+from neuroprune.pruning.blocks import Attention, Block
 from neuroprune.pruning.sparsity import removed_weights
 from neuroprune.pruning.surgery import remove
 
@@ -42,7 +42,22 @@ def remove_units(run: Run, chosen: Mapping[Block, Sequence[int]]) -> None:
         chosen: Positions of the units of some blocks; those of attentions count key/value heads, which are removed with
             the query heads that read them.
     """
-    attentions, mlps = run.blocks.attentions, run.blocks.mlps
-    queries = {a.index: heads.query_heads(a, chosen[a]) for a in attentions if a in chosen}
-    neurons = {mlp.index: chosen[mlp] for mlp in mlps if mlp in chosen}
-    remove(run.model, queries, neurons, run.optimizer)
+    remove(run.model, *positions_by_layer(chosen), run.optimizer)
+
+
+def positions_by_layer(chosen: Mapping[Block, Sequence[int]]) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
+    """Return positions of units as `surgery.remove` takes them.
+
+    Args:
+        chosen: Positions of the units of some blocks; those of attentions count key/value heads.
+
+    Returns:
+        Query heads by the number of their attention, and neurons by the number of their MLP.
+    """
+    queries, neurons = {}, {}
+    for block, positions in chosen.items():
+        if isinstance(block, Attention):
+            queries[block.index] = heads.query_heads(block, list(positions))
+        else:
+            neurons[block.index] = list(positions)
+    return queries, neurons
