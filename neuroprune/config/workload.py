@@ -1,4 +1,4 @@
-"""How much work a run is, as far as it is known without its data: for time estimates and progress.
+"""Estimates of the work of a run without its data, for time estimates and progress.
 
 One unit is one operation of the dense model's forward and backward pass. Whether a machine is fast is measured in
 `training.machine_speed`.

@@ -316,7 +316,7 @@ _MPNET = replace(
     ),
 )
 
-# A type that looks like several is told the first.
+# For a type that resembles several known ones, the message names the first.
 _ROWS: dict[str, Architecture] = {
     "bart": _BART,
     "bert": _BERT,

@@ -38,7 +38,7 @@ class Units(NamedTuple):
     dense: int
 
     def only(self, keep: Tensor) -> Units:
-        """Return what is left when the units at these present positions are kept."""
+        """Return the units that remain if only those at the given positions are kept."""
         return self._replace(left=self.left[keep])
 
     def removed(self) -> list[int]:
@@ -48,7 +48,7 @@ class Units(NamedTuple):
 
 @dataclass(frozen=True)
 class Kept:
-    """What a model still has of the dense model.
+    """Units of the dense model that a model has kept.
 
     Args:
         attentions: The heads of each attention.

@@ -1,4 +1,4 @@
-"""What the settings of several methods have in common."""
+"""Base classes of the methods' settings."""
 
 from __future__ import annotations
 

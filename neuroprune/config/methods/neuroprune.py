@@ -182,7 +182,7 @@ class NeuroPruneSettings(EventSettings):
 
     @property
     def form(self) -> Literal["target", "penalty", "regulated"]:
-        """Which algorithm these settings ask for: FC, the paper's penalties, or penalties with regulated strengths."""
+        """The algorithm: FC (`target`), the paper's penalties, or penalties with regulated strengths."""
         if self.algorithm == "penalties":
             return "regulated"
         targets = (self.sparsity, self.heads, self.speedup)

@@ -30,7 +30,7 @@ PRETOKENIZERS = {
     ("Digits", "ByteLevel"): "smollm",
     ("Split", "ByteLevel"): "llama-bpe",
 }
-"""How a byte-level tokenizer splits a text before it joins bytes -> llama.cpp's name for it."""
+"""Regular expression by which a byte-level tokenizer splits a text -> llama.cpp's name for it."""
 UNUSED = 5
 
 
