@@ -19,6 +19,11 @@ class PruningSettings(Settings):
         """The method's form in tables: `target`, unless the settings can ask for another one."""
         return "target"
 
+    @property
+    def removal(self) -> float:
+        """Fraction of the steps, on average, before units are physically removed; 1 if the method only zeroes."""
+        return 1.0
+
 
 class EventSettings(PruningSettings):
     """Settings of the removal events of the target form, the same in every method that has one."""
@@ -41,6 +46,11 @@ class EventSettings(PruningSettings):
         default=2.0, description="Factor on the learning rate after the last event, re-warmed over 3 % of the steps."
     )
     freeze_embeddings: bool = Field(default=True, description="Freeze the embeddings after the last event.")
+
+    @property
+    def mean_event(self) -> float:
+        """Fraction of the steps halfway between the first and the last event."""
+        return (self.start + self.end) / 2
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -87,6 +87,11 @@ class CoFiSettings(PruningSettings):
         default=2.0, description="Distillation: temperature of the softened predictions (published: 2)."
     )
 
+    @property
+    def removal(self) -> float:
+        """Fraction of the steps, on average, before units are physically removed."""
+        return self.end
+
     @model_validator(mode="after")
     def _schedule_fits(self) -> CoFiSettings:
         if self.teacher == "run" and self.start == 0:

@@ -181,6 +181,11 @@ class NeuroPruneSettings(EventSettings):
         return {key: value for key, value in serialize(self).items() if (key, value) not in _LATER_DEFAULTS}
 
     @property
+    def removal(self) -> float:
+        """Fraction of the steps, on average, before units are physically removed; 1 in the penalty forms."""
+        return self.mean_event if self.form == "target" else 1.0
+
+    @property
     def form(self) -> Literal["target", "penalty", "regulated"]:
         """The algorithm: FC (`target`), the paper's penalties, or penalties with regulated strengths."""
         if self.algorithm == "penalties":

@@ -19,6 +19,11 @@ class UnitSettings(EventSettings):
     )
     min_share: Fraction = Field(default=0.01, description="Minimum fraction of its neurons that each layer keeps.")
 
+    @property
+    def removal(self) -> float:
+        """Fraction of the steps, on average, before units are physically removed."""
+        return self.mean_event
+
 
 class TaylorSettings(UnitSettings):
     """First-order structured pruning: heads and neurons are ranked by the sum of |w dL/dw| over their weights.
