@@ -1,4 +1,4 @@
-"""The uniform layout: equal counts, the weakest slices first, the budget met exactly."""
+"""Removal in slices: equal counts or multiples of a width, the weakest slices first, the budget met exactly."""
 
 import json
 import logging
@@ -10,8 +10,9 @@ from helpers.loops import make_run, make_trainer, train_bare
 from helpers.models import each_model, make_model
 from neuroprune.config.methods import NeuroPruneSettings
 from neuroprune.errors import UserError
-from neuroprune.methods.components.uniform_selection import choose_uniform, uniform_groups
+from neuroprune.methods.components.uniform_selection import choose_uniform, separate_groups, uniform_groups
 from neuroprune.methods.neuroprune.method import NeuroPrune
+from neuroprune.models.pretrained import from_pretrained, save_pretrained
 from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.kept_units import kept_units
 from neuroprune.pruning.sparsity import measure_sparsity, prunable_weights
@@ -116,8 +117,6 @@ def test_much_left_to_zeros_is_said(caplog):
 
 
 def test_a_run_resumes_with_the_same_layout(tmp_path):
-    from neuroprune.models.pretrained import from_pretrained
-
     arguments = {"save_strategy": "steps", "save_steps": 11, "name": "qwen3"}
     whole = make_model("qwen3")
     make_trainer(NeuroPrune(sparsity=0.6, layout="uniform"), whole, tmp_path, **arguments).train()
@@ -142,9 +141,48 @@ def test_defaults_are_not_part_of_the_settings():
         {"sparsity": 0.5, "heads": 4, "layout": "uniform"},
         {"alpha": 0.1, "layout": "uniform"},
         {"sparsity": 0.5, "algorithm": "penalties", "layout": "uniform"},
-        {"sparsity": 0.5, "multiple_of": 8},
     ],
 )
 def test_what_does_not_go_with_it_is_refused(fields):
     with pytest.raises(ValueError, match="layout: uniform"):
         NeuroPruneSettings(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"heads": 4},
+        {"sparsity": 0.5, "heads": 4},
+        {"alpha": 0.1},
+        {"speedup": 2},
+        {"sparsity": 0.5, "algorithm": "penalties"},
+    ],
+)
+def test_multiples_need_a_sparsity_alone(fields):
+    with pytest.raises(ValueError, match="multiple_of"):
+        NeuroPruneSettings(**fields, multiple_of=8)
+
+
+@each_model
+def test_widths_of_the_free_layout_are_multiples_and_the_target_is_exact(name, tmp_path):
+    model = make_model(name)
+    dense = {mlp.name: mlp.width for mlp in find_blocks(model).mlps}
+    train_bare(NeuroPrune(sparsity=0.5, multiple_of=4), model, name)
+    total, widths = prunable_weights(model), {mlp.name: mlp.width for mlp in find_blocks(model).mlps}
+    assert widths != dense
+    assert all(width % 4 == 0 or width == dense[mlp] for mlp, width in widths.items())
+    assert measure_sparsity(model).weights == round(0.5 * total) / total
+    save_pretrained(model, tmp_path)
+    again = from_pretrained(tmp_path)
+    assert {mlp.name: mlp.width for mlp in find_blocks(again).mlps} == widths
+
+
+def test_a_width_that_is_no_multiple_first_loses_its_remainder():
+    model = make_model("bert", intermediate_size=30)
+    run = make_run(model, steps=1)
+    scores = scores_of(run.blocks)
+    chosen = choose_uniform(separate_groups(run, 0.01, 8), scores, prunable_weights(model) // 2)
+    for mlp in run.blocks.mlps:
+        weakest = torch.argsort(scores[mlp]).tolist()
+        assert chosen[mlp] == sorted(weakest[: len(chosen[mlp])])
+        assert len(chosen[mlp]) in (0, 6, 14, 22)

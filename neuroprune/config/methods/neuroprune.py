@@ -57,7 +57,9 @@ class NeuroPruneSettings(EventSettings):
         "stay where the configuration can't give their number apart from the hidden size (BERT, BART, OPT, GPT-2).",
     )
     multiple_of: Count = Field(
-        default=1, description="Uniform layout: the number of neurons of a layer is a multiple of this, such as 64."
+        default=1,
+        description="With `sparsity`: the number of neurons that a layer keeps is a multiple of this, such as 8 or 64, "
+        "for hardware and kernels that need it.",
     )
     calibration_rows: Count = Field(
         default=256,
@@ -153,8 +155,8 @@ class NeuroPruneSettings(EventSettings):
     def _check_layout(self) -> None:
         if self.layout == "uniform" and (self.heads is not None or self.form != "target"):
             raise ValueError("layout: uniform needs sparsity alone (algorithm: connectivity); leave the others out")
-        if self.layout == "free" and self.multiple_of != 1:
-            raise ValueError("multiple_of needs layout: uniform")
+        if self.multiple_of != 1 and (self.sparsity is None or self.heads is not None or self.form != "target"):
+            raise ValueError("multiple_of needs sparsity alone (algorithm: connectivity); leave the others out")
 
     def _check_speedup(self) -> None:
         others = self.layout == "uniform" or self.sparsity is not None or self.heads is not None

@@ -1,4 +1,4 @@
-"""Selection of units that leaves the same number in all layers of a kind, as one configuration can describe."""
+"""Selection of units in slices: equal numbers in all layers of a kind, or widths that are multiples of a number."""
 
 from __future__ import annotations
 
@@ -56,6 +56,21 @@ def uniform_groups(run: Run, min_share: float, multiple_of: int) -> list[Uniform
             "or neurons; leave layout out."
         )
     return groups
+
+
+def separate_groups(run: Run, min_share: float, multiple_of: int) -> list[UniformGroup]:
+    """Return each block as a group of its own, whose MLP widths are multiples of a number.
+
+    Args:
+        run: The run.
+        min_share: Fraction of the dense model's neurons that each MLP keeps.
+        multiple_of: The width of an MLP is a multiple of it once neurons were removed.
+    """
+    fewest = fewest_units(run, min_share)
+    return [
+        UniformGroup(SharedCount("", (block,)), (block.units, *_widths(block, fewest[block], multiple_of)))
+        for block in run.blocks.all
+    ]
 
 
 def choose_uniform(groups: Sequence[UniformGroup], scores: Mapping[Block, Tensor], room: int) -> Chosen:
@@ -122,7 +137,13 @@ def _present(run: Run, shared: SharedCount) -> int:
 def _smaller(run: Run, shared: SharedCount, fewest: Mapping[Block, int], multiple_of: int) -> list[int]:
     """Return the numbers of units below the present one that a group may keep, descending."""
     first, least = shared.blocks[0], max(fewest[block] for block in shared.blocks)
-    below = range(first.units - 1, least - 1, -1)
+    below = _widths(first, least, multiple_of)
     if isinstance(first, Attention):
         return [units for units in below if allows(run.model, head_values(run.model, first, units))]
-    return [units for units in below if units % multiple_of == 0]
+    return below
+
+
+def _widths(block: Block, fewest: int, multiple_of: int) -> list[int]:
+    """Return the numbers of units below a block's present one, descending; of neurons only the multiples."""
+    step = 1 if isinstance(block, Attention) else multiple_of
+    return [units for units in range(block.units - 1, fewest - 1, -1) if units % step == 0]

@@ -31,7 +31,12 @@ from neuroprune.methods.components.preconditions import skips_layers
 from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.components.target import TargetForm
 from neuroprune.methods.components.teaching import Teaching
-from neuroprune.methods.components.uniform_selection import choose_uniform, uniform_groups
+from neuroprune.methods.components.uniform_selection import (
+    UniformGroup,
+    choose_uniform,
+    separate_groups,
+    uniform_groups,
+)
 from neuroprune.methods.components.unit_removal import remove_units
 from neuroprune.methods.components.unit_selection import Chosen, choose_units, unit_groups
 from neuroprune.methods.components.zero_mask import zero_smallest
@@ -64,7 +69,7 @@ class NeuroPruneTarget(TargetForm):
             self._start_head_count(run)
         if self._uniform:
             self.report["layout"] = "uniform"
-            uniform_groups(run, self.settings.min_share, self.settings.multiple_of)
+            self._sliced_groups(run)
         self._teaching.start(run)
         self._watch(run)
         if self.events:
@@ -114,7 +119,7 @@ class NeuroPruneTarget(TargetForm):
         self._remove_units(run, calibration, goal - removed_weights(run.model))
         if last:
             self._report_zeros(run, goal)
-            self.zeros = zero_smallest(run, goal, remove_idle=not self._uniform)
+            self.zeros = zero_smallest(run, goal, remove_idle=not self._in_slices)
 
     def _report_zeros(self, run: Run, goal: int) -> None:
         """Warn if the uniform layout leaves much of the target to single zeros, which make nothing faster."""
@@ -127,15 +132,26 @@ class NeuroPruneTarget(TargetForm):
             )
 
     def complete(self, run: Run) -> None:
-        """Remove units that are entirely zero; in the uniform layout write the shapes into the configuration."""
+        """Remove units that are entirely zero, unless that would break the widths that were asked for.
+
+        In the uniform layout, write the shapes into the configuration.
+        """
         if self._uniform:
             to_plain(run.model, run.optimizer)
-        else:
+        elif not self._in_slices:
             super().complete(run)
 
     @property
     def _uniform(self) -> bool:
         return bool(self.settings.layout == "uniform")
+
+    @property
+    def _in_slices(self) -> bool:
+        return self._uniform or self.settings.multiple_of > 1
+
+    def _sliced_groups(self, run: Run) -> list[UniformGroup]:
+        grouped = uniform_groups if self._uniform else separate_groups
+        return grouped(run, self.settings.min_share, self.settings.multiple_of)
 
     def _watch(self, run: Run) -> None:
         """Attach the calibration if the next step belongs to the window before an event."""
@@ -170,8 +186,8 @@ class NeuroPruneTarget(TargetForm):
 
     def _choose_units(self, run: Run, calibration: Calibration, room: int) -> Chosen:
         scores = self._scores(calibration)
-        if self._uniform:
-            return choose_uniform(uniform_groups(run, self.settings.min_share, self.settings.multiple_of), scores, room)
+        if self._in_slices:
+            return choose_uniform(self._sliced_groups(run), scores, room)
         groups = unit_groups(run, scores, self.settings.min_share)
         if self.settings.heads is None:
             return choose_units(groups, room)
