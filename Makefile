@@ -2,9 +2,12 @@
 PYTHON ?= python3
 CONFIG ?= config/config.yaml
 CORES ?= all
+# With a profile, such as workflow/profiles/slurm, jobs run where it says, and it gives the number of cores.
+PROFILE ?=
 KILLS ?= 100
 BIN := .venv/bin
 PUBLISHED := results/published
+SNAKEMAKE = snakemake $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES)) --configfile $(CONFIG)
 FOLDER = $$($(BIN)/neuroprune plan --config $(CONFIG) --folder)
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
@@ -31,15 +34,16 @@ $(BIN)/.ready: requirements.lock
 
 demo: run report ## Run the default study to its report; CONFIG=config/paper.yaml for another one
 
+# The plan comes first: it reads the study file itself, and names file and line of what Snakemake could only fail at.
 # A lock of the kernel keeps two starts apart, so it is safe to clear the lock that a killed Snakemake left behind. Where
 # there is no `flock`, Snakemake's own lock keeps them apart, and says what to do after a kill.
 # The workflow itself makes no report here: the target `report` does, also where nothing else was to be done.
 run: export NEUROPRUNE_REPORT =
 run: $(BIN)/.ready
-	@$(BIN)/neuroprune plan --config $(CONFIG) --estimate --cores $(CORES)
-	@if ! command -v flock >/dev/null; then . $(BIN)/activate && exec snakemake --cores $(CORES) --configfile $(CONFIG); fi; \
+	@$(BIN)/neuroprune plan --config $(CONFIG) $(if $(PROFILE),--folder >/dev/null,--estimate --cores $(CORES))
+	@if ! command -v flock >/dev/null; then . $(BIN)/activate && exec $(SNAKEMAKE); fi; \
 	  flock -n -E 75 .run.lock sh -c '. $(BIN)/activate && snakemake --configfile $(CONFIG) --unlock --quiet all >/dev/null 2>&1; \
-	  exec snakemake --cores $(CORES) --configfile $(CONFIG)' || { code=$$?; [ $$code != 75 ] || \
+	  exec $(SNAKEMAKE)' || { code=$$?; [ $$code != 75 ] || \
 	  echo "Another 'make run' or 'make demo' is at work in this folder: wait for it or stop it." >&2; exit $$code; }
 
 report: $(BIN)/.ready

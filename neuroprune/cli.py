@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     command = _command(commands, "train", subcommands.train, "fine-tune one model with one method")
     _settings_option(command, "a run")
     _data_option(command)
-    _output_option(command, "the run's record, RUN/subcommands.json; the model is written beside it")
+    _output_option(command, "the run's record, RUN/run.json; the model is written beside it")
     _checkpoint_option(command)
     command = _command(commands, "measure", subcommands.measure, "time the inference of one run's model")
     _settings_option(command, "timing", default="{}")

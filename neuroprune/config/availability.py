@@ -42,6 +42,14 @@ def folder_state(folder: Path | None) -> str:
     return text_hash("".join(lines))
 
 
+def teacher_files(method: Any) -> list[Path]:
+    """Return the configuration and the weights of a method's teacher; none without a teacher in a folder."""
+    teacher = getattr(method, "teacher", None)
+    if teacher in (None, "run"):
+        return []
+    return sorted([Path(teacher, "config.json"), *Path(teacher).glob("*.safetensors")])
+
+
 def has_data(task: TaskSettings, data_root: Path) -> bool:
     """Tell whether a task's dataset is on the disk; demo data, which are built from packages, always count as there.
 

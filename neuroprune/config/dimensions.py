@@ -23,6 +23,7 @@ NEURONS = ("intermediate_size", "d_ff", "ffn_dim", "encoder_ffn_dim", "decoder_f
 POSITIONS = ("max_position_embeddings", "n_positions")
 VOCABULARY = ("vocab_size", "decoder_vocab_size")
 OTHER_SIZES = ("d_kv", "head_dim", "embedding_size", "word_embed_proj_dim", "relative_attention_num_buckets")
+TOKEN_TYPES = "type_vocab_size"
 
 # Largest value of a size, by key.
 _LARGEST = {
@@ -30,6 +31,7 @@ _LARGEST = {
     **dict.fromkeys((*HEADS, *DECODER_HEADS, *KEY_VALUE_HEADS), 10_000),
     **dict.fromkeys((*LAYERS, *DECODER_LAYERS), 1_000),
     **dict.fromkeys((*VOCABULARY, *POSITIONS), 100_000_000),
+    TOKEN_TYPES: 1_000,
 }
 _OPTIONAL = {"n_inner", "head_dim", "num_key_value_heads", "num_decoder_layers", "summary_activation"}
 _SHARES = ("dropout", "dropout_prob", "dropout_rate", "pdrop", "layerdrop")  # ends of keys
@@ -192,10 +194,59 @@ def _first(config: Mapping[str, Any], names: tuple[str, ...], default: Any) -> A
     return found if found is None or isinstance(found, int) else default
 
 
-def bad_values(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return what is wrong with the values of a configuration, a sentence for each key."""
-    found = {key: _problem(key, value) for key, value in config.items()}
+def bad_values(config: Mapping[str, Any], kind: str | None = None) -> dict[str, str]:
+    """Return what is wrong with the values of a configuration, a sentence for each key.
+
+    Args:
+        config: The values.
+        kind: The model's type, if it is known.
+    """
+    plain = {
+        key: value for key, value in config.items() if not (key == TOKEN_TYPES and _has_no_token_types(kind, value))
+    }
+    found = {key: _problem(key, value) for key, value in plain.items()}
     return {key: problem for key, problem in found.items() if problem}
+
+
+def _has_no_token_types(kind: str | None, value: Any) -> bool:
+    """Tell whether a model goes without token types, as DeBERTa does by default."""
+    return kind in (None, "deberta-v2") and type(value) is int and value == 0
+
+
+def bad_stored_values(source: str) -> dict[str, str]:
+    """Return what is wrong with the sizes in the configuration of a model's folder, a sentence for each key."""
+    stored = stored_config(source)
+    sizes = {key: value for key, value in stored.items() if key in _LARGEST and value is not None}
+    return bad_values(sizes, str(stored.get("model_type")))
+
+
+def changed_sizes(source: str, config: Mapping[str, Any]) -> dict[str, str]:
+    """Return which sizes of a study's configuration the weights of a pretrained model do not have.
+
+    Args:
+        source: Where the model comes from, as in `ModelSettings`.
+        config: Values of its configuration that the study gives.
+
+    Returns:
+        A sentence for each key; nothing if the model is random or its sizes are not known.
+    """
+    whole = None if source.startswith("random:") else find_dimensions(source, {})
+    if whole is None:
+        return {}
+    stored = {key: value for key, value in stored_config(source).items() if key in _LARGEST}
+    found = {key: stored.get(key, _size_by_key(whole).get(key)) for key in config}
+    most = {*LAYERS, *DECODER_LAYERS}
+    return {
+        key: f"is not what the weights have, {known}; leave it out"
+        for key, known in found.items()
+        if known is not None and (config[key] > known if key in most else config[key] != known)
+    }
+
+
+def _size_by_key(whole: Dimensions) -> dict[str, int | None]:
+    """Return a model's sizes by all keys that configurations have for them."""
+    sizes = {WIDTH: whole.width, HEADS: whole.heads, LAYERS: whole.layers, POSITIONS: whole.positions}
+    return {key: size for keys, size in sizes.items() for key in keys}
 
 
 def _problem(key: str, value: Any) -> str | None:

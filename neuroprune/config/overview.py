@@ -7,6 +7,7 @@ import textwrap
 from tabulate import tabulate
 
 from neuroprune.config import gpu_hours, memory, reach
+from neuroprune.config.cores import available_cores, too_many_threads
 from neuroprune.config.jobs import count_by_experiment, count_by_rule
 from neuroprune.config.plan import Plan
 from neuroprune.config.study import ExperimentSettings, StudySettings
@@ -36,6 +37,7 @@ def overview(made: Plan) -> str:
             textwrap.fill(memory.BASIS, 120),
             *_reach(made),
             *_without_safetensors(study),
+            *(textwrap.fill(sentence, 120) for sentence in too_many_threads(made, available_cores())),
             tabulate(runs, ["run", "epochs", "learning rate", "train rows", "timed"], tablefmt="simple"),
         ]
     )

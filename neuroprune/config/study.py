@@ -15,7 +15,14 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from neuroprune.config.dimensions import bad_sizes, bad_values, find_dimensions, stored_config
+from neuroprune.config.dimensions import (
+    bad_sizes,
+    bad_stored_values,
+    bad_values,
+    changed_sizes,
+    find_dimensions,
+    stored_config,
+)
 from neuroprune.config.fields import FolderName, Name, NotNegative, Positive, Settings, distinct
 from neuroprune.config.messages import EXPLAINED, explain, explained, raise_explained, shown
 from neuroprune.config.methods import METHOD_SETTINGS
@@ -62,7 +69,11 @@ class ModelRow(ModelSettings):
 
     @model_validator(mode="after")
     def _sizes_are_sound(self) -> ModelRow:
-        wrong = {key: f"{shown(self.config[key])} {text}" for key, text in bad_values(self.config).items()}
+        if stored := bad_stored_values(self.source):
+            text = "; ".join(f"{key} {problem}" for key, problem in stored.items())
+            raise ValueError(f"{self.source}/config.json: {text}")
+        wrong = bad_values(self.config, model_type(self.source)) or changed_sizes(self.source, self.config)
+        wrong = {key: f"{shown(self.config[key])} {text}" for key, text in wrong.items()}
         raise_explained("model", [explained(text, ("config", key), None) for key, text in wrong.items()])
         sizes = find_dimensions(self.source, self.config)
         if sizes and (problems := bad_sizes(sizes, self.layers)):

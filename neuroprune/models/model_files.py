@@ -49,7 +49,7 @@ def check_construction(name: str, config: Any) -> None:
         config: The configuration.
 
     Raises:
-        UserError: If the model can't be built, or can't read four tokens.
+        UserError: If the model can't be built, has an empty weight, or can't read four tokens.
     """
     config = copy.deepcopy(config)
     for special in ("pad", "bos", "eos", "decoder_start"):
@@ -57,6 +57,7 @@ def check_construction(name: str, config: Any) -> None:
     try:
         with torch.device("meta"):
             model = AutoModel.from_config(config).eval()
+            _check_not_empty(model)
             tokens = torch.zeros(1, 4, dtype=torch.long)
             model(input_ids=tokens, **({"decoder_input_ids": tokens} if config.is_encoder_decoder else {}))
     except Exception as error:  # a wrong value fails in any operation
@@ -64,6 +65,13 @@ def check_construction(name: str, config: Any) -> None:
             log.debug("%s is built, but not called: %s", name, error)
             return
         raise UserError(f"model {name}: its config gives no working model: {cause(error)}") from error
+
+
+def _check_not_empty(model: Any) -> None:
+    """Refuse a model with an empty weight, in which no token can be looked up."""
+    for name, weight in model.named_parameters():
+        if not weight.numel():
+            raise ValueError(f"the weight {name} would have the shape {tuple(weight.shape)}")
 
 
 def check_description(folder: Path, **options: Any) -> Any:

@@ -25,7 +25,7 @@ from transformers import (
 
 from neuroprune.config.settings import ModelSettings
 from neuroprune.errors import UserError, did_you_mean
-from neuroprune.files.atomic import file_hash, text_hash
+from neuroprune.files.atomic import files_hash, text_hash
 from neuroprune.files.packages import RESOURCES, Package, cause, unpack
 from neuroprune.models.configuration import with_values
 from neuroprune.models.model_files import check_construction, check_description, check_weights
@@ -74,9 +74,8 @@ def prepare(model: ModelSettings, resources: Path = RESOURCES) -> dict[str, Any]
     check_weights(files[1:])
     with _quiet():
         with_values(check_description(folder, **ONLY_FILES), model)
-    digest = text_hash("".join(f"{path.name} {file_hash(path)}\n" for path in files))
     revision = {"revision": folder.name} if folder.parent.name == "snapshots" else {}
-    return found | {"sha256": digest} | revision
+    return found | {"sha256": files_hash(files)} | revision
 
 
 def load(model: ModelSettings, data: Texts, seed: int, resources: Path = RESOURCES) -> tuple[Any, Any]:

@@ -35,6 +35,7 @@ class Environment(Part):
     settings_sha256: str
     data_sha256: str | None = Field(default=None, description="Hash of the prepared data's manifest.")
     model_sha256: str | None = Field(default=None, description="Hash of the prepared model's files, if known.")
+    teacher_sha256: str | None = Field(default=None, description="Hash of the teacher's files, if it is in a folder.")
 
 
 def environment(

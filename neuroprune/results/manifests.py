@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuroprune.config.availability import teacher_files
 from neuroprune.config.canonical import settings_hash
+from neuroprune.errors import UserError
+from neuroprune.files.atomic import files_hash
 
 if TYPE_CHECKING:
     from neuroprune.config.settings import RunSettings
@@ -30,19 +33,44 @@ class Prepared:
 
     @classmethod
     def read(cls, data: Path, model: Path) -> Prepared:
-        """Read the manifests of a task's data and of a model."""
-        of_data, of_model = (json.loads(path.read_text(encoding="utf-8")) for path in (data, model))
-        return cls(of_data["sha256"], of_model["sha256"], of_data["copied"])
+        """Read the manifests of a task's data and of a model.
+
+        Raises:
+            UserError: A manifest is missing or damaged.
+        """
+        (data_sha256, copied), (model_sha256,) = _values(data, "sha256", "copied"), _values(model, "sha256")
+        return cls(data_sha256, model_sha256, copied)
 
     def gave(self, record: RunRecord, settings: RunSettings) -> bool:
-        """Return whether a record is the result of these settings, data and model; older records name no model."""
+        """Return whether a record is the result of these settings, data, model and teacher.
+
+        Older records name neither model nor teacher.
+        """
         environment = record.environment
         return (
             settings_hash(record.settings) == settings_hash(settings)
             and environment.data_sha256 == self.data_sha256
             and environment.model_sha256 in (None, self.model_sha256)
+            and (environment.teacher_sha256 is None or environment.teacher_sha256 == teacher_hash(settings))
         )
 
     def value_of_copying(self, data: Any) -> float | None:
         """Return the metric of copying on the rows that a run read; recomputed only if they differ."""
         return self.copied if data.sha256 == self.data_sha256 else data.copied
+
+
+def teacher_hash(settings: RunSettings) -> str | None:
+    """Return the hash of a run's teacher, as it is now; None without a teacher in a folder, or if it is missing."""
+    files = teacher_files(settings.method)
+    return files_hash(files) if files and all(path.is_file() for path in files) else None
+
+
+def _values(manifest: Path, *keys: str) -> list[Any]:
+    """Return values of a manifest."""
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        return [content[key] for key in keys]
+    except OSError as error:
+        raise UserError(f"{manifest} can't be read ({error.strerror}); start the study again") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{manifest} is damaged; delete it and start the study again") from error

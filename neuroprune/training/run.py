@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from transformers import Seq2SeqTrainingArguments, Trainer, TrainerCallback, set
 
 from neuroprune import distributed, methods, tasks
 from neuroprune.config.canonical import settings_hash
+from neuroprune.config.cores import available_cores, crowded
 from neuroprune.config.settings import RunSettings
 from neuroprune.config.training import TrainingSettings
 from neuroprune.errors import UserError
@@ -27,11 +29,13 @@ from neuroprune.pruning.defaults import EPS
 from neuroprune.pruning.sparsity import measure_sparsity
 from neuroprune.results import records
 from neuroprune.results.environment import environment as describe_environment
-from neuroprune.results.manifests import Prepared
+from neuroprune.results.manifests import Prepared, teacher_hash
 from neuroprune.training import batches, budget, checkpoints, weight_arrays
 from neuroprune.training.answers import Answers
 from neuroprune.training.inference_time import use_bf16
 from neuroprune.training.step_times import StepClock
+
+log = logging.getLogger(__name__)
 
 ARRAY_BYTES = 975_000  # of a run's arrays: with record, times and logs it keeps less than a megabyte
 WORST_LOSS = 30.0  # of a run that has not diverged, as a multiple of the loss of guessing
@@ -110,6 +114,7 @@ def _run(
         data = tasks.load(settings.task, data_root)
     identity = {"settings_sha256": settings_hash(settings), "data_sha256": data.sha256}
     identity |= {} if made is None else {"model_sha256": made.model_sha256}
+    identity |= {} if (teacher := teacher_hash(settings)) is None else {"teacher_sha256": teacher}
     progress = distributed.from_main(
         checkpoints.find_progress, folder, identity | {key: environment[key] for key in CODE}
     )
@@ -330,6 +335,8 @@ def _delete_temporary(folder: Path) -> None:
 
 
 def _set_up(settings: RunSettings) -> None:
-    """Set threads and seeds before any random number is drawn."""
+    """Set threads and seeds before any random number is drawn; say so if there are too few cores for the threads."""
+    if distributed.is_main() and (text := crowded(settings.training, available_cores())):
+        log.warning("%s: %s.", settings.run, text)
     torch.set_num_threads(settings.training.threads)
     set_seed(settings.seed, deterministic=settings.training.deterministic)

@@ -12,6 +12,7 @@ from neuroprune import tasks
 from neuroprune.errors import UserError
 from neuroprune.files.temporary import temporary_folder
 from neuroprune.models import sources
+from neuroprune.results.manifests import teacher_hash
 from neuroprune.results.records import Result, RunRecord, read_record
 from neuroprune.training.run import train
 
@@ -88,6 +89,7 @@ def absent(record: RunRecord, data_root: Path) -> str:
     pairs = {
         "data": (record.environment.data_sha256, data.sha256),
         "model": (record.environment.model_sha256, model["sha256"]),
+        "teacher": (record.environment.teacher_sha256, teacher_hash(record.settings)),
     }
     other = [name for name, (wanted, found) in pairs.items() if wanted not in (None, found)]
     return f"its {' and '.join(other)} here differ from those that it was trained on (SHA-256)" if other else ""

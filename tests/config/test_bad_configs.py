@@ -31,6 +31,10 @@ def random(kind, **values):
     return {"source": f"random:{kind}", "config": values}
 
 
+def known(**values):
+    return {"source": "google-bert/bert-base-uncased", "config": values}
+
+
 VALUES = [
     # the study
     ("study", "a/b", "study"),
@@ -263,6 +267,15 @@ VALUES = [
     (MODEL, bert(initializer_range="small"), MODEL),
     (MODEL, bert(initializer_range=float("inf")), MODEL),
     (MODEL, bert(layer_norm_eps=-1), MODEL),
+    (MODEL, bert(type_vocab_size=0), MODEL),
+    (MODEL, bert(type_vocab_size="two"), MODEL),
+    (MODEL, random("electra", type_vocab_size=0), MODEL),
+    (MODEL, random("deberta-v2", type_vocab_size=-1), MODEL),
+    (MODEL, known(hidden_size=32), f"{MODEL}.config.hidden_size"),
+    (MODEL, known(num_attention_heads=6), f"{MODEL}.config.num_attention_heads"),
+    (MODEL, known(num_hidden_layers=24), f"{MODEL}.config.num_hidden_layers"),
+    (MODEL, known(max_position_embeddings=64), f"{MODEL}.config.max_position_embeddings"),
+    (MODEL, known(hidden_act="gelloo"), f"{MODEL}.config.hidden_act"),
     (MODEL, bert(is_decoder=True), MODEL),
     (MODEL, bert(add_cross_attention=True), MODEL),
     (MODEL, bert(model_type="t5"), MODEL),

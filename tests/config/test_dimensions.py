@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from pydantic import ValidationError
 from transformers import AutoConfig
 from transformers.activations import ACT2FN
 
@@ -13,9 +14,12 @@ from neuroprune.config.dimensions import (
     OFFSET,
     Dimensions,
     bad_sizes,
+    bad_stored_values,
     bad_values,
+    changed_sizes,
     find_dimensions,
 )
+from neuroprune.config.study import ModelRow
 from neuroprune.pruning.architectures import ARCHITECTURES
 
 # Positions by rotation or as a bias, without a table.
@@ -64,11 +68,40 @@ def test_a_folder_tells_its_sizes(tmp_path):
     assert find_dimensions(str(tmp_path), {}) is None
 
 
+STORED = {"model_type": "bert", "num_attention_heads": 4, "num_hidden_layers": 3, "hidden_size": 32, "vocab_size": 60}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("num_attention_heads", 0), ("hidden_size", "wide"), ("type_vocab_size", 0), ("intermediate_size", -1)],
+)
+def test_sizes_in_a_folder_that_no_model_has_are_refused_by_the_plan(tmp_path, key, value):
+    (tmp_path / "config.json").write_text(json.dumps(STORED | {key: value}))
+    assert list(bad_stored_values(str(tmp_path))) == [key]
+    with pytest.raises(ValidationError, match=rf"config.json: {key} must be a whole number from 1"):
+        ModelRow(name="m", source=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("values", "keys"),
+    [
+        ({"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 60, "attention_dropout": 0.1}, []),
+        ({"hidden_size": 64}, ["hidden_size"]),
+        ({"num_hidden_layers": 4, "vocab_size": 61}, ["num_hidden_layers", "vocab_size"]),
+        ({"num_attention_heads": 2}, ["num_attention_heads"]),
+    ],
+)
+def test_sizes_that_the_weights_of_a_folder_do_not_have_are_refused(tmp_path, values, keys):
+    (tmp_path / "config.json").write_text(json.dumps(STORED))
+    assert list(changed_sizes(str(tmp_path), values)) == keys
+    assert changed_sizes("random:bert", values) == changed_sizes("some/where", values) == {}
+
+
 def test_values_and_sizes_that_models_have_are_accepted():
     values = {"n_inner": None, "classifier_dropout": None, "feed_forward_proj": "gated-gelu", "note": [1]}
     assert bad_values(values) == {}
     for kind in DEFAULTS:
         values = AutoConfig.for_model(kind).to_dict()
         values = {key: value for key, value in values.items() if key not in ("model_type", "is_encoder_decoder")}
-        assert bad_values(values) == {}, kind
+        assert bad_values(values, kind) == {}, kind
         assert bad_sizes(find_dimensions(f"random:{kind}", values), None) == [], kind

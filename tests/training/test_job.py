@@ -19,8 +19,9 @@ from helpers.data import write_glue
 from neuroprune import tasks
 from neuroprune.config.jobs import JobRuns
 from neuroprune.config.settings import TimingSettings
+from neuroprune.errors import UserError
 from neuroprune.files.atomic import write_json
-from neuroprune.results.manifests import Prepared
+from neuroprune.results.manifests import Prepared, teacher_hash
 from neuroprune.results.records import read_record, read_timing
 from neuroprune.training import job as several
 from neuroprune.training import run as training
@@ -208,6 +209,23 @@ def test_other_data_or_another_model_mean_all_runs(key, study):
     assert not any(several.is_trained(run, other, study.place) for run in runs.values())
 
 
+def test_another_teacher_in_the_same_folder_trains_its_run_again(study, tmp_path):
+    teacher = shutil.copytree(study.place.folder("dense") / "model", tmp_path / "teacher")
+    points = [point.model_dump() for point in job().points]
+    points[2]["method"]["teacher"] = str(teacher)
+    runs = JobRuns.model_validate(job().model_dump() | {"points": points})
+    assert study.train(runs) == 0, study.log.read_text()
+    before = contents(study)
+    weights = teacher / "model.safetensors"
+    weights.touch()
+    assert study.train(runs) == 0
+    assert contents(study) == before
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x3f")
+    assert study.train(runs) == 0
+    assert changed(study, before) == {"ours"}
+    assert read_record(study.record("ours")).environment.teacher_sha256 == teacher_hash(runs.runs[2])
+
+
 def test_a_record_that_does_not_say_its_model_counts_and_a_damaged_one_does_not(study):
     run = job().runs[0]
     record = read_record(study.record("dense"))
@@ -216,6 +234,18 @@ def test_a_record_that_does_not_say_its_model_counts_and_a_damaged_one_does_not(
     assert several.is_trained(run, study.made, study.place)
     study.record("dense").write_text("{}")
     assert not several.is_trained(run, study.made, study.place)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"sha256": "0"', "[" * 100_000])
+def test_a_damaged_manifest_is_named(tmp_path, text):
+    whole, damaged = tmp_path / "whole.json", tmp_path / "damaged.json"
+    whole.write_text('{"sha256": "0", "copied": null}')
+    damaged.write_text(text)
+    for pair in ((whole, damaged), (damaged, whole)):
+        with pytest.raises(UserError, match=r"damaged\.json is damaged; delete it"):
+            Prepared.read(*pair)
+    with pytest.raises(UserError, match="No such file"):
+        Prepared.read(whole, tmp_path / "none.json")
 
 
 def test_models_are_kept_if_the_study_says_so(study):

@@ -29,6 +29,7 @@ GRACE = 20.0  # seconds in which a process has to follow its parent
 EXPECTED, LOG = "expected.json", "soak.jsonl"  # of the undisturbed study; a line for each study with kills
 TEMPORARY = "tmp"
 STARTS = 30  # of one study, at most
+WAIT = 0.5  # longest time to a kill, as a share of the undisturbed study's
 SETTINGS = {"runs_per_job": 2, "checkpoint_minutes": 0.01, "artefacts": ["summary"]}
 
 
@@ -164,7 +165,7 @@ def killed_study(folder, number, kills, seconds):
     while counts.total() < kills:
         snakemake = start(folder, mark)
         try:
-            if snakemake.wait(timeout=random.uniform(1, 0.7 * seconds)) == 0:
+            if snakemake.wait(timeout=random.uniform(1, WAIT * seconds)) == 0:
                 break
         except subprocess.TimeoutExpired:
             victim, found = kill_one(snakemake, mark)
@@ -188,7 +189,7 @@ def soak(folder, kills, seed):
     studies = studies_of(folder)
     while (done := sum(study["kills"] for study in studies)) < kills:
         random.seed(f"{seed} {len(studies)}")
-        count = min(random.randint(4, 10), kills - done)
+        count = min(random.randint(5, 12), kills - done)
         counts, orphans = killed_study(folder, len(studies), count, expected["seconds"])
         equal = finite(results(folder)) == expected["results"]
         study = {"kills": counts.total(), "equal": equal, "orphans": orphans, "left": leftovers(folder), **counts}

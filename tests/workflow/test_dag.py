@@ -1,6 +1,7 @@
 """The graph of jobs: what would be run, without running it."""
 
 import json
+import os
 import resource
 from pathlib import Path
 
@@ -209,3 +210,28 @@ def test_a_default_study_that_is_no_study_is_refused(snakemake, tmp_path, text, 
 def test_the_workflow_is_free_of_lint(snakemake, tmp_path):
     done = snakemake(tmp_path, "--lint", "--configfile", MINI)
     assert done.code == 0, done.out + done.err
+
+
+def test_a_teacher_that_was_replaced_repeats_the_training_of_its_runs(snakemake, tmp_path):
+    study = yaml.safe_load(MINI.read_text())
+    study["experiments"]["sweep"]["methods"][1]["teacher"] = "teacher"
+    path, run = study_file(tmp_path, experiments=study["experiments"]), "tiny-weather-neuroprune-50-s0"
+    results = tmp_path / "results" / "mini"
+    names = (
+        "data/weather.json",
+        "models/tiny.json",
+        f"runs/{run}/run.json",
+        f"jobs/{run}/models",
+        f"jobs/{run}/runs.json",
+    )
+    teacher = [tmp_path / "teacher" / name for name in ("config.json", "model.safetensors")]
+    for number, file in enumerate([*teacher, *(results / name for name in names)]):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}")
+        os.utime(file, (10**9 + number, 10**9 + number))
+    words = (f"results/mini/jobs/{run}/runs.json", "--dry-run", "--configfile", path)
+    assert snakemake(tmp_path, *words).jobs == {}
+    for file in teacher:
+        os.utime(file, (2 * 10**9, 2 * 10**9))
+        assert snakemake(tmp_path, *words).jobs == {"train": 1}
+        os.utime(file, (10**9, 10**9))

@@ -1,5 +1,6 @@
 # The table of runs, and all figures and tables made from it. Each has a rule of its own name: `snakemake figure4`. They stay
 # jobs of their own from results alone too, so that one that fails takes no other down; `neuroprune redraw` makes all at once.
+from neuroprune.config.cores import available_cores, too_many_threads
 from neuroprune.config.workload import shares
 from neuroprune.results.progress import Progress, watch
 from neuroprune.results.report import headline, make_report, report_command
@@ -81,6 +82,9 @@ for table, section in TABLES.items():
 
 onstart:
     if not PLAN.study.from_results:
+        for sentence in too_many_threads(PLAN, available_cores()):
+            if on_this_machine():
+                print(sentence, file=sys.stderr)
         watch(
             Progress(Path(FOLDER), shares(PLAN.runs)),
             lambda line: print(line, file=sys.stderr, flush=True),

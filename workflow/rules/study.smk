@@ -7,7 +7,11 @@ from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 
-from neuroprune.config.availability import dataset_folder, folder_state
+from neuroprune.config.availability import (
+    dataset_folder,
+    folder_state,
+    teacher_files,
+)
 from neuroprune.config.catalogue import make_plan, read_study
 from neuroprune.errors import ConfigError
 from neuroprune.results.figures import FIGURES
@@ -167,6 +171,12 @@ def manifests(wildcards):
         "data": f"{FOLDER}/data/{run.task.name}.json",
         "model": f"{FOLDER}/models/{run.model.name}.json",
     }
+
+
+def teachers(wildcards):
+    """Return the files of the teachers of a job's runs, which are in folders."""
+    runs = (PLAN.runs[name] for name in job_of(wildcards).runs)
+    return sorted({str(path) for run in runs for path in teacher_files(run.method)})
 
 
 def lists(names, runs=None):

@@ -10,6 +10,7 @@ KEEP = "--keep-models" * PLAN.study.keep_models
 rule train:
     input:
         unpack(manifests),
+        teachers=teachers,
     output:
         records="<study>/jobs/{job}/runs.json",
         models=MODELS if PLAN.study.keep_models else temp(MODELS),
