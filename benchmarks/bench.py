@@ -1,8 +1,9 @@
-"""What a step of each method costs beside a plain one, what an event costs, and how quickly the command line starts.
+"""Cost of a training step of each method, of an event, of whole runs with their peak memory, and of starting a command.
 
-Everything is timed in turns on a random model of MiniLM's size, in one process and on one thread: ratios carry over to
-other machines, seconds don't. Run it with `make bench` (a minute and a half of one core); for more steps,
-`python -m benchmarks.bench --steps N`. A line is seconds and their ratio to a plain step:
+Steps are timed in turns on a random model of MiniLM's size, in one process and on one thread: ratios carry over to
+other machines, seconds do not. Whole runs have a process each and are measured in processor time. `make bench` takes
+about five minutes of one core; `python -m benchmarks.bench --steps N` times more steps. A line contains seconds and
+their ratio to a plain step:
 
     target 80 %, after the last event          0.424    0.28
 """
@@ -10,17 +11,19 @@ other machines, seconds don't. Run it with `make bench` (a minute and a half of 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
 
 import torch
 from torch.optim import AdamW
 from transformers import BertConfig, BertForSequenceClassification
 
-from neuroprune import L1, Dense, NeuroPrune, Run
+from neuroprune import L1, Dense, NeuroPrune, Run, Taylor
 
 ROWS, TOKENS = 16, 32
 TOTAL = 1000  # steps that the schedules believe in
@@ -30,7 +33,7 @@ SIZES = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, 
 class Loop:
     """A training loop in which a method stands just before step `first`."""
 
-    def __init__(self, method: object, first: int) -> None:
+    def __init__(self, method: object, first: int, total: int = TOTAL) -> None:
         torch.manual_seed(0)
         self.model = BertForSequenceClassification(
             BertConfig(**SIZES)
@@ -38,7 +41,7 @@ class Loop:
         self.optimizer = AdamW(self.model.parameters(), lr=1e-4, fused=True)
         self.batch = {"input_ids": torch.randint(0, 30000, (ROWS, TOKENS)), "labels": torch.randint(0, 2, (ROWS,))}
         self.method = method
-        self.run = Run(self.model, self.optimizer, total_steps=TOTAL, steps_per_epoch=TOTAL, step=first)
+        self.run = Run(self.model, self.optimizer, total_steps=total, steps_per_epoch=total, step=first)
         method.start(self.run)
 
     def step(self) -> float:
@@ -100,6 +103,28 @@ def event(sparsity: float) -> float:
     return [loop.step() for _ in range(3)][-1]
 
 
+def whole_runs(total: int) -> None:
+    """Print the processor time and the peak memory of whole runs, which contain three windows of calibration."""
+    methods = {"dense": Dense(), "target 50 %": NeuroPrune(sparsity=0.5), "target 80 %": NeuroPrune(sparsity=0.8)}
+    methods |= {"Taylor 80 %": Taylor(sparsity=0.8)}
+    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        found = {name: pool.apply(_whole_run, (method, total, SIZES)) for name, method in methods.items()}
+    report(f"A run of {total} steps", {name: seconds for name, (seconds, _) in found.items()}, found["dense"][0])
+    memory = {name: peak for name, (_, peak) in found.items()}
+    report("Peak memory of a run", memory, memory["dense"], unit_name="MB")
+
+
+def _whole_run(method: object, total: int, sizes: dict[str, int]) -> tuple[float, float]:
+    """Train from the first step to the last; return processor seconds and the process's peak memory in MB."""
+    torch.set_num_threads(1)
+    SIZES.update(sizes)
+    loop = Loop(method, 0, total)
+    started = time.process_time()
+    for _ in range(total):
+        loop.step()
+    return time.process_time() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def commands(rounds: int) -> None:
     """Print how long commands take that must not import torch, beside one that does."""
     lines = {
@@ -122,9 +147,9 @@ def commands(rounds: int) -> None:
     report("A command", seconds, seconds["python -c 'import torch'"])
 
 
-def report(title: str, seconds: dict[str, float], unit: float) -> None:
-    """Print seconds and their ratio to a unit."""
-    print(f"\n{title:<40}{'seconds':>10}{'ratio':>8}")
+def report(title: str, seconds: dict[str, float], unit: float, unit_name: str = "seconds") -> None:
+    """Print seconds or megabytes, and their ratio to a unit."""
+    print(f"\n{title:<40}{unit_name:>10}{'ratio':>8}")
     for name, value in seconds.items():
         print(f"  {name:<38}{value:>10.3f}{value / unit:>8.2f}", flush=True)
 
@@ -133,11 +158,13 @@ def main() -> None:
     """Run all benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each method (default 5)")
-    rounds = parser.parse_args().steps
+    parser.add_argument("--run-steps", type=int, default=200, help="steps of a whole run (default 200)")
+    asked = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, one thread, {ROWS} rows of {TOKENS} tokens, medians of {rounds}")
-    steps(rounds)
-    commands(rounds)
+    print(f"torch {torch.__version__}, one thread, {ROWS} rows of {TOKENS} tokens, medians of {asked.steps}")
+    steps(asked.steps)
+    whole_runs(asked.run_steps)
+    commands(asked.steps)
 
 
 if __name__ == "__main__":

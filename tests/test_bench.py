@@ -18,10 +18,11 @@ def test_every_benchmark_prints_its_line(monkeypatch, capsys):
     tiny = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     monkeypatch.setattr(bench, "SIZES", tiny)
     bench.steps(1)
+    bench.whole_runs(12)
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
-    assert len(lines) == 10  # nine kinds of steps, and an event
+    assert len(lines) == 18  # nine kinds of steps, an event, and four runs with their memory
     assert lines[0][0] == "plain" and lines[0][-1] == "1.00"
-    assert all(float(line[-2]) > 0 for line in lines[:-1])
+    assert all(float(line[-2]) > 0 for line in lines[:-9] + lines[-8:])
 
 
 @pytest.fixture
