@@ -13,6 +13,7 @@ from test_pretrained import tokenizer  # noqa: F401  (a fixture)
 from torch.utils.data import DataLoader
 
 from helpers.models import VOCAB, make_model
+from neuroprune.pruning.architectures import ARCHITECTURES
 from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.sparsity import measure_sparsity
 
@@ -40,6 +41,10 @@ def run(code, monkeypatch, folder, **names):
     monkeypatch.chdir(folder)
     exec(compile(code, "README.md", "exec"), names)
     return names
+
+
+def test_the_number_of_model_types_is_that_of_the_table():
+    assert f"| {len(ARCHITECTURES)} types of transformers |" in README
 
 
 def test_every_block_is_tested_here():
