@@ -1,4 +1,4 @@
-"""Collect the records of a study in its tidy table ``runs.csv``, with ``provenance.json`` beside it."""
+"""Collect a study's records into the tidy table ``runs.csv`` and ``provenance.json``."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ Found = tuple[RunRecord, TimingRecord | None]
 
 
 def collect(study_dir: Path, output: Path | None = None) -> list[str]:
-    """Write the study's tidy table, one row a run, and its provenance beside it.
+    """Write the study's tidy table, one row per run, and its provenance beside it.
 
-    Rows follow the plan (``plan.json``) if it exists, and runs that it does not name are left out; else the names.
+    If ``plan.json`` exists, rows follow its order and unplanned runs are left out. Otherwise rows are sorted by name.
 
     Args:
         study_dir: The study's folder, ``results/<study>``.
         output: The table; default ``<study_dir>/runs.csv``.
 
     Returns:
-        One sentence for each thing a reader has to know: incomplete, diverged and unreadable runs.
+        One warning per problem that readers should know about: incomplete, diverged and unreadable runs.
 
     Raises:
-        UserError: If there is no readable record at all.
+        UserError: If no record can be read.
     """
     study_dir = Path(study_dir)
     plan = read_plan(study_dir)
@@ -83,7 +83,8 @@ def provenance(runs: list[RunRecord], notes: Iterable[str] = ()) -> dict[str, An
 def _in_order(found: list[Found], plan: dict[str, Any]) -> list[RunSettings]:
     """Return the settings of a study's runs in the plan's order, from their records where they exist.
 
-    Without a plan, the usual settings come first. Planned settings of another version of this program are left out.
+    Without a plan, runs with the usual settings come first. Settings planned by another version of this program are
+    left out.
     """
     settings = {run.run: run.settings for run, _ in found}
     if not plan["runs"]:
@@ -99,7 +100,7 @@ def _planned(values: Any) -> RunSettings | None:
 
 
 def _read_all(study_dir: Path, plan: dict[str, Any]) -> tuple[list[Found], list[str]]:
-    """Read all records in the order of the plan; return them, and one sentence for each problem."""
+    """Read all records in the order of the plan; return them with one warning per problem."""
     names = list(plan["runs"]) or sorted(path.parent.name for path in study_dir.glob("runs/*/run.json"))
     found: list[Found] = []
     problems: list[str] = []
@@ -110,12 +111,12 @@ def _read_all(study_dir: Path, plan: dict[str, Any]) -> tuple[list[Found], list[
 
 
 def _read_run(folder: Path, problems: list[str]) -> Found | None:
-    """Read the record and timing of one run; note and leave out what contradicts the record."""
+    """Read a run's record and timing; leave out and report files that contradict the record."""
     run = _read_or_note(read_record, folder / "run.json", problems)
     if run is None:
         return None
     if run.run != folder.name:
-        problems.append(f"{folder}: holds the record of another run, {run.run}, and is left out; delete or rename it.")
+        problems.append(f"{folder}: contains the record of the run {run.run} and is left out; delete or rename it.")
         return None
     problems += changed_files(folder, run)
     timing = _read_or_note(read_timing, folder / "timing.json", problems)
@@ -126,7 +127,7 @@ def _read_run(folder: Path, problems: list[str]) -> Found | None:
 
 
 def _read_or_note(read: Callable[[Path], AnyRecord], path: Path, problems: list[str]) -> AnyRecord | None:
-    """Read a record; return None if it is missing or damaged, and note the damage."""
+    """Read a record; return None if it is missing or damaged, and report damage."""
     try:
         return read(path) if path.exists() else None
     except UserError as error:
@@ -135,17 +136,17 @@ def _read_or_note(read: Callable[[Path], AnyRecord], path: Path, problems: list[
 
 
 def changed_files(folder: Path, run: RunRecord) -> list[str]:
-    """Return one sentence for each array whose content differs from the hash in the record."""
+    """Return one warning per array file whose content differs from the hash in the record."""
     existing = {folder / name: wanted for name, wanted in run.result.files.items() if (folder / name).exists()}
     return [
-        f"{path}: differs from the file that the run wrote (SHA-256 in run.json); restore it, or run the run again."
+        f"{path}: differs from the file that the run wrote (SHA-256 in run.json); restore it or repeat the run."
         for path, wanted in existing.items()
         if file_hash(path) != wanted
     ]
 
 
 def timed_another(run: RunRecord, timing: TimingRecord) -> str:
-    """Return how a timing contradicts the record of its run; an empty text if they belong together."""
+    """Describe how a timing contradicts the record of its run; return an empty string if they match."""
     sizes = run.result.sparsity
     pairs = {
         "run": (timing.run, run.run),
@@ -160,7 +161,7 @@ def timed_another(run: RunRecord, timing: TimingRecord) -> str:
 
 
 def _notes(found: list[Found], plan: dict[str, Any]) -> list[str]:
-    """Return sentences on runs that are missing, outdated, stopped, diverged, not timed, or of uncommitted code."""
+    """Return warnings about missing, outdated, stopped, diverged, untimed and uncommitted-code runs."""
     runs = {run.run: run for run, _ in found}
     untimed = {run.run for run, timing in found if run.status == "done" and not (timing and timing.batches)}
     planned = plan["runs"]
@@ -178,18 +179,18 @@ def _notes(found: list[Found], plan: dict[str, Any]) -> list[str]:
 
 
 def _left_out(study_dir: Path, plan: dict[str, Any]) -> list[str]:
-    """Return a sentence on records that were not read because the plan does not name their runs."""
+    """Return a warning about records that were not read because their runs are not in the plan."""
     names = sorted({path.parent.name for path in study_dir.glob("runs/*/run.json")} - set(plan["runs"]))
     return [f"{len(names)} runs are not in the plan and left out: {_some(names)}."] if plan["runs"] and names else []
 
 
 def _outdated(run: RunRecord, planned: dict[str, Any]) -> bool:
-    """Return whether the plan has other settings than the record, or settings of another version."""
+    """Return whether the planned settings differ from the record's or come from another version."""
     return run.run in planned and _planned(planned[run.run]) != run.settings
 
 
 def _moved(run: RunRecord, timing: TimingRecord | None) -> bool:
-    """Return whether inference was timed on another machine than the one that trained."""
+    """Return whether inference was timed on a different machine from training."""
     if timing is None or not timing.batches:
         return False
     return place_of(**machine(timing.environment)) != place_of(**machine(run.environment))

@@ -1,4 +1,4 @@
-"""The environment section of every record: the code, data and machine of a result."""
+"""Environment section of a record: code, data and machine behind a result."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors", "n
 
 
 class Part(BaseModel):
-    """Part of a record. Unknown keys are refused, so that old and foreign files are detected."""
+    """Base class of a record's sections. Unknown keys are rejected, so that files in other formats are detected."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Environment(Part):
-    """The code, data and machine of a result."""
+    """Code, data and machine behind a result."""
 
-    versions: dict[str, str] = Field(description="Python and the packages that compute.")
-    commit: str | None = Field(description="Commit of the code; none outside a git checkout.")
-    dirty: bool | None = Field(description="Whether the package's code differed from that commit.")
+    versions: dict[str, str] = Field(description="Versions of Python and of the numerical packages.")
+    commit: str | None = Field(description="Commit of the code; null outside a git checkout.")
+    dirty: bool | None = Field(description="Whether the package's code had uncommitted changes.")
     platform: str
     device: str = Field(description="Name of the accelerator, or `cpu`.")
     cpu: str
@@ -41,15 +41,15 @@ class Environment(Part):
 def environment(
     *, threads: int | None = None, device: str | None = None, started: datetime | None = None
 ) -> dict[str, Any]:
-    """Describe the present code and machine.
+    """Describe the current code and machine.
 
     Args:
         threads: CPU threads of the job.
-        device: Name of the accelerator; default: the one that torch would use.
+        device: Name of the accelerator; default: the one that torch selects.
         started: When the job began; default: now.
 
     Returns:
-        The environment section of a record, without the hashes of settings and data.
+        The environment section of a record, without the hashes of settings, data and model.
     """
     commit, dirty = git_state()
     return {
@@ -65,7 +65,7 @@ def environment(
 
 
 def installed_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """Return the versions of Python and of the packages that are installed."""
+    """Return the versions of Python and of the installed numerical packages."""
     found = {"python": platform.python_version()}
     for name in packages:
         try:
@@ -76,9 +76,9 @@ def installed_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
 
 
 def git_state(folder: Path = Path(__file__).parents[1]) -> tuple[str | None, bool | None]:
-    """Return the commit of the code in a folder and whether it differs from it; (None, None) outside a checkout.
+    """Return a folder's commit and whether it has uncommitted changes; (None, None) outside a checkout.
 
-    A folder that git does not track, such as an installed package inside somebody's repository, has no commit.
+    Folders that git does not track, such as an installed package inside another repository, have no commit.
     """
     if not _git(folder, "ls-files", "."):
         return None, None
@@ -105,7 +105,7 @@ def cpu_name() -> str:
 
 
 def device_name() -> str:
-    """Return the name of the accelerator that torch would use, or ``cpu``."""
+    """Return the name of the accelerator that torch selects, or ``cpu``."""
     import torch
 
     if torch.cuda.is_available():

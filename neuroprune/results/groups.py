@@ -1,4 +1,4 @@
-"""Groups of runs that differ only in their seed, and variants of a usual setting, both found from settings."""
+"""Grouping of runs by settings: runs that differ only in their seed form a group."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Kind = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Group:
-    """The runs that are averaged with each other.
+    """A set of runs that are averaged.
 
     Args:
         name: Model, task, method, point and variant; the same for all seeds.
-        variant: Options in which its settings differ from the usual ones of their kind, ``events_1``; usually empty.
+        variant: Options that differ from the usual settings of the same kind, such as ``events_1``; usually empty.
     """
 
     name: str
@@ -32,10 +32,10 @@ def groups(runs: Iterable[RunSettings], usual: dict[Kind, RunSettings]) -> list[
 
     Args:
         runs: Settings of runs.
-        usual: The settings that each kind of run is compared with, as `first_of_each_kind` returns them.
+        usual: The usual settings of each kind of run, as returned by `first_of_each_kind`.
 
     Returns:
-        One group for each run. Runs are in one group exactly if their settings differ in name and seed alone.
+        The group of each run. Two runs share a group if and only if their settings differ only in name and seed.
     """
     taken: dict[str, str] = {}
     found = []
@@ -43,7 +43,7 @@ def groups(runs: Iterable[RunSettings], usual: dict[Kind, RunSettings]) -> list[
         changes = differences(_options(run), _options(usual[_kind(run)]))
         name = "-".join([short_name(run.model.name, run.task.name, run.method), *changes])
         identity = canonical_but_seed(run)
-        while taken.setdefault(name, identity) != identity:  # values that are formatted the same way
+        while taken.setdefault(name, identity) != identity:  # different values can have the same format
             name += "_"
         found.append(Group(name, "-".join(changes)))
     return found
@@ -58,19 +58,19 @@ def first_of_each_kind(runs: Iterable[RunSettings]) -> dict[Kind, RunSettings]:
 
 
 def usual_first(runs: Iterable[RunSettings]) -> list[RunSettings]:
-    """Sort runs that have no plan: fewest changes from the method's defaults first, then common training settings."""
+    """Sort runs without a plan: fewest changes from the method's defaults first, then commonest training settings."""
     runs = list(runs)
     common = Counter(canonical(run.training) for run in runs)
     return sorted(runs, key=lambda run: (_changes(run), -common[canonical(run.training)]))
 
 
 def _kind(run: RunSettings) -> Kind:
-    """Return what runs of one kind share: model, task, method and point."""
+    """Return the kind of a run: model, task, method and point."""
     return (run.model.name, run.task.name, run.method.name, *(getattr(run.method, name, None) for name in POINT))
 
 
 def _options(run: RunSettings) -> dict[str, Any]:
-    """Return all settings of a run by name, without its own name and seed."""
+    """Return all settings of a run as a flat mapping, without the run's name and seed."""
     sources = {"model": run.model, "task": run.task}
     more = {f"{part}.{name}": value for part, settings in sources.items() for name, value in settings}
     return options(run.method, run.training) | more

@@ -1,4 +1,4 @@
-"""Data and models of runs, read from the manifests written by `prepare-data` and `prepare-model`."""
+"""Hashes of prepared data and models, read from the manifests of `prepare-data` and `prepare-model`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Prepared data of a task, and a prepared model.
+    """A task's prepared data and a prepared model.
 
     Args:
         data_sha256: Hash of the data.
         model_sha256: Hash of the model's files.
-        copied: What the task's metric gives for copying the source, worked out once for all runs; None for classes.
+        copied: The task's metric for copying the source, computed once for all runs; None for classification.
     """
 
     data_sha256: str
@@ -55,7 +55,7 @@ class Prepared:
         )
 
     def value_of_copying(self, data: Any) -> float | None:
-        """Return the metric of copying on the rows that a run read; recomputed only if they differ."""
+        """Return the metric for copying on a run's evaluation rows; recompute it only if the rows differ."""
         return self.copied if data.sha256 == self.data_sha256 else data.copied
 
 

@@ -11,32 +11,32 @@ from neuroprune.errors import UserError
 from neuroprune.files.atomic import write_bytes, write_json
 from neuroprune.results.records import read_plan, read_record
 
-KEPT = ("run.json", "timing.json", "*.safetensors")  # of a run; its model stays where it is
+KEPT = ("run.json", "timing.json", "*.safetensors")  # files of a run that are copied; models are not
 
 
 def merge(sources: Sequence[Path], target: Path) -> list[str]:
     """Copy the records and small arrays of several studies into one folder, ready for ``collect`` or ``redraw``.
 
-    Of a run that several sources have, each file comes from the first that has it.
+    If several sources contain a run, each of its files is copied from the first source that has it.
 
     Args:
         sources: Folders of studies.
-        target: The folder to write, which may hold an earlier merge.
+        target: The folder to write; it may contain an earlier merge.
 
     Returns:
         Names of all runs in the target.
 
     Raises:
-        UserError: If a source has no run, or two have different records of a run with the same name, or a plan
-            or record is damaged, or the target is a file; nothing is written then.
+        UserError: If a source has no run, two sources have different records of the same run, a plan or record is
+            damaged, or the target is a file. Nothing is written in these cases.
     """
     if target.exists() and not target.is_dir():
-        raise UserError(f"{target}: is a file; name the folder of a study, which may be a new one.")
+        raise UserError(f"{target}: is a file; give the folder of a study, new or existing.")
     found: dict[str, list[Path]] = defaultdict(list)
     for source in sources:
         records = sorted(Path(source).glob("runs/*/run.json"))
         if not records:
-            raise UserError(f"{source}: no run has a record (runs/*/run.json); name the folder of a study.")
+            raise UserError(f"{source}: no run has a record (runs/*/run.json); give the folder of a study.")
         for record in records:
             found[record.parent.name].append(record.parent)
             _check_same(found[record.parent.name][0], record.parent)
@@ -56,7 +56,7 @@ def merge(sources: Sequence[Path], target: Path) -> list[str]:
 
 
 def _check_same(one: Path, other: Path) -> None:
-    """Refuse different records with the same name."""
+    """Reject different records with the same name."""
     if one != other and read_record(one / "run.json") != read_record(other / "run.json"):
         raise UserError(
             f"{one} and {other} are different records of a run with the same name; leave one of them out, or rename "
@@ -65,13 +65,13 @@ def _check_same(one: Path, other: Path) -> None:
 
 
 def _files(folders: Sequence[Path]) -> list[Path]:
-    """Return the files to copy for one run, each from the first folder that has it."""
+    """Return the files to copy for one run, each from the first folder that contains it."""
     there = [path for folder in folders for pattern in KEPT for path in sorted(folder.glob(pattern))]
     return list({path.name: path for path in reversed(there)}.values())
 
 
 def _one_plan(plans: Sequence[dict[str, Any]], recorded: dict[str, Any], study: str) -> dict[str, Any]:
-    """Merge the plans, so that missing runs stay known; add the settings of records without a plan."""
+    """Merge the plans, so that missing runs remain listed; add the settings of records without a plan."""
     runs: dict[str, Any] = {}
     for plan in plans:
         runs = {**plan["runs"], **runs}

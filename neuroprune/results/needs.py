@@ -1,7 +1,7 @@
-"""Runs that each figure and table shows, selected from a plan, so that an artefact does not wait for the whole study.
+"""Selection of the planned runs that each figure and table needs, so that none waits for the whole study.
 
-A selection may name more runs than an artefact draws, never fewer. Nothing heavy is imported here, because the
-workflow reads it while it builds the graph of jobs.
+A selection may contain more runs than the artefact draws, never fewer. Heavy imports are avoided because Snakemake
+imports this module while it builds the job graph.
 """
 
 from __future__ import annotations
@@ -14,22 +14,21 @@ Runs = Mapping[str, RunSettings]
 
 
 def needed_runs(artefact: str, runs: Runs) -> tuple[str, ...]:
-    """Return the runs that a figure or table shows.
+    """Return the names of the runs that a figure or table needs.
 
     Args:
         artefact: Name of the figure or table.
         runs: All planned runs by name, in the plan's order.
 
     Returns:
-        Their names in the plan's order. All runs if the artefact shows no particular ones, or if the plan has none of
-        those that it shows.
+        Names in the plan's order. All runs if the artefact has no selection or its selection is empty.
     """
     chosen = _SELECTIONS.get(artefact, lambda runs: runs)(runs)
     return tuple(chosen or runs)
 
 
 def _summaries(runs: Runs) -> Runs:
-    """Table 1: the summarization tasks of a study that has some, else all; no runs that ask for a number of heads."""
+    """Table 1: the study's summarization tasks, or else all tasks; without runs with a target number of heads."""
     summaries = _where(runs, lambda run: run.task.kind == "summarization")
     return _at_sparsities(summaries or runs)
 
@@ -39,27 +38,27 @@ def _at_sparsities(runs: Runs) -> Runs:
 
 
 def _by_heads(runs: Runs) -> Runs:
-    """Figure 5: runs that ask for a number of heads, with the dense ones of their models and tasks."""
+    """Figure 5: runs with a target number of heads, and the dense runs of their models and tasks."""
     pairs = {_pair(run) for run in runs.values() if _heads(run) is not None}
     return _where(runs, lambda run: _pair(run) in pairs and (_heads(run) is not None or run.method.name == "dense"))
 
 
 def _translation_by_heads(runs: Runs) -> Runs:
-    """Figures 6 and 7: translation tasks with runs that ask for a number of heads."""
+    """Figures 6 and 7: all runs of translation tasks that have runs with a target number of heads."""
     translations = _where(runs, lambda run: run.task.kind == "translation")
     pairs = {_pair(run) for run in translations.values() if _heads(run) is not None}
     return _where(translations, lambda run: _pair(run) in pairs)
 
 
 def _ours_of_first_pair(runs: Runs) -> Runs:
-    """Figures 1, 8, 9 and 10: NeuroPrune's main form and the dense runs of the first model and task that have it."""
+    """Figures 1, 8, 9 and 10: NeuroPrune's main form and dense, for the first model and task with such runs."""
     ours = _main_form(runs)
     pair = _first_pair(ours)
     return _where(runs, lambda run: _pair(run) == pair and (run.run in ours or run.method.name == "dense"))
 
 
 def _ours_of_first_model(runs: Runs) -> Runs:
-    """Figure 2: the same for all tasks of the first model."""
+    """Figure 2: NeuroPrune's main form and dense, for all tasks of the first model with such runs."""
     ours = _main_form(runs)
     models = {run.model.name for run in ours.values()}
     first = next((run.model.name for run in runs.values() if run.model.name in models), None)

@@ -1,4 +1,4 @@
-"""Escaping of a study's texts in csv, Markdown and LaTeX."""
+"""Escaping of text for csv and Markdown."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # spreadsheets evaluate texts that begin like this
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of cells that spreadsheets evaluate as formulas
 
 
 def csv_text(table: pd.DataFrame, **options: Any) -> str:
-    """Write a table as csv without an index; texts that a spreadsheet would compute begin with an apostrophe.
+    """Write a table as csv without an index; prefix cells that a spreadsheet would evaluate with an apostrophe.
 
     Args:
         table: The table; numbers stay as they are.

@@ -9,17 +9,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-SECONDS = 2.0  # between two looks at the folder
-STARTED = 0.5  # of a run that is being trained, taken as done
+SECONDS = 2.0  # seconds between two checks of the folder
+STARTED = 0.5  # assumed progress of a run in training
 
 
 class Progress:
-    """Reads the records of a study's runs as they appear.
+    """Track a study's progress by reading the records of its runs as they appear.
 
     Args:
         folder: The study's folder.
-        shares: Each run's share of the work; they add up to 1.
-        clock: Seconds that have passed.
+        shares: Each run's fraction of the total work; the fractions add up to 1.
+        clock: Function that returns the current time in seconds.
     """
 
     def __init__(self, folder: Path, shares: Mapping[str, float], clock: Callable[[], float] = time.monotonic) -> None:
@@ -34,7 +34,7 @@ class Progress:
         return len(self._times) == len(self._shares)
 
     def news(self) -> list[str]:
-        """Return a line for each run that has finished since the last call: its result, and the time left for all."""
+        """Return one line per run finished since the last call: its result and the study's remaining time."""
         found = self._find()
         new = sorted((name for name in found if found[name] != self._times.get(name)), key=found.__getitem__)
         self._times = found
@@ -45,17 +45,19 @@ class Progress:
         return f"{number} of {len(self._shares)} runs: {name}, {_result(self._path(name, 'run.json'))}{rest}"
 
     def _left(self) -> str:
-        """Return the remaining time at the speed so far; running runs count as half done."""
+        """Estimate the remaining time from the speed so far; runs in progress count as half done."""
         done = sum(self._shares[name] for name in self._times)
         half = STARTED * sum(self._shares[name] for name in self._shares if self._at_work(name))
         speed = (done + half - self._earlier) / max(self._clock() - self._began, 1e-9)
-        return f"training takes about {minutes((1 - done - half) / speed)} more" if speed > 0 else "time left not known"
+        if speed <= 0:
+            return "remaining time unknown"
+        return f"training takes about {minutes((1 - done - half) / speed)} more"
 
     def _at_work(self, name: str) -> bool:
         return name not in self._times and _mtime(self._path(name, "train.log")) != self._logs[name]
 
     def _find(self) -> dict[str, int]:
-        """Return when each record was written, of the runs that have one."""
+        """Return the time of each existing record."""
         times = {name: _mtime(self._path(name, "run.json")) for name in self._shares}
         return {name: written for name, written in times.items() if written is not None}
 
@@ -64,19 +66,19 @@ class Progress:
 
 
 def watch(progress: Progress, say: Callable[[str], None], seconds: float = SECONDS) -> threading.Thread:
-    """Report news from a thread that ends with this process or with the last run.
+    """Start a daemon thread that reports progress until the last run has finished.
 
     Args:
         progress: The study's progress.
         say: Called with each line.
-        seconds: Time between two looks.
+        seconds: Time between two checks.
 
     Returns:
         The thread, started.
     """
 
     def look() -> None:
-        """Look again and again."""
+        """Report news until all runs have finished."""
         while not progress.finished:
             time.sleep(seconds)
             for line in progress.news():
@@ -88,7 +90,7 @@ def watch(progress: Progress, say: Callable[[str], None], seconds: float = SECON
 
 
 def minutes(seconds: float) -> str:
-    """Format a time for reading: seconds below a minute and a half, hours from one and a half on."""
+    """Format a duration: in seconds below 1.5 min, in hours from 1.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"

@@ -1,7 +1,7 @@
-"""Schemas of a run's record and timing, and the small arrays beside them.
+"""Schemas of a run's record and timing, and reading of the small array files next to them.
 
 A run is a folder, ``results/<study>/runs/<run>/``. Its ``run.json`` has three sections (settings, environment, result),
-so that every number has an address: which code, which data, which machine. Nothing here needs torch.
+so that every number can be traced to its code, data and machine. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ _POSITIONS: TypeAdapter[list[list[int]]] = TypeAdapter(list[list[Annotated[int, 
 
 
 class SparsityRecord(Part):
-    """Removed or zero weights and units at the end, as fractions of the dense model, and the remaining units."""
+    """Final sparsity: removed or zero weights and units as fractions of the dense model, and the remaining units."""
 
     weights: Share = Field(description="Fraction of the prunable weights (Q, K, V, O and MLP matrices).")
     heads: Share
     neurons: Share
-    parameters: Number = Field(description="All parameters that are left, embeddings included.")
+    parameters: Number = Field(description="All remaining parameters, including embeddings.")
     dense_parameters: Number
-    heads_per_layer: list[Number] = Field(description="Heads left in each attention.")
-    neurons_per_layer: list[Number] = Field(description="Neurons left in each MLP.")
+    heads_per_layer: list[Number] = Field(description="Remaining heads of each attention.")
+    neurons_per_layer: list[Number] = Field(description="Remaining neurons of each MLP.")
 
 
 class Quartiles(Part):
-    """Median and quartiles over counted passes."""
+    """Median and quartiles over the measured passes."""
 
     median: Time
     q1: Time
@@ -52,23 +52,23 @@ class Quartiles(Part):
 
 
 class StepTimes(Part):
-    """Training steps between two changes of the model's size, in milliseconds each."""
+    """Time per training step between two changes of the model's size, in milliseconds."""
 
-    parameters: Number = Field(description="Size of the model that was trained in this stretch.")
+    parameters: Number = Field(description="Number of parameters during these steps.")
     steps: Number
     ms: Quartiles = Field(description="From the forward pass to the end of the method's work, on the device's clock.")
 
 
 class Result(Part):
-    """Results of a run; values that are not finite are stored as null."""
+    """Results of a run. Non-finite values are stored as null."""
 
     metric: str = Field(description="Name of the metric that tables and figures show.")
     value: float | None
     metrics: dict[str, float | None]
-    majority: float | None = Field(description="The metric's value if the most frequent class is always answered.")
+    majority: float | None = Field(description="The metric of always predicting the most frequent class.")
     copied: float | None = Field(
         default=None,
-        description="Its value if the source is copied: whole in translation; in summarization its first words, as "
+        description="The metric of copying the source: all of it in translation, its first words in summarization, as "
         "many as the training rows' summaries have on average.",
     )
     labels: list[str]
@@ -76,27 +76,28 @@ class Result(Part):
     eval_rows: Number
     steps: Number
     epochs: Time
-    train_seconds: Time = Field(description="Wall time of training, its evaluations included, over all jobs.")
-    eval_seconds: Time = Field(description="Part of it that was evaluation.")
+    train_seconds: Time = Field(description="Wall-clock time of training including evaluations, over all jobs.")
+    eval_seconds: Time = Field(description="Part of it spent on evaluation.")
     train_cpu_seconds: Time | None = Field(
         default=None,
-        description="Processor time of training without evaluations, of the main process; other work on the machine "
-        "changes it little. None on an accelerator and in records from before it was measured.",
+        description="Processor time of the main process in training without evaluations; other work on the machine "
+        "hardly changes it. Null on an accelerator and in older records.",
     )
     seconds_per_step: Time | None
     resumed_at: list[Number] = Field(
-        default_factory=list, description="Steps at which a job went on where another was killed."
+        default_factory=list, description="Steps from which a job resumed after a killed one."
     )
     step_times: list[StepTimes] = Field(
-        default_factory=list, description="Steps before the first cut, between cuts, after the last one, over all jobs."
+        default_factory=list,
+        description="Step times before, between and after the cuts, over all jobs.",
     )
     sparsity: SparsityRecord
-    degree_sd_percent: float | None = Field(description="Standard deviation of the MLP neurons' degrees, times 100.")
+    degree_sd_percent: float | None = Field(description="Standard deviation of the MLP neurons' degrees in percent.")
     history: list[dict[str, float | None]] = Field(
-        default_factory=list, description="What was logged: step, epoch, loss, metrics."
+        default_factory=list, description="Log entries: step, epoch, loss, metrics."
     )
     method: dict[str, Any] = Field(default_factory=dict, description="The method's own report.")
-    files: dict[FileName, str] = Field(default_factory=dict, description="SHA-256 of the files beside the record.")
+    files: dict[FileName, str] = Field(default_factory=dict, description="SHA-256 of the files next to the record.")
 
     @model_validator(mode="after")
     def _one_value(self) -> Result:
@@ -104,7 +105,7 @@ class Result(Part):
         if value != measured:
             raise ValueError(f"value {value} and metrics.{self.metric} {measured} must be the same")
         if value is not None and abs(value) > 1 + ROUNDING:
-            raise ValueError(f"value {value} of {self.metric} must be a fraction of 1")
+            raise ValueError(f"value {value} of {self.metric} must be a fraction, not a percentage")
         return self
 
     @model_validator(mode="after")
@@ -127,7 +128,7 @@ def _known(value: float | None) -> float | None:
 
 
 class RunRecord(Part):
-    """``run.json``: one run with everything needed to check and repeat it."""
+    """Content of ``run.json``: everything needed to check and repeat one run."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     run: str
@@ -144,17 +145,17 @@ class RunRecord(Part):
 
 
 class BatchTiming(Part):
-    """Inference of the cut and the dense model at one batch size, in milliseconds an example."""
+    """Inference times of the pruned and the dense model at one batch size, in milliseconds per example."""
 
     batch_size: Number
     examples: Number
     ms_per_example: Quartiles
     dense_ms_per_example: Quartiles
-    speedup: Quartiles = Field(description="Dense time over cut time, pass by pass.")
+    speedup: Quartiles = Field(description="Dense time over pruned time, pass by pass.")
 
 
 class TimingRecord(Part):
-    """``timing.json``: inference times of one run; no batches if the run left no model to time."""
+    """Content of ``timing.json``: inference times of one run; no batches if the run has no model to time."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     run: str
@@ -175,7 +176,7 @@ def _read(path: Path, kind: type[AnyRecord]) -> AnyRecord:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: no record can be read here ({error.strerror}); run the study first.") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); run the study first.") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON file ({error}); delete it and run again.") from error
     found = data.get("schema_version") if isinstance(data, dict) else None
@@ -197,10 +198,10 @@ def _read(path: Path, kind: type[AnyRecord]) -> AnyRecord:
 
 
 def _first_problem(error: ValidationError) -> str:
-    """Describe the first error of a record and count the others; a different version is named instead."""
+    """Describe the first error of a record and count the others, or report a different method version."""
     problem = error.errors()[0]
     if problem["loc"][:2] == ("settings", "method") and problem["loc"][-1] == "version":
-        return f"made by version {problem['input']} of {problem['loc'][-2]}, which gives other results than this one"
+        return f"made by version {problem['input']} of {problem['loc'][-2]}, whose results differ from this version's"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{'.'.join(str(part) for part in problem['loc']) or 'record'}: {problem['msg']}{more}"
 
@@ -215,13 +216,13 @@ def read_record(path: Path) -> RunRecord:
         The record.
 
     Raises:
-        UserError: The file is missing, damaged, or of another version.
+        UserError: If the file is missing, damaged, or of another version.
     """
     return _read(path, RunRecord)
 
 
 def read_timing(path: Path) -> TimingRecord:
-    """Read a ``timing.json``; a missing, damaged or old file is a UserError."""
+    """Read a ``timing.json``; raise UserError if it is missing, damaged or of another version."""
     return _read(path, TimingRecord)
 
 
@@ -232,10 +233,10 @@ def read_plan(study_dir: Path) -> dict[str, Any]:
         study_dir: The study's folder.
 
     Returns:
-        At least ``runs``, settings by name, and ``timed``, names; both empty if there is no plan.
+        At least ``runs`` (settings by name) and ``timed`` (names); both are empty if there is no plan.
 
     Raises:
-        UserError: The file is damaged or no plan.
+        UserError: If the file is damaged or not a plan.
     """
     path = Path(study_dir) / "plan.json"
     if not path.exists():
@@ -243,24 +244,24 @@ def read_plan(study_dir: Path) -> dict[str, Any]:
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: no plan can be read here ({error}); plan the study again or delete it.") from error
+        raise UserError(f"{path}: cannot be read as a plan ({error}); plan the study again or delete it.") from error
     plan = {"timed": [], **plan} if isinstance(plan, dict) else {}
     if not (isinstance(plan.get("runs"), dict) and isinstance(plan["timed"], list)):
-        raise UserError(f"{path}: this is no plan of a study; plan the study again or delete it.")
+        raise UserError(f"{path}: this is not the plan of a study; plan the study again or delete the file.")
     for name in (*plan["runs"], *plan["timed"]):
         if not (isinstance(name, str) and re.fullmatch(FOLDER_NAME, name)):
-            raise UserError(f"{path}: {name!r} is no name of a run; plan the study again or delete the file.")
+            raise UserError(f"{path}: {name!r} is not a valid run name; plan the study again or delete the file.")
     return plan
 
 
-# ---- which weights are there, as bits
+# ---- bit masks of non-zero weights
 
 
 def _pack(present: np.ndarray, every: int) -> np.ndarray:
-    """Pack a mask of present weights to bits.
+    """Pack a boolean mask into bits.
 
     Args:
-        present: Which entries have an absolute value of at least eps, bool ``[rows, columns]``.
+        present: Entries with absolute value of at least eps, bool ``[rows, columns]``.
         every: Keep only every n-th row and column.
 
     Returns:
@@ -270,21 +271,21 @@ def _pack(present: np.ndarray, every: int) -> np.ndarray:
 
 
 def _unpack(packed: np.ndarray, shape: Iterable[int], every: int) -> np.ndarray:
-    """Undo ``_pack``: bool ``[rows, columns]`` of this shape; kept entries stand for their neighbours."""
+    """Invert ``_pack``: return bool ``[rows, columns]`` of this shape; stored entries also fill skipped ones."""
     rows, columns = (np.arange(int(size)) // every for size in shape)
     present = np.unpackbits(np.asarray(packed, dtype=np.uint8), axis=-1, count=columns[-1] + 1).astype(bool)
     return present[rows[:, None], columns]
 
 
 def pack_patterns(patterns: Mapping[str, np.ndarray], room: float = np.inf) -> dict[str, np.ndarray]:
-    """Return the tensors of ``patterns.safetensors``: each mask as bits, its shape as ``<name>.shape``, int64 [2].
+    """Return the tensors of ``patterns.safetensors``: each mask as bits, and its shape as ``<name>.shape``, int64 [2].
 
     Args:
         patterns: Masks by name, bool ``[rows, columns]``.
-        room: Bytes that the bits may take: of masks that take more, every second, third … row and column is kept.
+        room: Limit in bytes. If the masks exceed it, only every second, third, … row and column is stored.
 
     Returns:
-        The tensors, and which rows and columns were kept as ``every``, int64 [1].
+        The tensors, with the stride of the stored rows and columns as ``every``, int64 [1].
     """
     every = 1
     while sum(-(-mask.shape[0] // every) * -(-mask.shape[1] // (8 * every)) for mask in patterns.values()) > room:
@@ -295,7 +296,7 @@ def pack_patterns(patterns: Mapping[str, np.ndarray], room: float = np.inf) -> d
 
 
 def read_patterns(path: Path) -> dict[str, np.ndarray]:
-    """Read a run's ``patterns.safetensors``: name (``q.3``) to bool ``[rows, columns]`` in the dense coordinates."""
+    """Read a run's ``patterns.safetensors``: bool ``[rows, columns]`` in dense coordinates by name (``q.3``)."""
     tensors = read_arrays(path)
     every = int(tensors.pop("every", [1])[0])
     names = [name for name in tensors if not name.endswith(".shape")]
@@ -303,15 +304,15 @@ def read_patterns(path: Path) -> dict[str, np.ndarray]:
 
 
 def shrink(mask: np.ndarray, cells: int) -> np.ndarray:
-    """Average a mask over blocks, so that it can be stored and printed.
+    """Reduce a mask to the averages of its blocks, for storing and printing.
 
     Args:
         mask: bool ``[rows, columns]``.
-        cells: Rows and columns of the result at most.
+        cells: Largest number of rows and columns of the result.
 
     Returns:
-        float ``[min(rows, cells), min(columns, cells)]``: the share of entries of each block that are there. Blocks
-        differ by at most one row and column, and every entry is in exactly one.
+        float ``[min(rows, cells), min(columns, cells)]``: the fraction of true entries in each block. Block sizes
+        differ by at most one row and column, and every entry belongs to exactly one block.
     """
     starts = [np.linspace(0, size, min(size, cells), endpoint=False).astype(int) for size in mask.shape]
     sums = np.add.reduceat(np.add.reduceat(mask.astype(float), starts[0], axis=0), starts[1], axis=1)
@@ -320,11 +321,11 @@ def shrink(mask: np.ndarray, cells: int) -> np.ndarray:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read a safetensors file as NumPy arrays; a missing or damaged file is a UserError."""
+    """Read a safetensors file as NumPy arrays; raise UserError if it is missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); run this run again.") from error
+        raise UserError(f"{path}: cannot be read ({error}); repeat this run.") from error

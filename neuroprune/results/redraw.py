@@ -16,32 +16,34 @@ from neuroprune.results.records import read_plan
 from neuroprune.results.runs import read_runs
 from neuroprune.results.tables.formats import write_table
 
-SLOW_FIRST = ("topology", "ablations", "figure8", "frontier", "figure4")  # so that processes end together
+SLOW_FIRST = ("topology", "ablations", "figure8", "frontier", "figure4")  # to balance the processes
 
 
 def redraw(study_dir: Path, names: Sequence[str] = ()) -> list[str]:
-    """Collect a study's records and redraw its tables and figures; nothing else is read or written.
+    """Collect a study's records and redraw its tables and figures, reading and writing nothing else.
 
     Args:
-        study_dir: The study's folder, of which ``runs/`` and, if it exists, ``plan.json`` are read.
-        names: Figures and tables to make; none: those that the plan asks for, or all. Figure 11 is made of models of
-            more than 300 M parameters alone and left out without such, unless it is named.
+        study_dir: The study's folder with ``runs/`` and, optionally, ``plan.json``.
+        names: Figures and tables to make; default: those listed in the plan, or all. Figure 11, which shows only models
+            of more than 300 M parameters, is left out by default if the study has none.
 
     Returns:
-        One sentence for each thing a reader has to know: those of ``collect``, and tables that have nothing to show.
+        Warnings: those of ``collect``, and one per table that has nothing to show.
 
     Raises:
-        UserError: If a name is unknown, there is no readable record, or an array can't be read.
+        UserError: If a name is unknown, no record can be read, or an array can't be read.
     """
     study_dir, named = Path(study_dir), bool(names)
     names = sorted(names or _asked_for(study_dir), key=lambda name: (name not in SLOW_FIRST, name))
     known = [*figures.FIGURES, *tables.TABLES]
     for name in names:
         if name not in known:
-            raise UserError(f"{name!r} is no figure or table{did_you_mean(name, known)}; there are {', '.join(known)}.")
+            raise UserError(
+                f"{name!r} is not a figure or table{did_you_mean(name, known)}; choose from {', '.join(known)}."
+            )
     notes = collect(study_dir)
     names = [name for name in names if named or name != "figure11" or _has_large_models(study_dir)]
-    import_module("neuroprune.results.figures.style")  # before processes part, so that matplotlib is read once
+    import_module("neuroprune.results.figures.style")  # imported before forking, so that matplotlib is loaded once
     with ProcessPoolExecutor(min(_cores(), len(names))) as pool:
         said = list(pool.map(partial(_make, study_dir), names))
     return notes + [note for note in said if note]
@@ -53,7 +55,7 @@ def _asked_for(study_dir: Path) -> Sequence[str]:
 
 
 def _has_large_models(study_dir: Path) -> bool:
-    """Return whether Figure 11 differs from Figure 4."""
+    """Return whether the study has models for Figure 11."""
     return bool((read_runs(study_dir)["dense_parameters"] > figures.LARGE).any())
 
 
@@ -63,7 +65,7 @@ def _cores() -> int:
 
 
 def _make(study_dir: Path, name: str) -> str:
-    """Make one table or figure; a table without rows contains a note instead."""
+    """Make one table or figure; write a note into a table without rows."""
     if name in figures.FIGURES:
         figures.draw(name, study_dir)
         return ""

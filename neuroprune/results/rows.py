@@ -1,4 +1,4 @@
-"""Turn the record and timing of one run into one row of the tidy table."""
+"""Conversion of a run's record and timing to one row of the tidy table."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PENALISED = ("penalty", "regulated")  # forms whose strengths have columns
 
 
 def row(study: str, run: RunRecord, timing: TimingRecord | None, group: Group) -> dict[str, Any]:
-    """Flatten one run to a row of the tidy table."""
+    """Flatten one run into a row of the tidy table."""
     timed = machine(timing.environment) if timing and timing.batches else dict.fromkeys(("device", "cpu"))
     machines = machine(run.environment) | {f"timing_{name}": value for name, value in timed.items()}
     return _identity(study, run, group) | _outcome(run.result) | _times(timing) | machines
 
 
 def _identity(study: str, run: RunRecord, group: Group) -> dict[str, Any]:
-    """Return the columns that identify a run; ``group`` is the same for all seeds of an experiment."""
+    """Return the columns that identify a run; all seeds of an experiment have the same ``group``."""
     settings, method = run.settings, run.settings.method
     form = getattr(method, "form", "")
     strengths = {name: getattr(method, name, None) if form in PENALISED else None for name in STRENGTHS}
@@ -54,14 +54,14 @@ def _identity(study: str, run: RunRecord, group: Group) -> dict[str, Any]:
 
 
 def _other_settings(settings: RunSettings, form: str) -> str:
-    """Return a hash of all settings but run, seed and those of ``ABLATED`` and ``mode`` that the form has."""
+    """Return a hash of all settings except run, seed, ``mode`` and the form's settings in ``ABLATED``."""
     ablated = {*ABLATED.get(form, ()), *(["mode"] if form in PENALISED else [])}
     rest = settings.model_dump(mode="json", exclude={"run": True, "seed": True, "method": ablated})
     return json_hash(rest)[:12]
 
 
 def _outcome(result: Result) -> dict[str, Any]:
-    """Return the columns of metrics, sparsity and costs."""
+    """Return the columns with metrics, sparsity and costs."""
     sparsity = result.sparsity
     return {
         "metric": result.metric,
@@ -91,18 +91,18 @@ def _outcome(result: Result) -> dict[str, Any]:
 
 
 def _step_times(stretches: list[StepTimes]) -> dict[str, float]:
-    """Return the median milliseconds of a training step before the first cut and after the last one."""
+    """Return the median time of a training step in milliseconds, before the first cut and after the last one."""
     ends = {"first": stretches[0], "last": stretches[-1]} if stretches else {}
     return {f"step_ms_{name}": stretch.ms.median for name, stretch in ends.items()}
 
 
 def _listed(layers: Iterable[Iterable[int]]) -> str:
-    """Format lists of numbers, one per layer: `;0 3`."""
+    """Format one list of numbers per layer as text: `;0 3`."""
     return ";".join(" ".join(map(str, numbers)) for numbers in layers)
 
 
 def _times(timing: TimingRecord | None) -> dict[str, Any]:
-    """Return the columns of each batch size, such as ``inference_ms_b32``, with the quartiles over passes."""
+    """Return the timing columns of each batch size, such as ``inference_ms_b32``, with quartiles over passes."""
     row: dict[str, Any] = {}
     for batch in timing.batches if timing else []:
         kinds = {"inference_ms": batch.ms_per_example, "dense_inference_ms": batch.dense_ms_per_example}
@@ -113,14 +113,14 @@ def _times(timing: TimingRecord | None) -> dict[str, Any]:
 
 
 def with_dense_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Fill in the times of dense runs that were not timed themselves from the dense model beside other runs.
+    """Fill in missing times of dense runs from timings of the dense model next to pruned ones.
 
     Args:
         rows: Rows of the tidy table.
 
     Returns:
-        The same rows; a finished dense run without times has the medians of the ``dense_inference_ms_*`` of the timed
-        runs of its model and task that were trained on its machine, and a speed-up of 1.
+        The same rows. A finished dense run without times gets a speed-up of 1 and the median ``dense_inference_ms_*``
+        over the timed runs of its model and task that were trained on the same machine.
     """
     beside: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
@@ -139,7 +139,7 @@ def _lacks_times(row: dict[str, Any]) -> bool:
 
 
 def _dense_times(beside: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a dense run's times: those measured beside other runs, on the machine of the first of them."""
+    """Return a dense run's times from the timings of other runs, all on the machine of the first of them."""
     machine = [{name: row[name] for name in ("timing_device", "timing_cpu")} for row in beside]
     same = [row for row, place in zip(beside, machine, strict=True) if place == machine[0]]
     times = [{name: value for name, value in row.items() if name.startswith("dense_inference_ms_")} for row in same]
@@ -151,5 +151,5 @@ def _dense_times(beside: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def machine(environment: Environment) -> dict[str, str]:
-    """Return the machine that a run used."""
+    """Return the machine on which a run was made."""
     return {"device": environment.device, "cpu": environment.cpu}

@@ -1,4 +1,4 @@
-"""The tidy table ``runs.csv`` and selections of its rows. Tables and figures read runs from it alone."""
+"""The tidy table ``runs.csv`` and selections of its rows. It is the only source of tables and figures."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ ABLATED = {  # settings by form
     "target": ("fold", "centred", "token_weights"),
 }
 OPTIONS = (*ABLATED["penalty"], *ABLATED["target"])
-LAYERS = ("heads_per_layer", "removed_heads")  # one number or list of numbers a layer: `12;10`, `;0 3`
+LAYERS = ("heads_per_layer", "removed_heads")  # columns with one number or list of numbers per layer: `12;10`, `;0 3`
 NAMES = ("study", "run", "group", "status", "model", "task", "method", "form", "metric")
-LATER = ("other_settings", "timing_device", "timing_cpu")  # texts that tables of earlier versions lack
-COUNTS = ("train_rows", "eval_rows", "empty_layers")  # numbers that they lack, the same for all seeds
-LATER_NUMBERS = ("speedup_asked", "train_cpu_seconds")  # other numbers that they lack
+LATER = ("other_settings", "timing_device", "timing_cpu")  # text columns missing in tables of earlier versions
+COUNTS = ("train_rows", "eval_rows", "empty_layers")  # missing numeric columns that are equal for all seeds
+LATER_NUMBERS = ("speedup_asked", "train_cpu_seconds")  # other missing numeric columns
 TEXTS = (*NAMES, "variant", "commit", "mode", *OPTIONS, *LAYERS, "device", "cpu")
-GUESSES = {"majority": "most frequent class", "copied": "source's own words"}  # what needs no model
-LABELS = {  # by method and form; the other methods have one form
+GUESSES = {"majority": "most frequent class", "copied": "source's own words"}  # metrics of baselines without a model
+LABELS = {  # labels by method and form; other methods have one form
     ("neuroprune", "penalty"): "NeuroPrune (penalties)",
     ("neuroprune", "regulated"): "NeuroPrune (penalties, regulated)",
     ("neuroprune", "target"): "NeuroPrune-FC",
@@ -37,8 +37,8 @@ NAMES_OF_METHODS = {"cofi": "CoFi", "dsp": "DSP", "taylor": "Taylor", "random": 
 def method_label(method: str, form: str = "") -> str:
     """Return a method's name in tables and figures.
 
-    The penalties are the algorithm of the paper; the other form of NeuroPrune is this project's, which measures
-    functional connectivity. The target form of l1 zeroes the smallest weights.
+    NeuroPrune (penalties) is the paper's algorithm. NeuroPrune-FC is this project's and measures functional
+    connectivity. The target form of l1 zeroes the smallest weights.
     """
     return LABELS.get((method, form)) or NAMES_OF_METHODS.get(method, method)
 
@@ -50,7 +50,7 @@ def read_runs(study_dir: Path) -> pd.DataFrame:
         study_dir: The study's folder.
 
     Returns:
-        One row a run; empty texts are empty strings, missing numbers NaN.
+        One row per run. Missing text is an empty string, missing numbers are NaN.
 
     Raises:
         UserError: If the table is missing, empty or in another format.
@@ -71,19 +71,19 @@ def read_runs(study_dir: Path) -> pd.DataFrame:
 
 
 def with_file(study_dir: Path, runs: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return the runs that have left a file of this name beside their record."""
+    """Return the runs that have a file of this name next to their record."""
     return runs[np.array([run_file(study_dir, run, name).exists() for run in runs["run"]], dtype=bool)]
 
 
 def run_file(study_dir: Path, run: str, name: str) -> Path:
-    """Return where a run leaves a file."""
+    """Return the path of one of a run's files."""
     return Path(study_dir) / "runs" / run / name
 
 
 def neuroprune_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the usual finished NeuroPrune runs of one form: penalties if there are some, else regulated, else FC.
+    """Return the usual finished NeuroPrune runs of the first available form: penalties, regulated, or FC.
 
-    Those that asked for a number of heads are left out where there are others.
+    Runs with a target number of heads are left out if there are others.
     """
     ours = runs[(runs["status"] == "done") & (runs["method"] == "neuroprune") & (runs["variant"] == "")]
     done = at_sparsities(ours[ours["sparsity"].notna()])
@@ -92,22 +92,22 @@ def neuroprune_runs(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_sparsities(runs: pd.DataFrame) -> pd.DataFrame:
-    """Leave out runs that asked for a number of heads where their model, task and method have others."""
+    """Leave out runs with a target number of heads if their model, task and method have other runs."""
     asked = runs["heads_asked"].notna()
     others = (~asked).groupby([runs[name] for name in ("model", "task", "method", "form")]).transform("any")
     return runs[~(asked & others.astype(bool))]
 
 
 def usual_first(rows: pd.DataFrame) -> pd.DataFrame:
-    """Let rows without unusual options stand before the others."""
+    """Sort rows without unusual options first."""
     return rows.sort_values("variant", key=lambda names: names != "", kind="stable")
 
 
 def layers_of(text: str) -> list[list[int]]:
-    """Read a column of `LAYERS`: the numbers of each layer; no layers if the text is empty."""
+    """Parse a cell of a `LAYERS` column: the numbers of each layer; no layers if the text is empty."""
     return [[int(number) for number in layer.split()] for layer in text.split(";")] if text else []
 
 
 def place_of(device: str, cpu: str) -> str:
-    """Name a machine by its accelerator or, without one, by its processor."""
+    """Return a machine's accelerator or, if it has none, its processor."""
     return device if device != "cpu" else f"CPU {cpu}"

@@ -1,4 +1,4 @@
-"""Figures of a study, made from its tables and arrays: one module a figure, named as the paper names it."""
+"""Figures of a study, made from its tables and arrays; one module per figure, named after the paper's figure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from neuroprune.errors import UserError, did_you_mean
 
 LARGE = 300e6  # parameters; larger models are in Figure 11, the others in Figure 4
 
-# Name -> where it stands in the report. A figure's module and function have its name.
+# Name -> section of the report. A figure's module and function have the same name.
 FIGURES = {
     "frontier": "1 Result",
     "figure4": "2 Sparsity against metric and times",
@@ -32,17 +32,17 @@ FIGURES = {
 
 
 def draw(name: str, study_dir: Path) -> list[Path]:
-    """Draw one figure of a study, and write what it shows as a table.
+    """Draw one figure of a study and write the plotted data as csv.
 
     Args:
         name: The figure's name, a key of ``FIGURES``.
         study_dir: The study's folder with ``runs.csv`` and ``runs/``.
 
     Returns:
-        The files, ``<study_dir>/figures/<name>.{csv,pdf,png,svg}``; csv is exactly what is drawn.
+        The files, ``<study_dir>/figures/<name>.{csv,pdf,png,svg}``; the csv contains exactly the plotted data.
 
     Raises:
-        UserError: If there is no such figure, or an array can't be read.
+        UserError: If the name is unknown or an array can't be read.
     """
     if name not in FIGURES:
         raise UserError(f"figure {name!r}: unknown{did_you_mean(name, FIGURES)}; there are {', '.join(FIGURES)}.")

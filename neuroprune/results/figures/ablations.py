@@ -1,4 +1,4 @@
-"""Effects of single settings: runs that differ in only one setting, side by side."""
+"""Ablation figure: side-by-side comparison of runs that differ in exactly one setting."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ POINT = ["model", "task", "method", "form", "point", "heads_asked", "alpha", "be
 
 
 def ablations(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
-    """Draw the effect of each setting on metric, sparsity and training time, all else equal.
+    """Draw the effect of each setting on metric, sparsity and training time, with all other settings equal.
 
     Args:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The figure and its data: one row a mark. Both are replaced by a note if no two finished runs differ in one of
-        ``SETTINGS`` alone.
+        The figure and its data: one row per mark. Both are replaced by a note if no two finished runs differ in exactly
+        one of ``SETTINGS``.
 
     Raises:
-        UserError: If there is no table of runs.
+        UserError: If the table of runs is missing.
     """
     runs = read_runs(study_dir)
     table = summarize(runs)
@@ -61,7 +61,7 @@ def ablations(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     if shown.empty:
         names = ", ".join(SETTINGS)
         return nothing_to_show(
-            f"Nothing to show: no two finished runs differ in one of these settings alone:\n{names}."
+            f"Nothing to show: no two finished runs differ in exactly one of these settings:\n{names}."
         )
     drawn = runs[runs["model"].isin(shown["model"]) & runs["task"].isin(shown["task"])]
     pairs = drawn.drop_duplicates(["model", "task"]).to_dict("records")
@@ -69,14 +69,14 @@ def ablations(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
 
 
 def comparisons(table: pd.DataFrame) -> pd.DataFrame:
-    """Find the rows that differ in one setting alone.
+    """Find groups of rows that differ in exactly one setting.
 
     Args:
         table: Means of ``summarize``, finished runs only, with the column ``other_settings`` of ``runs.csv``.
 
     Returns:
-        One row a mark: ``setting``, ``choice``, ``comparison`` (which rows belong together), ``model``, ``task``,
-        ``point`` (what they all asked for), ``panel``, ``value`` with ``low`` and ``high``, ``seeds``.
+        One row per mark: ``setting``, ``choice``, ``comparison`` (identifies rows that belong together), ``model``,
+        ``task``, ``point`` (their common target), ``panel``, ``value`` with ``low`` and ``high``, ``seeds``.
     """
     rows = []
     for setting in SETTINGS:
@@ -118,7 +118,7 @@ def _point(row: pd.Series) -> str:
 
 
 def _plot(shown: pd.DataFrame, note: str) -> Figure:
-    """Draw a row of panels a setting, a column a quantity, a line for each comparison."""
+    """Draw one row of panels per setting, one column per quantity and one line per comparison."""
     settings = list(shown["setting"].unique())
     tasks = colours(shown["task"].unique())
     figure = Figure(figsize=(PAGE_WIDTH, 0.7 + 1.6 * len(settings)), layout="constrained")
@@ -133,8 +133,8 @@ def _plot(shown: pd.DataFrame, note: str) -> Figure:
     handles += [Line2D([], [], **EMPTY)] if (shown["empty_layers"] > 0).any() else []
     if len(handles) > 1:
         figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
-    points = f"asked for: {'; '.join(dict.fromkeys(shown['point']))}"
-    say_below(figure, below(note, "a line: runs that differ in this setting alone", points, seeds(shown["seeds"])))
+    points = f"target: {'; '.join(dict.fromkeys(shown['point']))}"
+    say_below(figure, below(note, "lines join runs that differ only in this setting", points, seeds(shown["seeds"])))
     return figure
 
 
@@ -148,7 +148,7 @@ def _choices(rows: pd.DataFrame) -> list[str]:
 
 
 def _panel(axes: Axes, rows: pd.DataFrame, choices: list[str], tasks: dict[str, str]) -> None:
-    """Draw one quantity; comparisons are shifted so that error bars do not overlap."""
+    """Draw one quantity; comparisons are shifted sideways so that error bars do not overlap."""
     place = {choice: index for index, choice in enumerate(choices)}
     lines = list(rows.groupby("comparison", sort=False))
     for number, (_, line) in enumerate(lines):

@@ -23,22 +23,22 @@ Cells = dict[str, np.ndarray]
 
 
 def cells_figure(study_dir: Path, kinds: tuple[str, ...]) -> tuple[Figure, pd.DataFrame]:
-    """Draw some kinds of matrices of several layers, one row of panels a sparsity.
+    """Draw the given kinds of matrices of several layers, one row of panels per sparsity.
 
     Args:
         study_dir: The study's folder with ``runs.csv`` and the runs' ``cells.safetensors``.
         kinds: Keys of ``figure1.MATRICES``.
 
     Returns:
-        The figure and its data: one row of numbers a row of cells, each the percentage of entries that are there.
-        Both are replaced by a note if no finished NeuroPrune run has its cells stored.
+        The figure and its data: one row of numbers per row of cells, each the percentage of non-zero entries.
+        Both are replaced by a note if no finished NeuroPrune run has stored its cells.
 
     Raises:
-        UserError: If there is no table of runs, or an array can't be read.
+        UserError: If the table of runs is missing or an array can't be read.
     """
     chosen = choose_runs(study_dir, read_runs(study_dir))
     if chosen.empty:
-        return nothing_to_show("Nothing to show: no finished NeuroPrune run has left the cells of its matrices.")
+        return nothing_to_show("Nothing to show: no finished NeuroPrune run has stored the cells of its matrices.")
     arrays = [read_arrays(run_file(study_dir, run, CELLS)) for run in chosen["run"]]
     rows = [(row, _of_kinds(a, kinds)) for row, a in zip(chosen.to_dict("records"), arrays, strict=True)]
     shown = pd.concat([_table(row, name, cells) for row, found in rows for name, cells in found.items()])
@@ -46,14 +46,14 @@ def cells_figure(study_dir: Path, kinds: tuple[str, ...]) -> tuple[Figure, pd.Da
 
 
 def choose_runs(study_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
-    """Choose a dense run and those nearest to 25, 50 and 90 % of the first model and task that have cells.
+    """Choose a dense run and the runs nearest to 25, 50 and 90 % of the first model and task with cells.
 
     Args:
         study_dir: The study's folder.
         runs: The tidy table.
 
     Returns:
-        At most four rows, sparsity ascending; none if no finished NeuroPrune run has cells.
+        At most four rows in ascending order of sparsity; none if no finished NeuroPrune run has cells.
     """
     pruned = with_file(study_dir, neuroprune_runs(runs), CELLS)
     if pruned.empty:
@@ -67,7 +67,7 @@ def choose_runs(study_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_kinds(arrays: Cells, kinds: tuple[str, ...]) -> Cells:
-    """Return the arrays of some kinds of matrices, layer by layer."""
+    """Return the arrays of the given kinds of matrices, layer by layer."""
     found = [
         (int(name.split(".")[1]), kinds.index(name.split(".")[0]), name) for name in arrays if _kind(name) in kinds
     ]
@@ -88,7 +88,7 @@ def _table(row: dict[Any, Any], name: str, cells: np.ndarray) -> pd.DataFrame:
 
 
 def _plot(rows: list[tuple[dict[Any, Any], Cells]]) -> Figure:
-    """Draw a row of panels for each run and a column for each matrix."""
+    """Draw one row of panels per run and one column per matrix."""
     names = list(dict.fromkeys(name for _, found in rows for name in found))
     side = (PAGE_WIDTH - 0.5) / len(names)
     height = min(side, 1.0)
@@ -108,12 +108,12 @@ def _plot(rows: list[tuple[dict[Any, Any], Cells]]) -> Figure:
     bar = figure.colorbar(
         scale, ax=grid, orientation="horizontal", shrink=0.4, aspect=40, pad=0.02, ticks=[0, 10, 50, 100]
     )
-    bar.set_label("entries of a block that are at least ε (%)", fontsize=7)
+    bar.set_label("entries of a block with absolute value ≥ ε (%)", fontsize=7)
     return figure
 
 
 def _panel(axes: Axes, cells: np.ndarray | None) -> None:
-    """Draw one matrix, rows downwards."""
+    """Draw one matrix; rows run downwards."""
     axes.grid(visible=False)
     axes.spines[:].set_visible(True)
     axes.spines[:].set_color(GREY)

@@ -1,4 +1,4 @@
-"""Titles and notes of figures: weights, rows, mode and strengths of penalties, and seeds."""
+"""Titles and notes of figures: pretrained or random weights, training rows, penalty settings, and seeds."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from neuroprune.results.tables.formats import NBSP
 from neuroprune.results.tables.summary import batch_sizes
 
 SYMBOLS = {"alpha": "α", "beta": "β", "theta": "θ", "strength": "λ"}
-LETTERS = 122  # characters that fit on a line below the panels
-SEVERAL_TASKS = {"task": "several tasks", "train_rows": math.nan}  # in place of one task in a title
-UNSTEADY = 1.3  # ratio of the slowest to the fastest timing of one dense model above which times are called rough
+LETTERS = 122  # characters per line below the panels
+SEVERAL_TASKS = {"task": "several tasks", "train_rows": math.nan}  # used in a title instead of a single task
+UNSTEADY = 1.3  # ratio of slowest to fastest timing of one dense model above which a note warns
 
 
 def weights(random: Any) -> str:
-    """Return the origin of a model's weights."""
+    """Describe the origin of a model's weights."""
     return "random-initialised" if random else "pretrained"
 
 
 def pair_title(row: Mapping[Any, Any]) -> str:
-    """Name a model, its weights, a task and the number of its training rows."""
+    """Name a model, its weights, a task and its number of training rows."""
     rows = row.get("train_rows", math.nan)
     count = f", {rows:,.0f} training rows" if math.isfinite(rows) else ""
     return f"{row['model']} ({weights(row['model_random'])}) on {row['task']}{count}"
 
 
 def runs_title(row: Mapping[Any, Any]) -> str:
-    """Name model, weights, task, rows and algorithm of runs that differ in strength or sparsity alone."""
+    """Name model, weights, task, rows and algorithm of runs that differ only in strength or sparsity."""
     return f"{pair_title(row)}: {method_label(row['method'], row['form'])}"
 
 
 def sparsity_label(row: Mapping[Any, Any]) -> str:
-    """Write a run's sparsity; "dense" for a dense run; a cross if a layer has lost all its heads or neurons."""
+    """Format a run's sparsity, or "dense"; append a cross if a layer has lost all its heads or neurons."""
     if row["method"] == "dense":
         return "dense"
     return f"{100 * row['sparsity']:.1f} %" + (" ✗" if row["empty_layers"] > 0 else "")
 
 
 def runs_note(rows: pd.DataFrame) -> str:
-    """Return a note on the strengths of penalties, the number of seeds, and the cross of `sparsity_label`."""
+    """Return a note on penalty strengths, the number of seeds, and the cross of `sparsity_label`."""
     empty = "✗: a layer has lost all its heads or all its neurons" if (rows["empty_layers"] > 0).any() else ""
     return below(*penalties(rows), f"one seed each (n{NBSP}={NBSP}1)", empty)
 
 
 def penalties(rows: pd.DataFrame) -> list[str]:
-    """Return mode and strengths of each penalty method.
+    """Describe the mode and strengths of each penalty method.
 
     Args:
         rows: Rows of the tidy table or of ``summarize``.
@@ -68,21 +68,21 @@ def penalties(rows: pd.DataFrame) -> list[str]:
 
 
 def _span(values: pd.Series) -> str:
-    """Format a strength, or the smallest and the largest of several."""
+    """Format a single strength, or the range of several."""
     ends = dict.fromkeys(f"{value:g}".replace("e-0", "e-") for value in (values.min(), values.max()))
     return " to ".join(ends)
 
 
 def seeds(counts: pd.Series) -> str:
-    """Return a note on the number of seeds per mark and the meaning of the bars."""
+    """Return a note on the number of seeds per mark and the meaning of the error bars."""
     ends = dict.fromkeys((int(counts.min()), int(counts.max())))
     if max(ends) == 1:
-        return f"one seed a mark (n{NBSP}={NBSP}1)"
+        return f"one seed per mark (n{NBSP}={NBSP}1)"
     return f"bars: ±{NBSP}1{NBSP}sd over seeds (n{NBSP}={NBSP}{' to '.join(map(str, ends))})"
 
 
 def rough_times(runs: pd.DataFrame) -> list[str]:
-    """Return a warning if the times of the same dense model vary between timings."""
+    """Return a warning if the same dense model was timed very differently in different jobs."""
     timed = runs[runs["method"] != "dense"]
     columns = [f"dense_inference_ms_b{size}" for size in batch_sizes(timed)][-1:]
     spans = [group[name].agg(["min", "max"]) for name in columns for _, group in timed.groupby(["model", "task"])]

@@ -1,4 +1,4 @@
-"""Quality of the paper's approximate dominating set: remaining heads under Algorithm 3 and the exact minimum."""
+"""Quality of the paper's approximate dominating set: heads kept by Algorithm 3 and by the exact minimum."""
 
 from __future__ import annotations
 
@@ -20,30 +20,31 @@ MOST_RUNS = 3
 
 
 def dominating_sets(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
-    """Draw the sizes of approximate and exact dominating sets on the graphs of heads that runs have left.
+    """Draw the sizes of approximate and exact dominating sets on the head graphs stored by runs.
 
     Args:
         study_dir: The study's folder with ``runs.csv`` and the runs' ``heads.safetensors``.
 
     Returns:
-        The figure and its data: one row a graph, that is a layer of a run at a threshold. Both are replaced by a note
-        if no run has left the distances of at least two heads.
+        The figure and its data: one row per graph (a layer of a run at one threshold). Both are replaced by a note if
+        no run has stored the distances of at least two heads.
 
     Raises:
-        UserError: If there is no table of runs, or an array can't be read.
+        UserError: If the table of runs is missing or an array can't be read.
     """
     runs = _choose(study_dir, read_runs(study_dir))
     parts = [graphs(read_arrays(run_file(study_dir, run, HEADS))).assign(run=run) for run in runs["run"]]
     shown = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     if shown.empty:
-        return nothing_to_show("Nothing to show: no finished run has left the distances of its heads.")
+        return nothing_to_show("Nothing to show: no finished run has stored the distances between its heads.")
     return _plot(shown), shown
 
 
 def _choose(study_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
-    """Choose finished runs of the first model and task, so that graphs are of different weights.
+    """Choose finished runs of the first model and task that give graphs of different weights.
 
-    At most three: the dense run, the first one of each form of NeuroPrune, the first one of each other method.
+    At most three, in this order: the dense run, the first run of each form of NeuroPrune, the first of each other
+    method.
     """
     done = with_file(study_dir, runs[runs["status"] == "done"], HEADS)
     ours = (
@@ -54,14 +55,14 @@ def _choose(study_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def graphs(arrays: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Compare both kinds of dominating sets on all graphs of one run.
+    """Compare approximate and exact dominating sets on all graphs of one run.
 
     Args:
         arrays: ``distance.<layer>``: ``[heads, heads]``.
 
     Returns:
-        One row a layer and threshold: ``theta``, ``layer``, ``heads``, ``approximate`` and ``exact``, the heads that
-        stay.
+        One row per layer and threshold: ``theta``, ``layer``, ``heads``, ``approximate`` and ``exact`` (numbers of kept
+        heads).
     """
     distances = {int(name.split(".")[1]): found for name, found in arrays.items() if name.startswith("distance.")}
     pairs = [found[np.triu_indices(len(found), 1)] for found in distances.values()]
@@ -79,7 +80,7 @@ def graphs(arrays: dict[str, np.ndarray]) -> pd.DataFrame:
 
 
 def _plot(shown: pd.DataFrame) -> Figure:
-    """Draw the first run's heads against the threshold, and all graphs one against the other."""
+    """Draw the first run's kept heads against the threshold, and approximate against exact sizes of all graphs."""
     figure = Figure(figsize=(PAGE_WIDTH, 2.7), layout="constrained")
     left, right = figure.subplots(1, 2)
     first = shown["run"].iloc[0]
@@ -87,7 +88,7 @@ def _plot(shown: pd.DataFrame) -> Figure:
     for name, colour, style in (("approximate", COLOURS[0], "o-"), ("exact", COLOURS[1], "s--")):
         label = "FIND_DOMINATING" if name == "approximate" else "exact minimum"
         left.plot(totals.index, totals[name], style, color=colour, label=label, markerfacecolor="white")
-    left.set(xlabel="threshold θ", ylabel=f"heads that stay, of {totals['heads'].iloc[0]}", ylim=(0, None))
+    left.set(xlabel="threshold θ", ylabel=f"heads kept, of {totals['heads'].iloc[0]}", ylim=(0, None))
     left.set_title(str(first), loc="left", fontsize=7)
     left.legend()
     _scatter(right, shown)
@@ -95,7 +96,7 @@ def _plot(shown: pd.DataFrame) -> Figure:
 
 
 def _scatter(axes: Axes, shown: pd.DataFrame) -> None:
-    """Draw a circle for each pair of sizes, as large as it is frequent."""
+    """Draw a circle for each pair of sizes; its area shows the frequency."""
     counts = shown.groupby(["exact", "approximate"]).size().reset_index(name="graphs")
     most = shown["approximate"].max() + 0.7
     axes.plot([0, most], [0, most], color=GREY, lw=0.8, ls=":")
@@ -103,6 +104,6 @@ def _scatter(axes: Axes, shown: pd.DataFrame) -> None:
     axes.scatter(counts["exact"], counts["approximate"], s=area, color=COLOURS[0], alpha=0.55, lw=0)
     equal = (shown["exact"] == shown["approximate"]).mean()
     axes.set(
-        xlabel="heads in the exact minimum", ylabel="heads that FIND_DOMINATING keeps", xlim=(0, most), ylim=(0, most)
+        xlabel="heads in the exact minimum", ylabel="heads kept by FIND_DOMINATING", xlim=(0, most), ylim=(0, most)
     )
     axes.set_title(f"{len(shown)} graphs of {shown['run'].nunique()} runs: equal in {100 * equal:.0f} %", loc="left")

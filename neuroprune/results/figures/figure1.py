@@ -1,4 +1,4 @@
-"""Figure 1: non-zero entries of a middle layer's matrices; whole rows and columns are empty."""
+"""Figure 1: non-zero entries of a middle layer's matrices, with entire rows and columns empty."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WANTED = (0.5, 0.9)
 PATTERNS = "patterns.safetensors"
 MATRICES = {"q": "Q", "k": "K", "v": "V", "in": "L_in", "out": "L_out"}
 LETTERS = {**MATRICES, "in": "L_{in}", "out": "L_{out}"}
-CELLS = 128  # rows and columns that a panel shows at most
+CELLS = 128  # largest number of rows and columns in a panel
 
 
 def figure1(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
@@ -30,15 +30,15 @@ def figure1(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv`` and the runs' ``patterns.safetensors``.
 
     Returns:
-        The figure and its data: one row of numbers a row of cells, each the percentage of entries that are there.
-        Both are replaced by a note if no finished NeuroPrune run has its patterns stored.
+        The figure and its data: one row of numbers per row of cells, each the percentage of non-zero entries.
+        Both are replaced by a note if no finished NeuroPrune run has stored its patterns.
 
     Raises:
-        UserError: If there is no table of runs, or an array can't be read.
+        UserError: If the table of runs is missing or an array can't be read.
     """
     chosen = choose_runs(study_dir, neuroprune_runs(read_runs(study_dir)))
     if chosen.empty:
-        return nothing_to_show("Nothing to show: no finished NeuroPrune run has its patterns stored.")
+        return nothing_to_show("Nothing to show: no finished NeuroPrune run has stored its patterns.")
     rows = [
         (row, _middle(read_patterns(run_file(study_dir, row["run"], PATTERNS)))) for row in chosen.to_dict("records")
     ]
@@ -47,14 +47,14 @@ def figure1(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
 
 
 def choose_runs(study_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
-    """Choose the runs nearest to 50 % and 90 % of the first model and task that have patterns.
+    """Choose the runs nearest to 50 % and 90 % of the first model and task with patterns.
 
     Args:
         study_dir: The study's folder.
         runs: Finished NeuroPrune runs.
 
     Returns:
-        One or two rows, sparsity ascending; none if no run has patterns.
+        One or two rows in ascending order of sparsity; none if no run has patterns.
     """
     there = with_file(study_dir, runs, PATTERNS)
     if there.empty:
@@ -65,7 +65,7 @@ def choose_runs(study_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _middle(patterns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return Q, K, V, L_in and L_out of the middle one of the recorded layers, as far as they are there."""
+    """Return those of Q, K, V, L_in and L_out that were recorded for the middle recorded layer."""
     found = {}
     for kind in MATRICES:
         layers = sorted(int(name.split(".")[1]) for name in patterns if name.split(".")[0] == kind)
@@ -84,7 +84,7 @@ def _cells(row: dict[Any, Any], name: str, mask: np.ndarray) -> pd.DataFrame:
 
 
 def _plot(rows: list[tuple[dict[Any, Any], dict[str, np.ndarray]]]) -> Figure:
-    """Draw a row of panels for each run."""
+    """Draw one row of panels per run."""
     figure = Figure(figsize=(PAGE_WIDTH, 1.1 + 1.45 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), len(MATRICES), squeeze=False)
     for axes_row, (row, masks) in zip(grid, rows, strict=True):
@@ -103,12 +103,12 @@ def _plot(rows: list[tuple[dict[Any, Any], dict[str, np.ndarray]]]) -> Figure:
     bar = figure.colorbar(
         scale, ax=grid, orientation="horizontal", shrink=0.4, aspect=40, pad=0.02, ticks=[0, 10, 50, 100]
     )
-    bar.set_label("entries of a block that are at least ε (%)", fontsize=7)
+    bar.set_label("entries of a block with absolute value ≥ ε (%)", fontsize=7)
     return figure
 
 
 def _panel(axes: Axes, mask: np.ndarray | None) -> None:
-    """Draw one matrix, rows downwards, and say how many rows and columns are empty."""
+    """Draw one matrix, rows downwards, and label the percentage of empty rows and columns."""
     axes.grid(visible=False)
     axes.spines[:].set_visible(True)
     axes.set(xticks=[], yticks=[])

@@ -1,4 +1,4 @@
-"""Figure 11: Figure 4 for large models, of more than 300 M parameters."""
+"""Figure 11: Figure 4 for models of more than 300 M parameters."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def figure11(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The figure and its data: one row a mark, see ``grid.marks``. Both are replaced by a note if no pruned run of a
+        The figure and its data: one row per mark, see ``grid.marks``. Both are replaced by a note if no pruned run of a
         model of more than 300 M parameters is finished; Figure 4 shows all others.
 
     Raises:
-        UserError: If there is no table of runs.
+        UserError: If the table of runs is missing.
     """
     return sparsity_grid(study_dir, large=True)

@@ -1,4 +1,4 @@
-"""Figure 2: distribution of the MLP neurons' degrees, and its spread as the model gets sparser."""
+"""Figure 2: distribution of MLP neuron degrees, and its standard deviation against sparsity."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from neuroprune.results.tables.published import FIGURE2_SPREAD, SPREAD, is_the_p
 
 DEGREES = "degrees.safetensors"
 BINS = 50
-MOST_ROWS = 7  # distributions that fit below each other
+MOST_ROWS = 7  # largest number of distributions in the left panel
 
 
 def figure2(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
@@ -39,11 +39,11 @@ def figure2(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv`` and the runs' ``degrees.safetensors``.
 
     Returns:
-        The figure and its data: the bins of the left panel and the points of the right one. A note in place of
-        both if no NeuroPrune run is finished or none has its degrees stored.
+        The figure and its data: bins of the left panel and points of the right one. Both are replaced by a note if no
+        NeuroPrune run is finished or none has stored its degrees.
 
     Raises:
-        UserError: If there is no table of runs, or an array can't be read.
+        UserError: If the table of runs is missing or an array can't be read.
     """
     runs = read_runs(study_dir)
     pruned = neuroprune_runs(runs)
@@ -57,26 +57,26 @@ def figure2(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     if any(is_the_papers(str(model), task, SPREAD) for task in spreads.get("task", ())):
         spreads = pd.concat([spreads, published_spreads()])
     if histograms.empty and spreads.empty:
-        return nothing_to_show("Nothing to show: no run has left the degrees of its neurons.")
+        return nothing_to_show("Nothing to show: no run has stored the degrees of its neurons.")
     chosen = both[both["method"] != "dense"]
     return _plot(histograms, spreads, chosen), pd.concat([histograms, spreads], ignore_index=True)
 
 
 def _usual_of_each_task(dense: pd.DataFrame) -> pd.DataFrame:
-    """Keep one kind of dense runs of each task, the one without unusual options if there is one."""
+    """Keep one kind of dense run for each task, preferably the one without unusual options."""
     first = usual_first(dense).drop_duplicates("task")["group"]
     return dense[dense["group"].isin(first)]
 
 
 def degree_histograms(study_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
-    """Count the neurons of one task's runs by fractional degree; the first task with arrays, its first seed each.
+    """Count neurons by fractional degree for the first seed of each run of the first task with arrays.
 
     Args:
         study_dir: The study's folder.
         runs: The dense and pruned runs of one model.
 
     Returns:
-        One row a bin: ``panel`` (``distribution``), ``task``, ``run``, ``sparsity_percent``, ``empty_layers``,
+        One row per bin: ``panel`` (``distribution``), ``task``, ``run``, ``sparsity_percent``, ``empty_layers``,
         ``degree_from``, ``degree_to``, ``neurons_percent``.
     """
     there = with_file(study_dir, runs, DEGREES)
@@ -85,13 +85,13 @@ def degree_histograms(study_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
     task = next((task for task in there["task"] if (there["task"] == task).sum() > 1), there["task"].iloc[0])
     chosen = there[there["task"] == task].sort_values("seed", kind="stable").drop_duplicates("group")
     chosen = chosen.sort_values("sparsity")
-    if len(chosen) > MOST_ROWS:  # evenly, first and last always
+    if len(chosen) > MOST_ROWS:  # evenly spaced, including the first and last
         chosen = chosen.iloc[np.linspace(0, len(chosen) - 1, MOST_ROWS).round().astype(int)]
     return pd.concat([_histogram(row, run_file(study_dir, row["run"], DEGREES)) for row in chosen.to_dict("records")])
 
 
 def _histogram(row: dict[Any, Any], path: Path) -> pd.DataFrame:
-    """Count one run's neurons: rows of all expanding and contracting MLP matrices together."""
+    """Count one run's neurons by degree, over the rows of all expanding and contracting MLP matrices."""
     degrees = np.concatenate([values.astype(float).ravel() for values in read_arrays(path).values()])
     counts, edges = np.histogram(degrees, bins=BINS, range=(0.0, 1.0))
     return pd.DataFrame(
@@ -115,9 +115,9 @@ def degree_spreads(runs: pd.DataFrame) -> pd.DataFrame:
         runs: The dense and pruned runs of one model.
 
     Returns:
-        One row a point: ``panel`` (``spread``), ``task``, ``sparsity_percent``, ``spread_percent`` (mean),
-        ``spread_sd`` (over seeds, NaN for one), ``seeds``, ``empty_layers``; by task, sparsity ascending;
-        ``source`` (``ours``).
+        One row per point: ``panel`` (``spread``), ``task``, ``sparsity_percent``, ``spread_percent`` (mean),
+        ``spread_sd`` (over seeds, NaN for one), ``seeds``, ``empty_layers``, ``source`` (``ours``); sorted by task and
+        ascending sparsity.
     """
     known = runs[runs["degree_sd_percent"].notna()]
     groups = known.groupby(["task", "group"], sort=False).agg(
@@ -139,7 +139,7 @@ def published_spreads() -> pd.DataFrame:
 
 
 def _plot(histograms: pd.DataFrame, spreads: pd.DataFrame, pruned: pd.DataFrame) -> Figure:
-    """Draw both panels, with a title and a note."""
+    """Draw both panels with title and note."""
     figure = Figure(figsize=(PAGE_WIDTH, 3.0), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
     _distributions(left, histograms)
@@ -148,13 +148,13 @@ def _plot(histograms: pd.DataFrame, spreads: pd.DataFrame, pruned: pd.DataFrame)
     title = runs_title(first if pruned["task"].nunique() == 1 else first | SEVERAL_TASKS)
     figure.suptitle(title, fontsize=8, fontweight="bold", x=0.01, ha="left")
     crossed = "✗: a layer has lost all its heads or all its neurons" if (pruned["empty_layers"] > 0).any() else ""
-    heights = "left: one seed each, heights are square roots of shares"
+    heights = "left: one seed each; heights show the square root of the fraction"
     say_below(figure, below(*penalties(pruned), heights, f"right: {seeds(spreads['seeds'])}", crossed))
     return figure
 
 
 def _distributions(axes: Axes, histograms: pd.DataFrame) -> None:
-    """Draw each run's distribution in a strip of its own, dense on top, each scaled to its highest bin."""
+    """Draw each run's distribution in a separate strip scaled to its highest bin, with the dense run on top."""
     if histograms.empty:
         say_empty(axes, "no degrees were recorded")
         return
@@ -170,17 +170,17 @@ def _distributions(axes: Axes, histograms: pd.DataFrame) -> None:
     axes.set_yticks(range(len(runs)), names[::-1], va="bottom")
     axes.tick_params(axis="y", length=0)
     axes.set(xlim=(0, 1), ylim=(0, len(runs)), xlabel="fractional degree of an MLP neuron", ylabel="sparsity")
-    axes.set_title(f"share of neurons, {histograms['task'].iloc[0]}", loc="left")
+    axes.set_title(f"fraction of neurons, {histograms['task'].iloc[0]}", loc="left")
 
 
 def _name(row: pd.Series) -> str:
-    """Name a strip by its sparsity; a cross marks an empty layer."""
+    """Label a strip with its sparsity; a cross marks an empty layer."""
     cross = " ✗" if row["empty_layers"] > 0 else ""
     return "dense" if row["sparsity_percent"] < 0.5 else f"{row['sparsity_percent']:.0f} %{cross}"
 
 
 def _spreads(axes: Axes, spreads: pd.DataFrame) -> None:
-    """Draw one line a task."""
+    """Draw one line per task."""
     if spreads.empty:
         say_empty(axes, "no spreads were recorded")
         return
@@ -208,7 +208,7 @@ def _spreads(axes: Axes, spreads: pd.DataFrame) -> None:
 
 
 def _published(axes: Axes, spreads: pd.DataFrame) -> None:
-    """Add the paper's values where model and task are the paper's."""
+    """Add the paper's values if model and task match the paper's."""
     theirs = spreads[spreads["source"] == "paper"]
     if len(theirs):
         place = (theirs["sparsity_percent"], theirs["spread_percent"])

@@ -1,4 +1,4 @@
-"""Figure 3: removal frequency of the head at each position of a layer; the paper finds that the last is kept most."""
+"""Figure 3: removal frequency of heads by position in the layer; in the paper, the last head is kept most often."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def figure3(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The figure and its data: one row a bar. Both are replaced by a note if no finished NeuroPrune run has removed
+        The figure and its data: one row per bar. Both are replaced by a note if no finished NeuroPrune run has removed
         enough heads.
 
     Raises:
-        UserError: If there is no table of runs.
+        UserError: If the table of runs is missing.
     """
     found = runs_with_removed_heads(read_runs(study_dir))
     if not found:
@@ -42,7 +42,7 @@ def figure3(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
 
 
 def _parts(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the bars of one algorithm: one task's top layers and all its layers, and the mean of several tasks."""
+    """Return the bars of one algorithm: one task's top layers, all its layers, and the mean over tasks."""
     first = "sst2" if "sst2" in set(runs["task"]) else runs["task"].iloc[0]
     parts = [
         _shares(runs[runs["task"] == first], f"{first}, top {TOP} layers", "run", top=True),
@@ -54,14 +54,14 @@ def _parts(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def runs_with_removed_heads(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Choose the runs of both NeuroPrunes with enough removed heads.
+    """Choose the runs of both NeuroPrune algorithms with enough removed heads.
 
     Args:
         runs: The tidy table.
 
     Returns:
-        For each form that has such runs, the paper's penalties first, its rows of the first model that has any. Columns
-        ``left`` (heads left in each layer) and ``removed`` (positions of removed heads in each layer) are added.
+        For each form with such runs, the paper's penalties first: its rows of the first model that has any, with the
+        added columns ``left`` (remaining heads per layer) and ``removed`` (positions of removed heads per layer).
     """
     done = runs[(runs["status"] == "done") & (runs["method"] == "neuroprune")]
     removed = done["removed_heads"].map(layers_of)
@@ -83,7 +83,7 @@ def _enough(removed: list[list[int]], left: list[int]) -> bool:
 
 
 def _shares(runs: pd.DataFrame, panel: str, over: str, top: bool) -> pd.DataFrame:
-    """Average over runs, or over the means of tasks: the share of layers in which each head is removed."""
+    """Return the fraction of layers that lost each head, averaged over runs or over the means of tasks."""
     each = pd.DataFrame([_by_head(row["removed"], row["left"], top) for row in runs.to_dict("records")])
     if over == "task":
         each = each.groupby(runs["task"].to_numpy()).mean()
@@ -100,7 +100,7 @@ def _shares(runs: pd.DataFrame, panel: str, over: str, top: bool) -> pd.DataFram
 
 
 def _by_head(removed: list[list[int]], left: list[int], top: bool) -> np.ndarray:
-    """Return for each head of a layer the share of layers that have it and have lost it."""
+    """Return, for each head position, the fraction of layers with this head that have lost it."""
     heads = [len(gone) + there for gone, there in zip(removed, left, strict=True)]
     layers = list(zip(removed, heads, strict=True))[-TOP if top else 0 :]
     most = max(heads)
@@ -112,7 +112,7 @@ def _by_head(removed: list[list[int]], left: list[int], top: bool) -> np.ndarray
 
 
 def _plot(parts: dict[str, pd.DataFrame], runs: pd.DataFrame) -> Figure:
-    """Draw a row of panels for each form, as wide as the form with the most panels."""
+    """Draw one row of panels per form; all rows have the width of the longest."""
     most = max(part["panel"].nunique() for part in parts.values())
     figure = Figure(figsize=(PAGE_WIDTH, 0.75 + 1.85 * len(parts)), layout="constrained")
     grid = figure.subplots(len(parts), most, squeeze=False, sharey="row")
@@ -127,16 +127,16 @@ def _plot(parts: dict[str, pd.DataFrame], runs: pd.DataFrame) -> Figure:
     title = pair_title(first if runs["task"].nunique() == 1 else first | SEVERAL_TASKS)
     figure.suptitle(title, fontsize=8, fontweight="bold", x=0.01, ha="left")
     say_below(
-        figure, below(*penalties(runs), "all strengths and sparsities together", "bars: ± 1 sd over what is counted")
+        figure, below(*penalties(runs), "all strengths and sparsities pooled", "bars: ± 1 sd over the n runs or tasks")
     )
     return figure
 
 
 def _panel(axes: Axes, part: pd.DataFrame, colour: str) -> None:
-    """Draw one bar a head with its spread."""
+    """Draw one bar per head with its standard deviation."""
     axes.bar(part["head"], part["removed_percent"], color=colour, width=0.75)
     if part["sd"].notna().any():
-        low = part["sd"].clip(upper=part["removed_percent"])  # no share lies below 0 or above 100
+        low = part["sd"].clip(upper=part["removed_percent"])  # percentages are between 0 and 100
         high = part["sd"].clip(upper=100 - part["removed_percent"])
         place: dict[str, Any] = {"fmt": "none", "ecolor": INK, "elinewidth": 0.8, "capsize": 1.6}
         axes.errorbar(part["head"], part["removed_percent"], yerr=[low.fillna(0), high.fillna(0)], **place)

@@ -1,4 +1,4 @@
-"""Figure 4: metric, inference time and training time against sparsity, a row of panels for each model and task."""
+"""Figure 4: metric, inference time and training time against sparsity; one row of panels per model and task."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def figure4(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The figure and its data: one row a mark, see ``grid.marks``. Both are replaced by a note if no pruned run of a
+        The figure and its data: one row per mark, see ``grid.marks``. Both are replaced by a note if no pruned run of a
         model of at most 300 M parameters is finished.
 
     Raises:
-        UserError: If there is no table of runs.
+        UserError: If the table of runs is missing.
     """
     return sparsity_grid(study_dir, large=False)
 
@@ -44,14 +44,14 @@ def sparsity_grid(study_dir: Path, large: bool) -> tuple[Figure, pd.DataFrame]:
 
 
 def like_with_like(table: pd.DataFrame) -> pd.DataFrame:
-    """Choose the rows in which methods are compared at sparsities.
+    """Choose the rows that are compared at equal sparsities.
 
     Args:
         table: Means of ``summarize``.
 
     Returns:
-        Its rows without dense, unfinished and unusual runs, without those that asked for a number of heads, and of a
-        grid of penalties only those nearest to the wanted sparsities.
+        Its rows without dense, unfinished and unusual runs and without runs with a target number of heads. From a grid
+        of penalty strengths, only the rows nearest to the wanted sparsities are kept.
     """
     usual = (table["method"] != "dense") & (table["runs"] > 0) & (table["variant"] == "")
     pruned = table[usual & table["heads_asked"].isna()].copy()

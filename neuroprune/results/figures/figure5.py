@@ -1,4 +1,4 @@
-"""Figure 5: metric, inference time and training time against the number of heads that are left."""
+"""Figure 5: metric, inference time and training time against the number of remaining heads."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def figure5(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The figure and its data: one row a mark, see ``grid.marks``. Both are replaced by a note if no finished run
+        The figure and its data: one row per mark, see ``grid.marks``. Both are replaced by a note if no finished run
         has removed heads.
 
     Raises:
-        UserError: If there is no table of runs.
+        UserError: If the table of runs is missing.
     """
     runs = read_runs(study_dir)
     table = summarize(runs)
@@ -33,18 +33,18 @@ def figure5(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     shown = grid.marks(table, drawn.assign(heading=grid.headings(drawn)))
     if shown.empty:
         return nothing_to_show("Nothing to show: no finished run has removed heads.")
-    which = "" if asked else "no run asked for a number of heads: all that removed some"
-    return grid.plot(shown, grid.note(runs, drawn, which), x="heads_left", label="heads that are left"), shown
+    which = "" if asked else "no run has a target number of heads: all runs that removed heads"
+    return grid.plot(shown, grid.note(runs, drawn, which), x="heads_left", label="remaining heads"), shown
 
 
 def runs_by_heads(table: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
-    """Choose the rows that are compared by heads: those that asked for a number, else all that have removed some.
+    """Choose the rows compared by heads: runs with a target number of heads, else all that removed heads.
 
     Args:
         table: Means of ``summarize``.
 
     Returns:
-        Its rows, and whether they asked for a number of heads. Unfinished and unusual runs are left out.
+        Its rows without unfinished and unusual runs, and whether they had a target number of heads.
     """
     asked = table[(table["runs"] > 0) & (table["variant"] == "") & table["heads_asked"].notna()]
     others = like_with_like(table)

@@ -1,4 +1,4 @@
-"""Figure 6: metric against remaining heads, and the sparsity reached with few heads at a similar metric."""
+"""Figure 6: metric against remaining heads, and sparsity against remaining heads at a similar metric."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from neuroprune.results.runs import read_runs
 from neuroprune.results.tables.partners import dense_rows
 from neuroprune.results.tables.summary import summarize
 
-SIMILAR = 0.95  # of the dense model's metric
+SIMILAR = 0.95  # fraction of the dense model's metric
 
 
 def figure6(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
-    """Draw Figure 6 of a study: of its translation task if it has one, else of the first that is compared by heads.
+    """Draw Figure 6 of a study for its translation task, or else for the first task compared by heads.
 
     Args:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The figure and its data: one row a mark. Both are replaced by a note if no finished run has removed heads.
+        The figure and its data: one row per mark. Both are replaced by a note if no finished run has removed heads.
 
     Raises:
-        UserError: If there is no table of runs.
+        UserError: If the table of runs is missing.
     """
     table = summarize(read_runs(study_dir))
     rows, _ = runs_by_heads(table)
@@ -78,7 +78,7 @@ def _curves(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _similar(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the right panel: finished runs whose metric is at least 95 % of dense, and which of them are efficient."""
+    """Return the right panel: finished runs with at least 95 % of the dense metric, with efficient ones marked."""
     dense = dense_rows(table)["value"]
     pruned = table[(table["method"] != "dense") & (table["runs"] > 0)]
     wanted = SIMILAR * (dense.iloc[0] if len(dense) else pruned["value"].max())
@@ -106,7 +106,7 @@ def _plot(curves: pd.DataFrame, points: pd.DataFrame, metric: str, heading: str,
         spread = [(line["value"] - line["low"]).fillna(0), (line["high"] - line["value"]).fillna(0)]
         left.errorbar(line["heads_left"], line["value"], yerr=spread, capsize=1.8, **look)
     mark_empty(left, curves, "heads_left", "value")
-    left.set(xlabel="heads that are left", ylabel="%")
+    left.set(xlabel="remaining heads", ylabel="%")
     left.set_title(metric, loc="left")
     left.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     _frontier(right, points, metric)
@@ -117,7 +117,7 @@ def _plot(curves: pd.DataFrame, points: pd.DataFrame, metric: str, heading: str,
 
 
 def _frontier(axes: Axes, points: pd.DataFrame, metric: str) -> None:
-    """Draw the runs of a similar metric, and the efficient frontier as steps."""
+    """Draw the runs with a similar metric, and the efficient frontier as steps."""
     if points.empty:
         say_empty(axes, f"no run reaches {100 * SIMILAR:.0f} % of the dense {metric}")
         return
@@ -133,6 +133,6 @@ def _frontier(axes: Axes, points: pd.DataFrame, metric: str) -> None:
         "markeredgewidth": 0.8,
     }
     axes.plot(best["heads_left"], best["sparsity_percent"], "o", **ring)
-    axes.set(xlabel="heads that are left", ylabel="sparsity (%)")
+    axes.set(xlabel="remaining heads", ylabel="sparsity (%)")
     axes.set_title(f"{metric} at least {100 * SIMILAR:.0f} % of dense", loc="left")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -1,4 +1,4 @@
-"""Figure 7: importance of removed heads relative to remaining ones, and the layers that they were removed from."""
+"""Figure 7: importance of removed heads relative to remaining ones, and their distribution over layers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ IMPORTANCE = ["panel", "method", "form", "empty_layers", "run", "heads_left", "r
 
 
 def figure7(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
-    """Draw Figure 7 of a study: of its translation task if it has one, else of the first that is compared by heads.
+    """Draw Figure 7 of a study for its translation task, or else for the first task compared by heads.
 
     Args:
         study_dir: The study's folder with ``runs.csv`` and the dense runs' ``heads.safetensors``.
@@ -42,7 +42,7 @@ def figure7(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         finished run has removed heads.
 
     Raises:
-        UserError: If there is no table of runs, or an array can't be read.
+        UserError: If the table of runs is missing or an array can't be read.
     """
     runs = read_runs(study_dir)
     rows, _ = runs_by_heads(summarize(runs))
@@ -54,21 +54,21 @@ def figure7(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     model, task = (translated if len(translated) else done)[["model", "task"]].iloc[0]
     ours = done[(done["model"] == model) & (done["task"] == task)]
     ratios, layers = _ratios(ours, _importance(study_dir, runs, str(model), str(task))), _layers(ours)
-    note = below(*penalties(ours), "left: every seed apart; right: mean ± 1 sd over all runs of a method")
+    note = below(*penalties(ours), "left: each seed separately; right: mean ± 1 sd over all runs of a method")
     return _plot(ratios, layers, pair_title(ours.iloc[0].to_dict()), note), pd.concat(
         [ratios, layers], ignore_index=True
     )
 
 
 def relative_importance(removed: list[list[int]], importance: list[np.ndarray]) -> float:
-    """Return the mean importance of removed heads over that of the others, averaged over the layers that have both.
+    """Return the ratio of the mean importance of removed to remaining heads, averaged over layers with both.
 
     Args:
-        removed: For each layer the positions of removed heads.
-        importance: For each layer the heads' importance, ``[heads]``: sum of absolute weights of W^O that leave a head.
+        removed: Positions of removed heads for each layer.
+        importance: Importance of the heads of each layer, ``[heads]``: the sum of a head's absolute weights in W^O.
 
     Returns:
-        The ratio; below 1 if heads went that weigh less than those that stay; NaN if no layer has both kinds.
+        The ratio; below 1 if less important heads were removed; NaN if no layer has both removed and remaining heads.
     """
     ratios = []
     for gone, weights in zip(removed, importance, strict=True):
@@ -79,7 +79,7 @@ def relative_importance(removed: list[list[int]], importance: list[np.ndarray]) 
 
 
 def _importance(study_dir: Path, runs: pd.DataFrame, model: str, task: str) -> list[np.ndarray] | None:
-    """Return the heads' importance in the first usual dense run of a model and task that has left it."""
+    """Return the importance of heads in the first usual dense run of a model and task that has stored it."""
     dense = runs[(runs["method"] == "dense") & (runs["model"] == model) & (runs["task"] == task)]
     there = with_file(study_dir, usual_first(dense[dense["status"] == "done"]), HEADS)["run"]
     if there.empty:
@@ -90,7 +90,7 @@ def _importance(study_dir: Path, runs: pd.DataFrame, model: str, task: str) -> l
 
 
 def _ratios(runs: pd.DataFrame, importance: list[np.ndarray] | None) -> pd.DataFrame:
-    """Return one row a run: ``panel`` (importance), ``method``, ``run``, ``heads_left``, ``relative_importance``."""
+    """Return one row per run: ``panel`` (importance), ``method``, ``run``, ``heads_left``, ``relative_importance``."""
     found: list[dict[str, Any]] = [
         {
             "panel": "importance",
@@ -109,7 +109,7 @@ def _ratios(runs: pd.DataFrame, importance: list[np.ndarray] | None) -> pd.DataF
 
 
 def _layers(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a method and layer: ``panel`` (layers), ``removed`` heads, mean, and ``sd`` over ``runs``."""
+    """Return one row per method and layer: ``panel`` (layers), ``removed`` heads, mean, and ``sd`` over ``runs``."""
     rows = []
     for (method, form), some in runs.groupby(["method", "form"], sort=False):
         counts = pd.DataFrame([[len(gone) for gone in layers_of(text)] for text in some["removed_heads"]])
@@ -130,7 +130,7 @@ def _plot(ratios: pd.DataFrame, layers: pd.DataFrame, heading: str, note: str) -
     else:
         plot_methods(left, ratios, "heads_left", "relative_importance", linestyle="")
         left.axhline(1, color="#777777", lw=0.8, ls=":")
-        left.set(xlabel="heads that are left", ylabel="removed / remaining", title="")
+        left.set(xlabel="remaining heads", ylabel="removed / remaining", title="")
         left.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     left.set_title("relative importance of removed heads", loc="left")
     _bars(right, layers)
@@ -140,13 +140,13 @@ def _plot(ratios: pd.DataFrame, layers: pd.DataFrame, heading: str, note: str) -
 
 
 def _bars(axes: Axes, layers: pd.DataFrame) -> None:
-    """Draw bars side by side, one a method, for each layer."""
+    """Draw grouped bars: one group per layer, one bar per method."""
     methods = list(layers[["method", "form"]].drop_duplicates().itertuples(index=False, name=None))
     width = 0.8 / len(methods)
     for place, (method, form) in enumerate(methods):
         bars, look = layers[(layers["method"] == method) & (layers["form"] == form)], method_look(method, form)
         x = bars["layer"] + (place - (len(methods) - 1) / 2) * width
-        below = np.minimum(bars["sd"], bars["removed"])  # NaN for a single run, for which no bar is drawn
+        below = np.minimum(bars["sd"], bars["removed"])  # NaN for a single run, which has no error bar
         spread: dict[str, Any] = {"yerr": [below, bars["sd"]], "capsize": 1.6}
         axes.bar(x, bars["removed"], width, color=look["color"], label=look["label"], **spread)
     axes.set(xlabel="attention layer (counted from 0)", ylabel="heads")

@@ -1,4 +1,4 @@
-"""Comparison of the paper's algorithm, NeuroPrune (penalties), and this project's, NeuroPrune-FC."""
+"""Comparison of the paper's algorithm, NeuroPrune (penalties), with this project's, NeuroPrune-FC."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from neuroprune.results.tables.summary import summarize
 
 
 def forms(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
-    """Draw metric, inference and training time of both NeuroPrunes against sparsity.
+    """Draw metric, inference and training time of both NeuroPrune algorithms against sparsity.
 
     Args:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The figure and its data: one row a mark, see ``grid.marks``. Both are replaced by a note unless both have
-        finished runs on the same model and task.
+        The figure and its data: one row per mark, see ``grid.marks``. Both are replaced by a note unless both
+        algorithms have finished runs on the same model and task.
 
     Raises:
-        UserError: If there is no table of runs.
+        UserError: If the table of runs is missing.
     """
     runs = read_runs(study_dir)
     table = summarize(runs)
     drawn = both_forms(table)
     if drawn.empty:
-        return nothing_to_show("Nothing to show: no model and task has finished runs of both NeuroPrunes.")
+        return nothing_to_show("Nothing to show: no model and task has finished runs of both NeuroPrune algorithms.")
     shown = grid.marks(table, drawn)
     return grid.plot(shown, grid.note(runs, drawn)), shown
 
 
 def both_forms(table: pd.DataFrame) -> pd.DataFrame:
-    """Choose the usual, finished runs of both NeuroPrunes on each model and task that has both."""
+    """Choose the usual finished runs of both algorithms, for models and tasks with runs of both."""
     usual = (table["method"] == "neuroprune") & (table["runs"] > 0) & (table["variant"] == "")
     ours = nearest_to_wanted(table[usual & table["heads_asked"].isna()])
     kinds = ours.groupby(["model", "task"])["form"].transform("nunique")

@@ -1,4 +1,4 @@
-"""Metric against measured inference time and against training time, for all methods, with the efficient frontier."""
+"""Frontier figure: metric against inference and training time of all methods, with the efficient frontier."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ from neuroprune.results.runs import read_runs
 from neuroprune.results.tables.summary import batch_sizes, summarize
 
 PANELS = ("inference", "training")
-PLACES = ((4, -7), (4, 3), (-11, 3), (-11, -7), (-3, 6), (-3, -11))  # of a number beside its mark, in points
-SAME_COST = "budget_dense_flops"  # the variant of runs that train on until they have cost as much as dense fine-tuning
+PLACES = ((4, -7), (4, 3), (-11, 3), (-11, -7), (-3, 6), (-3, -11))  # offset of a number from its mark, in points
+SAME_COST = "budget_dense_flops"  # variant of runs with the training cost of dense fine-tuning
 RING: dict[str, Any] = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 0.7}
-RING |= {"color": INK, "linestyle": "", "label": "trained for as long as dense costs"}
+RING |= {"color": INK, "linestyle": "", "label": "trained at the cost of dense"}
 NUMBER = (9, 7)  # width and height of a number, in points
 
 
 def frontier(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
-    """Draw metric against times, with the efficient frontier of all methods, for at most eight models and tasks.
+    """Draw metric against times with the efficient frontier, for at most eight pairs of model and task.
 
     Args:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The figure, and all that it could show: one row a mark of the models and tasks on which methods are `compared`;
-        how many of these do not fit, the figure says. Both are replaced by a note if no pruned run is finished.
+        The figure and its data: one row per mark, also for pairs that do not fit; a note in the figure counts these.
+        Both are replaced by a note if no pruned run is finished.
 
     Raises:
-        UserError: If there is no table of runs.
+        UserError: If the table of runs is missing.
     """
     runs = read_runs(study_dir)
     table = summarize(runs)
@@ -66,7 +66,7 @@ def frontier(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
 
 
 def _note(runs: pd.DataFrame, rows: pd.DataFrame, shown: pd.DataFrame, drawn: pd.DataFrame) -> str:
-    """Return the note below the figure: how to read it, strengths of penalties, bars, and what is left out."""
+    """Return the note below the figure: reading aid, penalty strengths, error bars, and omitted pairs."""
     count = drawn.groupby(["model", "task"]).ngroups
     more = f"of {count} pairs of model and task {MOST_ROWS} are drawn, {count - MOST_ROWS} more are in the csv"
     reading = "numbers: sparsity in %; up and to the left is better"
@@ -76,13 +76,13 @@ def _note(runs: pd.DataFrame, rows: pd.DataFrame, shown: pd.DataFrame, drawn: pd
 
 
 def compared(shown: pd.DataFrame) -> pd.DataFrame:
-    """Select the models and tasks with several methods; all if there are none.
+    """Select the pairs of model and task with several methods; all pairs if there are none.
 
     Args:
-        shown: What ``frontier_data`` has listed.
+        shown: Output of ``frontier_data``.
 
     Returns:
-        Its rows of models and tasks with at least two methods beside dense.
+        Its rows of models and tasks with at least two methods besides dense.
     """
     pruned = shown[shown["method"] != "dense"]
     count = pruned.groupby(["model", "task"])["method"].nunique()
@@ -92,19 +92,18 @@ def compared(shown: pd.DataFrame) -> pd.DataFrame:
 
 
 def frontier_data(table: pd.DataFrame) -> pd.DataFrame:
-    """Select what is drawn: the runs of Figures 4 and 11, those trained at the cost of dense, and the dense models.
+    """Select the runs of Figures 4 and 11, runs trained at the cost of dense, and the dense models.
 
     Args:
         table: The means of ``summarize``.
 
     Returns:
-        One row a mark: ``model``, ``task``, ``method``, ``form``, ``panel``, ``unit``, ``sparsity_percent``,
-        ``empty_layers``, ``same_cost``; ``time`` with ``time_low`` and ``time_high``; the same over the dense model's
-        as ``relative``, for inference pass by pass in the same job; ``value`` (the metric in percent) with ``low`` and
+        One row per mark: ``model``, ``task``, ``method``, ``form``, ``panel``, ``unit``, ``sparsity_percent``,
+        ``empty_layers``, ``same_cost``; ``time`` with ``time_low`` and ``time_high``; ``relative``, the time over the
+        dense model's (for inference pass by pass in the same job); ``value`` (the metric in percent) with ``low`` and
         ``high`` (mean ± standard deviation over seeds; for inference of one seed the quartiles of its passes),
-        ``seeds``, and
-        ``efficient``: no other mark of the panel is as good and takes as small a part of the dense model's time, and
-        is better or quicker. Without a dense model, times themselves are compared.
+        ``seeds``, and ``efficient``: no other mark of the panel is at least as good in both metric and relative time
+        and better in one of them. Without a dense model, absolute times are compared.
     """
     longer = like_with_like(table[table["variant"] == SAME_COST].assign(variant=""))
     pruned = pd.concat([like_with_like(table).assign(same_cost=False), longer.assign(same_cost=True)])
@@ -125,20 +124,20 @@ def frontier_data(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def cost(rows: pd.DataFrame) -> pd.Series:
-    """Return the times of one panel over the dense model's; the times themselves if one of these is not known."""
+    """Return one panel's times relative to dense, or absolute times if any of the relative ones is unknown."""
     return rows["relative"] if rows["relative"].notna().all() else rows["time"]
 
 
 def efficient(cost: ArrayLike, gain: ArrayLike) -> np.ndarray:
-    """Return which points are on the efficient frontier.
+    """Mark the points on the efficient frontier.
 
     Args:
         cost: The quantity to minimise, ``[points]``.
         gain: The quantity to maximise, ``[points]``.
 
     Returns:
-        bool ``[points]``: no other point costs at most as much and gains at least as much, and is better in one of the
-        two. Points with a value that is not finite are never on it.
+        bool ``[points]``: true if no other point is at least as good in both quantities and better in one. Points with
+        a non-finite value are never on the frontier.
     """
     costs, gains = np.asarray(cost, dtype=float), np.asarray(gain, dtype=float)
     known = np.isfinite(costs) & np.isfinite(gains)
@@ -173,7 +172,7 @@ def _mark(row: dict[Any, Any], panel: str, sizes: list[int], dense: dict[str, An
 
 
 def _plot(shown: pd.DataFrame, note: str) -> Figure:
-    """Draw two panels for each model and task, with one legend above and a note below."""
+    """Draw two panels per model and task, with one legend above and a note below."""
     rows_of = {(str(model), str(task)): rows for (model, task), rows in shown.groupby(["model", "task"], sort=False)}
     pairs = drawn_pairs(list(rows_of))
     figure = Figure(figsize=(PAGE_WIDTH, 1.0 + 2.4 * len(pairs)), layout="constrained")
@@ -187,14 +186,14 @@ def _plot(shown: pd.DataFrame, note: str) -> Figure:
     handles = _legend(shown)
     figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
     say_below(figure, note)
-    figure.draw_without_rendering()  # lays it out, so that places are known
+    figure.draw_without_rendering()  # computes the layout, so that positions are known
     for axes, pair, panel in zip(grid.flat, np.repeat(pairs, len(PANELS), axis=0), PANELS * len(pairs), strict=True):
         _numbers(axes, rows_of[tuple(pair)][rows_of[tuple(pair)]["panel"] == panel])
     return figure
 
 
 def _legend(shown: pd.DataFrame) -> list[Line2D]:
-    """Return one key for each method, for the frontier, and for empty layers if there are some."""
+    """Return legend keys for each method, the frontier, and (if present) empty layers."""
     methods = shown[["method", "form"]].drop_duplicates().itertuples(index=False)
     keys = [Line2D([], [], **(method_look(str(method), str(form)) | {"linestyle": ""})) for method, form in methods]
     keys.append(Line2D([], [], color=INK, lw=1, label="efficient frontier"))
@@ -203,7 +202,7 @@ def _legend(shown: pd.DataFrame) -> list[Line2D]:
 
 
 def _panel(axes: Axes, rows: pd.DataFrame) -> None:
-    """Draw the marks of one panel, joined for each method, and the frontier as steps."""
+    """Draw the marks of one panel, joined by method, and the frontier as steps."""
     if rows.empty:
         say_empty(axes, "not measured")
         return
@@ -230,7 +229,7 @@ def _panel(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _bars(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the bars in both directions; relative times have bars only where quartiles are known."""
+    """Return the error bars in both directions; relative times have them only where quartiles are known."""
     scale = rows["x"] / rows["time"]
     across = [scale * (rows["time"] - rows["time_low"]), scale * (rows["time_high"] - rows["time"])]
     if rows["panel"].iloc[0] == "inference" and rows["relative_low"].notna().any():
@@ -241,7 +240,7 @@ def _bars(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def _numbers(axes: Axes, rows: pd.DataFrame) -> None:
-    """Write sparsities beside the marks where there is room, on the frontier first."""
+    """Write sparsities next to the marks where there is room, starting with those on the frontier."""
     if rows.empty:
         return
     rows = rows.assign(x=cost(rows)).sort_values("efficient", ascending=False, kind="stable")

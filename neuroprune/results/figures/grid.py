@@ -1,4 +1,4 @@
-"""Panels of metric, inference time and training time, a row for each model and task: Figures 4, 5, 11 and forms."""
+"""Grid of metric, inference and training time, one row per model and task: Figures 4, 5, 11 and forms."""
 
 from __future__ import annotations
 
@@ -31,31 +31,31 @@ from neuroprune.results.runs import GUESSES
 from neuroprune.results.tables.partners import dense_rows
 from neuroprune.results.tables.summary import batch_sizes
 
-LEGEND_LETTERS, KEY_LETTERS = 108, 9  # what fits on a line of the page, and what a key takes beside its name
-FACES = {"majority": INK, "copied": "white"}  # of the triangles at the right edge
+LEGEND_LETTERS, KEY_LETTERS = 108, 9  # characters per line of the page, and the width of a legend key without its name
+FACES = {"majority": INK, "copied": "white"}  # colour of the triangles at the right edge
 PANELS = ("metric", "inference", "training")
-TITLES: dict[str, Callable[[str], str]] = {  # of a panel, from the unit of its csv
+TITLES: dict[str, Callable[[str], str]] = {  # panel titles, from the unit in the csv
     "metric": lambda unit: unit.removesuffix(" (%)"),
     "inference": lambda unit: f"inference time, {unit.partition(', ')[2]}",
     "training": lambda unit: "training time",
 }
-UNITS = {"metric": "%", "inference": "ms an example", "training": "seconds"}  # where no dense run is known
-MOST_ROWS = 8  # models and tasks that fit below each other on a page
-SPREAD = 5.0  # times the dense model's from which an axis of times is logarithmic
+UNITS = {"metric": "%", "inference": "ms an example", "training": "seconds"}  # used where no dense run is known
+MOST_ROWS = 8  # largest number of rows of panels on a page
+SPREAD = 5.0  # ratio to the dense time from which an axis of times is logarithmic
 BARS: dict[str, Any] = {"capsize": 1.8, "elinewidth": 0.8}
 DENSE_STAR: dict[str, Any] = {"marker": "*", "color": INK, "linestyle": "", "markersize": 6, "label": "dense"}
 Pair = tuple[str, pd.DataFrame]
 
 
 def marks(table: pd.DataFrame, drawn: pd.DataFrame) -> pd.DataFrame:
-    """List the marks to draw: one for each row and panel with a value.
+    """List the marks to draw, one per row and panel with a value.
 
     Args:
         table: The means of ``summarize``, dense models included.
-        drawn: Those of its rows that are drawn; a column ``heading`` names the row of panels.
+        drawn: The rows to draw; the column ``heading`` is the title of the row of panels.
 
     Returns:
-        One row a mark: ``heading``, ``model``, ``form``, ``task``, ``method``, ``panel``, ``unit``,
+        One row per mark: ``heading``, ``model``, ``form``, ``task``, ``method``, ``panel``, ``unit``,
         ``sparsity_percent``, ``heads_left``, ``empty_layers``; ``value`` with ``low`` and ``high`` (mean ± standard
         deviation over seeds; for inference of one seed the quartiles of its passes; NaN if there is no spread);
         ``seeds``, ``dense`` (the dense model's value); ``relative``, a time over the dense model's, with
@@ -69,12 +69,12 @@ def marks(table: pd.DataFrame, drawn: pd.DataFrame) -> pd.DataFrame:
 
 
 def headings(rows: pd.DataFrame) -> list[str]:
-    """Name model, weights, task and training rows of each row."""
+    """Return a heading for each row: model, weights, task and training rows."""
     return [pair_title(row) for row in rows.to_dict("records")]
 
 
 def drawn_pairs(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Choose the models and tasks that fit: the first task of every model, then the second, and so on.
+    """Choose the models and tasks that fit: the first task of every model, then every second task, and so on.
 
     Args:
         pairs: Models and tasks.
@@ -88,7 +88,7 @@ def drawn_pairs(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def dense_of(table: pd.DataFrame, row: dict[Any, Any]) -> dict[str, Any]:
-    """Return the usual dense model's row on the same model and task, or an empty one."""
+    """Return the row of the usual dense run on the same model and task, or an empty one."""
     same = table[(table["model"] == row["model"]) & (table["task"] == row["task"])]
     rows = dense_rows(same).to_dict("records")
     return {str(name): value for name, value in rows[0].items()} if rows else {}
@@ -121,7 +121,7 @@ def _mark(row: dict[Any, Any], panel: str, sizes: list[int], dense: dict[str, An
 def relative_times(
     row: dict[Any, Any], panel: str, name: str, times: tuple[float, ...], dense: float
 ) -> dict[str, float]:
-    """Return a time over the dense model's with the ends of its bar; NaN for metrics."""
+    """Return a time relative to dense with the ends of its error bar; NaN for metrics."""
     names = ("relative_low", "relative", "relative_high")
     if panel == "inference":
         slow, fast = interval(row, speedup := name.replace("inference_ms", "speedup"))
@@ -142,14 +142,14 @@ def column(row: dict[Any, Any], panel: str, sizes: list[int]) -> tuple[str | Non
 
 
 def interval(row: dict[Any, Any], name: str) -> tuple[float, float]:
-    """Return mean ± standard deviation; for one timed seed the quartiles of its passes; else NaN."""
+    """Return the ends of the error bar: mean ± standard deviation, or quartiles of one seed's passes, or NaN."""
     if math.isfinite(row[f"{name}_sd"]):
         return row[name] - row[f"{name}_sd"], row[name] + row[f"{name}_sd"]
     return row.get(f"{name}_q1", math.nan), row.get(f"{name}_q3", math.nan)
 
 
 def note(runs: pd.DataFrame, drawn: pd.DataFrame, *more: str) -> str:
-    """Return the note on strengths of penalties, bars, the variation of times, and missing runs."""
+    """Return the note on penalty strengths, error bars, variation of times, and missing runs."""
     diverged = int((runs["status"] == "diverged").sum())
     left_out = f"{diverged} diverged run{'s' * (diverged > 1)} left out" if diverged else ""
     return below(*penalties(drawn), seeds(drawn["runs"]), *rough_times(runs), *more, left_out)
@@ -158,15 +158,15 @@ def note(runs: pd.DataFrame, drawn: pd.DataFrame, *more: str) -> str:
 def plot(shown: pd.DataFrame, note: str, x: str = "sparsity_percent", label: str = "sparsity (%)") -> Figure:
     """Draw the grid of panels with one legend above it.
 
-    A model and task has its own row of panels if some method reached several places of the axis. The others share one
-    row of panels, each on its own line. Those with a single mark are named below the panels if there are
-    others to draw.
+    A pair of model and task has its own row of panels if any method has marks at several x positions. The other pairs
+    share one row of panels, each on its own line. Pairs with a single mark are named below the panels if other pairs
+    are drawn.
 
     Args:
-        shown: What ``marks`` has listed, at least one row.
+        shown: Output of ``marks``, at least one row.
         note: A text below all panels.
-        x: The column that runs to the right.
-        label: What that column is.
+        x: The column on the horizontal axis.
+        label: The label of that axis.
 
     Returns:
         The figure.
@@ -176,7 +176,7 @@ def plot(shown: pd.DataFrame, note: str, x: str = "sparsity_percent", label: str
     figure = Figure(figsize=(PAGE_WIDTH, 0.8 + sum(heights)), layout="constrained")
     parts = cast(np.ndarray, figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights))[
         :, 0
-    ]  # each as wide as its own labels
+    ]  # each with the width of its own labels
     for part, (title, rows) in zip(parts, curves, strict=False):
         for axes, panel in zip(part.subplots(1, len(PANELS)), PANELS, strict=True):
             _panel(axes, rows[rows["panel"] == panel], label)
@@ -192,7 +192,7 @@ def plot(shown: pd.DataFrame, note: str, x: str = "sparsity_percent", label: str
 
 
 def _split(shown: pd.DataFrame) -> tuple[list[Pair], list[Pair], list[str]]:
-    """Return the pairs with curves, those with marks at only one place, and a text on those that are not drawn."""
+    """Return the pairs with curves, the pairs with marks at one position, and a text about pairs not drawn."""
     groups = shown.groupby("heading", sort=False)
     pairs = {(rows["model"].iloc[0], rows["task"].iloc[0]): (str(title), rows) for title, rows in groups}
     fitting = [pairs[pair] for pair in drawn_pairs(list(pairs))]
@@ -208,7 +208,7 @@ def _split(shown: pd.DataFrame) -> tuple[list[Pair], list[Pair], list[str]]:
 
 
 def _places(rows: pd.DataFrame) -> int:
-    """Return the largest number of places on the axis that one method has reached."""
+    """Return the largest number of different x positions of one method."""
     return int(rows.assign(x=rows["x"].round()).groupby(["method", "form"])["x"].nunique().max())
 
 
@@ -218,7 +218,7 @@ def _count(rows: pd.DataFrame) -> int:
 
 
 def _panel(axes: Axes, rows: pd.DataFrame, label: str) -> None:
-    """Draw one panel of curves: a line for each method, the dense model as a dotted line."""
+    """Draw one panel of curves: one line per method, with the dense model as a dotted line."""
     if rows.empty:
         say_empty(axes, "not measured")
         return
@@ -246,7 +246,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, label: str) -> None:
 
 
 def drawn(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of one panel with the drawn ``value``, ``low`` and ``high``: times relative to dense."""
+    """Return the rows of one panel with ``value``, ``low`` and ``high`` as drawn: times relative to dense."""
     if rows.empty or rows["panel"].iloc[0] == "metric":
         return rows
     times = {"value": "relative", "low": "relative_low", "high": "relative_high"}
@@ -254,13 +254,13 @@ def drawn(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _bars(rows: pd.DataFrame) -> list[pd.Series]:
-    """Return the lengths of the bars below and above the marks."""
+    """Return the lengths of the error bars below and above the marks."""
     below, above = rows["value"] - rows["low"], rows["high"] - rows["value"]
     return [below.fillna(0).clip(lower=0), above.fillna(0).clip(lower=0)]
 
 
 def _dots(axes: Axes, pairs: list[Pair], panel: str) -> None:
-    """Draw one panel in which each model and task is a line and each method a mark on it."""
+    """Draw one panel with a line per model and task and a mark on it per method."""
     found = [drawn(rows[rows["panel"] == panel]) for _, rows in pairs]
     if all(rows.empty for rows in found):
         say_empty(axes, "not measured, or\nno dense run")
@@ -279,7 +279,7 @@ def _dots(axes: Axes, pairs: list[Pair], panel: str) -> None:
 
 
 def _lines(axes: Axes, pairs: list[Pair], panel: str, rows: pd.DataFrame) -> None:
-    """Name the lines of a panel of dots and its axis."""
+    """Label the lines and the axis of a panel of dots."""
     titles = [_line_title(title, several=len(_models(pairs)) > 1) for title, _ in pairs]
     axes.set_yticks(range(len(pairs)), titles if panel == PANELS[0] else [""] * len(pairs))
     axes.set_ylim(len(pairs) - 0.45, -0.55)
@@ -294,19 +294,19 @@ def _lines(axes: Axes, pairs: list[Pair], panel: str, rows: pd.DataFrame) -> Non
 
 
 def _models(pairs: list[Pair]) -> list[str]:
-    """Return the models of lines of dots, each with its weights in brackets."""
+    """Return the models of lines of dots, each with its weights in parentheses."""
     return list(dict.fromkeys(title.split(" on ", 1)[0] for title, _ in pairs))
 
 
 def _line_title(title: str, several: bool) -> str:
-    """Name the task of a line and, below it, its training rows; above them the model if there are several."""
+    """Return the label of a line: the model if there are several, the task, and its training rows."""
     model, task = title.split(" on ", 1)
     lines = task.replace(", ", "\n")
     return f"{model.split(' (')[0]} on\n{lines}" if several else lines
 
 
 def _dots_title(pairs: list[Pair], label: str) -> str:
-    """Return the title of a panel of dots: the model or the weights, and the common place of the marks."""
+    """Return the title of a panel of dots: the model or the weights, and the common x positions of the marks."""
     models = _models(pairs)
     kinds = dict.fromkeys(model.rstrip(")").split(" (")[-1] for model in models)
     named = models[0] if len(models) == 1 else f"{' and '.join(kinds)} models"
@@ -315,7 +315,7 @@ def _dots_title(pairs: list[Pair], label: str) -> str:
 
 
 def _mark_guess(axes: Axes, rows: pd.DataFrame, name: str) -> None:
-    """Mark the metric of the majority class or of a copy, if it is within the panel."""
+    """Mark the metric of the majority class or of copying, if it is within the panel."""
     bottom, top = axes.get_ylim()
     style: dict[str, Any] = {"marker": "<", "label": GUESSES[name], "clip_on": False, "color": INK}
     for value in rows[name].dropna().unique():
@@ -331,7 +331,7 @@ def _columns(handles: list[Line2D]) -> int:
 
 
 def _legend(shown: pd.DataFrame, panels: list[Axes]) -> list[Line2D]:
-    """Return one legend key for each method, for the dense model, and for other marks."""
+    """Return legend keys for each method, the dense model, and other marks."""
     methods = shown[["method", "form"]].drop_duplicates().itertuples(index=False)
     keys = [Line2D([], [], **method_look(str(method), str(form))) for method, form in methods]
     marked = {label for axes in panels for label in axes.get_legend_handles_labels()[1]}

@@ -1,4 +1,4 @@
-"""Inequality and tail of the degrees of neurons."""
+"""Gini coefficient and power-law tail of neuron degrees."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import warnings
 
 import numpy as np
 
-CANDIDATES = 25  # places where the tail may begin
-FEWEST = 50  # neurons in a tail that is worth a fit
-DIFFERENT = 10  # values in it
-MOST = 5000  # neurons that are fitted; of more, evenly spaced quantiles
+CANDIDATES = 25  # candidate starts of the tail
+FEWEST = 50  # smallest tail that is fitted, in neurons
+DIFFERENT = 10  # different values in such a tail
+MOST = 5000  # largest number of fitted values; larger samples are reduced to evenly spaced quantiles
 FOUND = ("exponent", "xmin", "tail_share", "versus_exponential", "p_exponential", "versus_lognormal", "p_lognormal")
 
 
 def gini(values: np.ndarray) -> float:
-    """Return the Gini coefficient: 0 if all values are equal, near 1 if a few values make up the sum.
+    """Return the Gini coefficient: 0 if all values are equal, near 1 if a few values make up most of the sum.
 
     Args:
         values: Not negative, ``[values]``.
 
     Returns:
-        Half the mean absolute difference of two values over their mean; NaN if all values are 0.
+        Half the mean absolute difference between two values, divided by their mean; NaN if all values are 0.
     """
     ordered = np.sort(np.asarray(values, dtype=float))
     total, count = ordered.sum(), len(ordered)
@@ -31,18 +31,18 @@ def gini(values: np.ndarray) -> float:
 
 
 def tail(values: np.ndarray) -> dict[str, float]:
-    """Fit a power law to the tail of a distribution and compare it with an exponential and a lognormal.
+    """Fit a power law to the tail of a distribution; compare it with an exponential and a lognormal.
 
     The tail begins where the power law fits best (smallest Kolmogorov-Smirnov distance, Clauset et al. 2009), among 25
-    quantiles. The comparisons are Vuong's tests of the two likelihoods, as the package ``powerlaw`` has them.
+    quantiles. The comparisons are Vuong's likelihood-ratio tests as implemented in the package ``powerlaw``.
 
     Args:
-        values: ``[values]``; zeros are left out, as no power law has them.
+        values: ``[values]``; zeros are left out because a power law excludes them.
 
     Returns:
         ``exponent``, ``xmin`` (where the tail begins), ``tail_share`` (of the values above zero), and for
         ``exponential`` and ``lognormal`` the normalised log-likelihood ratio ``versus_<name>`` (above 0: the power law
-        fits better) with its two-sided ``p_<name>``. All NaN if the values are too few or too equal.
+        fits better) with its two-sided ``p_<name>``. All NaN if there are too few values or too few different ones.
     """
     import powerlaw
 
@@ -64,7 +64,7 @@ def tail(values: np.ndarray) -> dict[str, float]:
 
 
 def _starts(ordered: np.ndarray) -> list[float]:
-    """Return possible starts of the tail of ascending values: quantiles with enough different values above them."""
+    """Return candidate starts of the tail of ascending values: quantiles with enough distinct values above them."""
     if len(ordered) < FEWEST:
         return []
     starts = np.unique(ordered[np.linspace(0, len(ordered) - FEWEST, CANDIDATES).astype(int)])

@@ -1,4 +1,4 @@
-"""Metric, sparsity and spread of degrees against alpha, the strength of preferential attachment."""
+"""Metric, sparsity and standard deviation of degrees against α, the strength of preferential attachment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from neuroprune.results.figures.style import (
 from neuroprune.results.runs import method_label, read_runs
 from neuroprune.results.tables.summary import summarize
 
-MOST_TICKS = 5  # strengths that are written below the axis one by one
+MOST_TICKS = 5  # up to this many strengths are all labelled on the axis
 PANELS = {
     "value": ("metric (%)", 100),
     "sparsity": ("sparsity (%)", 100),
@@ -35,17 +35,17 @@ PANELS = {
 
 
 def strengths(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
-    """Draw the results of NeuroPrune's penalties against their strength.
+    """Draw the results of NeuroPrune's penalty form against its strength α.
 
     Args:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The figure and its data: one row a mark. Both are replaced by a note unless two finished runs of the penalty
+        The figure and its data: one row per mark. Both are replaced by a note unless two finished runs of the penalty
         form differ in alpha.
 
     Raises:
-        UserError: If there is no table of runs.
+        UserError: If the table of runs is missing.
     """
     table = summarize(read_runs(study_dir))
     usual = (table["runs"] > 0) & (table["method"] == "neuroprune") & (table["variant"] == "")
@@ -68,7 +68,7 @@ def strengths(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
 
 
 def _series(shown: pd.DataFrame) -> list[str]:
-    """Return the name of each mark's line: mode and θ, and β or, if no two runs share it, its ratio to α."""
+    """Return the label of each mark's line: mode, θ, and β or, if no two runs share β, its ratio to α."""
     same_beta = shown.groupby(["model", "task", "mode", "theta", "beta"], dropna=False)["alpha"].nunique().max() > 1
     several = shown["task"].nunique() > 1
     names = []
@@ -79,7 +79,7 @@ def _series(shown: pd.DataFrame) -> list[str]:
 
 
 def _plot(shown: pd.DataFrame, title: str) -> Figure:
-    """Draw a panel a quantity and a line for each series in which only the strength grows."""
+    """Draw one panel per quantity and one line per series in which only the strength varies."""
     names = list(dict.fromkeys(shown["series"]))
     looks = dict(zip(names, zip(colours(names).values(), TASK_MARKERS * 9, strict=False), strict=True))
     figure = Figure(figsize=(PAGE_WIDTH, 3.0), layout="constrained")
@@ -91,7 +91,7 @@ def _plot(shown: pd.DataFrame, title: str) -> Figure:
     handles = [Line2D([], [], color=c, marker=m, label=name) for name, (c, m) in looks.items()]
     handles += [Line2D([], [], **EMPTY)] if (shown["empty_layers"] > 0).any() else []
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
-    say_below(figure, below("a line: runs that differ in α alone", seeds(shown["seeds"])))
+    say_below(figure, below("lines join runs that differ only in α", seeds(shown["seeds"])))
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Style of figures: print sizes, colours for colour-blind readers, reproducible files."""
+"""Style of figures: print sizes, colour-blind-safe colours, reproducible files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DPI = 200
 # Okabe and Ito's palette, ordered for contrast between neighbours; grey replaces its yellow, which is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A8A")
 INK, GREY = "#222222", "#777777"
-LOOKS: dict[str, dict[str, Any]] = {  # by the method's label
+LOOKS: dict[str, dict[str, Any]] = {  # colours by method label
     "NeuroPrune (penalties)": {"color": "#D55E00", "linestyle": "-", "marker": "D"},
     "NeuroPrune (penalties, regulated)": {"color": "#7A2E00", "linestyle": (0, (2, 1)), "marker": "d"},
     "NeuroPrune-FC": {"color": "#0072B2", "linestyle": "-", "marker": "o"},
@@ -41,7 +41,7 @@ EMPTY: dict[str, Any] = {
     "marker": "x", "color": "#B00020", "markersize": 9, "markeredgewidth": 0.9, "linestyle": "", "zorder": 6,
     "label": "an empty layer",
 }  # fmt: skip
-METRIC_SPAN = 5.0  # percent: smallest span of an axis of metrics
+METRIC_SPAN = 5.0  # smallest span of an axis of metrics, in percent
 TASK_MARKERS = "osD^vPX*"
 
 SETTINGS: Any = {
@@ -65,9 +65,9 @@ SETTINGS: Any = {
     "legend.frameon": False,
     "figure.dpi": DPI,
     "savefig.dpi": DPI,
-    "pdf.fonttype": 42,  # text stays text
+    "pdf.fonttype": 42,  # keep text as text
     "figure.constrained_layout.w_pad": 0.07,
-    "svg.hashsalt": "neuroprune",  # the same ids each time
+    "svg.hashsalt": "neuroprune",  # use the same ids in every run
 }
 
 
@@ -81,12 +81,12 @@ def print_style() -> Iterator[None]:
 
 
 def save(figure: Figure, shown: pd.DataFrame, stem: Path) -> list[Path]:
-    """Write a figure as pdf, png and svg and its data as csv, atomically and without dates.
+    """Write a figure as pdf, png and svg and its data as csv, atomically and without timestamps.
 
     Args:
         figure: The figure, at its final size.
-        shown: What is drawn.
-        stem: Path without ending, ``<study>/figures/figure4``.
+        shown: The plotted data.
+        stem: Path without extension, ``<study>/figures/figure4``.
 
     Returns:
         The four files.
@@ -105,32 +105,32 @@ def save(figure: Figure, shown: pd.DataFrame, stem: Path) -> list[Path]:
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
-    """Assign a colour to each name; colours repeat after eight, so markers differ too."""
+    """Assign a colour to each name. Colours repeat after eight, so markers differ too."""
     return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}
 
 
 def method_look(method: str, form: str = "") -> dict[str, Any]:
-    """Return a method's colour, line, marker and label, the same in all figures."""
+    """Return a method's colour, line, marker and label, which are the same in all figures."""
     label = method_label(method, form)
     look = LOOKS.get(label, OTHER_LOOK)
     return {"markerfacecolor": look["color"] if label in FILLED else "white", "label": label, **look}
 
 
 def each_method(rows: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
-    """Yield the rows of each method and form, and their look, in the order in which they first appear."""
+    """Yield the rows of each method and form with their style, in order of first appearance."""
     for (method, form), some in rows.groupby(["method", "form"], sort=False):
         yield some, method_look(str(method), str(form))
 
 
 def plot_methods(axes: Axes, rows: pd.DataFrame, x: str, y: str, **changes: Any) -> None:
-    """Plot one column against another for each method, and cross out runs with an empty layer.
+    """Plot one column against another for each method and cross out runs with an empty layer.
 
     Args:
         axes: The panel.
-        rows: What is drawn, with ``method``, ``form`` and ``empty_layers``.
-        x: The column of the horizontal axis; lines follow it upwards.
+        rows: The plotted data, with ``method``, ``form`` and ``empty_layers``.
+        x: The column of the horizontal axis; lines join marks in ascending order.
         y: The column of the vertical axis.
-        **changes: Parts of the looks that are replaced, such as ``linestyle=""`` for marks without lines.
+        **changes: Changes to the style, such as ``linestyle=""`` for marks without lines.
     """
     for some, look in each_method(rows):
         line = some.sort_values(x, kind="stable")
@@ -146,7 +146,7 @@ def mark_empty(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
 
 
 def titled(figure: Figure, title: str) -> SubFigure:
-    """Return the part of a figure below its legend, with a title at the left."""
+    """Add a left-aligned title and return the part of the figure below it."""
     part = cast(SubFigure, figure.subfigures())
     part.suptitle(title, fontsize=8, fontweight="bold", x=0.01, ha="left")
     return part
@@ -158,24 +158,24 @@ def say_below(figure: Figure, text: str) -> None:
 
 
 def at_least(axes: Axes, span: float) -> None:
-    """Widen a panel's y axis around its middle to at least this span, so that noise does not look like a difference."""
+    """Widen a panel's y axis to at least this span, so that noise does not look like a difference."""
     bottom, top = axes.get_ylim()
     missing = max(0.0, span - (top - bottom)) / 2
     axes.set_ylim(bottom - missing, top + missing)
 
 
 def from_zero(axes: Axes) -> None:
-    """Start a panel's y axis at zero, with some room above, so that a single mark is visible."""
+    """Start a panel's y axis at zero and leave room at the top, so that a single mark is visible."""
     axes.set_ylim(0, 1.04 * axes.get_ylim()[1])
 
 
 def presence_shades(whole: float) -> dict[str, Any]:
-    """Return colours and norm of fractions of entries: white for none, dark for all.
+    """Return the colour map and norm for fractions of non-zero entries: white for none, dark for all.
 
     The scale is a square root, so that small fractions are visible.
 
     Args:
-        whole: The number that stands for all entries, 1 or 100.
+        whole: The value of a full block, 1 or 100.
 
     Returns:
         Keyword arguments ``cmap`` and ``norm``.
@@ -185,7 +185,7 @@ def presence_shades(whole: float) -> dict[str, Any]:
 
 
 def nothing_to_show(reason: str) -> tuple[Figure, pd.DataFrame]:
-    """Return a figure and a table with the reason why there is nothing to show."""
+    """Return a figure and a table that contain only the reason why there is nothing to show."""
     figure = Figure(figsize=(PAGE_WIDTH, 1.2))
     figure.text(0.5, 0.5, reason, ha="center", va="center", color=GREY, wrap=True)
     return figure, pd.DataFrame({"note": [reason]})

@@ -1,4 +1,4 @@
-"""Inequality and tail of the MLP neurons' degrees by sparsity and method: whether connectivity is heavy-tailed."""
+"""Gini coefficient and tail of MLP neuron degrees by sparsity and method: a test for heavy-tailed connectivity."""
 
 from __future__ import annotations
 
@@ -30,39 +30,39 @@ from neuroprune.results.tables.nearest import nearest_runs
 DEGREES = "degrees.safetensors"
 NOTE = "ratio above 0: the power law fits the tail better; grey: undecided (p > 0.05); no mark: no tail to fit"
 UNDECIDED = 1.96  # standard deviations
-MOST_RUNS = 30  # fitted; a fit takes a tenth of a second
+MOST_RUNS = 30  # largest number of fitted runs; a fit takes a tenth of a second
 
 
 def topology(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
-    """Draw Gini coefficient, spread and tail of the degrees against sparsity for all methods; one model and task.
+    """Draw Gini coefficient, standard deviation and tail of degrees against sparsity for one model and task.
 
     Args:
         study_dir: The study's folder with ``runs.csv`` and the runs' ``degrees.safetensors``.
 
     Returns:
-        The figure and its data: one row a run. Both are replaced by a note if no pruned run has its degrees stored.
+        The figure and its data: one row per run. Both are replaced by a note if no pruned run has stored its degrees.
 
     Raises:
-        UserError: If there is no table of runs, or an array can't be read.
+        UserError: If the table of runs is missing or an array can't be read.
     """
     runs = read_runs(study_dir)
     done = runs[(runs["status"] == "done") & (runs["variant"] == "") & runs["sparsity"].notna()]
     there = with_file(study_dir, at_sparsities(done), DEGREES)
     pruned = there[there["method"] != "dense"]
     if pruned.empty:
-        return nothing_to_show("Nothing to show: no finished pruned run has left the degrees of its neurons.")
+        return nothing_to_show("Nothing to show: no finished pruned run has stored the degrees of its neurons.")
     model, task = pruned[["model", "task"]].iloc[0]
     same = nearest_runs(there[(there["model"] == model) & (there["task"] == task)])
     chosen = same.sort_values("seed", kind="stable").drop_duplicates("group").head(MOST_RUNS)
     shown = pd.DataFrame([_row(study_dir, row) for row in chosen.to_dict("records")])
-    note = below(NOTE, *penalties(chosen), f"one seed a mark (n{NBSP}={NBSP}1)")
+    note = below(NOTE, *penalties(chosen), f"one seed per mark (n{NBSP}={NBSP}1)")
     return _plot(shown, pair_title(chosen.iloc[0].to_dict()), note), shown.sort_values(
         ["method", "form", "sparsity_percent"]
     )
 
 
 def _row(study_dir: Path, row: dict[Any, Any]) -> dict[str, Any]:
-    """Measure the degrees of one run: rows of all expanding and contracting MLP matrices together, as in Figure 2."""
+    """Measure one run's degrees over the rows of all expanding and contracting MLP matrices, as in Figure 2."""
     arrays = read_arrays(run_file(study_dir, row["run"], DEGREES)).values()
     degrees = np.concatenate([values.astype(float).ravel() for values in arrays])
     return {
@@ -75,7 +75,7 @@ def _row(study_dir: Path, row: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _plot(shown: pd.DataFrame, heading: str, note: str) -> Figure:
-    """Draw a panel a quantity; a line for each method and form."""
+    """Draw one panel per quantity with one line per method and form."""
     figure = Figure(figsize=(PAGE_WIDTH, 4.6), layout="constrained")
     (spread, inequality), (exponential, lognormal) = titled(figure, heading).subplots(2, 2, sharex=True)
     _panel(spread, shown, "sd_percent", "sd of the degrees (%)")
@@ -84,7 +84,7 @@ def _plot(shown: pd.DataFrame, heading: str, note: str) -> Figure:
         _panel(axes, shown, f"versus_{name}", "log-likelihood ratio (sd)")
         axes.set_yscale(
             "symlog", linthresh=UNDECIDED, linscale=0.4
-        )  # linear where nothing is decided, so that this is seen
+        )  # linear in the undecided range, so that it is visible
         axes.yaxis.set_major_locator(
             FixedLocator([sign * 10.0**power for power in (1, 2, 3, 4) for sign in (-1, 1)] + [0])
         )

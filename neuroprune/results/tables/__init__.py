@@ -1,4 +1,4 @@
-"""Tables of a study, made from its records: ``runs`` is the tidy one that everything else reads."""
+"""Tables of a study, made from the tidy table ``runs.csv``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from neuroprune.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     from neuroprune.results.tables.formats import Table
 
-# Name -> where it stands in the report. A table's module and function have its name.
+# Name -> section of the report. A table's module and function have the same name.
 TABLES = {
     "table1": "2 Sparsity against metric and times",
     "summary": "1 Result",
@@ -38,7 +38,7 @@ def write(name: str, study_dir: Path) -> list[Path]:
 
 
 def make(name: str, study_dir: Path) -> Table:
-    """Make one table of a study; without rows it has a note in place of sections.
+    """Make one table of a study. If it has no rows, a note replaces its sections.
 
     Args:
         name: The table's name, a key of ``TABLES``.

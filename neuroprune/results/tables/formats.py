@@ -15,7 +15,7 @@ from neuroprune.results.plain_text import csv_text, markdown, one_line
 
 
 class NothingToShowError(UserError):
-    """A study has no rows for a table, for example because all runs diverged; the table then contains this note."""
+    """A study has no rows for a table, for example because all runs diverged. The table shows this message."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Table:
     """A table for readers and for programs.
 
     Attributes:
-        title: One line that says what it shows.
-        numbers: For programs: one column a quantity, unrounded; this is the csv.
-        sections: For people: heading to rows, all cells are texts; none if there is nothing to show.
+        title: One line that describes the content.
+        numbers: For programs: unrounded, one column per quantity; the content of the csv.
+        sections: For readers: rows by heading, all cells as text; empty if there is nothing to show.
         notes: Sentences below the table.
-        lead: The result in sentences, above the table.
+        lead: The main result in sentences, shown above the table.
     """
 
     title: str
@@ -38,11 +38,11 @@ class Table:
 
 
 def write_table(table: Table, stem: Path) -> list[Path]:
-    """Write a table in all formats, atomically; return the files.
+    """Write a table atomically in all formats.
 
     Args:
         table: The table.
-        stem: Path without ending, ``<study>/tables/summary``.
+        stem: Path without extension, ``<study>/tables/summary``.
 
     Returns:
         The four files.
@@ -54,7 +54,7 @@ def write_table(table: Table, stem: Path) -> list[Path]:
 
 
 def to_csv(table: Table) -> str:
-    """Return the numbers, unrounded."""
+    """Return the unrounded numbers as csv."""
     return csv_text(table.numbers)
 
 
@@ -72,7 +72,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """Return one booktabs table a section, to be read with ``input``; it needs the package booktabs."""
+    """Return one LaTeX table per section, to be read with ``input``; requires the package booktabs."""
     parts = []
     for heading, rows in table.sections.items():
         columns = "".join("l" if side == "left" else "r" for side in _align(rows))
@@ -85,7 +85,7 @@ def to_latex(table: Table) -> str:
 
 
 def to_html(table: Table) -> str:
-    """Return a self-contained page: headings, tables that scroll sideways on small screens, notes."""
+    """Return a self-contained page with headings, notes, and tables that scroll sideways on small screens."""
     aligned = {heading: (rows, _align(rows)) for heading, rows in table.sections.items()}
     return Environment(autoescape=True, trim_blocks=True).from_string(PAGE).render(table=table, sections=aligned)
 
@@ -119,12 +119,12 @@ def _latex(text: str) -> str:
 
 
 def _align(rows: pd.DataFrame) -> list[str]:
-    """Align columns of texts left, columns of numbers right."""
+    """Align text columns left and number columns right."""
     return ["right" if rows[name].map(_is_number).all() else "left" for name in rows]
 
 
 def _is_number(text: str) -> bool:
-    """Return whether a cell starts like a number or is empty."""
+    """Return whether a cell is empty or starts like a number."""
     return not text or text[0].isdigit() or text[0] in "-–"
 
 

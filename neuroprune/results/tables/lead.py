@@ -1,4 +1,4 @@
-"""Summary of a study in sentences generated from its numbers: metric and speed-up of each NeuroPrune at 80 %."""
+"""Main result of a study as generated sentences: metric and speed-up of each NeuroPrune algorithm at 80 %."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pandas as pd
 from neuroprune.results.runs import method_label
 from neuroprune.results.tables.partners import dense_rows
 
-WANTED = 0.8  # the sparsity nearest to this is described
-MOST = 6  # sentences
-FASTER = 1.05  # speed-up from which a model is called faster
+WANTED = 0.8  # runs nearest to this sparsity are described
+MOST = 6  # largest number of sentences
+FASTER = 1.05  # smallest speed-up reported as faster
 
 
 def lead(table: pd.DataFrame, sizes: list[int]) -> list[str]:
-    """Describe for each model and task the results of both NeuroPrunes at the sparsity nearest to 80 %, and of dense.
+    """Compare both NeuroPrune algorithms at the sparsity nearest to 80 % with dense, for each model and task.
 
     Args:
         table: Means of ``summarize``.
@@ -39,7 +39,7 @@ def lead(table: pd.DataFrame, sizes: list[int]) -> list[str]:
 
 
 def _sentence(row: Mapping[Any, Any], dense: list[dict[Any, Any]], sizes: list[int]) -> str:
-    """Return the sentence on one row, compared with the dense model."""
+    """Return a sentence that compares one row with the dense model."""
     against = f" against {_value(dense[0])} dense" if dense else ""
     parts = [
         f"{row['model']} on {row['task']}, {100 * row['sparsity']:.0f} % of the weights removed or zero by "

@@ -1,4 +1,4 @@
-"""Selection from a grid of penalties, as in the paper: the run nearest to each wanted sparsity."""
+"""Selection from a grid of penalty strengths, as in the paper: the run nearest to each wanted sparsity."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ MOST_AWAY = 0.05  # largest distance from a wanted sparsity
 def nearest_to_wanted(table: pd.DataFrame, wanted: tuple[float, ...] = SPARSITIES) -> pd.DataFrame:
     """Keep the penalty runs of each model, task and method that are nearest to the wanted sparsities.
 
-    Strengths of a penalty do not say how sparse a model gets, so the paper runs a grid of them and shows, for each
-    sparsity, the run that came nearest; of equally near ones the better. Here a sparsity that no run comes within five
-    points of has none.
+    A penalty's strength does not determine the sparsity. The paper therefore runs a grid of strengths and shows, for
+    each sparsity, the nearest run; among equally near runs, the one with the better metric. Here, a sparsity with no
+    run within five percentage points is left out.
 
     Args:
-        table: Means of `summarize`, with any forms.
-        wanted: The sparsities, fractions.
+        table: Means of `summarize`, of any form.
+        wanted: Sparsities as fractions.
 
     Returns:
-        The same rows without the rest of those grids that have more runs than there are wanted sparsities; smaller ones
-        and other forms stay as they are.
+        The same rows without the unselected runs of grids that have more runs than wanted sparsities. Smaller grids and
+        other forms are unchanged.
     """
     penalties = table[(table["form"] == "penalty") & table["sparsity"].notna()]
     dropped: set[Hashable] = set()
@@ -37,14 +37,14 @@ def nearest_to_wanted(table: pd.DataFrame, wanted: tuple[float, ...] = SPARSITIE
 
 
 def out_of_reach(table: pd.DataFrame, wanted: tuple[float, ...] = SPARSITIES) -> tuple[float, ...]:
-    """Return the wanted sparsities that no run of some large grid of penalties comes within five points of.
+    """Return wanted sparsities for which a large grid of penalties has no run within five percentage points.
 
     Args:
-        table: Means of `summarize`, with any forms.
-        wanted: The sparsities, fractions.
+        table: Means of `summarize`, of any form.
+        wanted: Sparsities as fractions.
 
     Returns:
-        Those of them that `nearest_to_wanted` finds no run for, in their order.
+        The sparsities without a run in `nearest_to_wanted`, in their order.
     """
     penalties = table[(table["form"] == "penalty") & table["sparsity"].notna()]
     grids = [grid["sparsity"] for _, grid in penalties.groupby(["model", "task", "method"]) if len(grid) > len(wanted)]
@@ -52,13 +52,13 @@ def out_of_reach(table: pd.DataFrame, wanted: tuple[float, ...] = SPARSITIES) ->
 
 
 def _nearest(sparsities: pd.Series, point: float) -> list[Hashable]:
-    """Return the index of the first of the sparsities nearest to a point, or nothing if none is near."""
+    """Return the index of the sparsity nearest to a point (the first of equals), or nothing if none is near."""
     away = (sparsities - point).abs().round(6)
     return [away.idxmin()] if away.min() <= MOST_AWAY else []
 
 
 def nearest_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """Keep the runs of the rows that `nearest_to_wanted` keeps.
+    """Keep the runs that belong to the rows kept by `nearest_to_wanted`.
 
     Args:
         runs: Rows of the tidy table.

@@ -1,4 +1,4 @@
-"""Paired significance tests of accuracy between runs that predicted the same rows."""
+"""Paired significance tests of accuracy between runs evaluated on the same rows."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from neuroprune.results.runs import run_file
 from neuroprune.results.tables.partners import dense_rows, functional_rows, partners
 
 PREDICTIONS = "predictions.safetensors"
-LEVEL = 0.05  # p above which there is no difference
-FLIPS = 9999  # random signs of the rows' differences, where several seeds are compared
+LEVEL = 0.05  # p from which a difference is reported as none
+FLIPS = 9999  # sign flips of the permutation test for several seeds
 TESTED = {"p_dense", "p_fc"}
 NOTE = (
-    "Against dense, against NeuroPrune-FC (asked for the same): difference in accuracy in points on the same rows, and "
-    "p of a paired test: McNemar's exact one for one seed, else one of random signs of the rows' differences. "
-    f"No difference: p ≥ {LEVEL:g}. p is that of one comparison, not corrected for their number, and says nothing "
-    "about other seeds."
+    "Against dense and against NeuroPrune-FC with the same target: difference in accuracy in points on the same rows, "
+    "and p of a paired test: McNemar's exact test for one seed, else a sign-flip permutation test over the rows. "
+    f"No difference: p ≥ {LEVEL:g}. p is not corrected for the number of comparisons and does not cover variation "
+    "over seeds."
 )
 Answers = dict[int, np.ndarray]
 
 
 def with_tests(study_dir: Path, runs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Add paired tests to the means of a study, where its runs have kept their predictions.
+    """Add paired tests to the means of a study for runs that have stored their predictions.
 
     Args:
         study_dir: The study's folder with the runs' ``predictions.safetensors``.
@@ -37,8 +37,8 @@ def with_tests(study_dir: Path, runs: pd.DataFrame, table: pd.DataFrame) -> pd.D
         table: Means of ``summarize``.
 
     Returns:
-        The means with ``points_dense`` and ``p_dense``, ``points_fc`` and ``p_fc``: accuracy minus the partner's, and
-        the p of the test; unchanged if no two runs can be compared.
+        The means with ``points_dense`` and ``p_dense``, ``points_fc`` and ``p_fc``: the difference in accuracy from the
+        partner, and the p-value of the test. Unchanged if no two runs can be compared.
     """
     answers = {name: _right(study_dir, some) for name, some in runs[runs["status"] == "done"].groupby("group")}
     found = {
@@ -53,19 +53,19 @@ def with_tests(study_dir: Path, runs: pd.DataFrame, table: pd.DataFrame) -> pd.D
 
 
 def _pairs(own: pd.Series, others: pd.Series) -> list[tuple[str, str]]:
-    """Pair groups; a group has no partner in itself."""
+    """Pair each group with its partner's group, never with itself."""
     return [(one, "" if one == other else str(other)) for one, other in zip(own, others, strict=True)]
 
 
 def _right(study_dir: Path, runs: pd.DataFrame) -> Answers:
-    """Return which rows each seed of a group classified correctly, bool ``[rows]``, by seed."""
+    """Return the correctly classified rows of each seed of a group, bool ``[rows]``."""
     paths = {seed: run_file(study_dir, run, PREDICTIONS) for seed, run in zip(runs["seed"], runs["run"], strict=True)}
     arrays = {seed: read_arrays(path) for seed, path in paths.items() if path.exists()}
     return {seed: found["predicted"] == found["true"] for seed, found in arrays.items()}
 
 
 def _test(ours: Answers, theirs: Answers) -> tuple[float, float]:
-    """Return the difference in points and p over the seeds that both have; NaN if there are none."""
+    """Return the difference in percentage points and p over common seeds; NaN if there are none."""
     pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
     if not pairs or len({len(array) for pair in pairs for array in pair}) > 1:
         return math.nan, math.nan
@@ -74,14 +74,14 @@ def _test(ours: Answers, theirs: Answers) -> tuple[float, float]:
 
 
 def p_value(differences: np.ndarray, seeds: int) -> float:
-    """Return the two-sided p of no difference.
+    """Return the two-sided p-value for the hypothesis of no difference.
 
     Args:
-        differences: Right minus right of each row, mean over seeds, ``[rows]``.
-        seeds: How many seeds were averaged.
+        differences: Difference in correctness of each row (-1, 0 or 1), averaged over seeds, ``[rows]``.
+        seeds: Number of averaged seeds.
 
     Returns:
-        For one seed McNemar's exact p; for several the fraction of random signs with at least as large a mean.
+        For one seed, McNemar's exact p; for several, the fraction of random sign flips with a mean at least as large.
     """
     changed = differences[differences != 0]
     if not len(changed):
@@ -95,7 +95,7 @@ def p_value(differences: np.ndarray, seeds: int) -> float:
 
 
 def compared(row: Mapping[Any, Any], partner: str) -> str:
-    """Format a difference and its p; "no difference" where p is too large; empty without a test."""
+    """Format a difference and its p, or "no difference" if p is too large; empty without a test."""
     points, p = row.get(f"points_{partner}", math.nan), row.get(f"p_{partner}", math.nan)
     if not math.isfinite(p):
         return ""

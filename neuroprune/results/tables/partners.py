@@ -1,4 +1,4 @@
-"""Rows to compare with: the dense model, and NeuroPrune-FC with the same target."""
+"""Comparison partners of rows: the dense model, and NeuroPrune-FC with the same target."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from neuroprune.results.runs import usual_first
 
 
 def dense_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the finished dense rows of means; those without unusual options come first."""
+    """Return the finished dense rows, those without unusual options first."""
     return usual_first(table[(table["method"] == "dense") & (table["runs"] > 0)])
 
 
@@ -21,15 +21,15 @@ def functional_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def partners(table: pd.DataFrame, chosen: pd.DataFrame, same: list[str]) -> pd.DataFrame:
-    """Return for each row the first chosen row that is the same in some columns.
+    """Return, for each row, the first chosen row with equal values in the given columns.
 
     Args:
         table: Means of ``summarize``.
-        chosen: Some of its rows.
-        same: Names of columns. A row that has no number in any of those that are numbers has no partner.
+        chosen: Candidate rows of ``table``.
+        same: Column names. A row whose numeric columns among these are all missing has no partner.
 
     Returns:
-        Rows with the index of ``table``, all missing where there is no partner.
+        Rows with the index of ``table``; all values are missing where there is no partner.
     """
     place: dict[tuple[Any, ...], Any] = {}
     for key, index in zip(_keys(chosen[same]), chosen.index, strict=True):

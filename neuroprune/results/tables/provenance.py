@@ -1,4 +1,4 @@
-"""Origin of a study's numbers: code, versions, hardware, and missing runs."""
+"""Provenance table: code, versions and hardware behind a study's numbers, and missing runs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from neuroprune.results.tables.formats import Table
 
 
 def provenance(study_dir: Path) -> Table:
-    """Make the table of origins from the ``provenance.json`` that ``collect`` wrote.
+    """Make the provenance table from the ``provenance.json`` written by ``collect``.
 
     Args:
         study_dir: The study's folder.
 
     Returns:
-        One row a fact; the notes name incomplete, diverged and unreadable runs.
+        One row per fact; the notes list incomplete, diverged and unreadable runs.
 
     Raises:
         UserError: If ``provenance.json`` is missing or damaged.
@@ -31,9 +31,7 @@ def provenance(study_dir: Path) -> Table:
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: cannot be read; run `neuroprune collect --study {study_dir}`.") from error
     rows = pd.DataFrame(list(facts["rows"].items()), columns=["What", "Value"])
-    return Table(
-        f"Where the numbers of “{study_dir.name}” come from", rows, {"Code, machine, runs": rows}, facts["notes"]
-    )
+    return Table(f"Provenance of the study “{study_dir.name}”", rows, {"Code, machine, runs": rows}, facts["notes"])
 
 
 def _facts(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Values printed in the paper (arXiv 2404.01306), for comparison in studies that repeat its experiments."""
+"""Values published in the paper (arXiv 2404.01306), for studies that repeat its experiments."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-# The models and datasets of the paper's experiments by what they are, whatever a study calls them.
+# Models and datasets of the paper's experiments, identified by source and not by a study's names for them.
 SUMMARIZATION = ("t5_base", "cnn_dailymail")  # Table 1
 SPREAD = ("bert_base", "sst2")  # Figure 2
 SPARSITIES = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95)
@@ -29,10 +29,10 @@ FIGURE2_SPREAD = {0.0: 0.13, 0.5: 12.12, 0.9: 4.16}  # sparsity -> standard devi
 
 
 def table1() -> pd.DataFrame:
-    """Return the paper's Table 1: T5-base on CNN/DailyMail, ROUGE in percent, seconds an example, seconds."""
+    """Return the paper's Table 1 (T5-base, CNN/DailyMail): ROUGE in percent, seconds per example and of training."""
     return pd.DataFrame(TABLE1, columns=TABLE1_COLUMNS)
 
 
 def is_the_papers(model: str, task: str, experiment: tuple[str, str]) -> bool:
-    """Return whether a study's model and task are those of one of the paper's experiments, by name."""
+    """Return whether a study's model and task are those of the named experiment of the paper."""
     return (model, task) == experiment

@@ -41,36 +41,36 @@ IDENTITY = [
 ]
 IDENTITY += [*STRENGTHS, *OPTIONS, "metric"]
 NOT_MEASURED = {*IDENTITY, *LAYERS, "study", "run", "status", "dirty", "commit", "seed", "device", "cpu", *LATER}
-FIXED = {*GUESSES, *COUNTS, "dense_parameters", "epochs", "steps"}  # the same for all seeds
+FIXED = {*GUESSES, *COUNTS, "dense_parameters", "epochs", "steps"}  # equal for all seeds
 SYMBOLS = {"alpha": "α", "beta": "β", "theta": "θ", "strength": "λ"}
 METHODS = (
     "NeuroPrune (penalties) is the paper's algorithm: the penalties of its Eq. 1 and 2, and merged heads. "
-    "NeuroPrune-FC is this project's: it measures functional connectivity and is told a sparsity or a number of heads. "
-    "l1 penalty: the l1 norm of all weights in the loss; magnitude: the smallest weights are zeroed."
+    "NeuroPrune-FC is this project's: it measures functional connectivity and has a target sparsity or number of "
+    "heads. l1 penalty: the l1 norm of all weights in the loss; magnitude: the smallest weights are zeroed."
 )
 Row = Mapping[Any, Any]
 
 
 def summarize(runs: pd.DataFrame) -> pd.DataFrame:
-    """Average over seeds: one row for each model, task, method and point.
+    """Average over seeds: one row per model, task, method and point.
 
     Args:
-        runs: The tidy table, one row a run.
+        runs: The tidy table, one row per run.
 
     Returns:
-        ``IDENTITY``; ``runs``, how many were averaged, and ``diverged``, how many were left out as their loss was not
-        finite; the mean of each measured column under its own name and the sample standard deviation over seeds as
-        ``<name>_sd`` (NaN for one run); ``percent_of_dense``, of the dense mean of the same model and task;
-        ``train_time``, processor seconds of training where all runs of a model and task have them, else wall time
-        without evaluation; ``training_to_dense`` and ``training_to_neuroprune``, that time over that of the dense model
-        and over that of NeuroPrune's target form at the same sparsity or number of heads. Models and tasks stand in the
-        order of the runs, in each dense comes first, then the methods, points ascending.
+        The columns ``IDENTITY``; ``runs`` and ``diverged``, the numbers of averaged and of diverged runs; the mean of
+        each measured column under its own name and its sample standard deviation over seeds as ``<name>_sd`` (NaN for
+        one run); ``percent_of_dense``, relative to the dense mean of the same model and task; ``train_time``, processor
+        seconds of training if all runs of a model and task have them, else wall-clock time without evaluation;
+        ``training_to_dense`` and ``training_to_neuroprune``, this time over that of the dense model and of NeuroPrune's
+        target form at the same sparsity or number of heads. Models and tasks keep the order of the runs; within each,
+        dense comes first, then the methods with ascending points.
 
     Raises:
         UserError: If there is no run.
     """
     if runs.empty:
-        raise UserError("There is no run to sum up; run the study first.")
+        raise UserError("There are no runs to summarize; run the study first.")
     measured = [name for name in map(str, runs) if name not in NOT_MEASURED]
     table = _with_train_time(_sorted(_averages(runs, measured)))
     name = "train_time"
@@ -82,7 +82,7 @@ def summarize(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _averages(runs: pd.DataFrame, measured: list[str]) -> pd.DataFrame:
-    """Average the finished runs of each group, in the order in which groups appear; the others are counted."""
+    """Average the finished runs of each group, in order of appearance; count the other runs."""
     table = runs.drop_duplicates("group").set_index("group", drop=False)[IDENTITY]
     done = runs[runs["status"] == "done"]
     values = done[measured].apply(pd.to_numeric, errors="coerce").groupby(done["group"])
@@ -97,7 +97,7 @@ def _averages(runs: pd.DataFrame, measured: list[str]) -> pd.DataFrame:
 
 
 def _with_train_time(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the training time that is compared, with its deviation."""
+    """Add the training time used in comparisons, with its standard deviation."""
     unknown = table["train_cpu_seconds"].isna() & (table["runs"] > 0)
     wall = unknown.groupby([table["model"], table["task"]]).transform("any")
     names = {end: (f"train_seconds_without_eval{end}", f"train_cpu_seconds{end}") for end in ("", "_sd")}
@@ -107,7 +107,7 @@ def _with_train_time(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:
-    """Sort by model, task, form and method as they first appear, dense (which has no form) first, then by point."""
+    """Sort by model, task, form and method in order of appearance (dense, without a form, first), then by point."""
     orders = {name: list(table[name].unique()) for name in ("model", "task", "method")}
     orders["form"] = ["", *(form for form in table["form"].unique() if form)]
     ranks = {name: {value: rank for rank, value in enumerate(order)} for name, order in orders.items()}
@@ -117,12 +117,12 @@ def _sorted(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _dense_of_each(table: pd.DataFrame, name: str) -> pd.Series:
-    """Return for each row the usual dense model's mean of a column on the same model and task; NaN without one."""
+    """Return, for each row, the usual dense mean of a column for the same model and task, or NaN."""
     return partners(table, dense_rows(table), ["model", "task"])[name].astype(float)
 
 
 def _neuroprune_of_each(table: pd.DataFrame, name: str) -> pd.Series:
-    """Return for each row with a target NeuroPrune-FC's mean of a column where it was asked for the same; else NaN."""
+    """Return, for each row with a target, NeuroPrune-FC's mean of a column for the same target; otherwise NaN."""
     return partners(table, functional_rows(table), ["model", "task", "point", "heads_asked"])[name].astype(float)
 
 
@@ -133,7 +133,7 @@ def summary(study_dir: Path) -> Table:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        The numbers of ``summarize``, and for people one section a model with all times and sizes.
+        The numbers of ``summarize`` and, for readers, one section per model and task with all times and sizes.
     """
     runs = read_runs(study_dir)
     table = with_tests(study_dir, runs, summarize(runs))
@@ -147,7 +147,7 @@ def summary(study_dir: Path) -> Table:
 
 
 def _heading(row: pd.Series) -> str:
-    """Return the heading: model, task, metric, and the result of the simplest baseline."""
+    """Return a section heading: model, task, metric, and the value of the simplest baseline."""
     mark = "†" if row["model_random"] else ""
     tokens = row.get("metric_unigram_perplexity", math.nan)
     labels = GUESSES | ({"majority": "most frequent token"} if math.isfinite(tokens) else {})
@@ -163,10 +163,10 @@ def batch_sizes(table: pd.DataFrame) -> list[int]:
 
 
 def _cells(row: Row, sizes: list[int]) -> dict[str, str]:
-    """Format one row for readers; unknown cells are empty."""
+    """Format one row for readers; unknown values become empty cells."""
     cells = {
         "Method": method_label(row["method"], row["form"]),
-        "Asked for": asked(row),
+        "Target": asked(row),
         "Sparsity %": number(100 * row["sparsity"], 1) + (" §" if row["empty_layers"] > 0 else ""),
         "Metric %": _spread(100 * row["value"], 100 * row["value_sd"], 1),
         "Perplexity": _perplexity(row),
@@ -183,7 +183,7 @@ def _cells(row: Row, sizes: list[int]) -> dict[str, str]:
     training, with_it = (_seconds(row[name]) for name in ("train_time", "train_seconds"))
     return cells | {
         "Training (s)": f"{training} ({with_it})" if training else "",
-        "A step (s)": number(row["seconds_per_step"], 3),
+        "Step (s)": number(row["seconds_per_step"], 3),
         "Training × dense": number(row["training_to_dense"], 2),
         "Training × NeuroPrune": number(row["training_to_neuroprune"], 2),
     }
@@ -196,7 +196,7 @@ def _perplexity(row: Row) -> str:
 
 
 def asked(row: Row) -> str:
-    """Return the target as text: a sparsity or the strengths of a penalty, and unusual options."""
+    """Format the target: a sparsity or penalty strengths, and unusual options."""
     target = [f"{100 * row['point']:g} %"] if math.isfinite(row["point"]) else []
     target += [f"{row['heads_asked']:.0f} heads"] if math.isfinite(row["heads_asked"]) else []
     target += [f"{row['speedup_asked']:g} × faster"] if math.isfinite(row["speedup_asked"]) else []
@@ -205,7 +205,7 @@ def asked(row: Row) -> str:
 
 
 def number(value: float, digits: int) -> str:
-    """Format a number with this many decimals; empty if it is not finite."""
+    """Format a number with this many decimals; return an empty string if it is not finite."""
     return f"{value:.{digits}f}" if math.isfinite(value) else ""
 
 
@@ -215,54 +215,54 @@ def _seconds(value: float) -> str:
 
 
 def _spread(mean: float, sd: float, digits: int) -> str:
-    """Return mean ± standard deviation, the mean alone for one run, and a dash if there is no value."""
+    """Format mean ± standard deviation, the mean alone for one run, or a dash if there is no value."""
     return (number(mean, digits) or "–") + (f" ± {number(sd, digits)}" if math.isfinite(sd) else "")
 
 
 def without_empty(cells: pd.DataFrame) -> pd.DataFrame:
-    """Leave out empty columns."""
+    """Drop empty columns."""
     return cells[[name for name in cells if (cells[name] != "").any()]]
 
 
 def _notes(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
-    """Return notes on the meaning of the numbers and on their limits."""
+    """Return notes on the meaning and limitations of the numbers."""
     notes = [
-        "Metric: mean ± sample standard deviation over seeds; Runs: how many seeds were averaged.",
-        "Sparsity: share of the dense model's attention (Q, K, V, O) and MLP weights that is gone or zero.",
-        "Inference: milliseconds an example, median over passes on the physically cut model; in brackets the dense "
-        "model's time over it, both timed in turn in one job. Means over the seeds that were timed; of the dense model "
-        "the median of what it took beside the others.",
-        "Training: processor time without evaluation if all runs have it, else wall time; in brackets wall time with "
-        "evaluation; a step: wall time without it. × dense, × NeuroPrune: the first time over the dense model's, and "
-        "over NeuroPrune's where it was asked for the same sparsity or heads.",
+        "Metric: mean ± sample standard deviation over seeds. Runs: number of averaged seeds.",
+        "Sparsity: fraction of the dense model's attention (Q, K, V, O) and MLP weights that is removed or zero.",
+        "Inference: milliseconds per example, median over passes of the physically cut model; in parentheses the "
+        "speed-up over the dense model, both timed alternately in one job. Values are means over the timed seeds; for "
+        "the dense model, the median over these jobs.",
+        "Training: processor time without evaluation if all runs have it, else wall time; in parentheses wall time "
+        "with evaluation. Step: wall time without evaluation. × dense and × NeuroPrune: training time relative to "
+        "dense and to NeuroPrune with the same target sparsity or number of heads.",
     ]
     tested = NOTE if TESTED & set(table) else ""
     empty = "§ A layer has lost all its heads or all its neurons."
-    diverged = "‡ So many runs diverged (their loss was not finite) and are not in the means."
+    diverged = "‡ Number of runs that diverged (non-finite loss); they are not included in the means."
     marks = [empty] * bool((table["empty_layers"] > 0).any()) + [diverged] * bool(table["diverged"].any())
     return [*notes, METHODS, *filter(None, [tested]), *notes_on(runs, table), *marks]
 
 
 def notes_on(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
-    """Return notes on the machines of the timings and on the limits of these runs, for any table."""
+    """Return notes for any table: machines of the timings, and limitations of these runs."""
     marks = {
-        "† Weights were initialised at random: the values show that the code runs, not how good the method is.": table[
+        "† Weights were initialised at random: the values show that the code works, not how good the method is.": table[
             "model_random"
         ].any(),
-        "Some runs were stopped before their end and are not in the means.": (runs["status"] == "stopped").any(),
-        "Some runs were made by code with uncommitted changes.": runs["dirty"].eq(True).any(),
+        "Some runs were stopped early and are not included in the means.": (runs["status"] == "stopped").any(),
+        "Some runs were made with uncommitted code.": runs["dirty"].eq(True).any(),
     }
     return [_machines(runs), *(text for text, holds in marks.items() if holds)]
 
 
 def _machines(runs: pd.DataFrame) -> str:
-    """Return the machines on which training and inference were timed."""
+    """Return a note on the machines on which training and inference were timed."""
     trained = [place_of(*row) for row in zip(runs["device"], runs["cpu"], strict=True)]
     timed = [place_of(*row) for row in zip(runs["timing_device"], runs["timing_cpu"], strict=True)]
     if all(place == own for place, own, device in zip(timed, trained, runs["timing_device"], strict=True) if device):
-        return f"Times belong to the machine: {'; '.join(sorted(set(trained)))}."
+        return f"Times were measured on {'; '.join(sorted(set(trained)))}."
     inference = {place for place, device in zip(timed, runs["timing_device"], strict=True) if device}
     return (
-        f"Training times belong to the machine: {'; '.join(sorted(set(trained)))}; "
-        f"inference times to: {'; '.join(sorted(inference))}."
+        f"Training times were measured on {'; '.join(sorted(set(trained)))}; "
+        f"inference times on {'; '.join(sorted(inference))}."
     )

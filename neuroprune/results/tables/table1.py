@@ -1,4 +1,4 @@
-"""Table 1: metrics, inference and training time at each sparsity; for the paper's own study with its values beside."""
+"""Table 1: metrics, inference time and training time at each sparsity, with the paper's values if comparable."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from neuroprune.results.tables.summary import batch_sizes, number, summarize
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 NAMES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum", "bleu": "BLEU"}
-OTHERS = ("accuracy", "f1", "matthews_correlation", "spearmanr", "pearson")  # metrics of the other tasks
+OTHERS = ("accuracy", "f1", "matthews_correlation", "spearmanr", "pearson")  # metrics of other tasks
 
 
 def table1(study_dir: Path) -> Table:
-    """Make Table 1 of a study: of its summarization tasks if it has some, else of all tasks.
+    """Make Table 1 of a study for its summarization tasks, or else for all tasks.
 
     Args:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        One row a model, task, sparsity and method: metrics in percent, milliseconds an example, seconds of training.
+        One row per model, task, sparsity and method: metrics in percent, milliseconds per example, seconds of training.
         For T5-base on CNN/DailyMail the paper's rows are added.
 
     Raises:
-        UserError: If there is no table of runs.
-        NothingToShowError: No run is finished.
+        UserError: If the table of runs is missing.
+        NothingToShowError: If no run is finished.
     """
     table = summarize(read_runs(study_dir))
     usual = table[(table["runs"] > 0) & (table["variant"] == "") & table["heads_asked"].isna()]
@@ -51,7 +51,7 @@ def table1(study_dir: Path) -> Table:
 
 
 def _numbers(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the study, and the paper's if it repeats the paper's; by sparsity, the paper's last."""
+    """Return the study's rows by sparsity, with the paper's rows last if the study repeats its experiment."""
     size = max(batch_sizes(rows), default=None)
     found = [_row(row, size) for row in rows.to_dict("records")]
     if is_the_papers(str(rows["model"].iloc[0]), str(rows["task"].iloc[0]), SUMMARIZATION):
@@ -98,7 +98,7 @@ def _published(row: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _cells(rows: pd.DataFrame) -> pd.DataFrame:
-    """Format the rows for readers; empty columns are left out."""
+    """Format the rows for readers without empty columns."""
     metrics = [name for name in rows if name in NAMES or name in OTHERS]
     cells = pd.DataFrame(
         {
@@ -118,13 +118,13 @@ def _name(row: dict[Any, Any]) -> str:
 
 
 def _notes(numbers: pd.DataFrame, missed: tuple[float, ...]) -> list[str]:
-    """Return notes on the meaning of the numbers and on sparsities that some grid of penalties missed."""
+    """Return notes on the meaning of the numbers and on sparsities missing from a grid of penalties."""
     sizes = sorted({int(size) for size in numbers.get("batch_size", pd.Series(dtype=float)).dropna()})
-    batch = f", {sizes[-1]} rows a batch" if sizes else ""
+    batch = f", batch size {sizes[-1]}" if sizes else ""
     notes = [
-        "Metrics in %, means over seeds. Sparsity: share of the attention and MLP weights that is gone or zero.",
-        f"Inference: milliseconds a test example{batch}. Training: wall time with evaluation, as the paper has it.",
-        "Of a grid of penalties the runs nearest to 25, 50, 70, 80, 90 and 95 % are shown, as the paper does.",
+        "Metrics in %, means over seeds. Sparsity: fraction of attention and MLP weights that is removed or zero.",
+        f"Inference: milliseconds per test example{batch}. Training: wall time with evaluation, as in the paper.",
+        "From a grid of penalties, the runs nearest to 25, 50, 70, 80, 90 and 95 % are shown, as in the paper.",
     ]
     if missed:
         points = ", ".join(f"{100 * point:.0f}" for point in missed)

@@ -1,4 +1,4 @@
-"""Table of times: training steps before and after the cuts, and inference compared with the dense model."""
+"""Timing table: training steps before and after the cuts, and inference compared with dense."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ IDENTITY = ["model", "model_random", "task", "method", "form", "point", "runs", 
 
 
 def timing(study_dir: Path) -> Table:
-    """Make the table of times of a study.
+    """Make the timing table of a study.
 
     Args:
         study_dir: The study's folder with ``runs.csv``.
 
     Returns:
-        One row for each model, task, method and point: milliseconds of a training step at the dense size and at the
-        last one, each also as a multiple of the dense run's, and inference times with their speed-up.
+        One row per model, task, method and point: milliseconds of a training step at the dense and at the final size,
+        their ratio to the dense run's, and inference times with speed-ups.
     """
     runs = read_runs(study_dir)
     table = summarize(runs).reindex(columns=_columns(runs))
@@ -48,16 +48,16 @@ def timing(study_dir: Path) -> Table:
         for (model, task), rows in table.groupby(["model", "task"], sort=False)
     }
     notes = [
-        "A training step: median, forward and backward pass, optimizer and method, on the device's own clock; at the "
-        "dense size, and at the size after the last cut, in brackets over the dense run's.",
-        "Inference: milliseconds an example, median over passes on the physically cut model; in brackets the dense "
-        "model's time over it, both timed in turn in one job.",
+        "Training step: median time of forward and backward pass, optimizer and method, on the device's clock; at the "
+        "dense size, and at the size after the last cut with its ratio to the dense run's in parentheses.",
+        "Inference: milliseconds per example, median over passes of the physically cut model; in parentheses the "
+        "speed-up over the dense model, both timed alternately in one job.",
     ]
-    return Table(f"Times of the study “{study_dir.name}”", table, sections, notes + notes_on(runs, table))
+    return Table(f"Timing of the study “{study_dir.name}”", table, sections, notes + notes_on(runs, table))
 
 
 def _columns(runs: pd.DataFrame) -> list[str]:
-    """Return the columns of the averaged table that identify a run, and its times."""
+    """Return the identifying and timing columns of the averaged table."""
     times = [
         f"{kind}_b{size}" for size in batch_sizes(runs) for kind in ("inference_ms", "dense_inference_ms", "speedup")
     ]
@@ -69,7 +69,7 @@ def _cells(row: Row, sizes: list[int]) -> dict[str, Any]:
     """Format one row for readers."""
     cells = {
         "Method": method_label(row["method"], row["form"]),
-        "Asked for": asked(row),
+        "Target": asked(row),
         "Sparsity %": number(100 * row["sparsity"], 1),
         "Parameters (M)": number(row["parameters"] / 1e6, 2),
         "Step, dense size (ms)": number(row["step_ms_first"], 1),
@@ -82,5 +82,5 @@ def _cells(row: Row, sizes: list[int]) -> dict[str, Any]:
 
 
 def _with(time: float, ratio: float, digits: int) -> str:
-    """Format a time, with a ratio in brackets, if known."""
+    """Format a time, with a ratio in parentheses if known."""
     return number(time, digits) + (f" (×{number(ratio, 2)})" if math.isfinite(ratio) else "")
