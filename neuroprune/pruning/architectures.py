@@ -1,8 +1,8 @@
-"""The table of architectures: where a model type keeps its matrices, and what follows from a cut.
+"""Table of architectures: locations of a model type's matrices, and attributes to update after a cut.
 
-This is the only place that knows model types. To add one, write a row, here or with `register_architecture`. Paths are
-attribute paths inside a layer, and `layers` are paths of lists of layers below the base model (`model.base_model`).
-Attentions or lists that a model of the type does not have (the cross-attention of an encoder, say) are skipped.
+Support for a model type is defined only here. To add one, add a row, here or with `register_architecture`. Paths are
+attribute paths inside a layer; `layers` are paths of layer lists below the base model (`model.base_model`). Attentions
+or lists that a particular model does not have (such as the cross-attention of an encoder) are skipped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 from neuroprune.errors import UserError, did_you_mean
 
 Counted = Literal["heads", "groups", "width", "one"]
-"""What an attribute counts: query heads, query heads a key/value head, output features of Q; `one` is always 1."""
+"""Quantity in an attribute: query heads, query heads per key/value head, output features of Q; `one` is 1."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Part:
 
     Args:
         path: Attribute path of the linear map, from the layer.
-        index: Which of `of` equal parts of its output features, for fused projections.
+        index: Index of the part among `of` equal parts of the output features, for fused projections.
         of: Number of such parts.
     """
 
@@ -35,19 +35,19 @@ class Part:
 
 @dataclass(frozen=True)
 class AttentionRow:
-    """One attention of a layer.
+    """Attention of a layer.
 
     Args:
-        module: Path of the module that splits into heads.
+        module: Path of the module that splits its features into heads.
         q: Query projection.
         k: Key projection.
         v: Value projection.
         o: Output projection.
-        head_dim: Attribute of `module` that holds the size of a head.
-        counts: Attributes of `module` to be set after a cut, and what each counts.
+        head_dim: Attribute of `module` with the size of a head.
+        counts: Attributes of `module` to update after a cut, each with the quantity that it stores.
         cross: Whether keys and values come from another sequence.
-        cut_class: `module:Class` that `module` becomes an instance of when heads are cut, if it must behave otherwise;
-            it has a buffer `kept_heads`.
+        cut_class: `module:Class` to which `module` is converted when heads are cut, if the original class cannot handle
+            the cut; it has a buffer `kept_heads`.
     """
 
     module: str
@@ -63,14 +63,14 @@ class AttentionRow:
 
 @dataclass(frozen=True)
 class MlpRow:
-    """One way that an MLP of a layer may be built; the first whose matrices are there holds.
+    """Variant of a layer's MLP; the first variant whose matrices all exist is used.
 
     Args:
         ins: Expanding matrices: one, or the activated gate and the one it multiplies.
         out: Contracting matrix.
         activation: Path of the activation function.
-        module: Path of the module that holds the MLP; empty for the layer itself.
-        width: Attribute of that module that holds the number of neurons, if there is one.
+        module: Path of the module that contains the MLP; empty for the layer itself.
+        width: Attribute of that module with the number of neurons, if there is one.
     """
 
     ins: tuple[Part, ...]
@@ -82,15 +82,16 @@ class MlpRow:
 
 @dataclass(frozen=True)
 class ConfigNames:
-    """Values of a configuration that give the numbers of heads and neurons of all layers at once.
+    """Configuration values that set the numbers of heads and neurons of all layers.
 
     Args:
-        neurons: For each list of layers, the name of its MLPs' width; lists with the same name share the value.
-        heads: Name of the number of query heads; empty if a head's size follows from it, so that it can't be changed.
+        neurons: Name of the MLP width for each list of layers; lists with the same name share the value.
+        heads: Name of the number of query heads; empty if the size of a head is derived from it, because it then can't
+            be changed.
         key_heads: Name of the number of key/value heads, if there is one.
         head_dim: Name of the size of a head.
-        position_bias: Attribute of an attention's module in the first layer of a list: an embedding with one column for
-            each head, which all layers of the list read. They must then keep heads at the same positions.
+        position_bias: Attribute of an attention's module in the first layer of a list: an embedding with one column per
+            head, used by all layers of the list. These must keep heads at the same positions.
     """
 
     neurons: tuple[str, ...]
@@ -102,15 +103,16 @@ class ConfigNames:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One row: lists of layers below the base model, in order, and what a layer consists of.
+    """Row of the table: the lists of layers below the base model, in order, and the parts of a layer.
 
     Args:
         layers: Paths of the lists.
         attentions: The attentions of a layer.
-        mlps: The ways that a layer's MLP may be built.
-        text_to_text: Whether models of the type classify by writing the class's name, not by a classification head.
-        config: How the configuration gives numbers of heads and neurons; None if no value of it does.
-        causal: Whether models of the type are decoders alone: each token sees those before it.
+        mlps: The possible variants of a layer's MLP.
+        text_to_text: Whether models of the type classify by generating the class name instead of using a classification
+            head.
+        config: Configuration values for the numbers of heads and neurons; None if there are none.
+        causal: Whether models of the type are decoder-only, with causal attention.
     """
 
     layers: tuple[str, ...]
@@ -122,7 +124,7 @@ class Architecture:
 
     @property
     def encoder_decoder(self) -> bool:
-        """Whether models of the type have layers of both kinds, and so can write an answer to what they have read."""
+        """Whether models of the type have both encoder and decoder layers."""
         return {"encoder", "decoder"} <= {path.partition(".")[0] for path in self.layers}
 
 
@@ -131,25 +133,25 @@ def find_architecture(model_type: str, like: str | None = None) -> Architecture:
 
     Args:
         model_type: The `model_type` of a transformers configuration.
-        like: A known type whose modules have the same names, for the message.
+        like: A known type with the same module names, mentioned in the error message.
 
     Returns:
         Its row.
 
     Raises:
-        UserError: If the table has no such row.
+        UserError: If the type is not in the table.
     """
     if model_type in _REASONS:
         raise UserError(f"model type {model_type!r} is not supported: {_REASONS[model_type]}.")
     if model_type not in ARCHITECTURES and like is not None:
         raise UserError(
             f"model type {model_type!r} is not in the table of architectures, but looks like {like}: call "
-            f"neuroprune.register_architecture({model_type!r}, {like!r}), here and wherever the pruned model is "
-            "loaded, and compare outputs before and after a first removal."
+            f"neuroprune.register_architecture({model_type!r}, {like!r}), here and in each program that loads "
+            "pruned models, and compare outputs before and after a first removal."
         )
     if model_type not in ARCHITECTURES:
         raise UserError(
-            f"model type {model_type!r} is not supported{did_you_mean(model_type, ARCHITECTURES)}; known are "
+            f"model type {model_type!r} is not supported{did_you_mean(model_type, ARCHITECTURES)}; known types are "
             f"{', '.join(sorted(ARCHITECTURES))}; add a row with neuroprune.register_architecture (see "
             "neuroprune/pruning/architectures.py)."
         )
@@ -157,7 +159,7 @@ def find_architecture(model_type: str, like: str | None = None) -> Architecture:
 
 
 def _linears(module: str, names: tuple[str, str, str, str], head_dim: str, **kwargs: object) -> AttentionRow:
-    """Return an attention whose four projections are linear layers inside `module`."""
+    """Return the row of an attention whose four projections are linear layers inside `module`."""
     q, k, v, o = (Part(f"{module}.{name}") for name in names)
     return AttentionRow(module, q, k, v, o, head_dim, **kwargs)  # type: ignore[arg-type]
 
@@ -208,7 +210,8 @@ _T5_ARCHITECTURE = Architecture(
             counts={"n_heads": "heads", "inner_dim": "width"},
             cut_class="neuroprune.pruning.t5:CutT5Attention",
         ),
-        # The first layer's zeros [1, n_heads, q, k] serve as the bias of all layers: one head broadcasts to any number.
+        # The first layer's zeros [1, n_heads, q, k] are the bias of all layers. With n_heads = 1 they broadcast to any
+        # number.
         _linears(
             "layer.1.EncDecAttention",
             _T5,
@@ -288,7 +291,7 @@ _MODERNBERT = Architecture(
     mlps=(MlpRow((Part("mlp.Wi", 0, 2), Part("mlp.Wi", 1, 2)), Part("mlp.Wo"), "mlp.act", "mlp"),),
     config=ConfigNames(("intermediate_size",)),
 )
-# Only with share_att_key, as in DeBERTa-v3: relative positions then go through Q and K, and need no cut of their own.
+# Only with share_att_key, as in DeBERTa-v3: relative positions then use Q and K, so that nothing else has to be cut.
 _DEBERTA = replace(
     _BERT,
     attentions=(
@@ -316,7 +319,7 @@ _MPNET = replace(
     ),
 )
 
-# For a type that resembles several known ones, the message names the first.
+# If a type resembles several known ones, the message suggests the first.
 _ROWS: dict[str, Architecture] = {
     "bart": _BART,
     "bert": _BERT,
@@ -329,7 +332,7 @@ _ROWS: dict[str, Architecture] = {
     "electra": _BERT,
     "gemma2": _LLAMA,
     "gemma3_text": _LLAMA,
-    "marian": replace(_BART, text_to_text=True),  # there is no Marian with a classification head
+    "marian": replace(_BART, text_to_text=True),  # Marian has no model with a classification head
     "mbart": _BART,
     "mistral": _LLAMA,
     "modernbert": _MODERNBERT,
@@ -342,33 +345,33 @@ _ROWS: dict[str, Architecture] = {
     "xlm-roberta": _BERT,
 }
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(_ROWS)
-_EXPERTS = "an MLP is a set of experts, and a token uses only some of them; the table describes one MLP a layer"
+_EXPERTS = "its MLPs are mixtures of experts, but the table describes one dense MLP per layer"
 _REASONS = {
-    "albert": "all its layers are one layer with one set of weights, so layers can't keep different units",
+    "albert": "all its layers share one set of weights, so layers can't keep different units",
     "deepseek_v3": _EXPERTS,
     "gpt_oss": _EXPERTS,
     "mixtral": _EXPERTS,
     "olmoe": _EXPERTS,
-    "phi3": "its attention reads the number of heads from the configuration, which is one for all layers",
+    "phi3": "its attention reads the number of heads from the configuration, which has one value for all layers",
     "qwen2_moe": _EXPERTS,
     "qwen3_moe": _EXPERTS,
 }
 
 
 def register_architecture(model_type: str, row: Architecture | str) -> None:
-    """Add a model type to the table, in every process that prunes such models or loads pruned ones.
+    """Add a model type to the table; required in each process that prunes such models or loads pruned ones.
 
-    Compare a model's outputs after a removal with those of the model whose removed units are masked before relying on
-    it: the row says where matrices are, not what the forward pass does with them.
+    A row describes the locations of matrices, not the forward pass. Before relying on it, compare the outputs of a
+    pruned model with those of the dense model with the same units masked.
 
     Args:
         model_type: The `model_type` of the configuration.
-        row: The row, or the model type whose row it shares.
+        row: A row, or a model type whose row is reused.
 
     Raises:
-        UserError: If the other type has no row, or the type has another row already.
+        UserError: If the other type has no row, or the type already has a different row.
     """
     found = find_architecture(row) if isinstance(row, str) else row
     if _ROWS.get(model_type, found) != found:
-        raise UserError(f"model type {model_type!r} has another row already; rows of the table can't be replaced.")
+        raise UserError(f"model type {model_type!r} already has a different row; rows of the table can't be replaced.")
     _ROWS[model_type] = found

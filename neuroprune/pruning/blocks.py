@@ -1,4 +1,4 @@
-"""Attentions and MLPs of a model, in the same form for every architecture: methods see nothing else of a model."""
+"""Architecture-independent views of a model's attentions and MLPs, through which methods access the model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
-import transformers  # still being imported when this module is, see `models.import_hook`
+import transformers  # transformers may still be importing when this module loads, see `models.import_hook`
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -19,12 +19,12 @@ from neuroprune.pruning.plain_weights import check_plain
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """One linear map, seen as an `nn.Linear`: hides fused and transposed storage.
+    """View of one linear map in the layout of `nn.Linear`, independent of fused or transposed storage.
 
     Args:
-        module: The layer that holds the matrix (`nn.Linear`, or GPT-2's `Conv1D`); hooks on its input belong here.
-        part: Which of `parts` equal parts of the layer's output features this is.
-        parts: Into how many maps the layer's output is split (3 for GPT-2's fused Q, K, V).
+        module: The layer that contains the matrix (`nn.Linear`, or GPT-2's `Conv1D`); register hooks on its input here.
+        part: Index of this map among `parts` equal parts of the layer's output features.
+        parts: Number of maps into which the layer's output is split (3 for GPT-2's fused Q, K, V).
     """
 
     module: nn.Module
@@ -38,18 +38,18 @@ class Projection:
 
     @property
     def weight(self) -> Tensor:
-        """The matrix, `[out, in]`: a view on the parameter, for autograd and for edits in place under `no_grad`."""
+        """The matrix, `[out, in]`: a view of the parameter, for autograd and for in-place changes under `no_grad`."""
         return self._matrix(self.module.weight)  # type: ignore[arg-type]
 
     @property
     def grad(self) -> Tensor | None:
-        """The gradient of `weight`, `[out, in]`: a view, or None where there is no gradient."""
+        """The gradient of `weight`, `[out, in]`: a view, or None if there is no gradient."""
         grad = self.module.weight.grad
         return None if grad is None else self._matrix(grad)  # type: ignore[arg-type]
 
     @property
     def bias(self) -> Tensor | None:
-        """The bias, `[out]`: a view on the parameter, or None."""
+        """The bias, `[out]`: a view of the parameter, or None."""
         bias = self.module.bias
         return None if bias is None else bias.chunk(self.parts)[self.part]  # type: ignore[operator]
 
@@ -60,20 +60,20 @@ class Projection:
 
 @dataclass(frozen=True, eq=False)
 class Attention:
-    """One attention; head h owns rows `h * head_dim … (h + 1) * head_dim` of Q, and the same columns of O.
+    """View of one attention. Head h owns rows `h * head_dim … (h + 1) * head_dim` of Q and the same columns of O.
 
-    K and V have a head for every `groups` query heads: query head h reads key/value head `h // groups`.
+    K and V have one head per `groups` query heads: query head h uses key/value head `h // groups`.
 
     Args:
-        index: Its number among the model's attentions.
+        index: Index among the model's attentions.
         name: Dotted path of `module` in the model.
-        module: The module that splits into heads.
+        module: The module that splits its features into heads.
         q: Query projection, `[heads * head_dim, d]`.
         k: Key projection, `[heads / groups * head_dim, d]`.
         v: Value projection, like `k`.
         o: Output projection, `[d, heads * head_dim]`.
-        head_dim: Size of a head; no cut changes it.
-        row: The row of the table that it was made from.
+        head_dim: Size of a head, unchanged by cuts.
+        row: Its row in the table of architectures.
     """
 
     index: int
@@ -93,7 +93,7 @@ class Attention:
 
     @property
     def groups(self) -> int:
-        """Query heads for each key/value head: 1 except for grouped-query attention."""
+        """Query heads per key/value head: 1 except for grouped-query attention."""
         return self.q.weight.shape[0] // self.k.weight.shape[0]
 
     @property
@@ -108,7 +108,7 @@ class Attention:
 
     @property
     def units(self) -> int:
-        """Current number of removable units: key/value heads, each with the query heads that read it."""
+        """Current number of removable units: key/value heads, each with the query heads that use it."""
         return self.heads // self.groups
 
     @property
@@ -119,16 +119,16 @@ class Attention:
 
 @dataclass(frozen=True, eq=False)
 class Mlp:
-    """One MLP; neuron j is row j of every matrix in `ins` and column j of `out`.
+    """View of one MLP. Neuron j is row j of every matrix in `ins` and column j of `out`.
 
     Args:
-        index: Its number among the model's MLPs.
+        index: Index among the model's MLPs.
         name: Dotted path of `module` in the model.
-        module: The module that holds it (the whole layer in BART and OPT).
+        module: The module that contains it (the whole layer in BART and OPT).
         ins: Expanding matrices `[width, d]`: one, or the activated gate and the one that it multiplies.
         out: Contracting matrix `[d, width]`.
         activation: Applied to the output of `ins[0]`.
-        row: The row of the table that it was made from.
+        row: Its row in the table of architectures.
     """
 
     index: int
@@ -165,7 +165,7 @@ Block = Attention | Mlp
 
 @dataclass(frozen=True)
 class Blocks:
-    """All attentions and MLPs of a model; the layer numbers of every public function are positions in these lists.
+    """All attentions and MLPs of a model. Layer numbers in public functions are positions in these lists.
 
     The views stay valid when heads and neurons are removed.
     """
@@ -185,33 +185,33 @@ def find_blocks(model: nn.Module, unused: bool = False) -> Blocks:
     Encoder layers come before decoder layers, and a layer's self-attention before its cross-attention.
 
     Args:
-        model: A transformers model, with or without a head; of a compiled one, the model inside.
-        unused: Whether to list the cross-attentions of a decoder without an encoder too (as in BartForCausalLM). No
-            forward pass of the model runs them, so nothing they lose makes the model smaller or faster.
+        model: A transformers model, with or without a head; compiled models are unwrapped.
+        unused: Whether to include the cross-attentions of a decoder without an encoder (as in BartForCausalLM). They
+            are never executed, so that pruning them does not make the model faster.
 
     Returns:
-        Views on the model's layers; nothing is copied.
+        Views of the model's layers; nothing is copied.
 
     Raises:
-        UserError: If the model's type is not in the table of architectures, its layers are not where the table says, or
+        UserError: If the model's type is not in the table of architectures, its layers are not at the listed paths, or
             a weight is not a plain parameter (see `plain_weights`).
     """
-    model = getattr(model, "_orig_mod", model)  # so that names, and the record made of them, are the plain model's
+    model = getattr(model, "_orig_mod", model)  # module names as in the uncompiled model
     architecture = _architecture(model)
     blocks = _blocks(model, architecture, unused or _runs_cross_attention(model))
     if not blocks.attentions or not blocks.mlps:
         raise UserError(
             f"no {'attention' if not blocks.attentions else 'MLP'} found in {type(model).__name__}: its layers are not "
-            f"at {' or '.join(architecture.layers)} of its base model. If it wraps several transformers models, name "
-            "the attribute that holds the one to prune in its class (base_model_prefix = 'bert'); if it has PEFT's "
-            "adapters, merge them first (merge_and_unload()); else correct its row in "
+            f"at {' or '.join(architecture.layers)} of its base model. If it wraps several transformers models, set "
+            "base_model_prefix in its class to the attribute with the one to prune (such as 'bert'). If it has PEFT "
+            "adapters, merge them first (merge_and_unload()). Otherwise correct its row in "
             "neuroprune/pruning/architectures.py."
         )
     return blocks
 
 
 def _blocks(model: nn.Module, architecture: Architecture, cross: bool) -> Blocks:
-    """List the blocks that a row finds in a model."""
+    """List a model's blocks according to a row of the table."""
     names = {module: name for name, module in model.named_modules()}
     blocks = Blocks([], [])
     for layer in _layers(model, architecture):
@@ -224,7 +224,7 @@ def _blocks(model: nn.Module, architecture: Architecture, cross: bool) -> Blocks
 
 
 def _looks_like(model: nn.Module) -> str | None:
-    """Return the first known model type whose row describes every layer of a model, if there is one."""
+    """Return the first known model type whose row fits every layer of a model, if there is one."""
     for name, architecture in ARCHITECTURES.items():
         with suppress(UserError, AttributeError, TypeError):
             layers, blocks = list(_layers(model, architecture)), _blocks(model, architecture, cross=True)
@@ -235,7 +235,7 @@ def _looks_like(model: nn.Module) -> str | None:
 
 
 def _architecture(model: nn.Module) -> Architecture:
-    """Return the row of the model type that the model's configuration names."""
+    """Return the row for the `model_type` in the model's configuration."""
     name = _model_type(model) or _model_type(base_of(model))
     if name is None:
         raise UserError(f"{type(model).__name__} is not a transformers model: it has no config with a model_type.")
@@ -247,22 +247,21 @@ def _architecture(model: nn.Module) -> Architecture:
 
 
 def _model_type(model: nn.Module) -> str | None:
-    """Return the model type that a module's configuration names, None if it is no transformers model."""
+    """Return the `model_type` in a module's configuration, or None if it is not a transformers model."""
     found = getattr(getattr(model, "config", None), "model_type", None)
     return found if isinstance(found, str) else None
 
 
 def _runs_cross_attention(model: nn.Module) -> bool:
-    """Return whether the model has an encoder, or its configuration announces one."""
+    """Return whether the model or its configuration has an encoder."""
     config = config_of(model)
     return any(getattr(config, name, False) for name in ("is_encoder_decoder", "add_cross_attention"))
 
 
 def base_of(model: nn.Module) -> nn.Module:
-    """Return the innermost base model: what is left of a model without heads and without wrappers around it.
+    """Return the innermost base model, without task heads and wrappers.
 
-    A module that wraps several transformers models names the attribute that holds the one to prune in
-    `base_model_prefix`.
+    A module that wraps several transformers models must set `base_model_prefix` to the attribute with the one to prune.
     """
     model = getattr(model, "_orig_mod", model)
     base = _named_base(model)
@@ -271,7 +270,7 @@ def base_of(model: nn.Module) -> nn.Module:
 
 
 def config_of(model: nn.Module) -> Any:
-    """Return a model's configuration; that of its base model if it has none."""
+    """Return a model's configuration, or its base model's if it has none."""
     return getattr(model, "config", None) or base_of(model).config
 
 
@@ -282,8 +281,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
         model: Any module.
 
     Returns:
-        The model inside. The module itself if it is a transformers model or compiled, has PEFT's adapters, names its
-        base model, trains in parallel, or holds none or several models.
+        The wrapped model; or the module itself if it is a transformers model, is compiled, has PEFT adapters, sets
+        `base_model_prefix`, is a data-parallel wrapper, or contains no or several transformers models.
     """
     apart = (
         isinstance(model, transformers.PreTrainedModel) or hasattr(model, "_orig_mod") or hasattr(model, "peft_config")
@@ -298,14 +297,14 @@ PARALLEL = ("torch.nn.parallel", "torch.distributed")
 
 
 def _named_base(model: nn.Module) -> nn.Module:
-    """Return what a module names as its base model; the module itself if it names none."""
-    named = getattr(model, getattr(model, "base_model_prefix", ""), model)  # of a module that is no PreTrainedModel
+    """Return the base model that a module designates, or the module itself if it designates none."""
+    named = getattr(model, getattr(model, "base_model_prefix", ""), model)  # for modules that are not a PreTrainedModel
     base: nn.Module = getattr(model, "base_model", named)
     return base
 
 
 def _outermost_models(module: nn.Module) -> list[nn.Module]:
-    """Return the transformers models below a module that are in no other one, each once."""
+    """Return the outermost transformers models inside a module, without duplicates."""
     found: dict[nn.Module, None] = {}
     for child in module.children():
         found |= dict.fromkeys([child] if isinstance(child, transformers.PreTrainedModel) else _outermost_models(child))
@@ -313,7 +312,7 @@ def _outermost_models(module: nn.Module) -> list[nn.Module]:
 
 
 def _layers(model: nn.Module, architecture: Architecture) -> Iterator[nn.Module]:
-    """Yield the layers of all lists of layers that the model has."""
+    """Yield the layers of all existing layer lists of a model."""
     base = base_of(model)
     for path in architecture.layers:
         if _has(base, path):
@@ -321,7 +320,7 @@ def _layers(model: nn.Module, architecture: Architecture) -> Iterator[nn.Module]
 
 
 def _has(module: object, *paths: str) -> bool:
-    """Return whether the module has a value at all these attribute paths."""
+    """Return whether a module has a value at each of these attribute paths."""
     try:
         return all(attrgetter(path)(module) is not None for path in paths)
     except AttributeError:
@@ -329,7 +328,7 @@ def _has(module: object, *paths: str) -> bool:
 
 
 def _attention(layer: nn.Module, row: AttentionRow, index: int, names: dict[nn.Module, str]) -> Attention:
-    """Make the view of one attention."""
+    """Create the view of one attention."""
     module = attrgetter(row.module)(layer)
     q, k, v, o = (_projection(layer, part, names) for part in (row.q, row.k, row.v, row.o))
     _check_known(module, {q.module, k.module, v.module, o.module}, names)
@@ -337,7 +336,7 @@ def _attention(layer: nn.Module, row: AttentionRow, index: int, names: dict[nn.M
 
 
 def _mlp(layer: nn.Module, row: MlpRow, index: int, names: dict[nn.Module, str]) -> Mlp:
-    """Make the view of one MLP."""
+    """Create the view of one MLP."""
     module = attrgetter(row.module)(layer) if row.module else layer
     ins = tuple(_projection(layer, part, names) for part in row.ins)
     out = _projection(layer, row.out, names)
@@ -347,17 +346,17 @@ def _mlp(layer: nn.Module, row: MlpRow, index: int, names: dict[nn.Module, str])
 
 
 def _check_known(module: nn.Module, known: set[nn.Module], names: dict[nn.Module, str]) -> None:
-    """Refuse an attention or MLP with a matrix that its row does not list: a cut would leave it as it is."""
+    """Reject an attention or MLP with a matrix that its row does not list, because a cut would not shrink it."""
     for part in module.modules():
         if isinstance(part, nn.Linear | Conv1D) and part not in known:
             raise UserError(
-                f"{names[part]} is a matrix that the table of architectures does not list for {names[module]}, so a "
-                "cut would leave it at its size; this variant of the model is not supported."
+                f"the table of architectures does not list the matrix {names[part]} of {names[module]}, so that a "
+                "cut would not shrink it; this variant of the model is not supported."
             )
 
 
 def _projection(layer: nn.Module, part: Part, names: dict[nn.Module, str]) -> Projection:
-    """Make the view of one matrix, after a check that its weight is a plain parameter."""
+    """Create the view of one matrix after checking that its weight is a plain parameter."""
     module = attrgetter(part.path)(layer)
     check_plain(module, names[module])
     return Projection(module, part.index, part.of)

@@ -1,4 +1,4 @@
-"""Classes of attentions that must behave otherwise once layers keep different heads: into them and back."""
+"""Conversion of attention modules to and from the classes required when layers keep different heads."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ BUFFER = "kept_heads"
 
 
 def stage_cut_class(changes: Transaction, module: nn.Module, cut_class: str, heads: Tensor) -> None:
-    """Stage a module's change into the class for cut attentions.
+    """Stage the conversion of a module to the class for cut attentions.
 
     Args:
         changes: Where the assignments are staged.
         module: An attention's module.
         cut_class: `module:Class`, as in the table of architectures.
-        heads: Positions of the module's heads in the dense model; they become its buffer `kept_heads`.
+        heads: Positions of the module's heads in the dense model, stored in its buffer `kept_heads`.
     """
     path, name = cut_class.split(":")
     kept = heads.to(next(module.parameters()).device)
@@ -28,7 +28,7 @@ def stage_cut_class(changes: Transaction, module: nn.Module, cut_class: str, hea
 
 
 def stage_plain_class(changes: Transaction, module: nn.Module) -> None:
-    """Stage a module's change back into the class of transformers; does nothing if it has that class."""
+    """Stage the conversion of a module back to its transformers class; do nothing if it has that class."""
     if BUFFER not in module._buffers:
         return
     buffers = {name: buffer for name, buffer in module._buffers.items() if name != BUFFER}

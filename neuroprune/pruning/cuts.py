@@ -1,6 +1,7 @@
-"""Replacing parameters by smaller ones: in modules, in their gradients and in the optimizer's state.
+"""Replacement of parameters by smaller ones, including gradients and optimizer state.
 
-Nothing here knows of heads, neurons or hidden dimensions; a `Cut` names a module, a side and the positions that stay.
+This module is independent of heads, neurons and hidden dimensions: a `Cut` consists of a module, a side and the
+positions to keep.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from neuroprune.pruning.transaction import Transaction
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """Positions of a layer's output or input features that stay; the layer is linear, an embedding or a norm.
+    """Features to keep at the output or input of a linear layer, embedding or norm.
 
     Args:
         module: The layer.
-        side: Output or input features. Those of a norm are output; those of an embedding are input (its dimension 1).
-        index: Positions that stay, int64, ascending.
+        side: Output or input features. A norm has only output features; an embedding has only input features (its
+            dimension 1).
+        index: Positions to keep, int64, ascending.
     """
 
     module: nn.Module
@@ -34,7 +36,7 @@ class Cut:
     index: Tensor
 
     def parameters(self) -> list[tuple[str, nn.Parameter, int]]:
-        """Return name, parameter and dimension of everything that gets smaller."""
+        """Return name, parameter and dimension of each parameter that shrinks."""
         module: Any = self.module
         weight = ("weight", module.weight, int((self.side == "in") != Projection(module).transposed))
         if self.side == "in" or getattr(module, "bias", None) is None:
@@ -44,13 +46,13 @@ class Cut:
 
 @dataclass(frozen=True, eq=False)
 class Use:
-    """One place that holds a parameter to be cut.
+    """Occurrence of a parameter to be cut.
 
     Args:
-        module: The module that holds it.
+        module: The module that contains it.
         name: Its name in that module.
         dim: The dimension that is cut.
-        index: Positions that stay, int64.
+        index: Positions to keep, int64.
     """
 
     module: nn.Module
@@ -65,18 +67,17 @@ class Use:
 
 @torch.no_grad()
 def stage_cuts(changes: Transaction, model: nn.Module, cuts: Iterable[Cut], optimizer: Any = None) -> None:
-    """Create the smaller parameters and optimizer states, and stage the assignments that put them in place.
+    """Create the smaller parameters and optimizer states and stage their assignment.
 
     Args:
         changes: Where the assignments are staged.
         model: The model that the cut modules belong to.
-        cuts: What stays; modules that share a parameter are listed all, also those that lose nothing.
-        optimizer: If given, its parameter groups get the new parameters and its state is cut in the same way.
-            Accelerate's wrapper is removed.
+        cuts: The cuts. If modules share a parameter, all of them must be listed, even those that lose nothing.
+        optimizer: If given, its parameter groups and state are updated as well. Accelerate's wrapper is removed.
 
     Raises:
-        UserError: If a parameter is shared by modules that keep different positions, the optimizer does not hold what
-            is cut and trained, or its state cannot be cut.
+        UserError: If a parameter is shared by modules that keep different positions, a trainable parameter to be cut is
+            missing from the optimizer, or the optimizer's state cannot be cut.
     """
     optimizer = unwrap(optimizer)
     uses = _uses(model, cuts)
@@ -93,7 +94,7 @@ def stage_cuts(changes: Transaction, model: nn.Module, cuts: Iterable[Cut], opti
 
 
 def check_can_follow(optimizer: Any, cuts: Iterable[Cut]) -> None:
-    """Refuse an optimizer that could not follow cuts of these layers, whichever positions stay.
+    """Reject an optimizer that does not support cuts of these layers, regardless of the positions.
 
     Args:
         optimizer: As in `stage_cuts`.
@@ -111,14 +112,14 @@ def check_can_follow(optimizer: Any, cuts: Iterable[Cut]) -> None:
 
 
 def unwrap(optimizer: Any) -> Optimizer | None:
-    """Return the plain optimizer inside accelerate's."""
+    """Return the optimizer inside accelerate's wrapper."""
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     return optimizer
 
 
 def _uses(model: nn.Module, cuts: Iterable[Cut]) -> dict[Tensor, list[Use]]:
-    """Collect the places of each parameter that gets smaller; refuse places that do not agree."""
+    """Collect the occurrences of each parameter that shrinks; reject conflicting cuts."""
     uses: dict[Tensor, list[Use]] = defaultdict(list)
     for cut in cuts:
         for name, parameter, dim in cut.parameters():
@@ -129,7 +130,7 @@ def _uses(model: nn.Module, cuts: Iterable[Cut]) -> dict[Tensor, list[Use]]:
 
 
 def _check_shared(model: nn.Module, uses: dict[Tensor, list[Use]]) -> None:
-    """Refuse a parameter that is used in another way elsewhere in the model."""
+    """Reject a parameter that is used differently elsewhere in the model."""
     names = {module: name for name, module in model.named_modules()}
     for first, *others in uses.values():
         for other in others:
@@ -143,17 +144,17 @@ def _check_shared(model: nn.Module, uses: dict[Tensor, list[Use]]) -> None:
 
 
 def refuse_shared(names: dict[nn.Module, str], one: nn.Module, parameter: str, other: nn.Module) -> None:
-    """Refuse that two modules (or two layers that are the same module) share a parameter of this name."""
+    """Raise UserError because two modules (or two layers that are the same module) share a parameter."""
     first, second = names.get(one, "a module"), names.get(other, "another module")
     what = f"{first} is used by two layers" if first == second else f"{first} and {second} share their {parameter}"
     raise UserError(
         f"{what}, which can only lose the same positions everywhere; pass the same positions for each layer, or give "
-        "each layer weights of its own (copy.deepcopy of the module) before pruning."
+        "each layer separate weights (copy.deepcopy of the module) before pruning."
     )
 
 
 def _smaller(old: Tensor, use: Use) -> nn.Parameter:
-    """Return a parameter that holds the selected slices, and their gradient if there is one."""
+    """Return a parameter with the selected slices and, if present, their gradient."""
     index = use.index.to(old.device)
     new = nn.Parameter(old.index_select(use.dim, index), requires_grad=old.requires_grad)
     if old.grad is not None:
@@ -162,7 +163,7 @@ def _smaller(old: Tensor, use: Use) -> nn.Parameter:
 
 
 def _sizes(module: nn.Module, parameter: nn.Parameter) -> dict[str, Any]:
-    """Return the attributes of a layer that repeat the sizes of this parameter."""
+    """Return the attributes of a layer that store the sizes of this parameter."""
     shape = tuple(parameter.shape)
     if isinstance(module, nn.LayerNorm):
         return {"normalized_shape": shape}
@@ -183,7 +184,7 @@ def _stage_optimizer(
     uses: dict[Tensor, list[Use]],
     new: dict[Tensor, nn.Parameter],
 ) -> None:
-    """Stage smaller states and the new parameters of an optimizer."""
+    """Stage an optimizer's new parameters and smaller states."""
     state: dict[Any, Any] = {}
     for parameter, entries in optimizer.state.items():
         places = uses.get(parameter)
@@ -195,9 +196,9 @@ def _stage_optimizer(
 
 
 def _smaller_state(state: dict[str, Any], old: Tensor, use: Use) -> dict[str, Any]:
-    """Select the same slices from the tensors of an optimizer's state.
+    """Select the same slices of the tensors in an optimizer's state.
 
-    Adafactor's factors are means over rows or columns: those over what is cut stay as they are, and fade.
+    Adafactor's factors are means over rows or columns. Factors averaged over cut entries are kept and decay over time.
     """
     dims = {key: _dimensions(key, value, old) for key, value in state.items()}
     return {
@@ -209,7 +210,7 @@ def _smaller_state(state: dict[str, Any], old: Tensor, use: Use) -> dict[str, An
 
 
 def _dimensions(key: str, value: object, parameter: Tensor) -> tuple[int, ...] | None:
-    """Return which dimensions of its parameter a state tensor has, () for a number, None if that is unknown."""
+    """Return the parameter's dimensions that a state tensor has: () for a scalar, None if unknown."""
     if isinstance(value, list | tuple | dict):
         return None if any(isinstance(part, Tensor) for part in _parts(value)) else ()
     if not isinstance(value, Tensor) or not value.dim():
@@ -217,33 +218,33 @@ def _dimensions(key: str, value: object, parameter: Tensor) -> tuple[int, ...] |
     if type(value) not in (Tensor, nn.Parameter):
         return None  # quantized or sharded
     whole = tuple(range(parameter.dim()))
-    factors = {"_row": whole[:-1], "_col": (*whole[:-2], *whole[-1:])}  # of transformers' Adafactor
+    factors = {"_row": whole[:-1], "_col": (*whole[:-2], *whole[-1:])}  # factored state of transformers' Adafactor
     found = next((dims for suffix, dims in factors.items() if key.endswith(suffix)), whole)
     return found if value.shape == tuple(parameter.shape[dim] for dim in found) else None
 
 
 def _parts(value: Any) -> Iterable[Any]:
-    """Yield what a nested container holds."""
+    """Yield all elements of a nested container."""
     for part in value.values() if isinstance(value, dict) else value:
         yield from _parts(part) if isinstance(part, list | tuple | dict) else (part,)
 
 
 def _check_held(optimizer: Optimizer | None, uses: dict[Tensor, list[Use]]) -> None:
-    """Refuse an optimizer that does not hold what is cut: nothing would train the smaller parameters."""
+    """Reject an optimizer without the parameters to be cut, because the smaller ones would not be trained."""
     if optimizer is None:
         return
     held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
     for parameter, (use, *_) in uses.items():
         if parameter.requires_grad and parameter not in held:
             raise UserError(
-                f"the optimizer ({type(optimizer).__name__}) does not hold a {use.name} of shape "
-                f"{tuple(parameter.shape)} that is cut and has requires_grad; create the optimizer from this model's "
-                "parameters after the model is on its device, or freeze what it should not train."
+                f"the optimizer ({type(optimizer).__name__}) lacks a trainable {use.name} of shape "
+                f"{tuple(parameter.shape)} that is to be cut; create the optimizer from this model's "
+                "parameters after moving the model to its device, or freeze parameters that it should not train."
             )
 
 
 def _check_state(optimizer: Optimizer | None, uses: dict[Tensor, list[Use]]) -> None:
-    """Refuse an optimizer whose state has tensors of unknown shapes."""
+    """Reject an optimizer whose state has tensors of unknown shapes."""
     if optimizer is None:
         return
     for parameter, (use, *_) in uses.items():

@@ -1,4 +1,4 @@
-"""Heads and neurons that contribute nothing, or the same to every input: found from the weights, exactly."""
+"""Exact detection, from the weights, of heads and neurons with zero or constant contribution."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from neuroprune.pruning.blocks import Attention, Mlp, Projection
 
 
 def idle_heads(attention: Attention) -> list[int]:
-    """Return the heads that may be removed without changing what the model computes.
+    """Return the heads that can be removed without changing the model's outputs.
 
-    A head is idle if each of its channels has no weight in O, is always zero, or has a constant value that can go into
-    the bias of O. With grouped queries, only heads that may go together are returned (see `surgery.remove`). One head
-    stays in any case.
+    A head is idle if each of its channels has no weight in O, is always zero, or has a constant value that can be added
+    to the bias of O. With grouped queries, only heads that can be removed together are returned (see `surgery.remove`).
+    At least one head is kept.
 
     Args:
         attention: An attention with current weights.
@@ -31,7 +31,7 @@ def idle_heads(attention: Attention) -> list[int]:
 
 
 def idle_neurons(mlp: Mlp) -> list[int]:
-    """Return the neurons that may be removed without changing what the model computes; one stays in any case.
+    """Return the neurons that can be removed without changing the model's outputs; at least one is kept.
 
     Args:
         mlp: An MLP with current weights.
@@ -44,10 +44,10 @@ def idle_neurons(mlp: Mlp) -> list[int]:
 
 
 def constant_context(attention: Attention) -> Tensor:
-    """Return what the channels before O are for every input, nan where they vary: `[heads * head_dim]`.
+    """Return the constant values of the channels before O, nan where they depend on the input: `[heads * head_dim]`.
 
-    Attention weights sum to 1 (with dropout on them: on average), so a channel whose value weights are all zero is its
-    value bias.
+    Attention weights sum to 1 (in expectation if dropout is applied to them), so a channel whose value weights are all
+    zero equals its value bias.
     """
     v = attention.v
     bias = v.weight.new_zeros(len(v.weight)) if v.bias is None else v.bias
@@ -56,19 +56,19 @@ def constant_context(attention: Attention) -> Tensor:
 
 
 def constant_activation(mlp: Mlp) -> Tensor:
-    """Return what the neurons are for every input, nan where they vary: `[width]`."""
+    """Return the constant activations of the neurons, nan where they depend on the input: `[width]`."""
     factors = torch.stack([_constant_output(projection) for projection in mlp.ins])
     factors[0] = mlp.activation(factors[0])
     return factors.prod(0).masked_fill((factors == 0).any(0), 0)
 
 
 def constant_effect(out: Projection, constant: Tensor, channels: Tensor) -> Tensor:
-    """Return what some channels add to the output of a projection at all times.
+    """Return the constant contribution of the given channels to the output of a projection.
 
     Args:
         out: Output projection `[d, channels]`.
-        constant: Values of all its channels, nan where they vary.
-        channels: Channels that are to go, int64; those that vary must have no weight in `out`.
+        constant: Constant values of all its channels, nan where they depend on the input.
+        channels: Channels to remove, int64; input-dependent ones must have no weight in `out`.
 
     Returns:
         `[d]`.
@@ -78,14 +78,14 @@ def constant_effect(out: Projection, constant: Tensor, channels: Tensor) -> Tens
 
 
 def _constant_output(projection: Projection) -> Tensor:
-    """Return what a projection gives for every input, nan where it varies: `[out]`."""
+    """Return a projection's constant outputs, nan where they depend on the input: `[out]`."""
     weight, bias = projection.weight, projection.bias
     bias = weight.new_zeros(len(weight)) if bias is None else bias
     return bias.masked_fill((weight != 0).any(1), torch.nan)
 
 
 def _idle(out: Projection, constant: Tensor, size: int) -> Tensor:
-    """Say which units of `size` channels can go: bool `[units]`."""
+    """Mark the units of `size` channels that can be removed: bool `[units]`."""
     foldable = constant == 0 if out.bias is None else ~constant.isnan()
     silent = (out.weight == 0).all(0)
     return (foldable | silent).unflatten(0, (-1, size)).all(1)

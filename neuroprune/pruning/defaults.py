@@ -1,4 +1,4 @@
-"""Defaults that the mathematics and the settings share; importing them loads no torch."""
+"""Defaults shared by the mathematics and the settings; this module does not import torch."""
 
 EPS = 1e-4
-"""The paper's ε: an entry whose absolute value is below this counts as absent."""
+"""The paper's ε: entries with a smaller absolute value count as absent."""

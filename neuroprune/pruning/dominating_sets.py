@@ -1,6 +1,6 @@
-"""Dominating sets of a layer's graph of similar heads: the paper's quick approximation, and the exact minimum.
+"""Dominating sets of a layer's similarity graph of heads: the paper's approximation and the exact minimum.
 
-Graphs are small (one node a head), so all of it is NumPy on the CPU, for training and figures alike.
+Graphs are small (one node per head), so training and figures both use NumPy on the CPU.
 """
 
 from __future__ import annotations
@@ -9,17 +9,16 @@ import numpy as np
 
 
 def find_dominating(similar: np.ndarray) -> np.ndarray:
-    """Replace each head by one that is similar to at least the same heads (FIND_DOMINATING, Algorithm 3).
+    """Find the dominating head of each head (FIND_DOMINATING, Algorithm 3).
 
-    For every head i, start with j* = i and scan j = 1..k in order; j replaces j* if it is similar to strictly more
-    heads (all that j* is similar to, and others), or to exactly the same heads and comes later. So ties keep the later
-    head.
+    For every head i, start with j* = i and scan j = 1..k in order; j replaces j* if the heads similar to j are a proper
+    superset of those similar to j*, or the same set and j comes later. Ties therefore keep the later head.
 
-    No chains can arise: "replaces" is a strict partial order (inclusion of the rows of S, equal rows by position). If
-    some m replaced the final j* of i, it would also have replaced whatever i had when the scan passed m, because that
-    one lies below j*; so nothing replaces j*, and j* is its own dominating head. And i is similar to j*, because row
-    j* of S includes row i, which includes i itself. The literal algorithm thus guarantees that every removed head is
-    similar to its survivor and that no survivor is removed.
+    Chains cannot arise because "replaces" is a strict partial order (inclusion of rows of S, equal rows by position).
+    If some m replaced the final j* of i, it would also have replaced i's candidate when the scan reached m, because
+    that candidate is below j* in the order. Hence no head replaces j*, which is its own dominating head. Also, i is
+    similar to j*, because row j* of S includes row i, which includes i itself. The literal algorithm thus guarantees
+    that every removed head is similar to its survivor and that no survivor is removed.
 
     Args:
         similar: bool `[heads, heads]`, symmetric, true on the diagonal.
@@ -37,16 +36,16 @@ def find_dominating(similar: np.ndarray) -> np.ndarray:
 
 
 def minimum_dominating_set(similar: np.ndarray) -> np.ndarray:
-    """Find a smallest set of heads such that each head is similar to one of them: exact, by integer programming.
+    """Find a minimum dominating set of heads exactly, by integer programming.
 
     Args:
         similar: bool `[heads, heads]`, symmetric, true on the diagonal.
 
     Returns:
-        int64, ascending: the heads of one such set.
+        int64, ascending: a smallest set of heads such that every head is similar to one of them.
 
     Raises:
-        ValueError: If a head is similar to none, itself included.
+        ValueError: If a head is not even similar to itself.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
@@ -54,5 +53,5 @@ def minimum_dominating_set(similar: np.ndarray) -> np.ndarray:
     each_is_covered = LinearConstraint(similar.astype(float), lb=1)
     solution = milp(np.ones(heads), constraints=each_is_covered, integrality=np.ones(heads), bounds=Bounds(0, 1))
     if solution.x is None:
-        raise ValueError("a head that is similar to no head, not even to itself, cannot be dominated")
+        raise ValueError("every head must be similar to itself, but a row of the matrix has no true entry")
     return np.flatnonzero(solution.x > 0.5)

@@ -1,7 +1,7 @@
-"""Redundant heads: distances between heads, the dominating head of each (Algorithm 3), and merging.
+"""Redundant heads: distances between heads, dominating heads (Algorithm 3), and merging.
 
-Under grouped-query attention a head here is what can be removed by itself: a key/value head with the queries that read
-it.
+With grouped-query attention, a head in this module is the smallest removable unit: a key/value head with the query
+heads that use it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from neuroprune.pruning.blocks import Attention, Mlp
 
 @torch.no_grad()
 def distances(attention: Attention) -> Tensor:
-    """Elementwise l-infinity distance of the heads' slices A_H = [Q_H, K_H, V_H]; biases are not part of A.
+    """Return the l-infinity distances between the heads' slices A_H = [Q_H, K_H, V_H], without biases.
 
     Args:
         attention: One attention.
@@ -31,13 +31,13 @@ def distances(attention: Attention) -> Tensor:
 
 
 def similarity(attention: Attention, theta: float) -> Tensor:
-    """Which heads are redundant beside each other: S[i, j] = max |A_Hi - A_Hj| <= theta.
+    """Return the similarity matrix of heads: S[i, j] = (max |A_Hi - A_Hj| <= theta).
 
-    The relation is symmetric and holds on the diagonal, but is not transitive.
+    The relation is symmetric and reflexive but not transitive.
 
     Args:
         attention: One attention.
-        theta: Threshold in units of the weights (paper: 0.15 to 0.25); it has to shrink as they do.
+        theta: Threshold in units of the weights (paper: 0.15 to 0.25); smaller weights need a smaller threshold.
 
     Returns:
         bool `[heads, heads]`.
@@ -46,7 +46,7 @@ def similarity(attention: Attention, theta: float) -> Tensor:
 
 
 def find_dominating(similar: Tensor) -> Tensor:
-    """Replace each head by one that is similar to at least the same heads; see `dominating.find_dominating`.
+    """Find the dominating head of each head; see `dominating_sets.find_dominating`.
 
     Args:
         similar: bool `[heads, heads]`, true on the diagonal.
@@ -59,9 +59,9 @@ def find_dominating(similar: Tensor) -> Tensor:
 
 @torch.no_grad()
 def merge_output(attention: Attention, dominating: Tensor) -> None:
-    """Add W^O's columns of every replaced head to those of its dominating head, in place.
+    """Add the W^O columns of every replaced head to those of its dominating head, in place.
 
-    Reading of the paper's fold: this is what keeps the layer's output when two heads are equal.
+    Our reading of the paper's fold; it preserves the layer's output if two heads are equal.
 
     Args:
         attention: One attention.
@@ -74,20 +74,20 @@ def merge_output(attention: Attention, dominating: Tensor) -> None:
 
 @torch.no_grad()
 def merge_mlp_in(attention: Attention, mlp: Mlp, dominating: Tensor, kept: Sequence[int], dense_heads: int) -> None:
-    """Add L_in's columns of every replaced head to those of its dominating head, in place: the paper's letter.
+    """Add the L_in columns of every replaced head to those of its dominating head, in place.
 
-    Column block h of L_in belongs to head h of the dense model, which holds only where the heads' outputs side by side
-    are as wide as the model.
+    This is the paper's literal fold. Column block h of L_in belongs to head h of the dense model, which requires that
+    the heads' concatenated outputs are as wide as the MLP's input.
 
     Args:
         attention: One attention.
         mlp: The MLP of the same layer.
         dominating: int64 `[heads]`, from `find_dominating`.
-        kept: Position in the dense model of each of these heads.
+        kept: Positions of these heads in the dense model.
         dense_heads: Number of heads in the dense model.
 
     Raises:
-        UserError: If the dense model's heads are together wider or narrower than the MLP's input.
+        UserError: If the total width of the dense model's heads differs from the MLP's input.
     """
     width = attention.head_dim * attention.groups
     for projection in mlp.ins:
@@ -102,7 +102,7 @@ def merge_mlp_in(attention: Attention, mlp: Mlp, dominating: Tensor, kept: Seque
 
 
 def mlp_of(attention: Attention, mlps: Sequence[Mlp]) -> Mlp:
-    """Return the MLP of the attention's layer: the one whose dotted name shares the longest beginning with its name."""
+    """Return the MLP of an attention's layer: the one whose dotted name has the longest common prefix."""
 
     def shared(mlp: Mlp) -> int:
         pairs = zip(attention.name.split("."), mlp.name.split("."), strict=False)
@@ -112,13 +112,13 @@ def mlp_of(attention: Attention, mlps: Sequence[Mlp]) -> Mlp:
 
 
 def query_heads(attention: Attention, heads: Sequence[int]) -> list[int]:
-    """Return the query heads that go with these heads, as `surgery.remove` counts them."""
+    """Return the query heads of these units, numbered as in `surgery.remove`."""
     groups = attention.groups
     return [head * groups + query for head in heads for query in range(groups)]
 
 
 def _fold_columns(weight: Tensor, columns: Tensor, dominating: Tensor) -> None:
-    """Add the column block `[heads, width]` of each replaced head to that of its dominating head."""
+    """Add each replaced head's block of columns to that of its dominating head."""
     dominating = dominating.to(weight.device)
     replaced = dominating != torch.arange(len(dominating), device=weight.device)
     into, taken = columns[dominating[replaced]].flatten(), columns[replaced].flatten()
@@ -126,14 +126,14 @@ def _fold_columns(weight: Tensor, columns: Tensor, dominating: Tensor) -> None:
 
 
 def _head_slices(attention: Attention) -> Tensor:
-    """Lay the weights of each head in Q, K and V side by side: float32 `[heads, entries]`."""
+    """Return each head's weights in Q, K and V as one row: float32 `[heads, entries]`."""
     heads = attention.heads // attention.groups
     weights = (attention.q.weight, attention.k.weight, attention.v.weight)
     return torch.cat([weight.detach().float().reshape(heads, -1) for weight in weights], dim=1)
 
 
 def survivors(distance: Tensor, theta: float) -> int:
-    """Return how many heads of one attention FIND_DOMINATING leaves at a threshold.
+    """Count the heads of one attention that FIND_DOMINATING keeps at a threshold.
 
     Args:
         distance: `[heads, heads]`, from `distances`.
@@ -147,17 +147,18 @@ def survivors(distance: Tensor, theta: float) -> int:
 
 
 def theta_for(distance: Sequence[Tensor], count: int) -> tuple[float, int]:
-    """Find a threshold at which FIND_DOMINATING leaves at most so many heads of a model, and just above so many.
+    """Find a threshold at which the number of heads kept by FIND_DOMINATING crosses a given count.
 
-    The number of survivors falls as theta grows, though not strictly at every step; bisection over the distances that
-    occur finds a threshold at which it passes `count`.
+    The number of survivors generally falls as theta grows, but not monotonically. Bisection over the occurring
+    distances finds a threshold at which it crosses `count`.
 
     Args:
         distance: `[heads, heads]` of each attention, from `distances`.
-        count: Heads that are to be left, at least one for each attention.
+        count: Number of heads to keep, at least one per attention.
 
     Returns:
-        The threshold, and how many heads it leaves: `count` or, because heads are merged several at a time, fewer.
+        The threshold and the number of heads kept at it, which can be below `count` because heads merge several at a
+        time.
     """
     distance = [d.cpu() for d in distance]
     steps = torch.cat([torch.zeros(1), *(d[d > 0] for d in distance)]).unique()

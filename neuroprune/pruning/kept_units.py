@@ -1,9 +1,9 @@
-"""The heads and neurons of the dense model that a cut model still has, recorded in the model's configuration.
+"""Record, in the model's configuration, of the dense model's heads and neurons that a cut model has kept.
 
-The record has the form of a quantization config, because that is the hook by which transformers lets a package shape a
-model before its weights are loaded (see `models.quantizer`). For each layer that was cut it holds the number of units
-of the dense model and a bit mask of the remaining ones. If the hidden dimension was cut too (see `residual_stream`),
-`hidden` holds the same for it, and the number of other parameters that were removed with it (`others`).
+The record has the form of a quantization config, because transformers lets quantizers modify a model before its weights
+are loaded (see `models.quantizer`). For each cut layer it contains the number of units in the dense model and a bit
+mask of the remaining ones. If the hidden dimension was cut as well (see `residual_stream`), `hidden` contains the same
+for it, and the number of other parameters removed with it (`others`).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from neuroprune.pruning.blocks import Block, Blocks, Mlp, base_of, find_blocks
 from neuroprune.pruning.transaction import Transaction
 
 RECORD = "neuroprune"
-"""The name of the record in a plain configuration (see `plain_config.py`), and the first word of its `quant_method`."""
+"""Name of the record in a plain configuration (see `plain_config.py`) and first word of its `quant_method`."""
 
 METHOD = f"{RECORD} (pip install neuroprune, and import neuroprune before loading)"
-"""The `quant_method` of the record; programs that do not know it print it in their first message."""
+"""The `quant_method` of the record. Programs without support for it print it in their error message, hence the hint."""
 
 
 class Units(NamedTuple):
-    """The heads of an attention or the neurons of an MLP that a model still has.
+    """The remaining heads of an attention or neurons of an MLP.
 
     Args:
         left: Their positions in the dense model, ascending, int64 on the CPU.
@@ -38,7 +38,7 @@ class Units(NamedTuple):
     dense: int
 
     def only(self, keep: Tensor) -> Units:
-        """Return the units that remain if only those at the given positions are kept."""
+        """Return the units that remain if only the given current positions are kept."""
         return self._replace(left=self.left[keep])
 
     def removed(self) -> list[int]:
@@ -48,43 +48,43 @@ class Units(NamedTuple):
 
 @dataclass(frozen=True)
 class Kept:
-    """Units of the dense model that a model has kept.
+    """The units of the dense model that remain in a cut model.
 
     Args:
-        attentions: The heads of each attention.
-        mlps: The neurons of each MLP.
+        attentions: Remaining heads of each attention.
+        mlps: Remaining neurons of each MLP.
     """
 
     attentions: list[Units]
     mlps: list[Units]
 
     def of(self, block: Block) -> Units:
-        """Return the units of one attention or MLP, of this model or of another one with the same layers."""
+        """Return the units of one attention or MLP, of this model or of another with the same layers."""
         return self.mlps[block.index] if isinstance(block, Mlp) else self.attentions[block.index]
 
     @property
     def heads(self) -> list[list[int]]:
-        """The heads that are left in each attention."""
+        """Number of remaining heads in each attention."""
         return [units.left.tolist() for units in self.attentions]
 
     @property
     def neurons(self) -> list[Tensor]:
-        """The neurons that are left in each MLP."""
+        """Number of remaining neurons in each MLP."""
         return [units.left for units in self.mlps]
 
     @property
     def dense_heads(self) -> list[int]:
-        """The number of heads of each attention in the dense model."""
+        """Number of heads of each attention in the dense model."""
         return [units.dense for units in self.attentions]
 
     @property
     def dense_neurons(self) -> list[int]:
-        """The number of neurons of each MLP in the dense model."""
+        """Number of neurons of each MLP in the dense model."""
         return [units.dense for units in self.mlps]
 
 
 def kept_units(model: nn.Module, unused: bool = False) -> Kept:
-    """Return the heads and neurons of the dense model that are left, as positions in the dense model.
+    """Return the remaining heads and neurons as positions in the dense model.
 
     Args:
         model: A transformers model of a known type, cut or not.
@@ -94,7 +94,7 @@ def kept_units(model: nn.Module, unused: bool = False) -> Kept:
         The remaining units; all of them if the model was never cut.
 
     Raises:
-        UserError: If the record in `model.config` does not fit the model's shapes, or the model is quantized.
+        UserError: If the record in `model.config` does not match the model's shapes, or the model is quantized.
     """
     blocks, record, keys = find_blocks(model, unused), read_record(model), module_keys(model)
     return Kept(
@@ -104,7 +104,7 @@ def kept_units(model: nn.Module, unused: bool = False) -> Kept:
 
 
 def read_record(model: nn.Module) -> dict[str, Any]:
-    """Return the record in the model's configuration, with no layer in it if the model was never cut.
+    """Return the record in the model's configuration, without layers if the model was never cut.
 
     Args:
         model: A transformers model.
@@ -113,7 +113,7 @@ def read_record(model: nn.Module) -> dict[str, Any]:
         `quant_method`, and `heads` and `neurons`: layer -> `of` (units of the dense model), `kept` (bit mask).
 
     Raises:
-        UserError: If the model is quantized: there is room for one record.
+        UserError: If the model is quantized, because the configuration has room for only one such record.
     """
     records = [getattr(config, "quantization_config", None) for config in configs_of(model)]
     record: Any = next((found for found in records if found is not None), None)
@@ -129,24 +129,24 @@ def read_record(model: nn.Module) -> dict[str, Any]:
 
 
 def names_record(method: Any) -> bool:
-    """Return whether a `quant_method` is that of the record, with or without the remark behind the name."""
+    """Return whether a `quant_method` belongs to the record, with or without the hint after the name."""
     return isinstance(method, str) and method.split(" ")[0] == RECORD
 
 
 def plain_record(model: nn.Module) -> dict[str, Any] | None:
-    """Return the record of a model whose configuration gives its numbers of heads and neurons; None for others.
+    """Return the record of a model with a plain configuration; None for other models.
 
-    See `plain_config`. Beside `heads` and `neurons` it has `config`, the dense model's values of the configuration, and
-    `others`, the number of parameters that went with heads without being theirs.
+    See `plain_config`. In addition to `heads` and `neurons`, it contains `config`, the dense model's configuration
+    values, and `others`, the number of other parameters removed along with heads.
     """
     records = (getattr(config, RECORD, None) for config in configs_of(model))
     return next((dict(record) for record in records if isinstance(record, dict)), None)
 
 
 def configs_of(model: nn.Module) -> list[Any]:
-    """Return the configurations that hold a model's record: that of its base model, and its own if it is another one.
+    """Return the configurations for a model's record: that of its base model and, if different, its own.
 
-    Either may be saved alone, and has to say then what was cut.
+    Each can be saved separately, so both need the record.
     """
     configs = {id(config): config for part in (base_of(model), model) if (config := getattr(part, "config", None))}
     return list(configs.values())
@@ -159,13 +159,13 @@ def stage(changes: Transaction, model: nn.Module, record: dict[str, Any]) -> Non
 
 
 def stage_record(changes: Transaction, model: nn.Module, blocks: Blocks, kept: Kept) -> None:
-    """Stage the record in the model's configuration; a model that has all its units gets none.
+    """Stage the record in the model's configuration; a model with all its units gets none.
 
     Args:
         changes: Where the assignment is staged.
         model: A transformers model.
         blocks: Its blocks.
-        kept: What it will still have.
+        kept: The units that will remain.
     """
     before = read_record(model)
     record = {
@@ -181,15 +181,15 @@ def stage_record(changes: Transaction, model: nn.Module, blocks: Blocks, kept: K
 
 
 def unkept(model: nn.Module, record: Mapping[str, Any]) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
-    """Return the units to remove from a dense model to match a record; layers that the model lacks are skipped.
+    """Return the units to remove from a dense model to match a record; missing layers are skipped.
 
     Args:
-        model: A dense model of the type that the record was made for, possibly with another head.
-        record: A record as `read_record` returns it.
+        model: A dense model of the record's type, possibly with a different task head.
+        record: A record from `read_record`.
 
     Returns:
-        Positions of heads for each attention number, positions of neurons for each MLP number; attentions that never
-        run are counted (see `find_blocks`).
+        Positions of heads by attention number and of neurons by MLP number, where unused attentions are counted (see
+        `find_blocks`).
     """
     blocks, keys = find_blocks(model, unused=True), module_keys(model)
     heads = {a.index: _missing(record["heads"].get(keys[a.module])) for a in blocks.attentions}
@@ -198,17 +198,17 @@ def unkept(model: nn.Module, record: Mapping[str, Any]) -> tuple[dict[int, list[
 
 
 def pack_positions(positions: Iterable[int]) -> str:
-    """Write positions as a hexadecimal bit mask, position 0 in the lowest bit."""
+    """Encode positions as a hexadecimal bit mask, with position 0 in the lowest bit."""
     return f"{sum(1 << position for position in positions):x}"
 
 
 def unpack_positions(mask: str) -> list[int]:
-    """Read a bit mask of `pack_positions`; the positions ascend."""
+    """Decode a bit mask from `pack_positions`; return ascending positions."""
     return [position for position, bit in enumerate(reversed(f"{int(mask, 16):b}")) if bit == "1"]
 
 
 def _entries(model: nn.Module, layers: Sequence[Block], kept: Kept) -> dict[str, dict[str, Any]]:
-    """Return the record's entries of the layers that were cut."""
+    """Return the record's entries for cut layers."""
     keys, units = module_keys(model), {layer: kept.of(layer) for layer in layers}
     return {
         keys[layer.module]: {"of": found.dense, "kept": pack_positions(found.left.tolist())}
@@ -218,31 +218,31 @@ def _entries(model: nn.Module, layers: Sequence[Block], kept: Kept) -> dict[str,
 
 
 def _others(model: nn.Module, layers: Iterable[Block], entries: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries of layers that are not among these: the model lacks them or never runs them."""
+    """Return the entries of other layers, which the model lacks or never executes."""
     keys = module_keys(model)
     known = {keys[layer.module] for layer in layers}
     return {key: entry for key, entry in entries.items() if key not in known}
 
 
 def _recall(key: str, entries: dict[str, Any], layer: Block, size: int) -> Units:
-    """Return the units of a layer that are left."""
+    """Return the remaining units of a layer."""
     entry = entries.get(key)
     if entry is None:
         return Units(torch.arange(size), size)
     kept = unpack_positions(entry["kept"])
     if len(kept) != size:
         raise UserError(
-            f"{layer.name} has {size} units, but the model's config says that {len(kept)} of {entry['of']} are left; "
+            f"{layer.name} has {size} units, but the model's config says that {len(kept)} of {entry['of']} remain; "
             "load a cut model with from_pretrained; for a new dense model delete config.quantization_config."
         )
     return Units(torch.tensor(kept), entry["of"])
 
 
 def _missing(entry: Mapping[str, Any] | None) -> list[int]:
-    """Return the positions that an entry of the record does not have."""
+    """Return the positions that are missing from an entry of the record."""
     return [] if entry is None else sorted(set(range(entry["of"])) - set(unpack_positions(entry["kept"])))
 
 
 def module_keys(model: nn.Module) -> dict[nn.Module, str]:
-    """Return the names of modules below the base model, so that the record holds with and without a head."""
+    """Return module names relative to the base model, so that the record is valid with and without a task head."""
     return {module: name for name, module in base_of(model).named_modules()}

@@ -1,6 +1,6 @@
-"""MPNet's position bias in layers that keep different heads.
+"""MPNet attention for layers that keep different heads.
 
-The encoder computes one bias for all heads of the dense model; each layer takes its own part.
+The encoder computes one position bias for all heads of the dense model; each layer uses the part of its own heads.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
 
 class CutMPNetAttention(MPNetSelfAttention):
-    """MPNet's self-attention with fewer heads than the position bias that it reads.
+    """MPNet's self-attention with fewer heads than the shared position bias.
 
     Args:
         kept_heads: A buffer `[heads]`: positions of its heads in the dense model.
@@ -28,6 +28,6 @@ class CutMPNetAttention(MPNetSelfAttention):
         output_attentions: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, ...]:
-        """Attend with the kept heads' part of the bias `[1, dense heads, q, k]`."""
+        """Compute attention with the remaining heads' part of the bias `[1, dense heads, q, k]`."""
         own = None if position_bias is None else position_bias.index_select(1, self.kept_heads)
         return super().forward(hidden_states, attention_mask, own, output_attentions, **kwargs)

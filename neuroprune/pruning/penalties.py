@@ -1,10 +1,10 @@
-"""The paper's two regularisers, in three forms: a scalar, a closed-form gradient, and a proximal step.
+"""The paper's two regularisers, each as a scalar, a closed-form gradient and a proximal step.
 
 Eq. 1 is the weighted l1 norm of the MLP's neurons, Eq. 2 the l_{1,1/2} group norm of the attention's input dimensions.
 The gradients need no autograd graph, and the degree weights of Eq. 1 are constants in them. The proximal steps are the
-decoupled form: they follow the optimizer's step, as AdamW's weight decay does, with strength learning rate x alpha (or
-beta). They matter because Adam divides a gradient by its own size, so that a penalty inside the loss moves a weight by
-at most one learning rate a step and leaves no exact zero.
+decoupled form: like AdamW's weight decay, they do not enter the gradient. They run after the optimizer's step, with
+strength learning rate x alpha (or beta). They are needed because Adam normalises gradients: a penalty inside the loss
+moves a weight by at most about one learning rate per step and yields no exact zeros.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from neuroprune.pruning.topology import DegreeWeight, degree_weights
 
 
 def mlp_penalty(mlp: Mlp, eps: float = EPS, degree_weight: DegreeWeight = "inverse") -> Tensor:
-    """Weighted l1 norm of one MLP's neurons (Eq. 1 without alpha), differentiable in the weights.
+    """Compute the weighted l1 norm of one MLP's neurons (Eq. 1 without alpha), differentiable in the weights.
 
     Sum over the rows i of L_in and of L_out of w_i |row i|_1; a gated MLP has two L_in, both counted.
 
@@ -37,22 +37,23 @@ def mlp_penalty(mlp: Mlp, eps: float = EPS, degree_weight: DegreeWeight = "inver
 
 
 def attention_penalty(attention: Attention) -> Tensor:
-    """Group norm l_{1,1/2} of one attention's input dimensions (Eq. 2 without beta), differentiable in the weights.
+    """Compute the l_{1,1/2} group norm of one attention's input dimensions (Eq. 2 without beta), differentiably.
 
     Sum over the rows i of A = [Q, K, V] of the square root of |row i|_1. Row i of the paper's A is column i of the
-    three weights. Reading for cross-attention, where Q has another input than K and V: the rows of [Q] and of [K, V].
+    three weights. In cross-attention, where the input of Q differs from that of K and V, we read A as the rows of [Q]
+    and of [K, V].
 
     Args:
         attention: One attention.
 
     Returns:
-        Scalar, on the weights' device. Groups that are entirely zero add nothing and get no gradient.
+        Scalar, on the weights' device. All-zero groups contribute nothing and get no gradient.
     """
     return torch.stack([_group_norms(group).sqrt().sum() for group in attention_groups(attention)]).sum()
 
 
 def attention_groups(attention: Attention) -> list[tuple[Projection, ...]]:
-    """Return the matrices whose columns form groups together: one tuple, or Q apart from K and V if they read apart."""
+    """Return the matrices whose columns form groups: (Q, K, V), or (Q) and (K, V) if their inputs differ."""
     q, k, v = attention.q, attention.k, attention.v
     return [(q,), (k, v)] if attention.cross else [(q, k, v)]
 
@@ -67,11 +68,11 @@ def add_mlp_gradient(
     """Add the gradient of `strength` x Eq. 1 to the weights' `.grad`: strength w_i sign(W[i, j]).
 
     Args:
-        mlp: One MLP; matrices without a gradient (frozen ones) are left alone.
+        mlp: One MLP; matrices without a gradient (frozen ones) are skipped.
         strength: The paper's alpha.
         eps: An entry whose absolute value is below this counts as absent.
         degree_weight: Reading of the degree weight.
-        dense_width: Neurons of the dense MLP if some were removed, which then count as absent in L_out's rows.
+        dense_width: Neurons of the dense MLP if some were removed; these count as absent in the rows of L_out.
     """
     for projection, length in _mlp_rows(mlp, dense_width):
         weight, grad = projection.weight.detach(), projection.grad
@@ -83,10 +84,10 @@ def add_mlp_gradient(
 def add_attention_gradient(attention: Attention, strength: float) -> None:
     """Add the gradient of `strength` x Eq. 2 to the weights' `.grad`: strength sign(A[i, j]) / (2 sqrt(|row i|_1)).
 
-    It grows without bound as a group shrinks, and is zero for a group that is entirely zero.
+    It grows without bound as a group shrinks and is zero for an all-zero group.
 
     Args:
-        attention: One attention; matrices without a gradient (frozen ones) are left alone.
+        attention: One attention; matrices without a gradient (frozen ones) are skipped.
         strength: The paper's beta.
     """
     for group in attention_groups(attention):
@@ -97,7 +98,7 @@ def add_attention_gradient(attention: Attention, strength: float) -> None:
 
 
 def add_l1_gradient(projection: Projection, strength: float) -> None:
-    """Add the gradient of `strength` x |W|_1 to the weight's `.grad`; a matrix without a gradient is left alone."""
+    """Add the gradient of `strength` x |W|_1 to the weight's `.grad`; skip a matrix without a gradient."""
     if (grad := projection.grad) is not None:
         grad.add_(projection.weight.detach().sign(), alpha=strength)
 
@@ -112,7 +113,7 @@ def shrink_mlp(
 ) -> None:
     """Take the exact proximal step of `strength` x Eq. 1 in place: every weight moves towards zero by strength w_i.
 
-    Exact because Eq. 1 with constant w_i is separable: soft thresholding.
+    The step is soft thresholding; it is exact because Eq. 1 with constant w_i is separable.
 
     Args:
         mlp: One MLP.
@@ -130,9 +131,9 @@ def shrink_mlp(
 def shrink_attention(attention: Attention, strength: float) -> None:
     """Take a majorised proximal step of `strength` x Eq. 2 in place.
 
-    Reading: the square root is concave, so its tangent at the present norm g lies above it. The step is exact for that
-    tangent, a weighted l1 norm with weight 1 / (2 sqrt(g)) (majorise-minimise, as in reweighted l1). It never raises
-    the sum of penalty and squared distance, and a small group vanishes at once.
+    The square root is concave, so its tangent at the current norm g is an upper bound. The step is exact for this
+    tangent, a weighted l1 norm with weight 1 / (2 sqrt(g)) (majorise-minimise, as in reweighted l1). It never increases
+    the sum of penalty and squared distance, and it sets small groups to zero in one step.
 
     Args:
         attention: One attention.
@@ -146,23 +147,23 @@ def shrink_attention(attention: Attention, strength: float) -> None:
 
 @torch.no_grad()
 def soft_threshold(weight: Tensor, threshold: Tensor | float) -> None:
-    """Move every entry towards zero by `threshold` (>= 0, broadcast), in place, and stop at zero."""
+    """Move every entry towards zero by at most `threshold` (>= 0, broadcast), in place."""
     limit = torch.as_tensor(threshold, dtype=weight.dtype, device=weight.device)
     weight.sub_(torch.clamp(weight, -limit, limit))
 
 
 def _mlp_rows(mlp: Mlp, dense_width: int | None) -> list[tuple[Projection, int]]:
-    """Pair each matrix with the length that its rows have in the dense model."""
+    """Pair each matrix with its row length in the dense model."""
     width = mlp.width if dense_width is None else dense_width
     return [(projection, projection.weight.shape[1]) for projection in mlp.ins] + [(mlp.out, width)]
 
 
 def _group_norms(group: tuple[Projection, ...]) -> Tensor:
-    """l1 norm of every column of the stacked matrices, at least the smallest normal number: float32 `[columns]`."""
+    """Return the l1 norm of each stacked column, clamped to the smallest normal number: float32 `[columns]`."""
     norms = torch.stack([projection.weight.abs().sum(dim=0, dtype=torch.float32) for projection in group]).sum(dim=0)
     return norms.clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def _slope(norms: Tensor) -> Tensor:
-    """Derivative of the square root at each group's norm."""
+    """Return the derivative of the square root at each group's norm."""
     return 0.5 * norms.rsqrt()

@@ -1,8 +1,9 @@
-"""Plain configurations: those whose values give the shapes of a cut model, so that transformers loads it by itself.
+"""Plain configurations, which describe a cut model's shapes, so that transformers loads it without this package.
 
-Most configurations have one number of heads and one width of the MLPs for all layers. Where the layers of a cut model
-agree on them, `to_plain` writes them there, and moves the record of what was cut from `quantization_config`, which
-only this package can read, to a value that transformers ignores. Before the next cut, `to_recorded` moves it back.
+Most configurations have one number of heads and one width of the MLPs for all layers. If the layers of a cut model
+agree on these, `to_plain` writes them to the configuration. It also moves the record of the cuts from
+`quantization_config`, which only this package can read, to a value that transformers ignores. Before the next cut,
+`to_recorded` moves it back.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from neuroprune.pruning.transaction import Transaction
 
 @dataclass(frozen=True)
 class SharedCount:
-    """Blocks whose numbers of units are one value of the configuration.
+    """Blocks whose number of units is given by one configuration value.
 
     Args:
-        name: Name of the value: query heads of attentions, neurons of MLPs.
+        name: Name of the value: the number of query heads or of neurons.
         blocks: The blocks.
-        same: Those among them that must keep units at the same positions, in lists.
+        same: Lists of blocks that must keep units at the same positions.
     """
 
     name: str
@@ -40,14 +41,14 @@ class SharedCount:
 
 
 def shared_counts(model: nn.Module, blocks: Blocks) -> list[SharedCount]:
-    """Return which blocks must keep the same number of units for the configuration to give it.
+    """Return the groups of blocks that must keep equal numbers of units for a plain configuration.
 
     Args:
         model: A transformers model of a known type.
         blocks: Its blocks.
 
     Returns:
-        One entry for each value of the configuration; attentions are left out if their heads must stay as they are.
+        One entry per configuration value; attentions are left out if the configuration fixes their heads.
     """
     row = find_architecture(model.config.model_type)  # type: ignore[union-attr, arg-type]
     if row.config is None:
@@ -64,17 +65,17 @@ def shared_counts(model: nn.Module, blocks: Blocks) -> list[SharedCount]:
 
 
 def is_plain(model: nn.Module) -> bool:
-    """Return whether a model was cut and its configuration gives its shapes."""
+    """Return whether a model was cut and has a plain configuration."""
     return plain_record(model) is not None
 
 
 def allows(model: nn.Module, values: Mapping[str, int]) -> bool:
-    """Return whether the class of a model's configuration accepts these values; Llama's heads divide its width."""
+    """Return whether a model's configuration class accepts these values; in Llama, heads must divide the width."""
     return not _objection(model, values)
 
 
 def head_values(model: nn.Module, attention: Attention, units: int) -> dict[str, int]:
-    """Return the values of the configuration for attentions with this number of key/value heads."""
+    """Return the configuration values for attentions with this number of key/value heads."""
     names = _names(model)
     values = {names.heads: units * attention.groups, names.head_dim: attention.head_dim}
     return values | ({names.key_heads: units} if names.key_heads else {})
@@ -82,14 +83,15 @@ def head_values(model: nn.Module, attention: Attention, units: int) -> dict[str,
 
 @torch.no_grad()
 def to_plain(model: nn.Module, optimizer: Any = None) -> None:
-    """Let the configuration of a cut model give its shapes, in place; do nothing if nothing was cut.
+    """Make the configuration of a cut model plain, in place; do nothing if nothing was cut.
 
     Args:
         model: A transformers model of a known type.
         optimizer: As in `surgery.remove`.
 
     Raises:
-        UserError: If the configuration can't give them: layers differ, or it has no value for what was cut.
+        UserError: If the configuration can't describe the shapes: layers differ, or it has no value for a cut
+            dimension.
     """
     record = read_record(model)
     if is_plain(model) or not any(record.get(key) for key in ("heads", "neurons", "hidden")):
@@ -106,10 +108,10 @@ def to_plain(model: nn.Module, optimizer: Any = None) -> None:
 
 @torch.no_grad()
 def to_recorded(model: nn.Module, optimizer: Any = None) -> None:
-    """Undo `to_plain`: the configuration gives the dense model's shapes and the record what was cut.
+    """Undo `to_plain`: restore the dense model's configuration and the record of the cuts.
 
     Args:
-        model: A transformers model; one whose configuration isn't plain is left as it is.
+        model: A transformers model; unchanged if its configuration isn't plain.
         optimizer: As in `surgery.remove`.
     """
     plain = plain_record(model)
@@ -127,7 +129,7 @@ def to_recorded(model: nn.Module, optimizer: Any = None) -> None:
 
 
 def plain_values(model: nn.Module) -> dict[str, int]:
-    """Return the values that a configuration needs to give the shapes of a cut model.
+    """Return the configuration values that describe the shapes of a cut model.
 
     Args:
         model: A transformers model of a known type.
@@ -146,7 +148,7 @@ def plain_values(model: nn.Module) -> dict[str, int]:
     fixed = set(blocks.all) - {block for shared in counts for block in shared.blocks}
     kept = kept_units(model, unused=True)
     if cut := [block.name for block in blocks.all if block in fixed and kept.of(block).removed()]:
-        raise _refusal(model, f"{cut[0]} was cut, and no value of {type(model.config).__name__} gives its size alone")
+        raise _refusal(model, f"{cut[0]} was cut, and {type(model.config).__name__} has no separate value for its size")
     for shared in counts:
         _check_agreement(model, shared)
         first = shared.blocks[0]
@@ -156,7 +158,7 @@ def plain_values(model: nn.Module) -> dict[str, int]:
 
 
 def _check_agreement(model: nn.Module, shared: SharedCount) -> None:
-    """Refuse blocks with different numbers of units, or with units at different positions where that matters."""
+    """Reject blocks with different numbers of units, or at different positions where these must agree."""
     kind = "heads" if isinstance(shared.blocks[0], Attention) else "neurons"
     if len({(block.units, getattr(block, "heads", 0)) for block in shared.blocks}) > 1:
         counts = ", ".join(f"{getattr(block, 'heads', block.units)}" for block in shared.blocks)
@@ -170,7 +172,7 @@ def _check_agreement(model: nn.Module, shared: SharedCount) -> None:
 
 
 def _check_shapes(model: nn.Module, values: Mapping[str, int]) -> None:
-    """Refuse values that the configuration does not accept, or that give other shapes than the model's."""
+    """Reject values that the configuration does not accept or that do not give the model's shapes."""
     if objection := _objection(model, values):
         raise _refusal(model, objection)
     config = copy.deepcopy(model.config)
@@ -193,12 +195,12 @@ def _refusal(model: nn.Module, reason: str) -> UserError:
 
 
 def _objection(model: nn.Module, values: Mapping[str, int]) -> str:
-    """Return why the class of a model's configuration does not accept these values; empty if it does."""
+    """Return the reason why a model's configuration class rejects these values; empty if it accepts them."""
     config: Any = model.config
     content = {key: value for key, value in config.to_dict().items() if key not in ("quantization_config", RECORD)}
     try:
         type(config).from_dict(content | dict(values))
-    except Exception as error:  # each class has checks of its own
+    except Exception as error:  # each class has its own checks
         return " ".join(str(error).split()) or type(error).__name__
     return ""
 
@@ -210,7 +212,7 @@ def _names(model: nn.Module) -> ConfigNames:
 
 
 def _lists(model: nn.Module, blocks: Iterable[Block], row: Architecture) -> dict[str, list[Block]]:
-    """Return blocks by the path of the list of layers that they are in."""
+    """Group blocks by the path of their layer list."""
     keys = module_keys(model)
     found: dict[str, list[Block]] = {}
     for block in blocks:
@@ -223,7 +225,7 @@ def _lists(model: nn.Module, blocks: Iterable[Block], row: Architecture) -> dict
 
 
 def _same_positions(model: nn.Module, blocks: Blocks, row: Architecture) -> tuple[tuple[Block, ...], ...]:
-    """Return the attentions that read the same position bias, in lists."""
+    """Return lists of attentions that share a position bias."""
     if row.config is None or not row.config.position_bias:
         return ()
     selves = [attention for attention in blocks.attentions if not attention.cross]
@@ -231,14 +233,14 @@ def _same_positions(model: nn.Module, blocks: Blocks, row: Architecture) -> tupl
 
 
 def _biases(model: nn.Module) -> list[tuple[nn.Embedding, Sequence[Attention]]]:
-    """Return each embedding of position biases with the attentions that read it."""
+    """Return each position-bias embedding with the attentions that use it."""
     row, blocks = find_architecture(model.config.model_type), find_blocks(model, unused=True)  # type: ignore[union-attr, arg-type]
     same: Any = _same_positions(model, blocks, row)
     return [(getattr(readers[0].module, row.config.position_bias), readers) for readers in same]  # type: ignore[union-attr]
 
 
 def _stage_position_bias(changes: Transaction, model: nn.Module, optimizer: Any) -> int:
-    """Stage biases of the kept heads alone; return the number of parameters that go."""
+    """Stage position biases for the remaining heads only; return the number of removed parameters."""
     kept, cuts, dropped = kept_units(model, unused=True), [], 0
     for embedding, readers in _biases(model):
         heads = kept.of(readers[0]).left
@@ -251,7 +253,7 @@ def _stage_position_bias(changes: Transaction, model: nn.Module, optimizer: Any)
 
 
 def _stage_whole_position_bias(changes: Transaction, model: nn.Module, optimizer: Any) -> None:
-    """Stage biases of the dense model's heads, zero for those that were removed: no attention reads them."""
+    """Stage position biases for all heads of the dense model, with unused zeros for the removed ones."""
     kept = kept_units(model, unused=True)
     replaced: dict[Any, nn.Parameter] = {}
     for embedding, readers in _biases(model):
@@ -269,7 +271,7 @@ def _stage_whole_position_bias(changes: Transaction, model: nn.Module, optimizer
 
 
 def _stage_replacements(changes: Transaction, optimizer: Any, replaced: Mapping[Any, nn.Parameter]) -> None:
-    """Stage that an optimizer holds other parameters, without the state of the old ones."""
+    """Stage the replacement of parameters in an optimizer; the state of the old ones is dropped."""
     for group in optimizer.param_groups:
         parameters = [replaced.get(parameter, parameter) for parameter in group["params"]]
         changes.replace(group, {**group, "params": parameters})

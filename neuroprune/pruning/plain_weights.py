@@ -1,7 +1,7 @@
-"""Check that weights are plain parameters: surgery and zeroing on anything else would be undone or lost without a word.
+"""Check that weights are plain parameters, because changes to other weights would be silently undone or lost.
 
-A weight that is computed before each forward pass (pruning masks, parametrizations, norms) takes its old values and
-shape back; a quantized, sharded or adapted one is not the matrix that the model multiplies by.
+A weight computed before each forward pass (pruning masks, parametrizations, norms) returns to its old values and shape.
+A quantized, sharded or adapted weight is not the matrix used in the forward pass.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ SHARDED = "load the whole model on one device, without FSDP or tensor parallelis
 
 
 def check_plain(module: nn.Module, name: str) -> None:
-    """Refuse a linear layer whose weight is not a plain, dense, floating-point parameter of its own.
+    """Reject a linear layer whose weight is not a plain, dense, floating-point parameter.
 
     Args:
         module: The layer.
-        name: Its path in the model, for the message.
+        name: Its path in the model, for the error message.
 
     Raises:
-        UserError: If the weight or the bias is computed from other tensors, quantized, sharded or adapted; the message
-            names the remedy.
+        UserError: If the weight or bias is computed from other tensors, quantized, sharded or adapted; the message
+            explains the remedy.
     """
     found = _computed(module, name) or _unknown(module) or _stored(module)
     if found is not None:
         what, remedy = found
-        raise UserError(f"{name}: {what}, so what is removed from it would come back or be lost; {remedy}.")
+        raise UserError(f"{name}: {what}, so pruning would be undone or lost; {remedy}.")
 
 
 def check_no_adapters(model: nn.Module) -> None:
-    """Refuse a model with PEFT's adapters: in whichever layer they are, they alone would be saved, and not the cut.
+    """Reject a model with PEFT adapters, because only the adapters would be saved and not the cut model.
 
     Args:
-        model: A model, PEFT's or with adapters that transformers added.
+        model: A PEFT model, or a model with adapters added by transformers.
 
     Raises:
-        UserError: If it has adapters; the message names the way to the same model without any.
+        UserError: If it has adapters; the message explains how to get the same model without adapters.
     """
     if not hasattr(model, "peft_config") and not any(hasattr(module, "base_layer") for module in model.modules()):
         return
@@ -64,11 +64,11 @@ _WITHOUT = (
         "peft.PeftModel.from_pretrained(original, 'adapter').merge_and_unload())",
     ),
 )
-"""Method of a model with adapters -> what gives the model without them."""
+"""Method of a model with adapters -> expression that returns the model without them."""
 
 
 def _computed(module: nn.Module, name: str) -> tuple[str, str] | None:
-    """Name what computes the weight or bias before each forward pass, and how to make it permanent."""
+    """Describe how the weight or bias is computed before each forward pass, and how to make it permanent."""
     layer = f'model.get_submodule("{name}")'
     for tensor in ("weight", "bias"):
         if parametrize.is_parametrized(module, tensor):
@@ -90,7 +90,7 @@ _REPARAMETRIZED = (
 
 
 def _unknown(module: nn.Module) -> tuple[str, str] | None:
-    """Name a layer of another kind than a linear map, or one with parameters beside its weight and bias."""
+    """Describe a layer that is not a linear map or has parameters other than weight and bias."""
     extra = sorted(set(module._parameters) - {"weight", "bias"})
     if hasattr(module, "base_layer") or any("lora" in other.lower() for other in extra):
         return f"it has adapters ({type(module).__name__})", ADAPTERS
@@ -99,12 +99,15 @@ def _unknown(module: nn.Module) -> tuple[str, str] | None:
         what = f"it is a {type(module).__name__}, not a linear layer"
         return what, QUANTIZED if quantized else "put an nn.Linear with the same weights in its place"
     if extra:
-        return f"it has {', '.join(extra)} beside its weight", f"remove them, or, if it is quantized, {QUANTIZED}"
+        return (
+            f"it has parameters besides its weight ({', '.join(extra)})",
+            f"remove them or, if quantized, {QUANTIZED}",
+        )
     return None
 
 
 def _stored(module: nn.Module) -> tuple[str, str] | None:
-    """Name a weight or bias that is sharded, no parameter, or quantized."""
+    """Describe a weight or bias that is sharded, not a parameter, or quantized."""
     for name, tensor in (("weight", module.weight), ("bias", module.bias)):
         if name == "bias" and tensor is None:
             continue
@@ -112,7 +115,7 @@ def _stored(module: nn.Module) -> tuple[str, str] | None:
         if kind == "DTensor" or (name == "weight" and getattr(tensor, "ndim", 2) != 2):
             return f"its {name} is sharded", SHARDED
         if not isinstance(tensor, nn.Parameter):
-            remedy = "make it one (nn.Parameter(…)); of a sharded model, load the whole on one device"
+            remedy = "make it one (nn.Parameter(…)); load a sharded model as a whole on one device"
             return f"its {name} is a {kind}, not a parameter", remedy
         if kind != "Tensor" or tensor.dtype not in DTYPES:
             return f"its {name} is quantized ({kind}, {str(tensor.dtype).removeprefix('torch.')})", QUANTIZED

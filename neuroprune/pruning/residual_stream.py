@@ -1,8 +1,8 @@
-"""The hidden dimension: which weights of a model read and write the residual stream, and its physical removal.
+"""Readers and writers of the residual stream, and physical removal of hidden dimensions.
 
-Embeddings, attentions and MLPs write to the stream, layer norms work on it, all other matrices read it. To remove a
-dimension is to cut it from all of them. The model's `config` keeps the dense width; the record that `kept.py` writes
-there says which dimensions are left, so that a narrower model reloads as any cut model does.
+Embeddings, attentions and MLPs write to the stream, layer norms normalise it, and all other matrices read it. Removing
+a dimension cuts it from all of these. The model's `config` keeps the dense width; the record of `kept_units.py` lists
+the remaining dimensions, so that a narrower model reloads like any cut model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from neuroprune.pruning.kept_units import pack_positions, read_record, stage, un
 from neuroprune.pruning.plain_config import to_recorded
 from neuroprune.pruning.transaction import Transaction
 
-# The norm before an output layer that shares the embeddings' weights, by model type; None: there is no such output.
+# Norm before an output layer that shares the embeddings' weights, by model type; None if there is no such output layer.
 TIED_NORMS: dict[str, str | None] = {
     "bert": None,
     "distilbert": None,
@@ -33,26 +33,26 @@ TIED_NORMS: dict[str, str | None] = {
     "roberta": None,
     "t5": "decoder.final_layer_norm",
 }
-# Matrices of model heads by the end of their name: those that read the stream, and those that read something else.
+# Matrices of task heads, by the end of their name: readers of the stream, and readers of other inputs.
 READERS = ("pooler.dense", "classifier.dense", "pre_classifier", "lm_head", "score", "classification_head.dense")
 OTHERS = ("classifier", "classifier.out_proj", "classification_head.out_proj")
 
 
 class StreamError(UserError):
-    """A model's residual stream can't be cut; says why."""
+    """The residual stream of a model can't be cut; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """What touches the residual stream.
+    """Modules that read, write or normalise the residual stream.
 
     Args:
-        width: Its present number of dimensions.
-        embeddings: Tables that write to it; tables may share one weight.
-        writers: Output projections of attentions, then of MLPs.
+        width: Its current number of dimensions.
+        embeddings: Embeddings that write to it; they may share one weight.
+        writers: Output projections of attentions, followed by those of MLPs.
         norms: Layer norms over it.
         readers: Other matrices that read it.
-        tied_norm: The norm whose output only an output layer reads that shares the embeddings' weights, if any.
+        tied_norm: The norm before an output layer that shares the embeddings' weights, if any.
     """
 
     width: int
@@ -64,20 +64,22 @@ class Stream:
 
 
 def find_stream(model: nn.Module) -> Stream:
-    """Find everything that reads or writes a model's residual stream.
+    """Find all modules that read, write or normalise a model's residual stream.
 
     Args:
         model: A transformers model.
 
     Returns:
-        Its parts; nothing is copied.
+        The modules; nothing is copied.
 
     Raises:
-        StreamError: If the model's type is not in the table, or some weight of the stream's width is not known.
+        StreamError: If the model type is not supported, or a weight of the stream's width has an unknown role.
     """
     blocks, kind = find_blocks(model), str(model.config.model_type)  # type: ignore[union-attr]
     if kind not in TIED_NORMS:
-        raise StreamError(f"the hidden dimension of {kind} can't be cut; it can be of {', '.join(sorted(TIED_NORMS))}.")
+        raise StreamError(
+            f"the hidden dimension of {kind} can't be cut; supported are {', '.join(sorted(TIED_NORMS))}."
+        )
     width = blocks.mlps[0].out.weight.shape[0]
     writers = [a.o.module for a in blocks.attentions] + [m.out.module for m in blocks.mlps]
     stream = Stream(width, writers=writers, readers=_block_readers(blocks))
@@ -92,21 +94,21 @@ def find_stream(model: nn.Module) -> Stream:
 
 
 def kept_hidden(model: nn.Module) -> tuple[list[int], int] | None:
-    """Return the hidden dimensions that are left, ascending, and the dense width; None if none was removed."""
+    """Return the remaining hidden dimensions, ascending, and the dense width; None if none was removed."""
     entry = read_record(model).get("hidden")
     return (unpack_positions(entry["kept"]), entry["of"]) if entry else None
 
 
 @torch.no_grad()
 def remove_hidden(model: nn.Module, keep: Tensor, optimizer: Any = None) -> None:
-    """Remove dimensions of the residual stream for good.
+    """Remove dimensions of the residual stream physically.
 
-    Exact if the removed dimensions are zero in everything that is written to the stream, and layer norms have been
-    taken over the others alone: see `methods.cofi_masks`.
+    Exact if the removed dimensions are zero in all writes to the stream and layer norms exclude them: see
+    `methods.cofi.masks`.
 
     Args:
         model: A transformers model; changed in place.
-        keep: int64, present positions that stay, ascending, at least one.
+        keep: Current positions to keep, int64, ascending, at least one.
         optimizer: As in `surgery.remove`.
 
     Raises:
@@ -136,7 +138,7 @@ def _block_readers(blocks: Blocks) -> list[nn.Module]:
 
 
 def _sort(stream: Stream, model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module where it belongs; refuse a matrix of the stream's width whose place is not known."""
+    """Classify a module; reject a matrix of the stream's width with an unknown role."""
     shape = tuple(getattr(module, "weight", torch.empty(0)).shape)
     if isinstance(module, nn.Embedding) and shape[1] == stream.width:
         stream.embeddings.append(module)
@@ -147,7 +149,7 @@ def _sort(stream: Stream, model: nn.Module, name: str, module: nn.Module) -> Non
         if name.endswith(READERS) or (name in ("classifier", "qa_outputs") and not pooled):
             stream.readers.append(module)
         elif not name.endswith(OTHERS):
-            raise StreamError(f"the hidden dimension can't be cut, because of {name}: what it reads is not known.")
+            raise StreamError(f"the hidden dimension can't be cut, because the input of {name} is unknown.")
 
 
 def _is_tied(model: nn.Module, stream: Stream) -> bool:
@@ -159,13 +161,13 @@ def _with_tied_norm(model: nn.Module, stream: Stream, end: str | None) -> Stream
     norms = [module for name, module in model.named_modules() if end and name.endswith(end) and module in stream.norms]
     if len(norms) != 1:
         raise StreamError(
-            "the hidden dimension can't be cut: its embeddings are its output layer, without a norm before."
+            "the hidden dimension can't be cut: its embeddings are also its output layer, without a preceding norm."
         )
     return Stream(stream.width, stream.embeddings, stream.writers, stream.norms, stream.readers, norms[0])
 
 
 def _other_parameters(model: nn.Module, cuts: list[Cut]) -> int:
-    """Count the parameters among these that are not weights of attentions and MLPs."""
+    """Count the given parameters that are not weights of attentions or MLPs."""
     blocks = find_blocks(model)
     matrices = {p.module.weight for a in blocks.attentions for p in (a.q, a.k, a.v, a.o)}
     matrices |= {p.module.weight for m in blocks.mlps for p in (*m.ins, m.out)}

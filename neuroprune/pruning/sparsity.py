@@ -1,7 +1,7 @@
-"""How sparse a model is, and how much is to go when: counts, schedules, and the smallest weights of many matrices.
+"""Sparsity measurement, pruning schedules, and selection of the smallest weights over many matrices.
 
-Sparsity is the share of the weights of all Q, K, V, O and MLP matrices of the dense model that are zero or removed;
-biases, embeddings, layer norms and the classifier are not counted. The dense model is known from `surgery.kept_units`.
+Sparsity is the fraction of the dense model's Q, K, V, O and MLP weights that are zero or removed. Biases, embeddings,
+layer norms and the classifier are not counted. The dense sizes come from `kept_units.kept_units`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class Sparsity:
     """Removed or zero parts of a model, as fractions of the dense one.
 
     Args:
-        weights: Share of the prunable weights that are zero or removed.
-        heads: Share of the heads that are removed, or pass nothing on because each channel is zero in V or in O.
-        neurons: Share of the MLP neurons that are removed, or whose row in an expanding matrix or column in the
-            contracting one is zero.
-        parameters: All parameters that the model has now, embeddings and biases included.
-        dense_parameters: The same before anything was removed.
-        heads_per_layer: Heads that are left in each attention.
-        neurons_per_layer: Neurons that are left in each MLP.
+        weights: Fraction of the prunable weights that are zero or removed.
+        heads: Fraction of the heads that are removed or disconnected: each channel is zero in V or in O.
+        neurons: Fraction of the MLP neurons that are removed or disconnected: the row in an expanding matrix or the
+            column in the contracting one is zero.
+        parameters: Current number of all parameters, including embeddings and biases.
+        dense_parameters: Number of parameters of the dense model.
+        heads_per_layer: Remaining heads of each attention.
+        neurons_per_layer: Remaining neurons of each MLP.
     """
 
     weights: float
@@ -43,41 +43,41 @@ class Sparsity:
     neurons_per_layer: tuple[int, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON knows them."""
+        """Return the fields as JSON-compatible values."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
 
 
 def prunable_projections(blocks: Blocks) -> list[Projection]:
-    """Return the matrices that are counted: Q, K, V, O of every attention, then those of every MLP."""
+    """Return the counted matrices: Q, K, V, O of every attention, then the matrices of every MLP."""
     attentions = [projection for a in blocks.attentions for projection in (a.q, a.k, a.v, a.o)]
     return attentions + [projection for mlp in blocks.mlps for projection in (*mlp.ins, mlp.out)]
 
 
 def prunable_weights(model: nn.Module) -> int:
-    """Return N, the number of prunable weights of the dense model, of which `model` may be a cut copy."""
+    """Return N, the number of prunable weights of the dense model from which `model` was cut."""
     present = sum(projection.weight.numel() for projection in prunable_projections(find_blocks(model)))
     return present + removed_weights(model)
 
 
 def removed_weights(model: nn.Module) -> int:
-    """Return how many of the dense model's prunable weights went with removed units and hidden dimensions."""
+    """Count the dense model's prunable weights that were removed with units and hidden dimensions."""
     return _removed(model, biases=False)
 
 
 def zero_or_removed(model: nn.Module) -> int:
-    """Return how many of the dense model's prunable weights are exactly zero or removed."""
+    """Count the dense model's prunable weights that are exactly zero or removed."""
     zeros = [p.weight.numel() - int(p.weight.count_nonzero()) for p in prunable_projections(find_blocks(model))]
     return removed_weights(model) + sum(zeros)
 
 
 def measure_sparsity(model: nn.Module) -> Sparsity:
-    """Count what is zero or removed.
+    """Measure the sparsity of a model.
 
     Args:
         model: A model of a known architecture, cut or not.
 
     Returns:
-        Fractions of removed or zero weights, heads and neurons, parameters, and remaining units of each layer.
+        Fractions of zero or removed weights, heads and neurons; numbers of parameters; remaining units of each layer.
     """
     blocks, kept = find_blocks(model), kept_units(model)
     heads = tuple(int(heads_connected(attention, *_weights(attention)).sum()) for attention in blocks.attentions)
@@ -95,11 +95,11 @@ def measure_sparsity(model: nn.Module) -> Sparsity:
 
 
 def heads_connected(attention: Attention, value: Tensor, output: Tensor) -> Tensor:
-    """Return which query heads contribute: some channel has a connection in V and one in O.
+    """Mark the query heads that contribute: at least one channel is connected in both V and O.
 
     Args:
         attention: One attention.
-        value: Its V weights, or a bool matrix of the same shape that is true where there is a connection.
+        value: Its V weights, or a bool matrix of the same shape that is true for connections.
         output: The same for O.
 
     Returns:
@@ -111,11 +111,10 @@ def heads_connected(attention: Attention, value: Tensor, output: Tensor) -> Tens
 
 
 def neurons_connected(*matrices: Tensor) -> Tensor:
-    """Return which neurons of an MLP have connections in every expanding matrix and in the contracting one.
+    """Mark the neurons of an MLP with connections in every expanding matrix and in the contracting one.
 
     Args:
-        *matrices: The weights of `mlp.ins` and of `mlp.out`, or bool matrices that are true where there is a
-            connection.
+        *matrices: The weights of `mlp.ins` and of `mlp.out`, or bool matrices that are true for connections.
 
     Returns:
         bool `[width]`.
@@ -128,7 +127,7 @@ def neurons_connected(*matrices: Tensor) -> Tensor:
 
 
 def unit_size(block: Block) -> int:
-    """Return the prunable weights of one removable unit: a key/value head with its query heads, or a neuron."""
+    """Return the number of prunable weights of a unit: a key/value head with its query heads, or a neuron."""
     return sum(projection.weight.numel() for projection in (*block.inputs, block.output)) // block.units
 
 
@@ -136,26 +135,27 @@ def cubic_schedule(target: float, events: int) -> list[float]:
     """Return the sparsity after each event: s_k = s (1 - (1 - k / n)^3), so .70 s, .96 s, s for n = 3.
 
     Args:
-        target: Sparsity s at the end.
+        target: Final sparsity s.
         events: Number of events n.
 
     Returns:
-        n shares; the last is exactly `target`.
+        n fractions; the last is exactly `target`.
     """
     return [target * (1 - (1 - k / events) ** 3) for k in range(1, events)] + [target]
 
 
 def event_steps(total_steps: int, start: float, end: float, events: int) -> list[int]:
-    """Return the optimizer steps after which events come, spread evenly from `start` to `end`.
+    """Return the optimizer steps after which pruning events take place, spread evenly from `start` to `end`.
 
     Args:
         total_steps: Optimizer steps of the run.
-        start: Share of the steps at which the first event comes.
-        end: Share of the steps at which the last event comes; a single event comes here.
+        start: Time of the first event as a fraction of the steps.
+        end: Time of the last event as a fraction of the steps; also the time of a single event.
         events: Number of events.
 
     Returns:
-        Steps in 1 .. total_steps, strictly rising; in a short run events that coincide become one, so it may be fewer.
+        Steps in 1 .. total_steps, strictly increasing. In short runs, coinciding events are merged, so there may be
+        fewer.
     """
     shares = [end - (end - start) * (events - k) / max(1, events - 1) for k in range(1, events + 1)]
     return sorted({min(total_steps, max(1, round(share * total_steps))) for share in shares})
@@ -164,15 +164,15 @@ def event_steps(total_steps: int, start: float, end: float, events: int) -> list
 def magnitude_threshold(tensors: Sequence[Tensor], count: int) -> tuple[float, int]:
     """Find the `count`-th smallest magnitude over all tensors without sorting them.
 
-    The bits of a non-negative float32 are ordered as its values are, so three histograms (of the upper 11 bits, the
-    next 11 and the last 9) find it exactly in three passes, one tensor at a time.
+    The bit patterns of non-negative float32 numbers have the order of their values. Three histograms (of the upper 11
+    bits, the next 11 and the last 9) therefore find the result exactly in three passes, one tensor at a time.
 
     Args:
         tensors: Any floating-point tensors; compared as float32.
-        count: How many magnitudes are to be at or below the threshold, 1 to the number of entries.
+        count: Number of smallest magnitudes, from 1 to the number of entries.
 
     Returns:
-        The threshold, and how many of the entries whose magnitude equals it belong to the `count` smallest.
+        The threshold, and the number of entries equal to it that belong to the `count` smallest.
 
     Raises:
         ValueError: If `count` is out of range.
@@ -219,18 +219,18 @@ def smallest(tensors: Sequence[Tensor], count: int) -> list[Tensor]:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    """Return the magnitudes' bits, which sort as the magnitudes do: int32, flat."""
+    """Return the bits of the magnitudes as flat int32, which have the same order as the magnitudes."""
     return tensor.detach().float().abs().contiguous().view(torch.int32).flatten()
 
 
 def _weights(block: Attention | Mlp) -> list[Tensor]:
-    """Return the matrices that decide whether a unit is connected."""
+    """Return the matrices that determine whether a unit is connected."""
     projections = (block.v, block.o) if isinstance(block, Attention) else (*block.ins, block.out)
     return [projection.weight.detach() for projection in projections]
 
 
 def _removed(model: nn.Module, biases: bool) -> int:
-    """Count the weights, and on request the biases, of removed heads, neurons and hidden dimensions."""
+    """Count the weights and, optionally, the biases of removed heads, neurons and hidden dimensions."""
     blocks, kept = find_blocks(model), kept_units(model)
     left, of = _widths(model, blocks)
     record = read_record(model)
@@ -247,13 +247,13 @@ def _removed(model: nn.Module, biases: bool) -> int:
 
 
 def _widths(model: nn.Module, blocks: Blocks) -> tuple[int, int]:
-    """Return the width of the residual stream now and in the dense model; weights of a unit are in proportion to it."""
+    """Return the width of the residual stream now and in the dense model; it scales the weights per unit."""
     hidden, width = kept_hidden(model), blocks.mlps[0].out.weight.shape[0]
     return (width, width) if hidden is None else (width, hidden[1])
 
 
 def _dense_groups(model: nn.Module, attention: Attention) -> int:
-    """Return how many query heads read a key/value head in the dense model; single queries may have been removed."""
+    """Return the query heads per key/value head in the dense model; some may have been removed since."""
     config = config_of(model)
     names = ("num_attention_heads", "num_key_value_heads")
     dense = {name: getattr(config, name, None) for name in names} | read_record(model).get("config", {})
@@ -262,7 +262,7 @@ def _dense_groups(model: nn.Module, attention: Attention) -> int:
 
 
 def _head_weights(attention: Attention, heads: int, groups: int) -> int:
-    """Count the weights of this many query heads and of the key/value heads that they read."""
+    """Count the weights of this many query heads and of their key/value heads."""
     queries = attention.q.weight.shape[1] + attention.o.weight.shape[0]
     return attention.head_dim * (
         heads * queries + heads // groups * (attention.k.weight.shape[1] + attention.v.weight.shape[1])
@@ -270,6 +270,6 @@ def _head_weights(attention: Attention, heads: int, groups: int) -> int:
 
 
 def _head_biases(attention: Attention, heads: int, groups: int) -> int:
-    """Count the biases of this many query heads and of the key/value heads that they read."""
+    """Count the biases of this many query heads and of their key/value heads."""
     q, k, v = (projection.bias is not None for projection in (attention.q, attention.k, attention.v))
     return attention.head_dim * (heads * q + heads // groups * (k + v))

@@ -1,4 +1,4 @@
-"""Physical removal of heads and neurons: exact, in place, optimizer state included."""
+"""Exact physical removal of heads and neurons, in place and including optimizer state."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from neuroprune.pruning.transaction import Transaction
 __all__ = ["Kept", "Positions", "Removed", "kept_slices", "kept_units", "remove", "remove_zero_units", "settle"]
 
 Positions = Mapping[int, Iterable[int]] | Mapping[str, Iterable[int]] | Sequence[Iterable[int]]
-"""Number of a layer, as `find_blocks` lists them -> current positions of units in it; or the positions of every layer,
-as `report["removed_heads"]` of a method lists them. Keys may be text, as JSON makes them."""
+"""Layer number (in the order of `find_blocks`) -> current positions of units; or a list of positions for every layer,
+as in a method's `report["removed_heads"]`. Keys may be strings, as in JSON."""
 
 
 class Removed(NamedTuple):
@@ -41,27 +41,27 @@ def remove(
     *,
     unused: bool = False,
 ) -> None:
-    """Remove heads and neurons physically; the model then computes what it did with their outputs set to zero.
+    """Remove heads and neurons physically; outputs are the same as with the units' outputs set to zero.
 
-    Rows of Q, K, V and of the expanding matrices go with their biases; columns of O and of the contracting matrix go
-    while their biases stay. Parameters are replaced by smaller ones (resizing `param.data` would break autograd),
-    gradients are cut in the same way; hooks on the old parameters are lost. `model.config` records what is left (see
-    `kept_units`). On an error nothing is changed, neither in the model nor in the optimizer.
+    Rows of Q, K, V and of the expanding matrices are removed with their biases; columns of O and of the contracting
+    matrix are removed without them. Parameters are replaced by smaller ones because resizing `param.data` would break
+    autograd. Gradients are cut as well; hooks on the old parameters are lost. `model.config` records the remaining
+    units (see `kept_units`). After an error, model and optimizer are unchanged.
 
     Args:
         model: A transformers model of a known type; changed in place.
-        heads: Attention number -> current positions of query heads to remove. With grouped queries, whole groups or
-            the same number in each remaining group.
+        heads: Attention number -> current positions of query heads to remove. With grouped queries, remove whole groups
+            or the same number from each remaining group.
         neurons: MLP number -> current positions of neurons to remove.
-        optimizer: If given, its parameter groups get the new parameters and its state tensors are cut the same way.
-            Accelerate's wrapper is looked into.
-        unused: Whether attentions that never run are counted, as in `find_blocks`.
+        optimizer: If given, its parameter groups and state tensors are updated as well. Accelerate's wrapper is
+            supported.
+        unused: Whether attentions that are never executed are counted, as in `find_blocks`.
 
     Raises:
         UserError: If a layer or position does not exist, a layer would lose its last head or neuron, the numbers of
-            heads that remain differ between groups, layers that share weights would lose different positions, the
-            model is quantized or has adapters, the optimizer does not hold what is cut and trained, or its state cannot
-            be cut.
+            remaining heads differ between groups, layers that share weights would lose different positions, the model
+            is quantized or has adapters, a trainable parameter to be cut is missing from the optimizer, or the
+            optimizer's state cannot be cut.
     """
     to_recorded(model, optimizer)
     changes = Transaction()
@@ -71,18 +71,18 @@ def remove(
 
 @torch.no_grad()
 def remove_zero_units(model: nn.Module, optimizer: Any = None) -> Removed:
-    """Remove every head and neuron that contributes nothing, so that the model computes what it did before.
+    """Remove every head and neuron with a zero or constant contribution; outputs do not change.
 
-    A unit contributes nothing if its outgoing weights are all zero, or if its output is zero whatever the input. A unit
-    whose output is another constant (its incoming weights are all zero, its bias is not) is folded into the bias of the
-    next matrix, where there is one. Every layer keeps at least one head and one neuron.
+    A unit contributes nothing if its outgoing weights are all zero or its output is zero for every input. A unit with
+    another constant output (all incoming weights are zero, its bias is not) is folded into the bias of the next matrix,
+    if there is one. Every layer keeps at least one head and one neuron.
 
     Args:
         model: A transformers model of a known type; changed in place.
         optimizer: As in `remove`.
 
     Returns:
-        How many heads and neurons were removed.
+        The numbers of removed heads and neurons.
     """
     to_recorded(model, optimizer)
     blocks, changes = find_blocks(model), Transaction()
@@ -105,7 +105,7 @@ def _stage_removal(
     optimizer: Any,
     unused: bool = False,
 ) -> None:
-    """Compute everything that removing these units changes, and stage it."""
+    """Compute and stage all changes for the removal of these units."""
     check_no_adapters(model)
     blocks, kept = find_blocks(model, unused), kept_units(model, unused)
     head_keeps = _positions_left("attention", "head", blocks.attentions, [a.heads for a in blocks.attentions], heads)
@@ -125,11 +125,11 @@ def kept_slices(model: nn.Module, blocks: Blocks, kept: Kept) -> list[tuple[str,
     Args:
         model: A dense model.
         blocks: Its blocks.
-        kept: What a cut copy of it still has.
+        kept: The units that remain in a cut copy.
 
     Returns:
-        For each parameter that is smaller in the cut model: its name, the dimension, and the positions in the dense
-        model's parameter that the cut one's have, int64. No parameter is listed twice.
+        For each parameter that is smaller in the cut model: its name, the cut dimension, and the remaining positions in
+        the dense parameter, int64. No parameter is listed twice.
     """
     names = {parameter: name for name, parameter in model.named_parameters()}
     cuts = _cuts(blocks, [units.left for units in kept.attentions], kept.neurons)
@@ -137,11 +137,11 @@ def kept_slices(model: nn.Module, blocks: Blocks, kept: Kept) -> list[tuple[str,
 
 
 def settle(blocks: Blocks, kept: Kept) -> None:
-    """Set the attributes of modules that depend on the numbers of heads and neurons.
+    """Update the module attributes that depend on the numbers of heads and neurons.
 
     Args:
-        blocks: A cut model's blocks; attributes of their modules are changed.
-        kept: What the model still has.
+        blocks: A cut model's blocks, whose modules are updated.
+        kept: The model's remaining units.
     """
     changes = Transaction()
     _stage_attributes(changes, blocks, kept, [torch.arange(a.heads) for a in blocks.attentions])
@@ -149,7 +149,7 @@ def settle(blocks: Blocks, kept: Kept) -> None:
 
 
 def _stage_attributes(changes: Transaction, blocks: Blocks, left: Kept, keeps: list[Tensor]) -> None:
-    """Stage what the table of architectures says about attributes; `keeps` are the positions in the present model."""
+    """Stage attributes according to the table of architectures; `keeps` are positions in the current model."""
     for attention in blocks.attentions:
         keep, units = keeps[attention.index], left.of(attention)
         groups = len(keep) // len(_kept_key_heads(attention, keep))
@@ -164,7 +164,7 @@ def _stage_attributes(changes: Transaction, blocks: Blocks, left: Kept, keeps: l
 
 
 def _shift(out: Projection, constant: Tensor, units: list[int], size: int) -> tuple[Tensor, Tensor] | None:
-    """Return a bias and what to add to it for units that are always the same, or None where there is no bias."""
+    """Return a bias and the constant contribution of units to add to it, or None if there is no bias."""
     if out.bias is None:
         return None
     return out.bias, dead_units.constant_effect(out, constant, _channels(torch.tensor(units, dtype=torch.long), size))
@@ -174,11 +174,11 @@ def _shift(out: Projection, constant: Tensor, units: list[int], size: int) -> tu
 
 
 def _positions_left(layer: str, unit: str, layers: list[Any], sizes: list[int], gone: Positions | None) -> list[Tensor]:
-    """Return the positions that stay in each layer, int64."""
+    """Return the positions to keep in each layer, int64."""
     sets = {i: set(_integers(positions)) for i, positions in _by_layer(layer, gone or {}).items()}
     for i, positions in sets.items():
         if i not in range(len(layers)):
-            raise UserError(f"there is no {layer} {i}; the model's are numbered 0 to {len(layers) - 1}.")
+            raise UserError(f"{layer} {i} does not exist; the model's are numbered 0 to {len(layers) - 1}.")
         where = f"{layer} {i} ({layers[i].name})"
         if strange := sorted(positions - set(range(sizes[i]))):
             raise UserError(f"{where} has no {unit} {strange[0]}; its {sizes[i]} are numbered 0 to {sizes[i] - 1}.")
@@ -188,13 +188,13 @@ def _positions_left(layer: str, unit: str, layers: list[Any], sizes: list[int], 
 
 
 def _by_layer(layer: str, gone: Positions) -> dict[int, Iterable[int]]:
-    """Return positions by the number of their layer."""
+    """Return positions by layer number."""
     numbered = gone.items() if isinstance(gone, Mapping) else enumerate(gone)
     found: dict[int, Iterable[int]] = {}
     for key, positions in numbered:
         if isinstance(key, str) and not key.isdecimal():
             raise UserError(
-                f"{key!r} is no number of an {layer}; layers are numbered from 0, as find_blocks lists them."
+                f"{key!r} is not a number of an {layer}; layers are numbered from 0 in the order of find_blocks."
             )
         found[int(key)] = positions
     return found
@@ -206,15 +206,15 @@ def _all_but(size: int, positions: set[int]) -> Tensor:
 
 
 def _integers(positions: Iterable[int]) -> list[int]:
-    """Return plain integers; refuse masks."""
+    """Return plain integers; reject masks."""
     numbers = positions.tolist() if isinstance(positions, Tensor) else list(positions)
     if any(isinstance(number, bool) for number in numbers):
-        raise UserError("positions are wanted, not a mask of booleans; pass mask.nonzero().flatten().")
+        raise UserError("expected positions, got a boolean mask; pass mask.nonzero().flatten().")
     return [as_index(number) for number in numbers]
 
 
 def _kept_key_heads(attention: Attention, keep: Tensor) -> Tensor:
-    """Return the key/value heads that these query heads need; refuse groups of different sizes."""
+    """Return the key/value heads of these query heads; reject groups of different sizes."""
     counts = torch.bincount(keep // attention.groups, minlength=attention.heads // attention.groups)
     kept = counts.nonzero().flatten()
     if counts[kept].unique().numel() > 1:
@@ -226,7 +226,7 @@ def _kept_key_heads(attention: Attention, keep: Tensor) -> Tensor:
 
 
 def _channels(units: Tensor, size: int) -> Tensor:
-    """Return the channels that units of `size` channels own."""
+    """Return the channels of units with `size` channels each."""
     return (units[:, None] * size + torch.arange(size)).flatten()
 
 
@@ -234,13 +234,13 @@ def _channels(units: Tensor, size: int) -> Tensor:
 
 
 def _cuts(blocks: Blocks, heads: Sequence[Tensor], neurons: Sequence[Tensor]) -> list[Cut]:
-    """List the cuts that keep these positions of each attention and each MLP."""
+    """List the cuts that keep these positions in each attention and each MLP."""
     attentions = [cut for a in blocks.attentions for cut in _attention_cuts(a, heads[a.index])]
     return attentions + [cut for mlp in blocks.mlps for cut in _mlp_cuts(mlp, neurons[mlp.index])]
 
 
 def _attention_cuts(attention: Attention, keep: Tensor) -> list[Cut]:
-    """List the cuts that keep these query heads and the key/value heads that they need."""
+    """List the cuts that keep these query heads and their key/value heads."""
     q = _channels(keep, attention.head_dim)
     kv = _channels(_kept_key_heads(attention, keep), attention.head_dim)
     return [

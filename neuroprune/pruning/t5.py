@@ -1,7 +1,8 @@
-"""T5's position bias in layers that keep different heads.
+"""T5 attention for layers that keep different heads.
 
-The first layer of a T5 stack looks up a bias for each head and hands it on to all later layers. When layers keep
-different heads, what is handed on stays the bias of all heads of the dense model, and each layer takes its own part.
+The first layer of a T5 stack looks up a position bias for each head and passes it to all later layers. When layers keep
+different heads, the passed bias still covers all heads of the dense model, and each layer uses the part of its own
+heads.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 
 class CutT5Attention(T5Attention):
-    """T5's self-attention with fewer heads than the position bias that it reads and hands on.
+    """T5's self-attention with fewer heads than the position bias that it receives and passes on.
 
     Args:
         kept_heads: A buffer `[heads]`: positions of its heads in the dense model.
@@ -25,7 +26,7 @@ class CutT5Attention(T5Attention):
     def forward(  # type: ignore[override]  # T5 passes these by name
         self, hidden_states: Tensor, *, position_bias: Tensor | None = None, **kwargs: Any
     ) -> tuple[Any, ...]:
-        """Attend with the kept heads' part of the bias `[1, dense heads, q, k]`; return the whole bias again."""
+        """Compute attention with the remaining heads' part of the bias `[1, dense heads, q, k]`; return all of it."""
         self._bias_of_all = position_bias
         own = None if position_bias is None else self._of_kept_heads(position_bias)
         try:
@@ -35,7 +36,7 @@ class CutT5Attention(T5Attention):
             self._bias_of_all = None
 
     def compute_bias(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Look the bias up (the first layer of a stack only), remember the whole and return the kept heads' part."""
+        """Look up the bias (only in the first layer of a stack), store it and return the remaining heads' part."""
         self._bias_of_all = super().compute_bias(*args, **kwargs)
         return self._of_kept_heads(self._bias_of_all)
 

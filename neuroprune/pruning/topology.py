@@ -1,4 +1,4 @@
-"""How connected the neurons of a layer are: degrees of a weight matrix seen as a bipartite graph."""
+"""Connectivity of neurons: degrees in the bipartite graph of a weight matrix."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ DegreeWeight = Literal["inverse", "missing", "none"]
 
 
 def fractional_degree(weight: Tensor, eps: float = EPS, length: int | None = None) -> Tensor:
-    """Fractional connectivity of each neuron: c_i = 1 - n_i / row length, n_i the entries of row i below `eps`.
+    """Return each neuron's fractional connectivity c_i = 1 - n_i / row length; n_i counts entries below `eps`.
 
     Args:
-        weight: `[rows, columns]`, one row an output neuron, as `nn.Linear` keeps it.
+        weight: `[rows, columns]`, one row per output neuron, as in `nn.Linear`.
         eps: An entry whose absolute value is below this counts as absent (the paper's 1e-4).
         length: Row length of the dense matrix if columns were removed, which then count as absent; default: `columns`.
 
     Returns:
-        float32 `[rows]` between 0 (no connection) and 1 (all), same device; no gradient flows through it.
+        float32 `[rows]` between 0 (no connections) and 1 (all), on the same device, without gradient.
 
     Raises:
         ValueError: If the rows are empty.
@@ -35,20 +35,20 @@ def fractional_degree(weight: Tensor, eps: float = EPS, length: int | None = Non
 def degree_weights(
     weight: Tensor, eps: float = EPS, degree_weight: DegreeWeight = "inverse", length: int | None = None
 ) -> Tensor:
-    """Factor w_i of each neuron's l1 norm in Eq. 1: the fewer connections, the larger (rich get richer).
+    """Return the factor w_i of each neuron's l1 norm in Eq. 1, larger for fewer connections (rich get richer).
 
     The paper says "inversely proportional to the fractional connectivity". Reading 1, `inverse`: w_i = 1 / c_i, with
-    c_i no smaller than one connection. Reading 2, `missing`: w_i = n_i / row length = 1 - c_i, so a fully connected
-    neuron is not penalised at all. `none`: w_i = 1, plain l1 without preferential attachment, for comparison.
+    c_i no smaller than one connection. Reading 2, `missing`: w_i = n_i / row length = 1 - c_i, so that a fully
+    connected neuron is not penalised. `none`: w_i = 1, plain l1 without preferential attachment, for comparison.
 
     Args:
         weight: `[rows, columns]`.
         eps: An entry whose absolute value is below this counts as absent.
-        degree_weight: Which reading.
+        degree_weight: The reading.
         length: Row length of the dense matrix if columns were removed; default: `columns`.
 
     Returns:
-        float32 `[rows]`, a constant: no gradient flows through it.
+        float32 `[rows]`, without gradient.
     """
     degree = fractional_degree(weight, eps, length)
     if degree_weight == "missing":

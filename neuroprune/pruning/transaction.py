@@ -1,4 +1,4 @@
-"""Changes to a model and its optimizer that are made together or not at all."""
+"""Atomic changes to a model and its optimizer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _MISSING = object()
 
 
 class Transaction:
-    """Staged assignments; nothing changes before `commit`.
+    """Staged assignments, which take effect on `commit`.
 
-    New values are computed while the assignments are staged, so an error there leaves everything as it was. If an
-    assignment itself fails or is interrupted, `commit` undoes the ones before it in reverse order.
+    New values are computed while assignments are staged, so that an error at this stage changes nothing. If an
+    assignment fails or is interrupted, `commit` undoes the previous ones in reverse order.
     """
 
     def __init__(self) -> None:
@@ -28,17 +28,17 @@ class Transaction:
         self._staged.append((lambda: setattr(owner, name, value), undo))
 
     def replace(self, mapping: MutableMapping[Any, Any], content: MutableMapping[Any, Any]) -> None:
-        """Stage the replacement of everything in `mapping`, which stays the same object, by `content`."""
+        """Stage the replacement of all entries of `mapping` by `content`; the mapping remains the same object."""
         old = dict(mapping)
         self._staged.append((lambda: _refill(mapping, content), lambda: _refill(mapping, old)))
 
     def copy(self, tensor: Tensor, value: Tensor) -> None:
-        """Stage a change of a tensor's values in place; `commit` has to run under `torch.no_grad`."""
+        """Stage an in-place change of a tensor's values; `commit` must run under `torch.no_grad`."""
         old = tensor.detach().clone()
         self._staged.append((lambda: tensor.copy_(value), lambda: tensor.copy_(old)))
 
     def commit(self) -> None:
-        """Make all staged changes; on any exception undo them and re-raise it."""
+        """Apply all staged changes; on any exception, undo them and re-raise it."""
         started: list[Callable[[], Any]] = []
         try:
             for change, undo in self._staged:
@@ -46,7 +46,7 @@ class Transaction:
                 change()
         except BaseException:
             for undo in reversed(started):
-                with suppress(Exception):  # an assignment that was refused cannot be undone either
+                with suppress(Exception):  # a failed assignment may not be reversible either
                     undo()
             raise
 
