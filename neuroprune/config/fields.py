@@ -50,7 +50,7 @@ class Settings(BaseModel):
 
 
 def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Refuse a list with a repeated value."""
+    """Reject a list with a repeated value."""
     twice = [value for place, value in enumerate(values) if value in values[:place]]
     if twice:
         raise ValueError(f"{twice[0]!r} is listed twice; list each value once")

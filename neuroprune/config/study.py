@@ -165,7 +165,7 @@ def _folder_name(path: str) -> str:
 
 
 def _not_reserved(name: str) -> str:
-    """Refuse the name of the folder that holds the committed results of all studies."""
+    """Reject the name of the folder that holds the committed results of all studies."""
     if name == PUBLISHED:
         raise ValueError(f"{name!r} is reserved for committed results; choose another name")
     return name

@@ -1,4 +1,4 @@
-"""The methods by name; each class is imported when it is first used.
+"""Registry of methods by name; each class is imported on first use.
 
 To add a method, write one file with a subclass of `callback.Method`, its settings in `neuroprune.config`, and one line
 in `METHODS`.

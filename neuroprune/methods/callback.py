@@ -54,18 +54,18 @@ class Method(TrainerCallback):
             raise UserError(f"{type(self).__name__}: {found}") from None
         teach_trainer()
         self.strategy = self.make_strategy()
-        self.split_steps = False  # whether the Trainer averages gradients over processes; see `batches.SplitSteps`
+        self.split_steps = False  # whether the caller averages gradients over processes; see `batches.SplitSteps`
         self._held: nn.Module | None = None
         self._direct: HookedForward | None = None
         self._run: Run | None = None
-        self._stepped = False  # whether the run has taken a step
-        self._used = False  # whether a step has shown that the forward pass runs all attentions and MLPs
+        self._stepped = False  # whether the run has completed a step
+        self._used = False  # whether a step has confirmed that the forward pass uses all attentions and MLPs
 
     @property
     def run(self) -> Run:
-        """The Trainer's run, from the beginning of its training."""
+        """The run of the Trainer, available once training has begun."""
         if self._run is None:
-            raise UserError(f"{type(self).__name__}: no Trainer has begun to train with this callback.")
+            raise UserError(f"{type(self).__name__}has no run yet; start training with a Trainer first.")
         return self._run
 
     @classmethod
@@ -88,11 +88,11 @@ class Method(TrainerCallback):
         """Take over the run's model and start the strategy.
 
         Args:
-            run: The run. Hooks and frozen parameters left by an interrupted run are removed first.
+            run: The run. Hooks and frozen parameters left by an interrupted run are cleaned up first.
 
         Raises:
-            UserError: If another method works on the model in the same training, the model is compiled, or the strategy
-                refuses the run. The model is then left unchanged.
+            UserError: If another method uses the model in the same training, the model is compiled, or the strategy
+                rejects the run. The model is then unchanged.
         """
         with self._taking_over(run):
             self.strategy.start(run)
@@ -103,7 +103,7 @@ class Method(TrainerCallback):
             self.strategy.resume(run, state)
 
     def state_dict(self) -> State:
-        """Return what `resume` needs."""
+        """Return the state required by `resume`."""
         return self.strategy.state_dict()
 
     def before_step(self, run: Run) -> None:
@@ -113,7 +113,7 @@ class Method(TrainerCallback):
             run: The run, with the gradients of the step.
 
         Raises:
-            UserError: In the first step, if some attention or MLP is not used.
+            UserError: In the first step, if an attention or MLP is not used.
         """
         if self.cuts and not self._used:
             preconditions.check_used(run)
@@ -121,7 +121,7 @@ class Method(TrainerCallback):
         self.strategy.before_step(run)
 
     def after_step(self, run: Run) -> None:
-        """Call the strategy after the optimizer's step; after the first, refuse states that can't be cut."""
+        """Call the strategy after the optimizer's step; after the first step, reject states that can't be cut."""
         if self.cuts and not self._stepped:
             preconditions.check_can_cut(run.optimizer, self._cut_blocks(run))
             self._stepped = True
@@ -183,7 +183,7 @@ class Method(TrainerCallback):
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Unfreeze parameters left frozen by an interrupted run before the optimizer is created."""
-        teach_trainer()  # of a class that may have been imported since
+        teach_trainer()  # the class may have been imported in the meantime
         if model is not None:
             abandon_earlier(unwrapped(model))
 
@@ -219,7 +219,7 @@ class Method(TrainerCallback):
             self.resume(self.run, saved)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Write the method's state beside the Trainer's checkpoint."""
+        """Write the method's state next to the Trainer's checkpoint."""
         folder, values = _checkpoint(args, state), self.state_dict()  # every process contributes to the state
         if args.should_save and folder.is_dir():  # a hyperparameter search stores checkpoints elsewhere
             save_state(folder, values | {"method": self._identity()})
@@ -229,7 +229,7 @@ class Method(TrainerCallback):
         self.before_step(self.run)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Count the step and call `after_step`; until the shapes are final, no checkpoint is the best one."""
+        """Count the step and call `after_step`; do not select a best checkpoint until the shapes are final."""
         self.run.step = state.global_step + 1
         settled = not self.cuts or self.strategy.settled
         self.after_step(self.run)
@@ -250,7 +250,7 @@ class Method(TrainerCallback):
         return [getattr(self.settings, "name", type(self).__name__), settings_hash(self.settings)]
 
     def _load(self, folder: Path) -> State | None:
-        """Read the state beside a checkpoint; warn if it is missing, refuse the state of another method."""
+        """Read the state next to a checkpoint; warn if it is missing, reject the state of another method."""
         saved = load_state(folder)
         if saved is None:
             if self.cuts:
@@ -271,5 +271,5 @@ class Method(TrainerCallback):
 
 
 def _checkpoint(args: Any, state: Any) -> Path:
-    """Return the Trainer's folder for a checkpoint after the current step."""
+    """Return the Trainer's checkpoint folder for the current step."""
     return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"

@@ -1,8 +1,8 @@
-"""Differentiable subset pruning of heads (Li et al. 2021, arXiv 2108.04657), as a baseline, on every architecture.
+"""Differentiable subset pruning of heads (Li et al. 2021, arXiv 2108.04657) as a baseline, for every architecture.
 
 The published constants and schedules are kept. Differences from the authors' code: noise is off in evaluation, `heads`
-may be the number of all heads, the end of the cooldown is a fraction of the steps, the gradient of the scores is
-clipped separately, and other heads are removed physically at the end, so that inference times are comparable.
+may equal the number of all heads, the end of the cooldown is a fraction of the steps, the gradient of the scores is
+clipped separately, and unselected heads are removed physically at the end, so that inference times are comparable.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from neuroprune.methods.hooks import Hooks, Run, State
 from neuroprune.pruning import heads
 from neuroprune.pruning.blocks import Attention, Block
 
-CLIP = 1.0  # largest norm of a step's gradient of the scores
+CLIP = 1.0  # maximum gradient norm of the scores
 
 
 class HeadScores:
-    """A learned score for each head of all attentions, and the masks that are drawn from the scores.
+    """Learned scores of all heads, and masks drawn from the scores.
 
-    The scores are float64 on the CPU and have an optimizer of their own; the model's optimizer does not hold them.
+    The scores are float64 on the CPU and have a separate optimizer.
 
     Args:
         attentions: The attentions whose heads are scored.
@@ -42,8 +42,8 @@ class HeadScores:
         step: Completed optimizer steps.
 
     Attributes:
-        scores: `[units]` of all attentions in turn; with grouped queries a unit is a key/value head.
-        step: Completed optimizer steps, which decide the temperature.
+        scores: `[units]`, concatenated over all attentions; with grouped queries, a unit is a key/value head.
+        step: Completed optimizer steps, which determine the temperature.
     """
 
     def __init__(self, attentions: Sequence[Attention], settings: DSPSettings, total_steps: int, step: int) -> None:
@@ -56,7 +56,7 @@ class HeadScores:
         self._optimizer = torch.optim.AdamW([self.scores], lr=settings.score_lr, weight_decay=0.0)
 
     def state_dict(self) -> State:
-        """Return the scores and the moments of their optimizer."""
+        """Return the scores and their optimizer moments."""
         return {"scores": self.scores.detach()} | nest("optimizer", self._optimizer.state[self.scores])
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -100,7 +100,7 @@ class HeadScores:
 
 
 class SubsetPruning(Hooks):
-    """Learn a score for each head, mask heads by their scores, keep the highest-scoring heads at the end.
+    """DSP's strategy: learn a score for each head, mask heads by score, keep the highest-scoring heads at the end.
 
     Args:
         settings: DSP's settings.
@@ -121,11 +121,11 @@ class SubsetPruning(Hooks):
     def start(self, run: Run) -> None:
         """Draw the scores and attach the gates."""
         if run.step:
-            raise UserError(f"DSP can't begin at step {run.step}: its scores are not in the model; train from step 0.")
+            raise UserError(f"DSP can't start at step {run.step}: the model contains no scores; train from step 0.")
         self._attach(run)
 
     def state_dict(self) -> State:
-        """Return scores, moments of their optimizer and the report."""
+        """Return the scores, their optimizer moments and the report."""
         assert self.learned is not None
         return {"report": self.report} | self.learned.state_dict()
 
@@ -167,7 +167,7 @@ class SubsetPruning(Hooks):
         self._gates, self._frozen = None, ()
 
     def _attach(self, run: Run) -> HeadScores:
-        """Draw the scores, multiply masks in, and freeze the model if the scores are learned alone."""
+        """Draw the scores, attach the masks, and freeze the model if only the scores are learned."""
         preconditions.check_not_reentrant(run.model, "DSP")
         attentions = run.blocks.attentions
         self.learned = HeadScores(attentions, self.settings, run.total_steps, run.step)
@@ -196,21 +196,24 @@ class DSP(Method):
 
 
 def xavier_scores(counts: list[int]) -> Tensor:
-    """Draw the first scores: uniform as Xavier would for a matrix with one row a layer and one column a head.
+    """Draw initial scores with Xavier's uniform distribution for a matrix of layers x heads.
 
     Args:
-        counts: Heads of each layer.
+        counts: Numbers of heads of the layers.
 
     Returns:
-        float64 `[heads in all]`.
+        float64 `[all heads]`.
     """
     bound = math.sqrt(6 / (len(counts) + sum(counts) / len(counts)))
     return (torch.rand(sum(counts), dtype=torch.float64) * 2 - 1) * bound
 
 
 def _units(heads: int, units: int, groups: int) -> int:
-    """Return the number of units to keep; refuse an impossible number."""
+    """Return the number of units to keep; reject an impossible number."""
     if heads > units * groups or heads % groups:
         steps = f" in steps of {groups}, because {groups} query heads share a key/value head" if groups > 1 else ""
-        raise UserError(f"heads={heads}: the model has {units * groups} heads; ask for {groups} to all of them{steps}.")
+        raise UserError(
+            f"heads={heads}: the model has {units * groups} heads; choose a number from {groups} to "
+            f"{units * groups}{steps}."
+        )
     return heads // groups

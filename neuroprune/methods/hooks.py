@@ -1,4 +1,4 @@
-"""The training run as methods see it, and the five hooks that methods implement."""
+"""Interface between methods and training: the run's state, and the five hooks that methods implement."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from neuroprune.errors import UserError
 from neuroprune.pruning.blocks import Blocks, find_blocks, unwrapped
 
 State = dict[str, Any]
-"""State of a method that a resumed run restores: tensors and JSON-serializable values by name."""
+"""State of a method for resuming a run: tensors and JSON-serializable values by name."""
 
-ASSUMED_BATCH = 32  # rows of an optimizer step if a bare loop does not set `batch_size`
+ASSUMED_BATCH = 32  # assumed rows per optimizer step if a bare loop does not set `batch_size`
 
 
 @dataclass
@@ -24,20 +24,20 @@ class Run:
     """A training run and its progress.
 
     Args:
-        model: The model being trained. Of a module around a single transformers model, such as a SentenceTransformer,
-            that model is kept here.
+        model: The model being trained. A module around a single transformers model, such as a SentenceTransformer, is
+            replaced by that model.
         optimizer: Its optimizer; accelerate's wrapper is removed.
-        scheduler: The learning-rate schedule, or None if the rate is constant; accelerate's wrapper is removed.
+        scheduler: The learning-rate schedule, or None for a constant rate; accelerate's wrapper is removed.
         total_steps: Optimizer steps of the whole run.
         steps_per_epoch: Optimizer steps of one epoch.
-        batch_size: Rows of an optimizer step, if known.
+        batch_size: Rows per optimizer step, if known.
         step: Completed optimizer steps; a bare loop increments it between `optimizer.step()` and `after_step`.
-        accumulation: Forward and backward passes of one optimizer step.
-        loss_rows: Number of rows the loss of a pass is averaged over, if it is not the number of rows in the pass.
-        training: An object shared by all methods of the same training and by no other training; default: the optimizer.
+        accumulation: Forward and backward passes per optimizer step.
+        loss_rows: Number of rows over which the loss of a pass is averaged, if different from the rows in the pass.
+        training: An object that identifies the training, shared by all its methods; default: the optimizer.
 
     Attributes:
-        wrapped: Whether the model is inside a module of another kind, which may call its `forward` directly.
+        wrapped: Whether the model is inside another module, which may call its `forward` directly.
     """
 
     model: nn.Module
@@ -65,7 +65,7 @@ class Run:
 
     @cached_property
     def blocks(self) -> Blocks:
-        """The model's attentions and MLPs; they stay valid when units are removed."""
+        """The model's attentions and MLPs; the views remain valid when units are removed."""
         return find_blocks(self.model)
 
     def steps_for(self, rows: int) -> int:
@@ -77,15 +77,15 @@ class Run:
         return {parameter: group["lr"] for group in self.optimizer.param_groups for parameter in group["params"]}
 
     def peak_rate(self) -> float:
-        """Return the largest learning rate of the schedule's peak, or without a schedule the current one."""
+        """Return the largest learning rate at the schedule's peak, or the current one without a schedule."""
         return max(group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups)
 
     def scale_learning_rate(self, factor: float) -> None:
         """Multiply the learning rate of a run with a `LambdaLR` schedule from now on.
 
         Args:
-            factor: Applied to the optimizer's current rate and to the schedule's base rates, so that the schedule may
-                step before or after.
+            factor: Applied to the optimizer's current rate and to the schedule's base rates, so that the order of this
+                call and the schedule's step does not matter.
         """
         assert self.scheduler is not None
         for group in self.optimizer.param_groups:
@@ -94,7 +94,7 @@ class Run:
 
 
 class Hooks:
-    """The five points of a training run at which a method may act; each does nothing by default.
+    """The five hooks of a training run, which do nothing by default.
 
     A bare PyTorch loop calls them itself::
 
@@ -112,16 +112,17 @@ class Hooks:
             method.epoch_end(run)
         method.finish(run)
 
-    A run can be interrupted after any step and resumed in another process: `state_dict` returns what the method needs
-    besides the model, the optimizer and the schedule. Once those are restored, call `resume` instead of `start`.
+    A run can be interrupted after any step and resumed in another process. `state_dict` returns the method's state, in
+    addition to those of the model, the optimizer and the schedule. After restoring these, call `resume` instead of
+    `start`.
 
     Args:
         settings: The method's settings.
 
     Attributes:
         report: Sparsity and removed units at each event, JSON-serializable.
-        settles: Whether `settled` becomes true during a run.
-        heads_only: Whether only units of attentions are removed.
+        settles: Whether `settled` can become true during a run.
+        heads_only: Whether the method removes only heads.
     """
 
     settles: ClassVar[bool] = False
@@ -140,16 +141,16 @@ class Hooks:
         """Act before the first step."""
 
     def state_dict(self) -> State:
-        """Return the state that `resume` restores: tensors and JSON-serializable values by name, as after a step."""
+        """Return the state for `resume` after a step: tensors and JSON-serializable values by name."""
         return {}
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
         """Continue after `run.step` steps; called instead of `start`.
 
         Args:
-            run: The restored run: the model with its shapes and weights, and the optimizer with the state of the
-                parameters it was created with. A method restores the state of the parameters it adds.
-            state: What `state_dict` returned; tensors are on the CPU.
+            run: The restored run, with the model's shapes and weights and the optimizer state of its original
+                parameters. A method restores the state of parameters that it adds.
+            state: The result of `state_dict`, with tensors on the CPU.
         """
         self.start(run)
 
@@ -157,7 +158,7 @@ class Hooks:
         """Act before the optimizer's step, when the gradients are complete and clipped."""
 
     def after_step(self, run: Run) -> None:
-        """Act after the optimizer's step, which `run.step` already counts."""
+        """Act after the optimizer's step; `run.step` already includes it."""
 
     def epoch_end(self, run: Run) -> None:
         """Act after an epoch."""

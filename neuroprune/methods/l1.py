@@ -1,4 +1,4 @@
-"""l1 pruning, the paper's baseline for T5 and OPT, in the same two forms as NeuroPrune for comparison."""
+"""l1 pruning, the paper's baseline for T5 and OPT, in the same two forms as NeuroPrune."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from neuroprune.pruning.sparsity import prunable_projections
 
 
 class L1Target(TargetForm):
-    """Set the smallest weights of all matrices to zero at the same events as NeuroPrune, and keep them at zero."""
+    """Strategy that zeroes the smallest weights of all matrices at the same events as NeuroPrune."""
 
     def prune(self, run: Run, goal: int, last: bool) -> None:
         """Zero the smallest weights until `goal` weights of the dense model are zero or removed."""
@@ -26,7 +26,7 @@ class L1Target(TargetForm):
 
 
 class L1Penalty(PenaltyForm):
-    """Add the l1 norm of all matrices to the loss."""
+    """Strategy that adds the l1 norm of all matrices to the loss."""
 
     def add_gradients(self, run: Run) -> None:
         """Add strength x sign(w) to the gradients."""
@@ -52,5 +52,5 @@ class L1(Method):
     settings: L1Settings
 
     def make_strategy(self) -> L1Target | L1Penalty:
-        """Return a new strategy of the form that the settings ask for."""
+        """Return a new strategy of the form selected in the settings."""
         return L1Target(self.settings) if self.settings.form == "target" else L1Penalty(self.settings)

@@ -1,7 +1,7 @@
 """Linear probing before fine-tuning (LP-FT, Kumar et al. 2022, arXiv 2202.10054).
 
-A new head on pretrained features sends large, random gradients through the encoder in the first steps. Fitted to the
-frozen encoder first, it does not, and short runs end better.
+A new head on pretrained features sends large, random gradients through the encoder in the first steps. Fitting it to
+the frozen encoder first avoids this.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from neuroprune.errors import UserError
 from neuroprune.pruning.blocks import base_of
 
 ROWS = 1000
-"""Training rows that the head is fitted to, at most."""
+"""Maximum number of training rows for fitting the head."""
 L2 = 0.01
-"""Strength of the squared norm of the weights, halved, beside the mean loss; biases are free."""
+"""Factor of half the squared norm of the weights, added to the mean loss; biases are not penalised."""
 ITERATIONS = 200
 IGNORED = -100
 
@@ -30,12 +30,12 @@ logger = logging.getLogger(__name__)
 
 
 class LinearProbe(TrainerCallback):
-    """Fits the last linear layer of the model's head before training: `callbacks=[LinearProbe(), NeuroPrune(...)]`.
+    """Callback that fits the last linear layer before training: `callbacks=[LinearProbe(), NeuroPrune(...)]`.
 
-    A bare loop calls `fit_head` instead. A training that resumes from a checkpoint keeps the head that it has.
+    In a bare loop, call `fit_head` instead. Training resumed from a checkpoint keeps the existing head.
 
     Args:
-        rows: Training rows to fit to, at most.
+        rows: Maximum number of training rows for the fit.
     """
 
     def __init__(self, rows: int = ROWS) -> None:
@@ -50,18 +50,19 @@ class LinearProbe(TrainerCallback):
 
 
 def fit_head(model: Any, batches: Iterable[Mapping[str, Any]], rows: int = ROWS) -> None:
-    """Fit the last linear layer of a model's head to features of the frozen rest, in place.
+    """Fit the last linear layer of a model's head, in place, to features of the frozen rest.
 
-    Classes: logistic regression by L-BFGS; several labels a row: one for each; numbers: ridge regression. No random
-    number of the training is used up. With several processes the main one fits for all, to the rows that it reads.
+    Classes use logistic regression (L-BFGS), several labels per row one logistic regression each, and numbers ridge
+    regression. The training's random numbers are not affected. With several processes, the main process fits the head
+    for all, on its own rows.
 
     Args:
         model: A transformers model with a head for sequences or tokens.
         batches: Batches of inputs with `labels`.
-        rows: Rows to read, at most, in whole batches.
+        rows: Maximum number of rows, read in whole batches.
 
     Raises:
-        UserError: If the model has no such head, or the batches no labels for it.
+        UserError: If the model has no such head or the batches have no labels for it.
     """
     name, layer = head_layer(model)
     with torch.random.fork_rng():
@@ -76,7 +77,7 @@ def fit_head(model: Any, batches: Iterable[Mapping[str, Any]], rows: int = ROWS)
 
 
 def head_layer(model: Any) -> tuple[str, nn.Linear]:
-    """Return the name and module of the linear layer that gives a model's logits.
+    """Return the name and module of the linear layer that outputs a model's logits.
 
     Args:
         model: A transformers model.
@@ -85,7 +86,7 @@ def head_layer(model: Any) -> tuple[str, nn.Linear]:
         The last linear layer outside the base model with as many outputs as the configuration has labels.
 
     Raises:
-        UserError: If there is none: the model writes its answer as text, or has no head.
+        UserError: If there is none because the model generates text or has no head.
     """
     base, outputs = base_of(model), getattr(model.config, "num_labels", None)
     inside = set() if base is model else set(base.modules())
@@ -97,8 +98,8 @@ def head_layer(model: Any) -> tuple[str, nn.Linear]:
     writes = getattr(model, "get_output_embeddings", lambda: None)() is not None
     if not found or base is model or writes:
         raise UserError(
-            f"linear_probe: {type(model).__name__} has no linear head for {outputs} classes that could be fitted "
-            "first; leave linear_probe out. It is for heads of sequences and tokens, not for answers that are text."
+            f"linear_probe: {type(model).__name__} has no linear head for {outputs} classes to be fitted "
+            "first; leave linear_probe out. It supports classification of sequences and tokens, not generated text."
         )
     return found[-1]
 
@@ -106,15 +107,15 @@ def head_layer(model: Any) -> tuple[str, nn.Linear]:
 def fit(
     features: Tensor, labels: Tensor, kind: str, outputs: int, with_bias: bool, l2: float = L2
 ) -> tuple[Tensor, Tensor | None]:
-    """Minimise the mean loss + l2 / 2 x the squared norm of the weights.
+    """Minimise the mean loss plus l2 / 2 times the squared norm of the weights.
 
     Args:
         features: `[rows, width]`.
         labels: Classes int64 `[rows]`, or numbers `[rows, outputs]`.
         kind: `classes` (cross-entropy), `labels` (binary cross-entropy of each output) or `numbers` (half the squared
             error).
-        outputs: Outputs of the layer.
-        with_bias: Whether there is a bias.
+        outputs: Number of outputs of the layer.
+        with_bias: Whether the layer has a bias.
         l2: Strength.
 
     Returns:
@@ -160,7 +161,7 @@ def _logistic(x: Tensor, y: Tensor, kind: str, outputs: int, l2: float, with_bia
 
 
 def _kind(model: Any, labels: Tensor) -> str:
-    """Return what the labels are, as the model's own loss takes them."""
+    """Return the kind of labels expected by the model's loss."""
     asked = getattr(model.config, "problem_type", None)
     if asked == "regression" or (asked is None and (model.config.num_labels == 1 or labels.is_floating_point())):
         return "numbers"
@@ -169,7 +170,7 @@ def _kind(model: Any, labels: Tensor) -> str:
 
 @torch.no_grad()
 def _features(model: Any, layer: nn.Linear, batches: Iterable[Mapping[str, Any]], rows: int) -> tuple[Tensor, Tensor]:
-    """Return the layer's input at what is labelled, and the labels, of at most `rows` rows."""
+    """Return the layer's inputs for labelled rows or tokens and their labels, from at most `rows` rows."""
     seen: list[tuple[Tensor, Tensor]] = []
     hook = layer.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
     modes = {module: module.training for module in model.modules()}
@@ -189,7 +190,7 @@ def _features(model: Any, layer: nn.Linear, batches: Iterable[Mapping[str, Any]]
 
 
 def _labelled(model: Any, batch: Mapping[str, Any], seen: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return one batch's features and labels; a head that reads every token gives the one that its answer is of."""
+    """Return one batch's features and labels; for heads on every token, only at the token used for the prediction."""
     device = next(model.parameters()).device
     inputs = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
     labels = inputs.pop("labels", None)

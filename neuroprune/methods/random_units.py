@@ -1,4 +1,4 @@
-"""Random structured removal, a baseline: the level that every score has to exceed."""
+"""Random structured removal, the baseline that every score has to exceed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from neuroprune.pruning.sparsity import unit_size
 
 
 class RandomTarget(UnitTarget):
-    """At each event remove randomly chosen heads and neurons.
+    """Strategy that removes randomly chosen heads and neurons at each event.
 
-    The random numbers come from a separate generator, seeded with torch's seed, so that dropout is not affected.
+    Random numbers come from a separate generator, seeded with torch's seed, so that dropout is not affected.
     """
 
     def scores(self, run: Run) -> dict[Block, Tensor]:
-        """Draw a number for each unit, scaled by the unit's size because units are ranked by score per weight."""
+        """Draw a random number per unit, scaled by the unit's size because units are ranked by score per weight."""
         generator = torch.Generator().manual_seed((torch.initial_seed() + run.step) % 2**63)
         return {block: torch.rand(block.units, generator=generator) * unit_size(block) for block in run.blocks.all}
 

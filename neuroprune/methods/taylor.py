@@ -1,4 +1,4 @@
-"""First-order structured pruning, a baseline: units are ranked by |w dL/dw|, the estimated loss change without w."""
+"""First-order structured pruning as a baseline: units are ranked by |w dL/dw|, the estimated loss change without w."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from neuroprune.pruning.blocks import Block, Projection
 
 
 class TaylorTarget(UnitTarget):
-    """At each event, remove the units with the smallest sum of |w dL/dw| per weight.
+    """Strategy that removes, at each event, the units with the smallest sum of |w dL/dw| per weight.
 
-    The gradients are those of the optimizer steps before the event, after clipping.
+    Gradients are taken from the optimizer steps before the event, after clipping.
     """
 
     settings: TaylorSettings
@@ -41,19 +41,19 @@ class TaylorTarget(UnitTarget):
             self._sums = now if self._sums is None else {block: self._sums[block] + now[block] for block in now}
 
     def state_dict(self) -> State:
-        """Return the state of the form, and the sums so far if an event is near."""
+        """Return the state of the target form and, if an event is near, the sums so far."""
         sums = {str(i): values for i, values in enumerate((self._sums or {}).values())}
         return super().state_dict() | {"summing": self._sums is not None} | nest("sums", sums)
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Continue with the same sums."""
+        """Resume with the same sums."""
         super().resume(run, state)
         if state["summing"]:
             sums, device = unnest("sums", state), next(run.model.parameters()).device
             self._sums = {block: sums[str(i)].to(device) for i, block in enumerate(run.blocks.all)}
 
     def scores(self, run: Run) -> dict[Block, Tensor]:
-        """Return the sums since the last event, and reset them; a block that every step skipped is not cut."""
+        """Return and reset the sums since the last event; blocks skipped in every step keep all units."""
         sums, self._sums = self._sums, None
         assert sums is not None, "before_step has run at least once before an event"
         return {
@@ -66,7 +66,7 @@ def taylor_scores(run: Run) -> dict[Block, Tensor]:
     """Sum |w dL/dw| over the weights of each unit, for the current gradients.
 
     Args:
-        run: A run whose gradients of a step are complete; a layer that the step has skipped has none, and scores 0.
+        run: A run with the complete gradients of a step; layers skipped in this step have no gradients and score 0.
 
     Returns:
         For each block float32 `[units]`: heads (with grouped queries: key/value heads with their query heads) or
@@ -76,7 +76,7 @@ def taylor_scores(run: Run) -> dict[Block, Tensor]:
 
 
 def check_gradients(run: Run) -> None:
-    """Raise `UserError` if no gradient has reached some matrix, unless the model skips layers at random."""
+    """Raise `UserError` if a matrix has no gradient, unless the model skips layers at random."""
     for block in [] if skips_layers(run.model) else run.blocks.all:
         if any(projection.grad is None for projection in (*block.inputs, block.output)):
             raise UserError(
@@ -86,7 +86,7 @@ def check_gradients(run: Run) -> None:
 
 
 def _sum(block: Block) -> Tensor:
-    """Sum over the rows of the input projections and the columns of the output projection that belong to each unit."""
+    """Sum over each unit's rows of the input projections and columns of the output projection."""
     found = [_products(projection).sum(dim=1) for projection in block.inputs]
     found.append(_products(block.output).sum(dim=0))
     return torch.stack([channels.view(block.units, -1).sum(dim=1) for channels in found]).sum(dim=0)

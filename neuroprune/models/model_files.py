@@ -42,7 +42,7 @@ def check_weights(files: Iterable[Path]) -> None:
 
 
 def check_construction(name: str, config: Any) -> None:
-    """Refuse a configuration that gives no working model. Nothing is computed: its tensors have shapes alone.
+    """Reject a configuration that gives no working model. Nothing is computed: its tensors have shapes alone.
 
     Args:
         name: Name of the model, for messages.
@@ -75,7 +75,7 @@ def _check_not_empty(model: Any) -> None:
 
 
 def check_description(folder: Path, **options: Any) -> Any:
-    """Refuse a folder whose configuration or tokenizer can't be read, or whose model type is not supported.
+    """Reject a folder whose configuration or tokenizer can't be read, or whose model type is not supported.
 
     Args:
         folder: The model's folder.

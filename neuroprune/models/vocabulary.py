@@ -193,7 +193,7 @@ def _renumbered(part: Any, number: Mapping[int, int]) -> Any:
 
 
 def _check_same(tokenizer: Any, trimmed: Any, rows: list[str], number: Mapping[int, int]) -> None:
-    """Refuse a tokenizer that splits a text differently than before."""
+    """Reject a tokenizer that splits a text differently than before."""
     for some in _parts_of(rows):
         before, after = (each(some, truncation=False, verbose=False)["input_ids"] for each in (tokenizer, trimmed))
         for text, old, new in zip(some, before, after, strict=True):

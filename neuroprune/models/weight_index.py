@@ -20,7 +20,7 @@ def check_indices(folder: Path) -> None:
 
 
 def check_index(path: Path) -> None:
-    """Refuse an index that names anything but safetensors files beside it.
+    """Reject an index that names anything but safetensors files beside it.
 
     Args:
         path: The index.

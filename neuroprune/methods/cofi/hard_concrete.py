@@ -1,6 +1,6 @@
-"""Hard-concrete gates (Louizos et al. 2018) with CoFi's constants: numbers in [0, 1] that are often exactly 0 or 1.
+"""Hard-concrete gates (Louizos et al. 2018) with CoFi's constants: random values in [0, 1], often exactly 0 or 1.
 
-Each gate has one parameter, log alpha. The larger it is, the more likely the gate is open.
+Each gate has one parameter, log alpha; larger values make an open gate more likely.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ import math
 import torch
 from torch import Tensor
 
-LOW, HIGH = -0.1, 1.1  # a stretched sigmoid is cut off at 0 and 1
+LOW, HIGH = -0.1, 1.1  # range of the stretched sigmoid before clipping to [0, 1]
 TEMPERATURE = 2 / 3
 EPSILON = 1e-6
-SHARPNESS = 0.8  # of the gates in evaluation
-LIMIT = math.log(100)  # log alpha stays within +-
+SHARPNESS = 0.8  # factor of log alpha in evaluation
+LIMIT = math.log(100)  # bound on the absolute value of log alpha
 
 
 def draw(log_alpha: Tensor) -> Tensor:
-    """Draw gates: u ~ U(eps, 1 - eps), s = sigmoid((logit u + log alpha) / T), z = s stretched and cut to [0, 1].
+    """Draw gates: u ~ U(eps, 1 - eps), s = sigmoid((logit u + log alpha) / T), z = stretched s clipped to [0, 1].
 
     Args:
         log_alpha: Any shape.
 
     Returns:
-        The same shape, differentiable by `log_alpha` where the gate is neither 0 nor 1.
+        The same shape, differentiable with respect to `log_alpha` where the gate is neither 0 nor 1.
     """
     uniform = torch.rand_like(log_alpha) * (1 - 2 * EPSILON) + EPSILON
     sigmoid = ((uniform.logit() + log_alpha) / TEMPERATURE).sigmoid()
@@ -32,7 +32,7 @@ def draw(log_alpha: Tensor) -> Tensor:
 
 
 def open_probability(log_alpha: Tensor) -> Tensor:
-    """Return the chance that a gate is not exactly 0: 1 - sigmoid(T log(-LOW / HIGH) - log alpha)."""
+    """Return the probability that a gate is not exactly 0: 1 - sigmoid(T log(-LOW / HIGH) - log alpha)."""
     closed = (TEMPERATURE * math.log(-LOW / HIGH) - log_alpha).sigmoid()
     return 1 - closed.clamp(EPSILON, 1 - EPSILON)
 
@@ -41,8 +41,8 @@ def evaluation_gates(log_alpha: Tensor, shift: float = 0.0) -> Tensor:
     """Return the gates without noise: the expected number of zeros, and sigmoid(0.8 log alpha / T) for the others.
 
     Args:
-        log_alpha: `[gates]`, one row: the gates among which the zeros are chosen, the smallest first.
-        shift: Added to log alpha when zeros are counted, not in the values.
+        log_alpha: `[gates]`: the gates among which zeros are chosen, smallest first.
+        shift: Added to log alpha for counting zeros, but not in the returned values.
 
     Returns:
         `[gates]`, without gradient.

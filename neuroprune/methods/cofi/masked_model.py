@@ -1,8 +1,8 @@
-"""CoFi's masks in a model: applied during training, then folded into the weights, with exact removal of closed units.
+"""Application of CoFi's masks during training, and their exact fold into the weights with removal of closed units.
 
-The fold differs from the authors': a hidden mask that is neither 0 nor 1 goes into what is written to the residual
-stream and into the layer norms' weights *and biases*, not into the matrices that read it. So the compacted model
-computes what the masked one did.
+The fold differs from the authors': a hidden mask that is neither 0 nor 1 is multiplied into all writers of the residual
+stream and into the layer norms' weights *and biases*, not into the readers. The compacted model thus has the same
+outputs as the masked one.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from neuroprune.pruning.residual_stream import Stream, remove_hidden
 
 
 class MaskedModel:
-    """Hooks that draw masks once per forward pass and apply them, until `detach`.
+    """Hooks that draw and apply masks in each forward pass until `detach`.
 
     Args:
         model: A model.
         blocks: Its attentions and MLPs.
         stream: Its residual stream, None if there is no hidden mask.
-        draw: Returns the masks; its argument is true in training.
+        draw: Function that returns the masks; its argument is true in training.
 
     Attributes:
-        masks: Those of the last forward pass.
+        masks: The masks of the last forward pass.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class MaskedModel:
             self._handles.pop().remove()
         for norm in self._norms:
             norm.__dict__.pop("forward", None)
-        for norm, forward in self._own_forwards.items():  # of kernels that replace it, such as Liger's
+        for norm, forward in self._own_forwards.items():  # attribute name in replacement kernels such as Liger's
             norm.forward = forward
 
     def _draw_masks(self, model: nn.Module, args: Any) -> None:
@@ -79,7 +79,7 @@ class MaskedModel:
 
 
 def masked_norm(norm: Any, x: Tensor, mask: Tensor) -> Tensor:
-    """Apply a layer norm, or a root-mean-square norm, over the open dimensions alone.
+    """Apply a layer norm or root-mean-square norm over the open dimensions only.
 
     Args:
         norm: An `nn.LayerNorm`, or a module with `weight` and `variance_epsilon`.
@@ -87,7 +87,7 @@ def masked_norm(norm: Any, x: Tensor, mask: Tensor) -> Tensor:
         mask: `[width]`, 0 where closed.
 
     Returns:
-        float32 `[..., width]`, the norm's weight and bias applied; what it holds in closed dimensions has no meaning.
+        float32 `[..., width]`, with the norm's weight and bias applied; closed dimensions contain arbitrary values.
     """
     present = (mask != 0).float()
     count, x = present.sum().clamp_min(1), x.float() * present
@@ -101,10 +101,10 @@ def masked_norm(norm: Any, x: Tensor, mask: Tensor) -> Tensor:
 
 @torch.no_grad()
 def compact(run: Run, stream: Stream | None, masks: MaskValues) -> list[str]:
-    """Fold masks into the weights and remove closed units; the model's output does not change.
+    """Fold masks into the weights and remove closed units without changing the model's output.
 
     Args:
-        run: The run; its model is changed in place, the optimizer's state follows.
+        run: The run; its model and optimizer state are changed in place.
         stream: The residual stream, None if there is no hidden mask.
         masks: The final masks.
 
@@ -127,7 +127,7 @@ def compact(run: Run, stream: Stream | None, masks: MaskValues) -> list[str]:
 
 
 def _fold_hidden(stream: Stream, layers: list[tuple[Tensor, Tensor | None]], mask: Tensor) -> None:
-    """Multiply a hidden mask into the matrices that write to the stream and into the norms over it."""
+    """Multiply a hidden mask into the writers of the residual stream and into its norms."""
     for table in {id(module.weight): module.weight for module in stream.embeddings}.values():
         table.mul_(mask.to(table))  # type: ignore[operator, arg-type]
     for weight, bias in layers:
@@ -135,6 +135,6 @@ def _fold_hidden(stream: Stream, layers: list[tuple[Tensor, Tensor | None]], mas
         if bias is not None:
             bias.mul_(mask.to(bias))
     for norm in stream.norms:
-        if norm is not stream.tied_norm:  # the output layer has the mask from the embeddings
+        if norm is not stream.tied_norm:  # a tied output layer already has the mask through the embeddings
             for parameter in norm.parameters():
                 parameter.mul_(mask.to(parameter))

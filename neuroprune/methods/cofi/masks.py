@@ -1,8 +1,8 @@
-"""CoFi's five kinds of masks on any architecture: their parameters, values and expected sparsity.
+"""Parameters, values and expected sparsity of CoFi's five kinds of masks, for any architecture.
 
-`hidden` acts on what embeddings, attentions and MLPs write to the residual stream, and on layer norms, which are taken
-over the open dimensions alone; `head` and `intermediate` on what an output projection reads from a head or neuron;
-`head_layer` and `mlp` on what it puts out, bias included.
+`hidden` masks the outputs of embeddings, attentions and MLPs to the residual stream and restricts layer norms to the
+open dimensions. `head` and `intermediate` mask an output projection's inputs from a head or neuron. `head_layer` and
+`mlp` mask its output, including the bias.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from neuroprune.methods.hooks import State
 from neuroprune.pruning.blocks import Block, Blocks, Mlp
 from neuroprune.pruning.sparsity import unit_size
 
-START, SPREAD = 10.0, 0.01  # log alpha at the beginning: mean and standard deviation
-INTERMEDIATE_START = 0.0  # as in the authors' code, which starts neurons half closed
+START, SPREAD = 10.0, 0.01  # mean and standard deviation of the initial log alpha
+INTERMEDIATE_START = 0.0  # as in the authors' code, which initialises neurons half closed
 
 
 class BlockMask(NamedTuple):
     """The masks of one attention or MLP.
 
     Args:
-        units: `[units]`, of its heads (with grouped queries: key/value heads) or neurons.
-        output: A scalar, of the whole block.
+        units: `[units]`, masks of its heads (with grouped queries: key/value heads) or neurons.
+        output: A scalar, the mask of the whole block.
         weights: Prunable weights of one unit.
     """
 
@@ -37,13 +37,13 @@ class BlockMask(NamedTuple):
     weights: int
 
     def remaining(self) -> Tensor:
-        """Return how many weights stay at full width, a scalar."""
+        """Return the number of remaining weights at full width, a scalar."""
         return self.output * self.units.sum() * self.weights
 
 
 @dataclass(frozen=True)
 class MaskValues:
-    """A value for each gate of a model, or a probability.
+    """Values or probabilities of all gates of a model.
 
     Args:
         hidden: `[width]`.
@@ -56,11 +56,11 @@ class MaskValues:
     mlps: list[BlockMask]
 
     def of(self, block: Block) -> BlockMask:
-        """Return the masks of one attention or MLP."""
+        """Return the masks of the given attention or MLP."""
         return self.mlps[block.index] if isinstance(block, Mlp) else self.attentions[block.index]
 
     def open_mlps(self) -> Tensor:
-        """Return which MLPs contribute to the model's output, bool `[MLPs]`."""
+        """Mark the MLPs that contribute to the model's output, bool `[MLPs]`."""
         return torch.stack([mask.output for mask in self.mlps]) != 0
 
 
@@ -78,7 +78,7 @@ class BlockSize(NamedTuple):
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of the parts of a model that masks act on.
+    """Sizes of the maskable parts of a model.
 
     Args:
         width: Dimensions of the residual stream.
@@ -100,18 +100,18 @@ class Sizes:
 
 
 def sparsity_of(values: MaskValues, total: int) -> Tensor:
-    """Return the share of the dense model's prunable weights that these masks remove.
+    """Return the fraction of the dense model's prunable weights that these masks remove.
 
-    With probabilities it is the expected sparsity: gates are independent, and a weight stays if its hidden dimension,
-    its head or neuron and its layer do. With a mask of zeros and ones it is the exact share. Biases, embeddings and
-    norms are not counted, as everywhere here.
+    For probabilities, this is the expected sparsity: gates are independent, and a weight remains if its hidden
+    dimension, its head or neuron and its layer remain. For masks of zeros and ones, it is the exact sparsity. As in the
+    whole package, biases, embeddings and norms are not counted.
 
     Args:
-        values: Probabilities to be open, or 1 where open and 0 where closed.
+        values: Probabilities of open gates, or 1 for open and 0 for closed gates.
         total: Prunable weights of the dense model.
 
     Returns:
-        A scalar, differentiable by the values.
+        A scalar, differentiable with respect to the values.
     """
     heads = sum(mask.remaining() for mask in values.attentions)
     neurons = sum(mask.remaining() for mask in values.mlps)
@@ -123,7 +123,7 @@ class MaskParameters:
 
     Args:
         sizes: The model's.
-        kinds: Kinds of masks; gates of other kinds are always open.
+        kinds: Kinds of masks to use; gates of other kinds are always open.
         device: Device of the parameters.
     """
 
@@ -150,7 +150,7 @@ class MaskParameters:
 
     @torch.no_grad()
     def clamp(self) -> None:
-        """Keep every log alpha within log .01 and log 100."""
+        """Clamp every log alpha to [log .01, log 100]."""
         for parameter in self.log_alpha.values():
             parameter.clamp_(-LIMIT, LIMIT)
 
@@ -159,11 +159,11 @@ class MaskParameters:
         return self._values(draw)
 
     def open_probability(self) -> MaskValues:
-        """Return the chance of every gate to be open."""
+        """Return each gate's probability of being open."""
         return self._values(open_probability)
 
     def for_evaluation(self, shift: float = 0.0) -> MaskValues:
-        """Return the gates without noise: zeros are chosen within each layer; a layer's own gate is a row by itself."""
+        """Return the gates without noise: zeros are chosen within each layer, or for each layer gate alone."""
         lengths: dict[str, list[int]] = {
             "head": [size.units for size in self.sizes.attentions],
             "intermediate": [size.units for size in self.sizes.mlps],
@@ -194,17 +194,17 @@ class MaskParameters:
 
 
 def _block_masks(sizes: Sequence[BlockSize], units: Tensor, outputs: Tensor) -> list[BlockMask]:
-    """Return the masks of each block from those of all units and of all outputs."""
+    """Return the masks of each block, given those of all units and all outputs."""
     rows = units.split([size.units for size in sizes])
     return [BlockMask(row, outputs[i], size.weights) for i, (row, size) in enumerate(zip(rows, sizes, strict=True))]
 
 
 def meet(parameters: MaskParameters, target: float, total: int) -> MaskValues:
-    """Return the gates without noise whose exact sparsity is just below a target.
+    """Return gates without noise whose exact sparsity is just below a target.
 
-    When zeros are counted, a common shift is added to all log alpha: the smallest that keeps the sparsity within the
-    target. Then single neurons (or heads, if neurons have no masks) are closed, the most likely ones first, as long as
-    the sparsity stays within the target.
+    For counting zeros, a common shift is added to all log alpha: the smallest one that does not exceed the target. Then
+    single neurons (or heads, if neurons have no masks) are closed, those most likely to be closed first, as long as the
+    sparsity does not exceed the target.
 
     Args:
         parameters: The gates' log alpha.
@@ -214,7 +214,7 @@ def meet(parameters: MaskParameters, target: float, total: int) -> MaskValues:
     Returns:
         Values for evaluation.
     """
-    low, high = -4 * LIMIT, 4 * LIMIT  # everything closed, everything open
+    low, high = -4 * LIMIT, 4 * LIMIT  # all closed, all open
     for _ in range(40):
         middle = (low + high) / 2
         too_much = float(sparsity_of(opened(parameters.for_evaluation(middle)), total)) > target
@@ -223,7 +223,7 @@ def meet(parameters: MaskParameters, target: float, total: int) -> MaskValues:
 
 
 def opened(values: MaskValues) -> MaskValues:
-    """Return 1 where a gate is open at all, 0 where it is closed."""
+    """Return 1 for gates above 0 and 0 for closed ones."""
     attentions, mlps = (
         [mask._replace(units=_open(mask.units), output=_open(mask.output)) for mask in kind]
         for kind in (values.attentions, values.mlps)
@@ -236,7 +236,7 @@ def _open(gates: Tensor) -> Tensor:
 
 
 def _close_units(parameters: MaskParameters, values: MaskValues, target: float, total: int) -> MaskValues:
-    """Close single neurons or heads while the sparsity stays within the target."""
+    """Close single neurons or heads as long as the sparsity does not exceed the target."""
     kind = next((kind for kind in ("intermediate", "head") if kind in parameters.log_alpha), None)
     if kind is None:
         return values

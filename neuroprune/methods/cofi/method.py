@@ -1,16 +1,16 @@
 """CoFi (Xia et al. 2022, arXiv 2204.00408) as a baseline, on every architecture.
 
-In one run: fine-tuning, pruning under a target that rises, then fine-tuning of the compacted model. The published
-constants are kept. Differences from the authors' code: there is one optimizer and one learning rate schedule for the
-whole run; the stages are shares of its steps; the fold of hidden masks is exact (see `masked_model`); and sparsity is
+One run consists of fine-tuning, pruning under a rising target sparsity, and fine-tuning of the compacted model. The
+published constants are kept. Differences from the authors' code: the whole run has one optimizer and one learning-rate
+schedule; the stages are fractions of its steps; the fold of hidden masks is exact (see `masked_model`); and sparsity is
 counted over matrices without biases, as for all other methods.
 
-The published schedule needs thousands of steps: masks and multipliers change by about .01 a step. In a short run the
-expected sparsity lags behind its target, the multiplier winds up, and whole layers are lost beyond the target. The fair
-schedule has the same loss, a higher learning rate and a shorter memory for masks and multipliers, and a longer rise of
-the target.
+The published schedule needs thousands of steps: masks and multipliers change by about .01 per step. In a short run, the
+expected sparsity lags behind its target, the multiplier accumulates, and pruning overshoots the target by whole layers.
+The fair schedule uses the same loss, but a higher learning rate and shorter averaging for masks and multipliers, and a
+longer rise of the target.
 
-Without a `teacher` the loss is that of the task, as in the comparison of NeuroPrune's paper; with one see
+Without a `teacher`, the loss is the task's, as in the comparison of NeuroPrune's paper. With a teacher, see
 `distillation`.
 """
 
@@ -42,9 +42,9 @@ from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, 
 
 
 class MaskedPruning(Hooks):
-    """Fine-tune, learn masks under a rising target, compact the model, fine-tune it.
+    """CoFi's strategy: fine-tune, learn masks under a rising target, compact the model, fine-tune again.
 
-    Masks and multipliers are not part of the model and have optimizers of their own.
+    Masks and multipliers are not part of the model and have separate optimizers.
 
     Args:
         settings: CoFi's settings.
@@ -71,9 +71,9 @@ class MaskedPruning(Hooks):
         return isinstance(self.stage, FinalFineTuning)
 
     def start(self, run: Run) -> None:
-        """Plan the stages; find out which masks the model supports."""
+        """Plan the stages and determine the masks that the model supports."""
         if run.step:
-            raise UserError(f"CoFi can't begin at step {run.step}: its masks are not in the model; train from step 0.")
+            raise UserError(f"CoFi can't start at step {run.step}: the model contains no masks; train from step 0.")
         asked = self.settings
         preconditions.check_rate(run, "final_lr", asked.final_lr)
         preconditions.check_target(run.model, asked.sparsity)
@@ -91,7 +91,7 @@ class MaskedPruning(Hooks):
             self._begin_learning(run, self.stage)
 
     def state_dict(self) -> State:
-        """Return the report, the timetable, the state of the current stage, and that of the distillation."""
+        """Return the report, the timetable, and the states of the current stage and the distillation."""
         assert self.stage is not None
         state: State = {"report": self.report, "timetable": self._timetable.state(), "stage": self.stage.name}
         state |= {"distilling": self.distillation is not None} | nest("stage", self.stage.state_dict())
@@ -102,7 +102,7 @@ class MaskedPruning(Hooks):
         return state
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Continue in the same stage, with the same timetable in a longer run too."""
+        """Continue in the same stage with the original timetable, even if the run is now longer."""
         self._prepare(run, Timetable(*map(int, state["timetable"])))
         self.report.update(state["report"])
         if state["distilling"]:
@@ -120,7 +120,7 @@ class MaskedPruning(Hooks):
         self.stage.before_step(run)
 
     def after_step(self, run: Run) -> None:
-        """Begin the next stage if it is due; call the current one."""
+        """Start the next stage if it is due; call the current one."""
         stage = self.stage
         if isinstance(stage, FineTuning) and run.step == self._timetable.begin:
             if self.settings.teacher == "run":
@@ -132,7 +132,7 @@ class MaskedPruning(Hooks):
         self.stage.after_step(run)
 
     def finish(self, run: Run) -> None:
-        """Complete the report; a run that ends early is compacted now."""
+        """Complete the report; compact the model now if the run ended early."""
         if isinstance(self.stage, MaskLearning):
             self._compact(run, self.stage)
         final = self.stage
@@ -150,7 +150,7 @@ class MaskedPruning(Hooks):
         self._frozen.release()
 
     def _prepare(self, run: Run, timetable: Timetable) -> None:
-        """Keep the timetable; freeze the embeddings."""
+        """Store the timetable and freeze the embeddings."""
         preconditions.check_not_reentrant(run.model, "CoFi")
         self._timetable = timetable
         if self.settings.freeze_embeddings:
@@ -187,11 +187,11 @@ class MaskedPruning(Hooks):
         return self.distillation
 
     def _alive(self, blocks: Blocks) -> Tensor:
-        """Return which MLPs the final masks have left, bool `[MLPs]`."""
+        """Mark the MLPs that remain under the final masks, bool `[MLPs]`."""
         return torch.tensor([mlp.name not in self.report["silent"] for mlp in blocks.mlps])
 
     def _compact(self, run: Run, stage: MaskLearning) -> None:
-        """Fix the masks, remove closed units, and begin the last stage."""
+        """Fix the masks, remove closed units, and start the last stage."""
         stage.detach()
         total = prunable_weights(run.model)
         masks = stage.final_masks(total)
@@ -226,10 +226,10 @@ class CoFi(Method):
 
 @torch.no_grad()
 def top_up(run: Run, goal: int) -> None:
-    """Set the smallest single weights to zero until `goal` weights of the dense model are zero or removed; cut nothing.
+    """Zero the smallest weights until `goal` weights of the dense model are zero or removed, without cuts.
 
     Args:
-        run: Its model is changed in place, unless more is removed already.
+        run: Its model is changed in place, unless the goal is already exceeded.
         goal: Number of weights.
     """
     weights = [projection.weight for projection in prunable_projections(run.blocks)]
@@ -243,11 +243,11 @@ def _mask_parameters(run: Run, kinds: Sequence[str]) -> MaskParameters:
 
 
 def _stream(run: Run, kinds: tuple[str, ...]) -> tuple[Stream | None, dict[str, str]]:
-    """Find the residual stream if a hidden mask is wanted; return a reason if the model does not support one."""
+    """Find the residual stream for a hidden mask; return the reason if the model does not support one."""
     if "hidden" not in kinds:
         return None, {}
     if run.wrapped and base_of(run.model) is run.model:
-        return None, {"hidden": "the module around the model reads hidden states of the full width"}
+        return None, {"hidden": "the module that wraps the model expects hidden states of the full width"}
     try:
         return find_stream(run.model), {}
     except StreamError as error:

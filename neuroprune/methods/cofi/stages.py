@@ -19,23 +19,23 @@ from neuroprune.methods.components.zero_mask import KeptZeros
 from neuroprune.methods.hooks import Run, State
 from neuroprune.pruning.residual_stream import Stream
 
-# The fair schedule was tuned on the masks alone: within 80 steps they reach a target of 0.8 without overshooting.
+# Tuned on the masks only, for the fair schedule: they reach a target of 0.8 within 80 steps without overshooting.
 FASTEST = 1.0  # largest learning rate of the masks
-FAIR_BETAS = (0.5, 0.95)  # of Adam for the masks, short enough to change direction
-FAIR_LEAD = 8.0  # learning rate of the multipliers over that of the masks
-FAIR_WARMUP = 0.6  # smallest fraction of the pruning stage over which the target rises
+FAIR_BETAS = (0.5, 0.95)  # Adam's betas for the masks, with averaging short enough to change direction
+FAIR_LEAD = 8.0  # ratio of the multipliers' learning rate to that of the masks
+FAIR_WARMUP = 0.6  # smallest fraction of the pruning stage for the rise of the target
 
-ENTRIES = 50  # of the history in the report
+ENTRIES = 50  # number of history entries in the report
 
 
 @dataclass(frozen=True)
 class Timetable:
-    """The steps that separate the stages of a run.
+    """Steps at which the stages of a run begin and end.
 
     Args:
-        begin: Completed steps after which the masks are learned.
-        end: Completed steps after which they are fixed.
-        warmup: Steps from `begin` over which the target rises.
+        begin: Completed steps at the start of mask learning.
+        end: Completed steps at which the masks are fixed.
+        warmup: Number of steps, from `begin`, during which the target rises.
     """
 
     begin: int
@@ -56,7 +56,7 @@ class Timetable:
         return list(astuple(self))
 
     def target(self, sparsity: float, step: int) -> float:
-        """Return the sparsity that is the target after `step` steps."""
+        """Return the target sparsity after `step` steps."""
         return sparsity * min(1.0, (step - self.begin) / self.warmup)
 
 
@@ -84,7 +84,7 @@ class Stage:
         """Act after the optimizer's step."""
 
     def alive(self) -> Tensor | None:
-        """Return which MLPs contribute to the model's output, bool `[MLPs]`; None: all."""
+        """Mark the MLPs that contribute to the model's output, bool `[MLPs]`; None means all."""
         return None
 
     def detach(self) -> None:
@@ -92,10 +92,10 @@ class Stage:
 
 
 class FineTuning(Stage):
-    """The first stage: the model trains without masks.
+    """First stage: the model trains without masks.
 
     Args:
-        masks: The parameters of the masks, drawn already.
+        masks: The already initialised parameters of the masks.
         stream: The model's residual stream, None if there is no hidden mask.
     """
 
@@ -114,7 +114,7 @@ class FineTuning(Stage):
 
 
 class MaskLearning(Stage):
-    """The second stage: masks are drawn for each forward pass and learned with the multipliers of the Lagrangian.
+    """Second stage: learn masks, drawn in each forward pass, together with the Lagrangian's multipliers.
 
     Args:
         run: The run; hooks stay on its model until `detach`.
@@ -152,7 +152,7 @@ class MaskLearning(Stage):
         self.updates.load_state(state)
 
     def alive(self) -> Tensor:
-        """Return which MLPs contribute to the last forward pass, bool `[MLPs]`."""
+        """Mark the MLPs that contributed to the last forward pass, bool `[MLPs]`."""
         return self.masked_model.masks.open_mlps()
 
     def before_step(self, run: Run) -> None:
@@ -183,12 +183,12 @@ class MaskLearning(Stage):
 
 
 class FinalFineTuning(Stage):
-    """The third stage: the compacted model is fine-tuned, and its zeros are held.
+    """Third stage: the compacted model is fine-tuned while its zeros are kept.
 
     Args:
-        rate_factor: Factor of the learning rate, re-warmed.
+        rate_factor: Factor of the learning rate after re-warming.
         zeros: The single weights that stay zero.
-        alive: Which MLPs contribute, bool `[MLPs]`.
+        alive: True for MLPs that contribute, bool `[MLPs]`.
     """
 
     name = "final fine-tuning"
@@ -197,7 +197,7 @@ class FinalFineTuning(Stage):
         self._rate, self._zeros, self._alive = RaisedRate(rate_factor), zeros, alive
 
     def begin(self, run: Run) -> None:
-        """Begin to raise the learning rate."""
+        """Start to raise the learning rate."""
         self._rate.begin(run)
 
     def state_dict(self) -> State:
@@ -205,24 +205,24 @@ class FinalFineTuning(Stage):
         return nest("zeros", self._zeros.state_dict()) | nest("rate", self._rate.state_dict())
 
     def load_state(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Restore the progress of the learning rate; the zeros are an argument."""
+        """Restore the progress of the learning rate; the zeros are passed to the constructor."""
         self._rate.load_state(run, unnest("rate", state))
 
     def detach(self) -> None:
-        """Leave the learning rate to its schedule."""
+        """Return control of the learning rate to its schedule."""
         self._rate.detach()
 
     def alive(self) -> Tensor:
-        """Return which MLPs contribute, bool `[MLPs]`."""
+        """Mark the MLPs that contribute, bool `[MLPs]`."""
         return self._alive
 
     def after_step(self, run: Run) -> None:
-        """Hold the zeros; follow the learning rate."""
+        """Restore the zeros and update the learning rate."""
         self.hold_zeros()
         self._rate.follow(run)
 
     def hold_zeros(self) -> None:
-        """Set the kept zeros to zero again."""
+        """Reset the kept zeros to zero."""
         self._zeros.apply()
 
 
@@ -230,14 +230,14 @@ class MaskUpdates:
     """Gradient descent on the masks and ascent on the multipliers of the Lagrangian.
 
     Args:
-        masks: The parameters of the masks; clamped here.
+        masks: The parameters of the masks, which are clamped after each update.
         settings: CoFi's settings.
-        steps: Steps for which the masks are learned.
+        steps: Number of steps of mask learning.
         total: Prunable weights of the dense model.
 
     Attributes:
         multipliers: `[2]`, lambda1 and lambda2.
-        optimizers: That of the masks and that of the multipliers.
+        optimizers: The optimizers of the masks and of the multipliers.
     """
 
     def __init__(self, masks: MaskParameters, settings: CoFiSettings, steps: int, total: int) -> None:
@@ -268,7 +268,7 @@ class MaskUpdates:
         return expected.item()
 
     def state_dict(self) -> State:
-        """Return log alpha, multipliers and the moments of both."""
+        """Return log alpha, the multipliers, and their optimizer moments."""
         state = nest("log_alpha", self._masks.state_dict()) | {"multipliers": self.multipliers.detach()}
         for name, parameter, optimizer in self._learned():
             state |= nest(f"moments.{name}", optimizer.state[parameter])
@@ -306,7 +306,7 @@ def lagrangian(expected: Tensor, target: float, multipliers: Tensor) -> Tensor:
 
 @torch.no_grad()
 def unwind(multipliers: Tensor, gap: float) -> None:
-    """Halve lambda1, in place, if it still pushes away from the target on the other side of it.
+    """Halve lambda1, in place, if it still pushes away from a target that has already been crossed.
 
     Args:
         multipliers: `[2]`; the first is changed.

@@ -1,4 +1,4 @@
-"""The rows and real tokens of a batch, read from the arguments of a model's forward pass."""
+"""Rows and padding of a batch, determined from the arguments of a model's forward pass."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torch import Tensor
 
 from neuroprune.errors import UserError
 
-IGNORED = -100  # label of a token without a loss
-ALLOWED = -1.0  # an additive mask above this lets a token be attended to
+IGNORED = -100  # label of tokens excluded from the loss
+ALLOWED = -1.0  # additive masks above this value allow attention
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows and padding of the batch that a model is working on.
+    """Rows and padding of the current batch of a model.
 
-    A row is a unit of the loss's mean: all choices of a question are one row, with their tokens in turn. The
-    sequences that are packed into one row are rows of their own.
+    A row is one term of the loss's mean. All choices of a multiple-choice question form one row, with their tokens
+    concatenated. Sequences packed into one row count as separate rows.
 
     Args:
         size: Number of rows before unpacking, None if unknown.
-        mask: bool `[size, tokens]` of the input, None if nothing is padded.
+        mask: bool `[size, tokens]` of the input, None without padding.
         decoder_mask: The same for the decoder of an encoder-decoder.
-        loss_rows: Number of rows the loss is averaged over; None if it is `size`.
-        packed: Layout of packed sequences; None if no row holds several.
+        loss_rows: Number of rows over which the loss is averaged; None if equal to `size`.
+        packed: Layout of packed sequences; None if no row contains several.
     """
 
     size: int | None = None
@@ -39,7 +39,7 @@ class Batch:
 
     @classmethod
     def from_call(cls, forward: Callable[..., Any], model: Any, args: Any, kwargs: Any) -> Batch:
-        """Read a batch from the arguments of a call of the model.
+        """Create a batch description from the arguments of a model call.
 
         Args:
             forward: The unbound forward function of the model's class.
@@ -48,8 +48,8 @@ class Batch:
             kwargs: Keyword arguments of the call.
 
         Returns:
-            The batch. Without a mask for the decoder, its padding is where labels are -100; without labels, where
-            its input is padded.
+            The batch. Without a decoder mask, decoder padding is taken from labels of -100 or, without labels, from the
+            padding of the decoder's input.
         """
         given = inspect.signature(forward).bind_partial(model, *args, **kwargs).arguments
         given = given | given.get("kwargs", {})
@@ -66,7 +66,7 @@ class Batch:
         return replace(batch, packed=Packed.found(given))
 
     def split(self, tensor: Tensor) -> Tensor:
-        """Reshape a tensor that may be flattened, or have a sequence for each choice, to `[rows, tokens, channels]`."""
+        """Reshape a tensor, possibly flattened or with one sequence per choice, to `[rows, tokens, channels]`."""
         rows = self.size or (len(tensor) if tensor.dim() == 3 else 1)
         if tensor.dim() != 3 or len(tensor) != rows:
             if tensor[..., 0].numel() % rows:
@@ -78,17 +78,17 @@ class Batch:
         return self.packed.split(tensor) if self.packed is not None else tensor
 
     def real(self, decodes: bool, shape: torch.Size) -> Tensor | None:
-        """Return which tokens are not padding.
+        """Mark the tokens that are not padding.
 
         Args:
-            decodes: Whether the tokens are those of an encoder-decoder's decoder.
-            shape: Rows, tokens and channels as `split` returns them.
+            decodes: Whether the tokens belong to the decoder of an encoder-decoder model.
+            shape: Rows, tokens and channels as returned by `split`.
 
         Returns:
             bool `[rows, tokens]`, None if no token is padding.
 
         Raises:
-            UserError: If the mask is one of other tokens.
+            UserError: If the mask does not match the tokens.
         """
         mask = self.decoder_mask if decodes else self.mask
         if self.packed is not None:
@@ -103,11 +103,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Packed:
-    """Layout of several sequences in each row, found from positions that restart.
+    """Layout of several sequences per row, determined from restarting position ids.
 
     Args:
-        sequence: int64 `[rows * tokens]`, number of the sequence of each token.
-        place: int64 `[rows * tokens]`, its place in the sequence.
+        sequence: int64 `[rows * tokens]`, sequence number of each token.
+        place: int64 `[rows * tokens]`, position of each token in its sequence.
     """
 
     sequence: Tensor
@@ -115,7 +115,7 @@ class Packed:
 
     @classmethod
     def found(cls, given: Mapping[str, Tensor]) -> Packed | None:
-        """Return the layout; None if no row holds several sequences, or if a mask of tokens marks the padding."""
+        """Return the layout; None if no row contains several sequences or a token mask marks the padding."""
         positions, mask, shape = given.get("position_ids"), given.get("attention_mask"), _token_shape(given)
         if positions is None or positions.dim() != 2 or shape is None or (mask is not None and mask.dim() == 2):
             return None
@@ -128,13 +128,13 @@ class Packed:
         return cls(sequence, torch.arange(len(sequence), device=first.device) - first[sequence])
 
     def split(self, tensor: Tensor) -> Tensor:
-        """Return `[sequences, tokens, channels]`: each sequence in a row of its own, padded with zeros."""
+        """Return `[sequences, tokens, channels]` with one sequence per row, padded with zeros."""
         rows = tensor.new_zeros(*self._shape, tensor.shape[-1])
         rows[self.sequence, self.place] = tensor.flatten(0, 1)
         return rows
 
     def real(self, mask: Tensor | None) -> Tensor:
-        """Return which of the unpacked tokens are tokens of the batch that a mask of the packed ones lets through."""
+        """Mark the unpacked tokens that come from the batch and are allowed by a mask of the packed tokens."""
         real = torch.zeros(self._shape, dtype=torch.bool, device=self.place.device)
         real[self.sequence, self.place] = True if mask is None else mask.flatten()
         return real
@@ -145,15 +145,16 @@ class Packed:
 
 
 def token_mask(mask: Tensor | None, tokens: torch.Size | None) -> Tensor | None:
-    """Return which tokens are not padding, for every form of mask that models accept.
+    """Mark the tokens that are not padding, for every form of mask that models accept.
 
     Args:
-        mask: `[rows, tokens]`, `[rows, choices, tokens]`, or which token attends to which: `[rows, tokens, tokens]` or
-            `[rows, heads, tokens, tokens]`, bool, 0 and 1, or, with four dimensions, what is added to the scores.
+        mask: `[rows, tokens]`, `[rows, choices, tokens]`, or a pairwise mask `[rows, tokens, tokens]` or `[rows, heads,
+            tokens, tokens]`: bool, 0 and 1 or, with four dimensions, additive.
         tokens: `[rows, tokens]` or `[rows, choices, tokens]`; None if unknown.
 
     Returns:
-        bool `[rows, tokens]`, choices in turn; None without a mask. A token to which none attends is padding.
+        bool `[rows, tokens]`, with choices concatenated; None without a mask. A token that no token attends to is
+        padding.
     """
     if mask is None:
         return None
@@ -173,14 +174,14 @@ def _token_shape(given: Mapping[str, Tensor]) -> torch.Size | None:
 
 
 def _decoder_mask(given: Mapping[str, Tensor], mask: Tensor | None, model: Any) -> Tensor | None:
-    """Return which tokens of an encoder-decoder's decoder are not padding."""
+    """Mark the tokens of an encoder-decoder's decoder that are not padding."""
     decoder, labels = given.get("decoder_input_ids"), given.get("labels")
     if "decoder_attention_mask" in given:
         return token_mask(given["decoder_attention_mask"], None if decoder is None else decoder.shape)
     if labels is not None and labels.dim() > 1 and (decoder is None or decoder.shape == labels.shape):
         return labels.flatten(1) != IGNORED
     if decoder is None and "decoder_inputs_embeds" not in given:
-        return mask  # the decoder reads the input too, one token later
+        return mask  # the decoder reads the input as well, shifted by one token
     config = getattr(model, "config", None)
     ends = [end for name in _ENDS if isinstance(end := getattr(config, name, None), int)]
     return None if decoder is None or not ends else _before_end(decoder, ends)
@@ -190,7 +191,7 @@ _ENDS = ("pad_token_id", "eos_token_id")
 
 
 def _before_end(decoder: Tensor, ends: list[int]) -> Tensor:
-    """Return which positions come before the end of a row's text; its first token may be one of the ends itself."""
+    """Mark the positions before the end of each row's text; the first token may itself be an end token."""
     text = (decoder[..., None] != torch.tensor(ends, device=decoder.device)).all(dim=-1)
     text[:, 0] = True
     return text.flip(1).cumsum(1).flip(1) > 0

@@ -1,8 +1,8 @@
-"""Statistics of the units of a model, collected by hooks from training batches before a removal.
+"""Statistics of a model's units, collected by hooks from training batches before a removal.
 
-While a `Calibration` is attached, every backward pass of the model adds to its statistics; once it is detached, steps
-have no extra cost. Everything is computed in float32 outside autocast from activations and their gradients, so gradient
-clipping, accumulation and the optimizer have no effect on it. A loss scale that changes within a window would.
+While a `Calibration` is attached, every backward pass of the model adds to its statistics; once detached, it adds no
+cost. Statistics are computed in float32, outside autocast, from activations and their gradients. They are therefore
+independent of gradient clipping, accumulation and the optimizer, but not of a loss scale that changes within a window.
 """
 
 from __future__ import annotations
@@ -22,21 +22,20 @@ from neuroprune.methods.components.batch import Batch
 from neuroprune.methods.hooks import State
 from neuroprune.pruning.blocks import Block, Blocks, Projection
 
-WEIGHT_FLOOR = 0.01  # weight of a token that the loss does not depend on; the mean over tokens is 1
+WEIGHT_FLOOR = 0.01  # weight of a token without influence on the loss, relative to a mean of 1
 
 
 @dataclass
 class UnitStatistics:
-    """Statistics of the units that feed one output projection, from the input of that projection.
+    """Statistics of the units before one output projection, computed from the projection's input.
 
     Args:
         projection: The output projection of an attention or MLP.
-        channels: Input channels of one unit: a head's size (times its queries), 1 for a neuron.
-        gates: float32 `[units, n, n]`, sum over samples of g g^T, g the gradients that `gate_gradients` gives: that of
-            the unit's gate last, before it those of the unit's channels if the connectivity is centred (n is 1 or
-            channels + 1).
-        samples: Samples seen.
-        moments: float32 `[channels in all + 1] * 2`, weighted sum over tokens of x x^T with x = [input, 1]; or None.
+        channels: Input channels of one unit: the size of a head (times its query heads), or 1 for a neuron.
+        gates: float32 `[units, n, n]`, sum over samples of g g^T, with the gradients g from `gate_gradients`: the
+            unit's gate comes last, preceded by the unit's channels if connectivity is centred (n is 1 or channels + 1).
+        samples: Number of samples.
+        moments: float32 `[all channels + 1] * 2`, weighted sum over tokens of x x^T with x = [input, 1]; or None.
     """
 
     projection: Projection
@@ -47,7 +46,7 @@ class UnitStatistics:
 
     @classmethod
     def empty(cls, block: Block, moments: bool, centred: bool) -> UnitStatistics:
-        """Return statistics of no samples; connectivity is centred only where the fold can put the mean into a bias."""
+        """Return empty statistics; connectivity is centred only where the fold can absorb the mean into a bias."""
         projection, weight = block.output, block.output.weight
         width, channels = weight.shape[1], weight.shape[1] // block.units
         size = channels + 1 if centred and moments and projection.bias is not None else 1
@@ -56,7 +55,7 @@ class UnitStatistics:
         return cls(projection, channels, gates, 0, matrix)
 
     def over_processes(self) -> tuple[Tensor, int, Tensor | None]:
-        """Return gates, samples and moments, added up over all processes."""
+        """Return gates, samples and moments summed over all processes."""
         if distributed.count() == 1:
             return self.gates, self.samples, self.moments
         gates, samples = self.gates.clone(), torch.tensor(self.samples, device=self.gates.device)
@@ -68,8 +67,8 @@ class UnitStatistics:
     def connectivity(self) -> Tensor:
         """Functional connectivity C `[units]`: mean over samples of q², the Fisher information of the gate.
 
-        If it is centred, the gate is on what the unit does beyond its mean: q = sum over tokens of (x - mean) dL/dx.
-        The mean over tokens is the fold's, with the same weights.
+        If centred, the gate multiplies the deviation from the unit's mean: q = sum over tokens of (x - mean) dL/dx. The
+        mean over tokens has the same weights as in the fold.
         """
         direction = torch.ones_like(self.gates[:, 0])
         if self.gates.shape[1] > 1 and self.moments is not None:
@@ -79,7 +78,7 @@ class UnitStatistics:
         return squares.clamp_min(0) / max(1, self.samples)
 
     def channels_of(self, units: Sequence[int]) -> Tensor:
-        """Mark the input channels that belong to these units: bool `[channels in all]`."""
+        """Mark the input channels of these units: bool `[all channels]`."""
         marks = torch.zeros(len(self.gates), dtype=torch.bool, device=self.gates.device)
         marks[list(units)] = True
         return marks.repeat_interleave(self.channels)
@@ -97,10 +96,10 @@ class UnitStatistics:
         Args:
             x: Input of the projection, `[samples, tokens, channels]`.
             gradient: Gradient of the loss by `x`.
-            output_gradient: The same by the projection's output `[samples, tokens, out]`; None: all tokens weigh the
-                same.
-            real: bool `[samples, tokens]`, false for padding; None: no padding.
-            loss_rows: Samples over which the loss is a mean; None: these.
+            output_gradient: Gradient of the loss with respect to the projection's output `[samples, tokens, out]`; None
+                for equal token weights.
+            real: bool `[samples, tokens]`, false for padding; None without padding.
+            loss_rows: Number of samples over which the loss is averaged; default: those given.
         """
         centred = self.gates.shape[1] > 1
         found = gate_gradients(x, gradient, self.channels, centred) * (len(x) if loss_rows is None else loss_rows)
@@ -121,12 +120,13 @@ def gate_gradients(x: Tensor, gradient: Tensor, channels: int, by_channel: bool)
     Args:
         x: Input of the output projection `[samples, tokens, units * channels]`.
         gradient: Gradient of the loss by `x`, same shape.
-        channels: Channels of one unit.
-        by_channel: Whether the gradients by a shift of each channel, sum over tokens of dL/dx, are wanted too.
+        channels: Number of channels of one unit.
+        by_channel: Whether to return also the gradients with respect to a shift of each channel: sum over tokens of
+            dL/dx.
 
     Returns:
-        float32 `[samples, units, 1]`, with `by_channel` `[samples, units, channels + 1]`, q last; those of a unit are
-        all 0 in a pass that overflowed (not finite).
+        float32 `[samples, units, 1]`, or with `by_channel` `[samples, units, channels + 1]` with q last. After an
+        overflow (non-finite values), a unit's gradients are set to 0.
     """
     gradient = gradient.float()
     found = (x.float() * gradient).sum(dim=1).unflatten(-1, (-1, channels)).sum(dim=-1, keepdim=True)
@@ -136,12 +136,12 @@ def gate_gradients(x: Tensor, gradient: Tensor, channels: int, by_channel: bool)
 
 
 def token_weights(output_gradient: Tensor) -> Tensor:
-    """Weight of each token in the fold: squared norm of dL/d(output at the token) over its mean, plus a floor of .01.
+    """Return token weights for the fold: squared norm of dL/d(output at the token) over its mean, plus a floor of .01.
 
-    The mean is over the tokens of all processes.
+    The mean is taken over the tokens of all processes.
 
     Args:
-        output_gradient: Gradient of the loss by the projection's output, `[tokens, out]`.
+        output_gradient: Gradient of the loss with respect to the projection's output, `[tokens, out]`.
 
     Returns:
         float32 `[tokens]`.
@@ -161,7 +161,7 @@ def add_second_moments(moments: Tensor, x: Tensor, weights: Tensor | None) -> No
     Args:
         moments: float32 `[channels + 1, channels + 1]`.
         x: `[tokens, channels]`.
-        weights: float32 `[tokens]`, not negative; None: all 1.
+        weights: float32 `[tokens]`, non-negative; None for all 1.
     """
     extended = torch.cat([x.float(), torch.ones_like(x[:, :1], dtype=torch.float32)], dim=1)
     weighted = extended if weights is None else extended * weights[:, None]
@@ -169,15 +169,16 @@ def add_second_moments(moments: Tensor, x: Tensor, weights: Tensor | None) -> No
 
 
 class Calibration:
-    """Hooks on all output projections of a model, and the statistics that they collect until `detach`.
+    """Hooks on all output projections of a model that collect statistics until `detach`.
 
     Args:
-        model: A model; its weights keep their shapes while the hooks are on.
+        model: A model; its weights must keep their shapes while the hooks are attached.
         blocks: Its attentions and MLPs.
-        moments: Whether the second moments for the fold are collected too.
-        weigh_tokens: Whether each token is weighted in these moments by how much the loss depends on it.
-        centred: Whether connectivity excludes a unit's mean, where the fold can put that into a bias.
-        loss_rows: Returns, before a pass, the number of samples its loss is averaged over; None: those it reads.
+        moments: Whether to collect second moments for the fold.
+        weigh_tokens: Whether to weight tokens in these moments by their influence on the loss.
+        centred: Whether connectivity excludes a unit's mean where the fold can absorb it into a bias.
+        loss_rows: Function that returns, before a pass, the number of samples over which its loss is averaged; None for
+            the samples of the pass.
     """
 
     def __init__(
@@ -200,7 +201,7 @@ class Calibration:
             self._handles.append(statistics.projection.module.register_forward_hook(hook))
 
     def state_dict(self) -> State:
-        """Return the sum over all processes: for block n, `n.gates`, `n.samples` and, if collected, `n.moments`."""
+        """Return sums over all processes: for block n, `n.gates`, `n.samples` and, if collected, `n.moments`."""
         state: State = {}
         for i, statistics in enumerate(self.statistics.values()):
             gates, samples, moments = statistics.over_processes()
@@ -209,7 +210,7 @@ class Calibration:
         return state
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict`; the main process holds the statistics of all processes."""
+        """Restore `state_dict`; the main process takes over the statistics of all processes."""
         for i, statistics in enumerate(self.statistics.values() if distributed.is_main() else []):
             statistics.gates.copy_(state[f"{i}.gates"])
             statistics.samples = state[f"{i}.samples"]
@@ -232,7 +233,7 @@ class Calibration:
             statistics.gates, statistics.samples, statistics.moments = statistics.over_processes()
 
     def _see_batch(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Keep the batch's size and padding before a forward pass."""
+        """Store the batch's size and padding before a forward pass."""
         if torch.is_grad_enabled():
             batch = Batch.from_call(type(model).forward, model, args, kwargs)
             self._batch = replace(batch, loss_rows=self._loss_rows())
@@ -261,12 +262,12 @@ class Calibration:
 
 
 def no_gradient(names: Sequence[str]) -> UserError:
-    """Return the error for attentions and MLPs that no gradient reaches."""
+    """Return the error for attentions and MLPs without a gradient."""
     return UserError(
-        f"no gradient reaches {', '.join(names)}, so the effect of its units on the loss can't be measured: the loss "
-        "does not depend on it (the forward pass may not run it), or the model is frozen up to that layer. Unfreeze it "
-        "with requires_grad_(True); to prune layers that are not trained, call model.enable_input_require_grads() "
-        "before training."
+        f"no gradient reaches {', '.join(names)}, so the effect of its units on the loss can't be measured. Either the "
+        "loss does not depend on it (the forward pass may not use it), or the model is frozen up to that layer. "
+        "Unfreeze it with requires_grad_(True); to prune layers that are not trained, call "
+        "model.enable_input_require_grads() before training."
     )
 
 
@@ -274,7 +275,7 @@ def no_gradient(names: Sequence[str]) -> UserError:
 def _gather(
     statistics: UnitStatistics, x: Tensor, seen: list[Tensor], batch: Batch, decodes: bool, gradient: Tensor
 ) -> None:
-    """Add one projection's activations and gradients, in float32 whatever the pass was computed in."""
+    """Add one projection's activations and gradients in float32, regardless of the precision of the pass."""
     with torch.autocast(x.device.type, enabled=False):
         x = batch.split(x)
         output_gradient = batch.split(seen.pop()) if seen else None

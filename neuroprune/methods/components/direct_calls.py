@@ -1,4 +1,4 @@
-"""Run a model's hooks where its `forward` is called directly, as sentence-transformers does."""
+"""Support for code that calls a model's `forward` directly, bypassing hooks, such as sentence-transformers."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Any
 from torch import nn
 
 INSIDE = "_neuroprune_inside_call"
-"""Attribute of a model that is true between its pre-hooks and its forward pass."""
+"""Model attribute that is true between its pre-hooks and its forward pass."""
 
 
 class HookedForward:
-    """Makes `model.forward(...)` do what `model(...)` does, hooks included, until `detach`.
+    """Make `model.forward(...)` equivalent to `model(...)`, including hooks, until `detach`.
 
-    Methods read batches and draw masks in the model's hooks, which PyTorch runs for `model(...)` alone.
+    Methods read batches and draw masks in the model's hooks, which PyTorch runs only for `model(...)`.
 
     Args:
-        model: The model; it has a `forward` of its own until `detach`. Copies of it do the same with their own hooks.
+        model: The model, whose `forward` is replaced until `detach`. Copies of it behave in the same way with their own
+            hooks.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -35,7 +36,7 @@ class HookedForward:
         model.__dict__["forward"] = MethodType(forward, model)
 
     def detach(self) -> None:
-        """Give the model its own `forward` back."""
+        """Restore the model's original `forward`."""
         self._handle.remove()
         for name in ("forward", INSIDE):
             self._model.__dict__.pop(name, None)

@@ -1,8 +1,8 @@
-"""CoFi's distillation (Xia et al. 2022, section 3.2): the loss is the distance to a dense teacher, without labels.
+"""CoFi's distillation (Xia et al. 2022, section 3.2): the loss is the distance to a dense teacher; labels are unused.
 
-The published constants are kept. Differences from the authors' code: padding is excluded everywhere; the remaining
-layers are those whose MLP has a mask above 0, as in the paper (the code looks them up in the wrong order); and a layer
-of the teacher without a partner adds no loss.
+The published constants are kept. Differences from the authors' code: padding is always excluded; a layer remains if its
+MLP has a mask above 0, as in the paper (the code looks up layers in the wrong order); and a teacher layer without a
+partner adds no loss.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.hooks import State
 from neuroprune.models.pretrained import from_pretrained
 
-TEACHER_LAYERS = 4  # of each stack, spread evenly: 3, 6, 9, 12 of twelve
+TEACHER_LAYERS = 4  # evenly spaced teacher layers per stack: 3, 6, 9, 12 of twelve
 STACKS = ("hidden_states", "encoder_hidden_states", "decoder_hidden_states")
 
 
@@ -41,7 +41,7 @@ def prediction_loss(student: Tensor, teacher: Tensor, temperature: float) -> Ten
 
 
 def number_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean squared difference between two predictions of numbers; softened classes need two or more.
+    """Return the mean squared difference between numeric predictions; softened classes need at least two logits.
 
     Args:
         student: Outputs, `[rows, outputs]`.
@@ -54,10 +54,10 @@ def number_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def layer_distances(teacher: list[Tensor], student: list[Tensor], present: Tensor) -> Tensor:
-    """Return the mean squared differences between each layer of a teacher and each of a student.
+    """Return the mean squared difference between each teacher layer and each student layer.
 
     Args:
-        teacher: Outputs of its chosen layers, `[batch, length, width]` each.
+        teacher: Outputs of the chosen layers, `[batch, length, width]` each.
         student: Outputs of all layers, `[batch, length, width]` each.
         present: Tokens that are not padding, bool `[batch, length]`.
 
@@ -69,7 +69,7 @@ def layer_distances(teacher: list[Tensor], student: list[Tensor], present: Tenso
 
 
 def align(distances: Tensor, alive: Tensor) -> list[int | None]:
-    """Return each teacher layer's partner: the nearest remaining layer of the student, in order.
+    """Return each teacher layer's partner: the nearest remaining student layer that preserves the order.
 
     Partners are chosen from the top, each below the partner of the teacher layer above it.
 
@@ -90,22 +90,23 @@ def align(distances: Tensor, alive: Tensor) -> list[int | None]:
 
 
 def spread(layers: int, count: int = TEACHER_LAYERS) -> list[int]:
-    """Return the teaching layers of a stack, from 0: the last, and others at even distances below it."""
+    """Return the teacher layers of a stack, from 0: the last one and others evenly spaced below it."""
     return sorted({-(-layers * (place + 1) // count) - 1 for place in range(count)})
 
 
 class Distillation:
-    """Replaces a training model's loss by the distance to a teacher, until `detach`.
+    """Replace a model's training loss by the distance to a teacher until `detach`.
 
-    The loss is `(1 - layers) x prediction_loss + layers x` the sum over stacks and teacher layers of the distance to
-    the aligned student layer, which a linear map that starts as the identity has brought to the teacher's width.
+    The loss is `(1 - layers) x prediction_loss + layers x layer_loss`. The layer loss is the sum, over stacks and
+    teacher layers, of the distance to the aligned student layer. A linear map, initialised as the identity, maps
+    student layers to the teacher's width.
 
     Args:
         model: The student; it must compute its own loss.
-        teacher: A dense model of the same vocabulary and classes, put into eval mode, never trained.
+        teacher: A dense model with the same vocabulary and classes; set to eval mode and not trained.
         layers: Weight of the layer loss, 0 to 1.
         temperature: Temperature of the softened predictions.
-        alive: Returns which MLPs of all stacks, in turn, remain, bool `[MLPs]`.
+        alive: Function that marks the remaining MLPs of all stacks in order, bool `[MLPs]`.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class Distillation:
             self._optimizer.zero_grad()
 
     def cut(self, kept: Tensor) -> None:
-        """Restrict the input of the linear map to the hidden dimensions that the student keeps, int64 `[kept]`."""
+        """Restrict the input of the linear map to the student's remaining hidden dimensions, int64 `[kept]`."""
         moments = self._optimizer.state.pop(self.map, {})
         self.map = nn.Parameter(self.map.detach()[:, kept.to(self.map.device)])
         self._optimizer = torch.optim.AdamW([self.map], weight_decay=0.0)
@@ -176,7 +177,7 @@ class Distillation:
         return outputs
 
     def _layer_loss(self, batch: Batch, outputs: Any, wanted: Any) -> Tensor:
-        """Sum up over the stacks; MLPs of the encoder come before those of the decoder, as in `find_blocks`."""
+        """Sum the layer loss over stacks; encoder MLPs come before decoder MLPs, as in `find_blocks`."""
         alive, first, total = self._alive(), 0, self.map.new_zeros(())
         for name in STACKS:
             student, teacher = outputs.get(name), wanted.get(name)
@@ -192,13 +193,13 @@ class Distillation:
 
 
 def _present(labels: Tensor, logits: Tensor) -> Tensor:
-    """Return which rows of logits have a label, bool, of the logits' shape without its last axis."""
+    """Mark the rows of logits that have a label, bool, with the logits' shape without the last axis."""
     same = labels.shape == logits.shape[:-1]
     return labels != IGNORED if same else torch.ones(logits.shape[:-1], dtype=torch.bool, device=logits.device)
 
 
 def _tokens(batch: Batch, stack: str, states: Tensor) -> Tensor:
-    """Return which tokens of a stack are not padding, bool `[batch, length]`."""
+    """Mark the tokens of a stack that are not padding, bool `[batch, length]`."""
     mask = batch.decoder_mask if stack.startswith("decoder") else batch.mask
     if mask is None:
         return torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
@@ -232,7 +233,7 @@ def load_teacher(folder: str, model: Any) -> nn.Module:
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return a model's parameters and buffers by name, each once."""
+    """Return a model's parameters and buffers by name, without duplicates."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
@@ -246,9 +247,9 @@ def copy_of(model: Any, weights: Mapping[str, Tensor]) -> nn.Module:
     Returns:
         The dense model.
     """
-    with torch.random.fork_rng():  # initial weights must not use the run's random numbers
+    with torch.random.fork_rng():  # initialisation must not consume the run's random numbers
         config = copy.deepcopy(model.config)
         config.__dict__.pop("quantization_config", None)  # the copy is dense
         made: nn.Module = type(model)(config)
-    made.load_state_dict(dict(weights), strict=False)  # shared weights are listed once
+    made.load_state_dict(dict(weights), strict=False)  # shared weights are listed only once
     return made

@@ -10,7 +10,7 @@ from neuroprune.methods.hooks import Run
 
 
 class FrozenParameters:
-    """Parameters that do not train until `release`; kept by name, because a cut replaces parameters.
+    """Parameters that are frozen until `release`, stored by name because a cut replaces parameters.
 
     Args:
         model: Their model.
@@ -24,7 +24,7 @@ class FrozenParameters:
         return bool(self.names)
 
     def release(self) -> None:
-        """Let the parameters train again; nothing happens the second time."""
+        """Unfreeze the parameters; further calls do nothing."""
         for name in self.names:
             assert self._model is not None
             self._model.get_parameter(name).requires_grad_(True)
@@ -32,11 +32,11 @@ class FrozenParameters:
 
 
 def freeze_embeddings(run: Run) -> FrozenParameters:
-    """Freeze the embeddings: they get no gradient, no optimizer step and no weight decay.
+    """Freeze the embeddings, so that they have no gradient, optimizer step or weight decay.
 
     Args:
-        run: The embeddings of its model are frozen, except those tied to the output layer and the attentions' position
-            biases.
+        run: The run whose model's embeddings are frozen, except embeddings tied to the output layer and position biases
+            of attentions.
 
     Returns:
         The parameters that were trainable before.

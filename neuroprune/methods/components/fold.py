@@ -1,4 +1,4 @@
-"""The least-squares fold: the remaining channels of a projection compensate for the removed ones."""
+"""Least-squares fold of a projection's removed input channels into the remaining ones."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from neuroprune.pruning.blocks import Projection
 def fold_solution(
     moments: Tensor, weight: Tensor, kept: Tensor, removed: Tensor, ridge: float, constant: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Solve for the change of the kept channels' weights that best compensates for the removed channels.
+    """Solve for the change of the kept channels' weights that best compensates for removed channels.
 
     D = (H[K, K] + ridge mean(diag H) I)^-1 H[K, R] W[:, R]^T minimises the weighted squared error of the output over
-    the tokens that H was taken from. With two equal channels, one kept, and ridge 0, D is the removed one's weights:
-    the paper's merge.
+    the tokens used for H. For two equal channels, one of them kept, and ridge 0, D equals the removed channel's
+    weights: the paper's merge.
 
     Args:
-        moments: H, float `[channels + 1, channels + 1]`, second moments of the input; the last row and column belong
-            to the constant 1.
+        moments: H, float `[channels + 1, channels + 1]`, second moments of the input, with the constant 1 in the last
+            row and column.
         weight: W `[out, channels]` before the removal.
-        kept: int64 `[K]`, channels that stay.
-        removed: int64 `[R]`, channels that go.
-        ridge: Share of the channels' mean second moment that is added to the diagonal, > 0 unless H[K, K] has full
-            rank. A ridge that is too small for the rounding errors in H is raised.
-        constant: Whether a bias can take a share; without it the constant is left out of the system.
+        kept: int64 `[K]`, channels to keep.
+        removed: int64 `[R]`, channels to remove.
+        ridge: Fraction of the channels' mean second moment that is added to the diagonal; > 0 unless H[K, K] has full
+            rank. A ridge too small for the rounding errors in H is increased.
+        constant: Whether a bias can absorb part of the error; otherwise the constant is left out of the system.
 
     Returns:
-        The change of the kept weights `[out, K]`, and that of the bias `[out]` or None; in float64 where the device
-        has it.
+        The changes of the kept weights `[out, K]` and of the bias (`[out]` or None), in float64 if the device supports
+        it.
     """
     dtype = torch.float32 if moments.device.type == "mps" else torch.float64
     moments = moments.to(dtype)
@@ -42,7 +42,7 @@ def fold_solution(
 
 
 def _ridge_factor(system: Tensor, ridge: Tensor) -> Tensor:
-    """Factorise system + ridge I; a ridge below the rounding errors of the moments is raised tenfold until it holds."""
+    """Factorise system + ridge I; multiply the ridge by ten until rounding errors no longer prevent it."""
     while True:
         factor, failed = torch.linalg.cholesky_ex(system + ridge * torch.eye(len(system)).to(system))
         if not failed:
@@ -52,13 +52,13 @@ def _ridge_factor(system: Tensor, ridge: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fold(projection: Projection, moments: Tensor, removed: Tensor, ridge: float) -> None:
-    """Fold removed input channels of a projection into those that stay, and into its bias if it has one, in place.
+    """Fold removed input channels of a projection, in place, into the remaining ones and into its bias, if any.
 
     Args:
-        projection: An output projection; its removed columns are left as they are, to be cut afterwards.
-        moments: float32 `[channels + 1, channels + 1]`, see `fold_solution`; nothing happens if the run has diverged
-            and they are not finite.
-        removed: bool `[channels]`, true for input channels that are about to go; nothing happens if none does.
+        projection: An output projection; its removed columns are not changed and must be cut afterwards.
+        moments: float32 `[channels + 1, channels + 1]`, see `fold_solution`; nothing is done if they are not finite
+            because the run has diverged.
+        removed: bool `[channels]`, true for input channels to be removed; nothing is done if there are none.
         ridge: See `fold_solution`.
     """
     if not bool(removed.any()) or not bool(moments.isfinite().all()):

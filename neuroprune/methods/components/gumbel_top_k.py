@@ -9,15 +9,15 @@ from torch import Tensor
 
 
 def gumbel_top_k(scores: Tensor, count: int, temperature: float) -> Tensor:
-    """Draw a relaxed random subset: the sum of `count` softmaxes, each excluding what earlier ones have chosen.
+    """Draw a relaxed random subset as the sum of `count` softmaxes, each excluding earlier choices.
 
     Args:
         scores: float64 `[units]`; a unit with a higher score is chosen more often.
         count: Size of the subset, 1 to the number of units.
-        temperature: > 0; the nearer to 0, the nearer the mask is to zeros and ones.
+        temperature: > 0; values near 0 give a mask close to zeros and ones.
 
     Returns:
-        `[units]`, in [0, 1] near temperature 0, summing to `count` always, differentiable by `scores`.
+        `[units]`, with sum `count`, in [0, 1] near temperature 0, differentiable with respect to `scores`.
     """
     if count == len(scores):
         return torch.ones_like(scores)
@@ -46,16 +46,16 @@ def top_k(scores: Tensor, count: int) -> Tensor:
 
 
 def straight_through_top_k(scores: Tensor, count: int) -> Tensor:
-    """Mark the highest scores as `top_k` does; the gradient passes to the scores as if the mask were the scores."""
+    """Apply `top_k` with a straight-through gradient, as if the mask were the scores."""
     return top_k(scores, count) + (scores - scores.detach())
 
 
 def log_linear(step: int, steps: float, first: float, last: float) -> float:
-    """Return a temperature that falls linearly in its logarithm.
+    """Return a temperature whose logarithm decreases linearly.
 
     Args:
         step: Completed steps.
-        steps: Steps after which `last` is reached; 0: at once.
+        steps: Steps after which `last` is reached; 0 for immediately.
         first: Temperature at step 0.
         last: Temperature from `steps` on.
 

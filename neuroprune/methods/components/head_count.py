@@ -1,4 +1,4 @@
-"""A target number of heads: whether it can be met, how many heads an event removes, and which."""
+"""Target number of heads: feasibility check, schedule, and selection of heads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from neuroprune.pruning.surgery import kept_units
 
 
 def check_head_count(run: Run, heads: int, sparsity: float | None, min_share: float) -> None:
-    """Refuse a number of heads that the model can't have, by itself or at the target sparsity.
+    """Reject a number of heads that is impossible for the model, by itself or at the target sparsity.
 
     Args:
         run: The run at its start.
@@ -52,7 +52,7 @@ def _possible_sparsity(run: Run, heads: int, min_share: float) -> tuple[float, f
 
 
 def heads_to_remove(run: Run, heads: int, progress: float) -> int:
-    """Return how many heads an event removes (with grouped queries: key/value heads with their query heads).
+    """Return the number of heads that an event removes (with grouped queries: key/value heads with their query heads).
 
     Args:
         run: The run.
@@ -69,9 +69,9 @@ def heads_to_remove(run: Run, heads: int, progress: float) -> int:
 
 
 def choose_heads_first(heads: Sequence[UnitGroup], neurons: Sequence[UnitGroup], count: int, room: int) -> Chosen:
-    """Choose the `count` weakest heads of all attentions, then the weakest neurons within the rest of the budget.
+    """Choose the `count` weakest heads of all attentions, then the weakest neurons within the remaining budget.
 
-    With the same scores, a larger `count` chooses the same heads and more.
+    With the same scores, a larger `count` chooses a superset of the heads.
 
     Args:
         heads: The units of the attentions.

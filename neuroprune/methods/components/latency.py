@@ -1,4 +1,4 @@
-"""Inference time of a model on this machine as a function of the units that its layers keep."""
+"""Inference time of a model on this machine as a function of its remaining units."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from neuroprune.pruning.blocks import Attention, Block, Blocks
 from neuroprune.pruning.surgery import remove
 
 WARMUP, REPEATS = 1, 5
-SHARES = (0.0, 0.5)  # of the units, at least one, at which the time is measured besides all of them
+SHARES = (0.0, 0.5)  # fractions of the units at which times are measured, in addition to all units
 Counts = Mapping[Block, int]
-"""Units that each block keeps; those of attentions count key/value heads."""
+"""Number of units that each block keeps; for attentions, key/value heads."""
 
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Times of the whole model with the same number of units in all attentions, or in all MLPs.
+    """Times of the whole model for equal numbers of units in all attentions or in all MLPs.
 
     Args:
-        attention: Pairs of units and seconds, ascending; the last pair is the model as it was measured.
+        attention: Pairs of units and seconds, ascending; the last pair is the unmodified model.
         mlp: The same for MLPs.
     """
 
@@ -37,7 +37,7 @@ class LatencyTable:
     mlp: list[tuple[int, float]]
 
     def seconds(self, counts: Counts) -> float:
-        """Predict the time of a model: each block saves its part of what all blocks of its kind save."""
+        """Predict a model's time; the savings of all blocks of a kind are divided equally among them."""
         dense = (self.attention or self.mlp)[-1][1]
         kinds = {True: self.attention, False: self.mlp}
         saved = 0.0
@@ -49,12 +49,12 @@ class LatencyTable:
         return dense - saved
 
     def speedup(self, counts: Counts) -> float:
-        """Predict how many times faster than the measured model it is."""
+        """Predict the speed-up over the measured model."""
         return (self.attention or self.mlp)[-1][1] / self.seconds(counts)
 
 
 class Example:
-    """Keeps the inputs of the next forward pass of a model.
+    """Capture the inputs of a model's next forward pass.
 
     Args:
         model: The model.
@@ -65,11 +65,11 @@ class Example:
         self._hook = model.register_forward_pre_hook(self._see, with_kwargs=True)
 
     def detach(self) -> None:
-        """Stop waiting for a forward pass."""
+        """Remove the hook."""
         self._hook.remove()
 
     def batch(self, rows: int) -> dict[str, Any]:
-        """Return the inputs as a batch of a number of rows, repeated as often as needed.
+        """Return the inputs as a batch with the given number of rows, repeating them as needed.
 
         Args:
             rows: The number of rows.
@@ -78,7 +78,7 @@ class Example:
             Tensors by name, `[rows, …]`.
 
         Raises:
-            UserError: The model was not called with tensors by name.
+            UserError: If the model was not called with tensors by name.
         """
         tensors = {
             name: value for name, value in self.inputs.items() if isinstance(value, torch.Tensor) and value.dim()
@@ -131,7 +131,7 @@ def measure_table(model: nn.Module, blocks: Blocks, batch: Mapping[str, Any]) ->
 
 
 def smaller(model: nn.Module, counts: Counts) -> nn.Module:
-    """Return a copy of a model whose blocks keep so many units; which ones does not matter for the time."""
+    """Return a copy of a model with these numbers of units per block; their positions do not affect the time."""
     same = copy.deepcopy(model)
     remove(same, *positions_by_layer({block: range(units, block.units) for block, units in counts.items()}))
     same.zero_grad(set_to_none=True)
@@ -154,7 +154,7 @@ def times(models: Mapping[Any, nn.Module], batch: Mapping[str, Any]) -> dict[Any
 
 
 def ratio(before: nn.Module, after: nn.Module, batch: Mapping[str, Any]) -> float:
-    """Return how many times faster the second model is, measured alternately."""
+    """Return the speed-up of the second model over the first, measured alternately."""
     found = times({"before": before, "after": after}, batch)
     return found["before"] / found["after"]
 
@@ -166,9 +166,9 @@ def interleave(
 
     Args:
         functions: Functions to time, by name.
-        repeats: Measured calls of each.
-        warmup: Calls of each before the measured ones.
-        sync: Synchronizes the device; called before the clock is read.
+        repeats: Measured calls of each function.
+        warmup: Warm-up calls of each function.
+        sync: Function that synchronizes the device; called before each clock reading.
 
     Returns:
         Seconds of each measured call, by name; entries at the same position come from the same round.

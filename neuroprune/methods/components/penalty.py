@@ -1,4 +1,4 @@
-"""The penalty form: a penalty in every step, and the removal of what has become zero."""
+"""Penalty form of a method: penalise weights in every step and remove units that become zero."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from neuroprune.pruning.surgery import remove_zero_units
 
 
 class PenaltyForm(Hooks):
-    """Penalise weights in every step, coupled with the optimizer or decoupled from it; remove units that become zero.
+    """Strategy that penalises weights in every step, coupled or decoupled, and removes units that become zero.
 
     Args:
-        settings: `mode`, `eps` and `penalty_start` are read here.
+        settings: Settings with `mode`, `eps` and `penalty_start`.
     """
 
     def __init__(self, settings: L1Settings | NeuroPruneSettings) -> None:
@@ -41,7 +41,7 @@ class PenaltyForm(Hooks):
         self.report["head_distances"] = head_distances(run.blocks)
 
     def state_dict(self) -> State:
-        """Return the report so far; everything else is in the model."""
+        """Return the report so far; the rest of the state is in the model."""
         return {"report": self.report}
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Checks at the start of a run that refuse, in one sentence each, what would fail later or give a wrong result."""
+"""Checks at the start of a run that reject unsupported set-ups, which would fail later or give wrong results."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, 
 
 
 def check_trainer(args: Any, split_steps: bool, settles: bool, taught: bool) -> None:
-    """Refuse arguments of the Trainer that are incompatible with weights that change their shapes.
+    """Reject arguments of the Trainer that are incompatible with weights that change their shapes.
 
     Args:
         args: The Trainer's arguments.
         split_steps: Whether the caller averages gradients over processes.
-        settles: Whether the shapes of the model are final some time before the end; see `hooks.Hooks`.
-        taught: Whether a teacher takes the labels' place.
+        settles: Whether the model's shapes become final before the end of training; see `hooks.Hooks`.
+        taught: Whether a teacher replaces the labels.
 
     Raises:
-        UserError: If one of them is set.
+        UserError: If an incompatible argument is set.
     """
     if taught and args.label_smoothing_factor:
         raise UserError(
             f"TrainingArguments(label_smoothing_factor={args.label_smoothing_factor:g}): the Trainer then computes the "
-            "loss itself, so that nothing is learned from the teacher; set it to 0, or leave teacher out."
+            "loss itself, without the teacher; set it to 0, or leave teacher out."
         )
     if args.n_gpu > 1 or (args.world_size > 1 and not split_steps):
         raise UserError(
             f"{max(args.world_size, args.n_gpu)} devices are in use, but DataParallel and DistributedDataParallel "
-            "can't follow a model that is cut while it trains: start one process and set CUDA_VISIBLE_DEVICES to one "
+            "do not support a model that is cut while it trains: start one process and set CUDA_VISIBLE_DEVICES to one "
             "device, or let a study train with `processes`."
         )
     if args.load_best_model_at_end and not settles:
@@ -48,25 +48,25 @@ def check_trainer(args: Any, split_steps: bool, settles: bool, taught: bool) -> 
     for name in ("deepspeed", "fsdp"):
         if getattr(args, name, None):
             raise UserError(
-                f"TrainingArguments({name}=…): {name} keeps weights or moments in places of its own, which "
-                "can't follow a model that is cut while it trains; leave it out."
+                f"TrainingArguments({name}=…): {name} stores weights or moments separately, which "
+                "does not work with a model that is cut while it trains; leave it out."
             )
     if getattr(args, "parallelism_config", None):
         raise UserError(
-            "TrainingArguments(parallelism_config=…): weights or sequences are split over devices, which can't "
-            "follow a model that is cut while it trains; leave it out."
+            "TrainingArguments(parallelism_config=…): weights or sequences are split over devices, which does "
+            "not work with a model that is cut while it trains; leave it out."
         )
     if getattr(args, "torch_compile", False):
         raise UserError(
-            "TrainingArguments(torch_compile=True): in a compiled model nothing can be measured or masked while it is "
-            "pruned; set it to False, and compile the model that comes out."
+            "TrainingArguments(torch_compile=True): a compiled model can't be measured or masked while it is "
+            "pruned; set it to False, and compile the pruned model."
         )
 
 
 def check_not_reentrant(model: nn.Module, method: str) -> None:
-    """Refuse reentrant activation checkpointing for methods that multiply learned masks into the model.
+    """Reject reentrant activation checkpointing for methods that multiply learned masks into the model.
 
-    Its backward pass goes through a mask once for each layer, which autograd allows once alone.
+    Its backward pass traverses a mask once per layer, which autograd allows only once.
 
     Args:
         model: The model of a run.
@@ -87,30 +87,31 @@ def check_not_reentrant(model: nn.Module, method: str) -> None:
 
 
 def check_not_compiled(model: nn.Module) -> None:
-    """Refuse a compiled model: it does not run the hooks that methods need.
+    """Reject a compiled model: it does not run the hooks that methods need.
 
     Args:
         model: The model of a run.
 
     Raises:
-        UserError: If it went through `torch.compile` or its own `compile`.
+        UserError: If it was compiled by `torch.compile` or its `compile` method.
     """
     if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
         raise UserError(
-            "the model is compiled, and in a compiled model nothing can be measured or masked while it is pruned; give "
-            "the model as it was before torch.compile, and compile the one that comes out."
+            "the model is compiled, and a compiled model can't be measured or masked while it is pruned; pass "
+            "the uncompiled model, and compile the pruned one."
         )
 
 
 def check_weights(model: nn.Module, blocks: Blocks) -> None:
-    """Refuse prunable weights that belong to several layers, or that are not on the device where they are used.
+    """Reject prunable weights that are shared by layers or not on the device where they are used.
 
     Args:
         model: The model of a run.
         blocks: Its blocks.
 
     Raises:
-        UserError: If there is such a weight: methods choose the units of each layer apart, and change weights in place.
+        UserError: If there is such a weight, because methods choose units separately for each layer and change weights
+            in place.
     """
     names = {module: name for name, module in model.named_modules()}
     places: dict[Any, list[tuple[nn.Module, int]]] = {}
@@ -132,10 +133,10 @@ def check_weights(model: nn.Module, blocks: Blocks) -> None:
 
 
 def check_used(run: Run) -> None:
-    """Refuse attentions and MLPs that the forward pass does not run, at the first step instead of at a removal.
+    """Reject attentions and MLPs that the forward pass does not use, at the first step instead of at a removal.
 
     Args:
-        run: A run with the gradients of its first step. Without any, or with layerdrop, nothing can be told.
+        run: A run with the gradients of its first step. Without gradients, or with layerdrop, the check is skipped.
 
     Raises:
         UserError: If no gradient reached any trainable weight of an attention or MLP.
@@ -157,7 +158,7 @@ def check_used(run: Run) -> None:
 
 
 def check_trained(blocks: Blocks) -> None:
-    """Refuse a model whose prunable weights are all frozen.
+    """Reject a model whose prunable weights are all frozen.
 
     Args:
         blocks: The blocks of a run's model.
@@ -168,13 +169,13 @@ def check_trained(blocks: Blocks) -> None:
     modules = {projection.module for projection in prunable_projections(blocks)}
     if not any(module.weight.requires_grad for module in modules):
         raise UserError(
-            "all weights of the attentions and MLPs are frozen, so the remaining units could not be trained to make up "
-            "for the removed ones; unfreeze them with requires_grad_(True)."
+            "all weights of the attentions and MLPs are frozen, so that the remaining units can't be trained to "
+            "compensate for the removed ones; unfreeze them with requires_grad_(True)."
         )
 
 
 def check_can_cut(optimizer: Optimizer, blocks: Iterable[Block]) -> None:
-    """Refuse an optimizer that can't follow the removal of units: at the start, and once its state exists.
+    """Reject an optimizer that does not support the removal of units; call at the start and once its state exists.
 
     Args:
         optimizer: The optimizer of a run.
@@ -187,38 +188,38 @@ def check_can_cut(optimizer: Optimizer, blocks: Iterable[Block]) -> None:
 
 
 def _cuts(blocks: Iterable[Block]) -> list[Cut]:
-    """List cuts of all that belongs to the units of these blocks."""
+    """List cuts of all weights that belong to the units of these blocks."""
     nothing = torch.empty(0, dtype=torch.long)
     outs = [Cut(projection.module, "out", nothing) for block in blocks for projection in block.inputs]
     return outs + [Cut(block.output.module, "in", nothing) for block in blocks]
 
 
 def skips_layers(model: nn.Module) -> bool:
-    """Return whether a training step may leave out whole layers at random (layerdrop)."""
+    """Return whether training steps may skip whole layers at random (layerdrop)."""
     names = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
     return any(getattr(model.config, name, 0.0) for name in names)
 
 
 def check_target(model: nn.Module, sparsity: float) -> None:
-    """Refuse a target below the sparsity of the model: removed units can't be restored.
+    """Reject a target below the model's sparsity, because removed units can't be restored.
 
     Args:
         model: The model of a run.
         sparsity: Target, a fraction of the prunable weights.
 
     Raises:
-        UserError: If more weights than that are removed already.
+        UserError: If more weights have already been removed.
     """
     gone, total = removed_weights(model), prunable_weights(model)
     if gone > round(sparsity * total):
         raise UserError(
-            f"sparsity={sparsity:g}: {gone / total:.1%} of the weights are removed already; choose a higher target, "
-            "or start from the dense model."
+            f"sparsity={sparsity:g}: {gone / total:.1%} of the weights have already been removed; choose a higher "
+            "target, or start from the dense model."
         )
 
 
 def check_rate(run: Run, setting: str, factor: float) -> None:
-    """Refuse to raise the learning rate of an optimizer that does not step at the rate of its parameter groups.
+    """Reject a raised learning rate for optimizers whose step size is not their parameter groups' rate.
 
     Args:
         run: The run.
@@ -226,14 +227,14 @@ def check_rate(run: Run, setting: str, factor: float) -> None:
         factor: Its value; 1 changes nothing.
 
     Raises:
-        UserError: If the rate is None, as that of Adafactor may be, or is one of several bounds on the step's size.
+        UserError: If the rate is None, as is possible for Adafactor, or is only one of several bounds on the step size.
     """
     optimizer, name = run.optimizer, type(run.optimizer).__name__
     if factor == 1:
         return
     if any(group["lr"] is None for group in optimizer.param_groups):
         raise UserError(
-            f"{setting}={factor:g}: {name} has no learning rate to be raised (lr=None); set {setting}=1, or give the "
+            f"{setting}={factor:g}: {name} has no learning rate to raise (lr=None); set {setting}=1, or give the "
             "optimizer a rate."
         )
     if not hasattr(optimizer, "register_step_pre_hook"):
@@ -251,26 +252,27 @@ def _initial_rate(group: dict[str, Any]) -> float:
 
 
 def check_optimizer(optimizer: Optimizer) -> None:
-    """Refuse optimizers that keep weights or steps of their own, apart from the model's parameters.
+    """Reject optimizers that keep separate weights or take separate steps.
 
     Args:
         optimizer: The optimizer of a run.
 
     Raises:
-        UserError: If it averages weights, steps in the backward pass, or joins all parameters to one vector.
+        UserError: If it averages weights, steps in the backward pass, or concatenates all parameters into one vector.
     """
     name = type(optimizer).__name__
     reason = next((why for part, why in _APART.items() if part in name.lower()), None)
     if reason is not None:
         raise UserError(
-            f"{name} {reason}, so it can't follow a model that is cut while it trains; use AdamW, Adafactor or SGD."
+            f"{name} {reason}, which does not work with a model that is cut while it trains; use AdamW, Adafactor or "
+            "SGD."
         )
 
 
 _APART = {
-    "schedulefree": "trains weights other than those that the model holds between steps",
+    "schedulefree": "trains other weights than those in the model between steps",
     "layerwisedummy": "steps in the backward pass",
     "lomo": "steps in the backward pass",
     "lbfgs": "keeps all parameters as one vector",
 }
-"""Part of the name of an optimizer's class -> what it does that a cut can't follow."""
+"""Part of an optimizer's class name -> reason for the incompatibility."""

@@ -1,4 +1,4 @@
-"""Entries of a method's report: what was removed, and the distances between heads."""
+"""Entries of a method's report: sparsity, removed heads, and distances between heads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from neuroprune.pruning.surgery import kept_units
 
 
 def reached(model: nn.Module) -> dict[str, Any]:
-    """Return the sparsity and the numbers of removed heads and neurons."""
+    """Return the reached sparsity and the numbers of removed heads and neurons."""
     found, kept = measure_sparsity(model), kept_units(model)
     return {
         "reached": found.weights,

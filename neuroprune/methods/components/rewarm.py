@@ -13,12 +13,12 @@ REWARM = 0.03  # fraction of the run's steps
 
 
 class RaisedRate:
-    """Raises the learning rate linearly from zero to `factor` times its schedule, over 3 % of the run's steps.
+    """Raise the learning rate linearly from zero to `factor` times its schedule, over 3 % of the run's steps.
 
-    A `LambdaLR`, as all schedules of transformers are except two, gets higher base rates, so that logs show the rate.
-    With any other schedule, or none, each step of the optimizer is taken at the raised rate and the schedule's own rate
-    is restored after it: a schedule may compute its next rate from the current one, from limits of its own or from a
-    metric, and logs then show its rate without the factor.
+    A `LambdaLR` (all schedules of transformers except two) gets higher base rates, so that logs show the actual rate.
+    With another schedule or none, each optimizer step uses the raised rate, and the schedule's rate is restored after
+    it, because a schedule may compute its next rate from the current one, from its own limits or from a metric. Logs
+    then show the rate without the factor.
 
     Args:
         factor: Final multiple of the schedule, > 0; 1 leaves the schedule as it is.
@@ -30,15 +30,15 @@ class RaisedRate:
         self._length = 1
         self._handles: list[Any] = []
         self._unraised: list[Any] = []
-        self._depth = 0  # of calls of `step`: an optimizer's own may call that of its class, which has the hooks too
+        self._depth = 0  # nesting depth of `step` calls: a custom `step` may call its class's, which has hooks too
 
     def begin(self, run: Run) -> None:
-        """Begin after the current step; call `follow` then and after every later step."""
+        """Start after the current step; call `follow` now and after every later step."""
         if self._factor != 1:
             self._first, self._length = run.step, max(1, round(REWARM * run.total_steps))
 
     def follow(self, run: Run) -> None:
-        """Set the rate of the next step, if the re-warming has begun."""
+        """Set the rate of the next step if re-warming has started."""
         if self._first is None:
             return
         wanted = self._factor * min(1.0, (run.step - self._first + 1) / self._length)
@@ -82,12 +82,12 @@ class RaisedRate:
 
 
 def _scales_base_rates(run: Run) -> bool:
-    """Return whether every rate of the schedule is a multiple of its base rate."""
+    """Return whether all rates of the schedule are multiples of its base rates."""
     schedule = run.scheduler
     return isinstance(schedule, LambdaLR) and type(schedule).get_lr is LambdaLR.get_lr and _owns(schedule, run)
 
 
 def _owns(schedule: LambdaLR, run: Run) -> bool:
-    """Return whether the schedule sets the rates of the run's optimizer and not of another."""
+    """Return whether the schedule belongs to the run's optimizer."""
     optimizer: Any = schedule.optimizer
     return getattr(optimizer, "optimizer", optimizer) is run.optimizer

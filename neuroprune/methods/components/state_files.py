@@ -1,4 +1,4 @@
-"""A method's state as files beside a checkpoint: tensors as safetensors, everything else as JSON."""
+"""Files with a method's state next to a checkpoint: tensors as safetensors, other values as JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TENSORS, VALUES = "method.safetensors", "method.json"
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write a state. The file with the values is written last, so if it exists, the state is complete.
+    """Write a state. The JSON file is written last, so its existence implies a complete state.
 
     Args:
         folder: An existing folder.
@@ -55,10 +55,10 @@ def load_state(folder: Path) -> State | None:
 
 
 def nest(prefix: str, state: Mapping[str, Any]) -> State:
-    """Prefix the names of a part's state: `a` becomes `prefix.a`."""
+    """Add a prefix to the names in a state: `a` becomes `prefix.a`."""
     return {f"{prefix}.{name}": value for name, value in state.items()}
 
 
 def unnest(prefix: str, state: Mapping[str, Any]) -> State:
-    """Return a part's state without the prefix of `nest`; empty if there is none."""
+    """Return the part of a state with a prefix, without the prefix; empty if there is none."""
     return {name.removeprefix(f"{prefix}."): value for name, value in state.items() if name.startswith(f"{prefix}.")}

@@ -1,8 +1,8 @@
-"""Regulation of the penalties' strengths: a factor on alpha and beta that leads a run to a target sparsity.
+"""Feedback control of penalty strengths: a common factor on alpha and beta steers a run to a target sparsity.
 
-This project's addition to the paper, whose strengths have to be found by a search for every sparsity. The share of
-absent weights is measured while the model trains, and a proportional-integral controller changes the logarithm of one
-common factor, so that the ratio of alpha and beta stays as it was given.
+An addition to the paper, in which strengths must be searched for every sparsity. The fraction of absent weights is
+measured during training, and a proportional-integral controller adjusts the logarithm of a common factor, so that the
+ratio of alpha to beta remains as given.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from neuroprune.pruning.blocks import Projection
 EVERY = 10
 """Optimizer steps between two measurements."""
 PROPORTIONAL, INTEGRAL = 5.0, 0.25
-"""Change of log factor per unit of error, and its growth per unit of error and measurement."""
+"""Proportional gain per unit of error, and integral gain per unit of error and measurement, of the log factor."""
 LARGEST_LOG = 9.0
 """Bound on the absolute log factor (a factor of 8,000), so that an unreachable target can't overflow."""
 ABSENT_RATES = 2.0
-"""Entries below this many learning rates count as absent: a penalised entry oscillates about zero by one Adam step."""
+"""Entries below this many learning rates count as absent, because Adam makes penalised entries oscillate about zero."""
 
 
 @dataclass
@@ -31,9 +31,9 @@ class StrengthControl:
     """Proportional-integral control of the penalties' common factor.
 
     Args:
-        target: Share of the prunable weights that is to be absent at the end, between 0 and 1.
-        start: Share of the steps at which the ramp of the wanted share begins.
-        end: Share of the steps at which it reaches the target; later the target is held.
+        target: Target fraction of absent prunable weights at the end, between 0 and 1.
+        start: Fraction of the steps at which the ramp of the wanted fraction starts.
+        end: Fraction of the steps at which the ramp reaches the target, which is then held.
         factor: The current factor.
         integral: The accumulated part of the log factor.
     """
@@ -45,24 +45,24 @@ class StrengthControl:
     integral: float = 0.0
 
     def wanted(self, progress: float) -> float:
-        """Return the share of absent weights wanted after a share `progress` of the steps: a linear ramp."""
+        """Return the wanted fraction of absent weights at a fraction `progress` of the steps: a linear ramp."""
         if progress >= self.end:
             return self.target
         return self.target * max(0.0, (progress - self.start) / (self.end - self.start))
 
     def update(self, progress: float, absent: float) -> None:
-        """Change the factor after a measurement.
+        """Update the factor after a measurement.
 
         Args:
-            progress: Share of the steps that are done.
-            absent: Measured share of absent weights.
+            progress: Completed fraction of the steps.
+            absent: Measured fraction of absent weights.
         """
         error = self.wanted(progress) - absent
         self.integral = _bounded(self.integral + INTEGRAL * error)
         self.factor = math.exp(_bounded(PROPORTIONAL * error + self.integral))
 
     def state_dict(self) -> dict[str, float]:
-        """Return the state that a resumed run restores."""
+        """Return the state for resuming a run."""
         return {"target": self.target, "factor": self.factor, "integral": self.integral}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -71,11 +71,11 @@ class StrengthControl:
 
 
 def absence_threshold(eps: float, rate: float) -> float:
-    """Return the absolute value below which an entry counts as absent at a learning rate.
+    """Return the absolute value below which an entry counts as absent at a given learning rate.
 
     Args:
-        eps: The paper's threshold, which counts at the end.
-        rate: The current learning rate; an entry that only the penalty moves stays within about this of zero.
+        eps: The paper's threshold, which is used at the end.
+        rate: The current learning rate; entries moved only by the penalty stay within about this distance of zero.
 
     Returns:
         The larger of `eps` and `ABSENT_RATES` learning rates.
@@ -85,7 +85,7 @@ def absence_threshold(eps: float, rate: float) -> float:
 
 @torch.no_grad()
 def absent_entries(projections: Sequence[Projection], threshold: float) -> int:
-    """Return how many entries of the projections' weights have an absolute value below `threshold`."""
+    """Count the entries of the projections' weights with an absolute value below `threshold`."""
     if not projections:
         return 0
     counts = [(projection.weight.abs() < threshold).sum() for projection in projections]

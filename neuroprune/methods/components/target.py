@@ -1,4 +1,4 @@
-"""The target form: removal events that end exactly at a target sparsity, then training at a raised learning rate."""
+"""Target form of a method: removal events up to an exact target sparsity, then training at a raised learning rate."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ logger = logging.getLogger(__name__)
 
 
 class TargetForm(Hooks):
-    """Removal events that end exactly at a sparsity, then training at a raised learning rate.
+    """Strategy with removal events up to an exact target, followed by training at a raised learning rate.
 
     Args:
-        settings: `sparsity` (None without a target sparsity), `start`, `end`, `events`, `post_lr` and
-            `freeze_embeddings` are read here.
+        settings: Settings with `sparsity` (None without a target sparsity), `start`, `end`, `events`, `post_lr` and
+            `freeze_embeddings`.
     """
 
     settles = True
@@ -41,15 +41,15 @@ class TargetForm(Hooks):
 
     @property
     def settled(self) -> bool:
-        """Whether the last event is over."""
+        """Whether the last event has taken place."""
         return not self.events
 
     def prune(self, run: Run, goal: int, last: bool) -> None:
-        """Bring the number of zero or removed weights up to `goal`, exactly at the last event."""
+        """Raise the number of zero or removed weights to `goal`, approximately or, at the last event, exactly."""
         raise NotImplementedError
 
     def complete(self, run: Run) -> None:
-        """Remove units that are entirely zero, at the end of training."""
+        """Remove all-zero units at the end of training."""
         remove_zero_units(run.model, run.optimizer)
 
     def start(self, run: Run) -> None:
@@ -63,12 +63,12 @@ class TargetForm(Hooks):
             self._go_on(run)
 
     def state_dict(self) -> State:
-        """Return the report so far, the plan, the zeros, and the state of the learning rate and the embeddings."""
+        """Return the report so far, the plan, the zeros, and the states of the learning rate and the embeddings."""
         state = {"report": self.report, "frozen": bool(self._frozen), "plan": self.plan}
         return state | nest("rate", self._rate.state_dict()) | nest("zeros", self.zeros.state_dict())
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Keep the plan, in a longer run too; restore zeros, learning rate and frozen embeddings."""
+        """Keep the original plan, even if the run is now longer; restore zeros, learning rate and frozen embeddings."""
         self._plan(run, state["plan"])
         self.report.update(state["report"])
         self.zeros = KeptZeros.from_state(run.blocks, unnest("zeros", state))
@@ -77,14 +77,14 @@ class TargetForm(Hooks):
             self._frozen = freeze_embeddings(run)
 
     def after_step(self, run: Run) -> None:
-        """Hold zeros, take an event if it is due, update the learning rate."""
+        """Restore zeros, run an event if it is due, and update the learning rate."""
         self.zeros.apply()
         if run.step in self.events:
             self._take_event(run, self.events.pop(run.step))
         self._rate.follow(run)
 
     def finish(self, run: Run) -> None:
-        """Remove units that are entirely zero, unfreeze the embeddings and complete the report."""
+        """Remove all-zero units, unfreeze the embeddings and complete the report."""
         self.abandon()
         self.zeros.apply()
         if self.events:
@@ -93,7 +93,7 @@ class TargetForm(Hooks):
         self.report["removed_heads"] = removed_heads(run.model)
 
     def abandon(self) -> None:
-        """Unfreeze the embeddings; leave the learning rate to its schedule."""
+        """Unfreeze the embeddings and return control of the learning rate to its schedule."""
         self._frozen.release()
         self._rate.detach()
 
@@ -113,13 +113,13 @@ class TargetForm(Hooks):
             self._after_last(run)
 
     def _after_last(self, run: Run) -> None:
-        """Freeze the embeddings and begin to raise the learning rate."""
+        """Freeze the embeddings and start to raise the learning rate."""
         if self.settings.freeze_embeddings:
             self._frozen = freeze_embeddings(run)
         self._rate.begin(run)
 
     def _go_on(self, run: Run) -> None:
-        """Continue after the last event with a cut model, without the saved method state."""
+        """Continue after the last event with a cut model but without the saved method state."""
         found = measure_sparsity(run.model).weights
         if found < (self.settings.sparsity or 0.0) - 1e-3:
             raise UserError(

@@ -1,4 +1,4 @@
-"""A teacher for methods that remove units at events: its predictions take the labels' place."""
+"""Distillation for methods with removal events: a teacher's predictions replace the labels."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ OWN = "run"
 
 
 class Teaching:
-    """Distils the predictions of a dense teacher until `detach`.
+    """Distil the predictions of a dense teacher until `detach`.
 
     Args:
-        teacher: None for no teacher; `run`: the model as it is before its first removal; else a folder.
-        temperature: What softens the predictions, > 0.
+        teacher: None for no teacher, `run` for the model before its first removal, or a folder.
+        temperature: Temperature of the softened predictions, > 0.
     """
 
     def __init__(self, teacher: str | None, temperature: float) -> None:
@@ -26,17 +26,17 @@ class Teaching:
         self._distillation: Distillation | None = None
 
     def start(self, run: Run) -> None:
-        """Begin if the teacher is in a folder."""
+        """Start distillation if the teacher is in a folder."""
         if self._teacher not in (None, OWN):
             self._learn_from(run, load_teacher(str(self._teacher), run.model))
 
     def before_removal(self, run: Run) -> None:
-        """Begin if the teacher is the model itself, which is still whole."""
+        """Start distillation if the teacher is the still uncut model itself."""
         if self._teacher == OWN and self._distillation is None:
             self._learn_from(run, copy_of(run.model, weights_of(run.model)))
 
     def state_dict(self) -> State:
-        """Return whether there is a teacher at work, and its weights if they are in no folder."""
+        """Return whether a teacher is active, with its weights if they are not in a folder."""
         found = self._distillation
         weights = nest("teacher", weights_of(found.teacher)) if found is not None and self._teacher == OWN else {}
         return {} if self._teacher is None else {"teaching": found is not None} | weights
@@ -49,7 +49,7 @@ class Teaching:
             self.start(run)
 
     def detach(self) -> None:
-        """Give the model its own loss back."""
+        """Restore the model's own loss."""
         if self._distillation is not None:
             self._distillation.detach()
             self._distillation = None

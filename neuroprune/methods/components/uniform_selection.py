@@ -23,7 +23,7 @@ class UniformGroup:
 
     Args:
         shared: The blocks.
-        counts: The numbers of units that each of them may keep, descending; the first is the present one.
+        counts: Numbers of units that each of them may keep, descending; the first is the current number.
     """
 
     shared: SharedCount
@@ -31,19 +31,19 @@ class UniformGroup:
 
 
 def uniform_groups(run: Run, min_share: float, multiple_of: int) -> list[UniformGroup]:
-    """Return the blocks that keep the same number of units, and which numbers the configuration can give.
+    """Return groups of blocks with equal numbers of units, and the numbers that the configuration can describe.
 
     Args:
         run: The run.
         min_share: Fraction of the dense model's neurons that each MLP keeps.
-        multiple_of: The width of an MLP is a multiple of it once neurons were removed.
+        multiple_of: Widths of MLPs are multiples of this number once neurons were removed.
 
     Returns:
-        The groups. Blocks that are in none keep all their units.
+        The groups. Blocks outside all groups keep all their units.
 
     Raises:
-        UserError: If the blocks of a group have different numbers of units or heads at different positions, or the
-            configuration has no value for any of them.
+        UserError: If blocks of a group have different numbers of units or heads at different positions, or the
+            configuration has no value for any group.
     """
     fewest = fewest_units(run, min_share)
     groups = [
@@ -74,10 +74,10 @@ def separate_groups(run: Run, min_share: float, multiple_of: int) -> list[Unifor
 
 
 def choose_uniform(groups: Sequence[UniformGroup], scores: Mapping[Block, Tensor], room: int) -> Chosen:
-    """Choose units in slices, the slice with the smallest summed score per weight first, until the budget is used up.
+    """Choose slices of units in ascending order of score per weight until the budget is used up.
 
-    A slice has the weakest remaining units of every block of a group, as many as the next smaller number of units
-    allows. Where blocks must keep the same positions, the scores of a position are summed over them first.
+    A slice consists of the weakest remaining units of every block in a group, enough to reach the next smaller number
+    of units. If blocks must keep the same positions, the scores of each position are first summed over these blocks.
 
     Args:
         groups: The groups.
@@ -109,7 +109,7 @@ class _Slice:
 
 
 def _slices(group: UniformGroup, scores: Mapping[Block, Tensor]) -> Iterator[_Slice]:
-    """Yield the slices of a group, the weakest units first."""
+    """Yield the slices of a group, weakest units first."""
     values = {block: scores[block].detach().double().cpu() for block in group.shared.blocks}
     for same in group.shared.same:
         values |= dict.fromkeys(same, torch.stack([values[block] for block in same]).mean(dim=0))
@@ -122,7 +122,7 @@ def _slices(group: UniformGroup, scores: Mapping[Block, Tensor]) -> Iterator[_Sl
 
 
 def _present(run: Run, shared: SharedCount) -> int:
-    """Return the present number of units of a group; refuse blocks that differ."""
+    """Return the current number of units of a group; reject blocks that differ."""
     kind = "key/value heads" if isinstance(shared.blocks[0], Attention) else "neurons"
     counts = [block.units for block in shared.blocks]
     kept = kept_units(run.model)
@@ -135,7 +135,7 @@ def _present(run: Run, shared: SharedCount) -> int:
 
 
 def _smaller(run: Run, shared: SharedCount, fewest: Mapping[Block, int], multiple_of: int) -> list[int]:
-    """Return the numbers of units below the present one that a group may keep, descending."""
+    """Return the smaller numbers of units that a group may keep, descending."""
     first, least = shared.blocks[0], max(fewest[block] for block in shared.blocks)
     below = _widths(first, least, multiple_of)
     if isinstance(first, Attention):

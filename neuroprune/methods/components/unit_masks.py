@@ -1,7 +1,7 @@
-"""Masks on units during training, and removal of the units that the final masks close.
+"""Masks on units during training, and removal of units closed by the final masks.
 
-A gate multiplies the output of a unit: the channels that an output projection reads from it. The model itself is not
-changed, so gates work with every architecture, and with eager and fused attention.
+A gate multiplies the output of a unit, that is, its channels at the input of the output projection. The model itself is
+not changed, so gates work with every architecture and with eager and fused attention.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Draw = Callable[[bool], Mapping[Block, Tensor]]
 
 
 class Gates:
-    """Hooks that draw masks once for each forward pass of the model and multiply them in, until `detach`.
+    """Hooks that draw masks and multiply them into each forward pass until `detach`.
 
     Args:
         model: A model of a known architecture.
-        blocks: The attentions and MLPs that are gated.
-        draw: Returns their masks.
+        blocks: The attentions and MLPs to be gated.
+        draw: Function that returns their masks.
     """
 
     def __init__(self, model: nn.Module, blocks: Iterable[Block], draw: Draw) -> None:
@@ -56,12 +56,11 @@ class Gates:
 def remove_closed(run: Run, masks: Mapping[Block, Tensor]) -> list[str]:
     """Multiply masks into the weights permanently and remove the closed units.
 
-    The model's output does not change. A block that would lose all its units keeps one with zero weights, which
-    contributes nothing.
+    The model's output does not change. A block that would lose all its units keeps one with zero weights.
 
     Args:
-        run: The run; its model is changed in place, the optimizer's state follows.
-        masks: `[units]` for some blocks, 0 where a unit is removed.
+        run: The run; its model and optimizer state are changed in place.
+        masks: `[units]` for some blocks, 0 for units to be removed.
 
     Returns:
         Names of the blocks that no longer contribute.
@@ -82,7 +81,7 @@ def remove_closed(run: Run, masks: Mapping[Block, Tensor]) -> list[str]:
 
 @torch.no_grad()
 def silence(block: Block) -> None:
-    """Set all weights of a block's units to zero; the bias of its output projection stays, as it belongs to no unit."""
+    """Set all weights of a block's units to zero, except the bias of its output projection."""
     for projection in block.inputs:
         projection.weight.zero_()
         if projection.bias is not None:

@@ -1,4 +1,4 @@
-"""Removal events of whole heads and neurons ranked by a score, shared by all methods with such a score."""
+"""Removal events for whole heads and neurons ranked by a score, shared by all score-based methods."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from neuroprune.pruning.surgery import remove
 
 
 class UnitTarget(TargetForm):
-    """At each event, remove the units with the smallest score for their size, ranked over all layers.
+    """Strategy that removes, at each event, the units with the smallest score per weight over all layers.
 
     The last event also zeroes the smallest single weights, so that the target is met exactly.
     """
@@ -39,20 +39,20 @@ def remove_units(run: Run, chosen: Mapping[Block, Sequence[int]]) -> None:
 
     Args:
         run: The run; its model is changed in place.
-        chosen: Positions of the units of some blocks; those of attentions count key/value heads, which are removed with
-            the query heads that read them.
+        chosen: Positions of units of some blocks; for attentions, of key/value heads, which are removed with their
+            query heads.
     """
     remove(run.model, *positions_by_layer(chosen), run.optimizer)
 
 
 def positions_by_layer(chosen: Mapping[Block, Sequence[int]]) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
-    """Return positions of units as `surgery.remove` takes them.
+    """Convert positions of units to the arguments of `surgery.remove`.
 
     Args:
-        chosen: Positions of the units of some blocks; those of attentions count key/value heads.
+        chosen: Positions of units of some blocks; for attentions, of key/value heads.
 
     Returns:
-        Query heads by the number of their attention, and neurons by the number of their MLP.
+        Query heads by attention number, and neurons by MLP number.
     """
     queries, neurons = {}, {}
     for block, positions in chosen.items():

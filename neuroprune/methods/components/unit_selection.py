@@ -1,4 +1,4 @@
-"""Selection of the units to remove: one ranking over all layers and both kinds of unit, under a budget of weights."""
+"""Selection of units to remove, with one ranking over all layers and both kinds of unit and a budget of weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from neuroprune.pruning.sparsity import unit_size
 from neuroprune.pruning.surgery import kept_units
 
 Chosen = dict[Block, list[int]]
-"""Positions of the units to remove from each block, ascending; those of attentions count key/value heads."""
+"""Positions of the units to remove from each block, ascending; for attentions, of key/value heads."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class UnitGroup:
 
     Args:
         block: The attention or MLP.
-        scores: `[units]`, comparable between blocks: the loss that flows through each unit.
+        scores: `[units]`, comparable between blocks: each unit's influence on the loss.
         size: Prunable weights of one unit.
-        fewest: Number of units that must remain.
+        fewest: Smallest number of units that must remain.
     """
 
     block: Block
@@ -36,13 +36,13 @@ class UnitGroup:
 
 
 def unit_groups(run: Run, scores: Mapping[Block, Tensor], min_share: float) -> list[UnitGroup]:
-    """Return the units of all blocks with their scores; for `min_share` see `fewest_units`."""
+    """Return the units of all blocks with their scores; see `fewest_units` for `min_share`."""
     fewest = fewest_units(run, min_share)
     return [UnitGroup(block, scores[block], unit_size(block), fewest[block]) for block in run.blocks.all]
 
 
 def fewest_units(run: Run, min_share: float) -> dict[Block, int]:
-    """Return how many units each block must keep: at least one.
+    """Return the number of units that each block must keep, at least one.
 
     Args:
         run: The run.
@@ -58,8 +58,8 @@ def fewest_units(run: Run, min_share: float) -> dict[Block, int]:
 def choose_units(groups: Sequence[UnitGroup], room: int) -> Chosen:
     """Choose the units with the smallest score per weight until the budget is used up.
 
-    All blocks share one ranking, so a block of weak units loses more of them. A unit is skipped if its block would keep
-    too few units, or if it is larger than the remaining budget.
+    All blocks share one ranking, so a block with weak units loses more of them. A unit is skipped if its block would
+    keep too few units or if the unit is larger than the remaining budget.
 
     Args:
         groups: The units of each block.

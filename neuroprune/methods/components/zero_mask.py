@@ -1,4 +1,4 @@
-"""Single zero weights: selection of the smallest, and holding them at zero in further training."""
+"""Unstructured zeros: selection of the smallest weights, and a mask that keeps them at zero during training."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from neuroprune.pruning.surgery import remove_zero_units
 
 
 class KeptZeros:
-    """Single weights that are held at zero.
+    """Mask of single weights that are kept at zero.
 
     Args:
-        marks: Number of a projection among the model's prunable ones -> the projection, and a bool matrix of its
-            weight's shape that is true where the weight is held at zero.
+        marks: Index among the model's prunable projections -> the projection, and a bool matrix of its weight's shape
+            that is true for weights kept at zero.
     """
 
     def __init__(self, marks: Mapping[int, tuple[Projection, Tensor]] | None = None) -> None:
@@ -33,43 +33,43 @@ class KeptZeros:
 
     @classmethod
     def of(cls, blocks: Blocks) -> KeptZeros:
-        """Hold every prunable weight that is currently zero."""
+        """Create a mask of all prunable weights that are currently zero."""
         projections = prunable_projections(blocks)
         marks = {i: (projection, projection.weight.detach() == 0) for i, projection in enumerate(projections)}
         return cls({i: (projection, mark) for i, (projection, mark) in marks.items() if bool(mark.any())})
 
     def state_dict(self) -> State:
-        """Return the marks: number of a projection -> bool matrix."""
+        """Return the marks: index of a projection -> bool matrix."""
         return {str(i): mark for i, (_, mark) in self._marks.items()}
 
     @classmethod
     def from_state(cls, blocks: Blocks, state: Mapping[str, Any]) -> KeptZeros:
-        """Hold the zeros of a `state_dict`."""
+        """Create the mask from a `state_dict`."""
         projections = prunable_projections(blocks)
         held = {int(i): mark for i, mark in state.items()}
         return cls({i: (projections[i], mark.to(projections[i].weight.device)) for i, mark in held.items()})
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Set them to zero again."""
+        """Set the marked weights to zero again."""
         for projection, mark in self._marks.values():
             projection.weight.masked_fill_(mark, 0)
 
 
 @torch.no_grad()
 def zero_smallest(run: Run, goal: int, remove_idle: bool = True) -> KeptZeros:
-    """Set the smallest single weights to zero until `goal` of the dense model's weights are zero or removed, exactly.
+    """Zero the smallest weights until exactly `goal` of the dense model's weights are zero or removed.
 
-    A unit that this would leave without incoming or outgoing weights is removed with all its weights, which count too.
-    A later removal of idle units then finds none, and the count stays exact.
+    A unit that would have no incoming or outgoing weights left is removed with all its weights, which are counted. A
+    later removal of idle units then finds none, and the count remains exact.
 
     Args:
-        run: Its model is changed in place, its optimizer's state follows.
-        goal: Number of weights that are to be zero or removed.
-        remove_idle: Whether such units are removed; if not, all shapes stay.
+        run: Its model and optimizer state are changed in place.
+        goal: Target number of zero or removed weights.
+        remove_idle: Whether such units are removed; otherwise shapes do not change.
 
     Returns:
-        The zeros, to be held.
+        The mask of the zeros.
     """
     removed = removed_weights(run.model)
     if goal <= removed:
@@ -88,7 +88,7 @@ def zero_smallest(run: Run, goal: int, remove_idle: bool = True) -> KeptZeros:
 
 
 def _zero_idle_units(blocks: Blocks, marks: dict[Projection, Tensor]) -> None:
-    """Zero the marked weights of units that would be left without a way in or out if all marked weights were zero."""
+    """Zero the marked weights of units that marking would leave without incoming or outgoing weights."""
     for attention in blocks.attentions:
         idle = ~heads_connected(attention, ~marks[attention.v], ~marks[attention.o])
         channels = idle.repeat_interleave(attention.head_dim)

@@ -1,17 +1,17 @@
-"""NeuroPrune by functional connectivity (NeuroPrune-FC): this project's own algorithm, which meets a target.
+"""NeuroPrune by functional connectivity (NeuroPrune-FC): this project's own algorithm, which meets a given target.
 
 Units are MLP neurons and heads. The paper's three ideas appear as follows:
 
-- *Preferential attachment*: a unit's connectivity is functional, the loss that flows through all its connections
-  (Fisher information of a gate on its output without the mean). The weakest units for their size are removed and folded
-  into the remaining ones, which get stronger.
-- *Group sparsity*: the group of the attention is the head, whose removal makes the model faster.
-- *Redundant heads*: a head is redundant if the loss hardly depends on it; merging is the least-squares fold into all
-  heads that remain, which for two equal heads is the paper's merge.
+- *Preferential attachment*: a unit's connectivity is functional: the loss that flows through all its connections
+(Fisher information of a gate on its centred output). The units with the lowest connectivity per weight are removed and
+folded into the remaining ones, which become stronger.
+- *Group sparsity*: the groups in an attention are its heads, whose removal makes the model faster.
+- *Redundant heads*: a head is redundant if the loss hardly depends on it. Merging is the least-squares fold into all
+remaining heads, which for two equal heads is the paper's merge.
 
-One ranking over all layers and both kinds of unit takes the place of the strengths alpha and beta. A number of heads
-can be asked for instead of, or in addition to, a share of the weights. The ranking of the heads alone then decides
-which are removed, and the record names the threshold theta at which the paper's algorithm would leave as many.
+One ranking over all layers and both kinds of unit replaces the strengths alpha and beta. The target can be a number of
+heads instead of, or in addition to, a fraction of the weights. Heads are then ranked separately, and the record
+contains the threshold theta at which the paper's algorithm would keep the same number.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ from neuroprune.pruning.sparsity import cubic_schedule, prunable_weights, remove
 from neuroprune.pruning.surgery import kept_units
 
 MOSTLY = 0.9
-"""Share of the target that the uniform layout should remove as whole units."""
+"""Fraction of the target that the uniform layout should remove as whole units; a warning is logged below it."""
 
 logger = logging.getLogger(__name__)
 
 
 class NeuroPruneTarget(TargetForm):
-    """At each event, remove the units with the least connectivity for their size, and fold them into the rest."""
+    """NeuroPrune-FC's strategy: at each event, remove and fold the units with the least connectivity per weight."""
 
     def __init__(self, settings: NeuroPruneSettings) -> None:
         super().__init__(settings)
@@ -63,7 +63,7 @@ class NeuroPruneTarget(TargetForm):
         self._teaching = Teaching(settings.teacher, settings.teacher_temperature)
 
     def start(self, run: Run) -> None:
-        """Plan the events; calibrate at once if the first is near, else see in the first step whether it will work."""
+        """Plan the events; start calibration if the first is near, or else a trial during the first step."""
         super().start(run)
         if self.settings.heads is not None:
             self._start_head_count(run)
@@ -76,13 +76,13 @@ class NeuroPruneTarget(TargetForm):
             self._trial = self._calibration or Calibration(run.model, run.blocks, moments=False)
 
     def state_dict(self) -> State:
-        """Return the state of the form, and the statistics of a calibration in progress."""
+        """Return the state of the target form and the statistics of a calibration in progress."""
         seen = {} if self._calibration is None else nest("calibration", self._calibration.state_dict())
         state = super().state_dict() | {"calibrating": self._calibration is not None}
         return state | seen | nest("teaching", self._teaching.state_dict())
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Continue; a calibration in progress keeps its statistics."""
+        """Resume with the statistics of a calibration in progress."""
         super().resume(run, state)
         self._teaching.resume(run, unnest("teaching", state))
         if state["calibrating"]:
@@ -90,14 +90,14 @@ class NeuroPruneTarget(TargetForm):
         self._watch(run)
 
     def after_step(self, run: Run) -> None:
-        """Take an event if it is due; begin to calibrate if the next one is near."""
+        """Run an event if it is due; start calibration if the next one is near."""
         if self._trial is not None:
             self._end_trial(run, self._trial)
         super().after_step(run)
         self._watch(run)
 
     def abandon(self) -> None:
-        """Remove hooks that an interrupted run has left on the model."""
+        """Remove hooks left on the model by an interrupted run."""
         for calibration in (self._calibration, self._trial):
             if calibration is not None:
                 calibration.detach()
@@ -106,7 +106,7 @@ class NeuroPruneTarget(TargetForm):
         super().abandon()
 
     def _end_trial(self, run: Run, trial: Calibration) -> None:
-        """Refuse the run after its first step if the calibration has not seen every block."""
+        """Reject the run after its first step if the trial calibration has not seen every block."""
         if trial is not self._calibration:
             trial.detach()
         self._trial = None
@@ -114,7 +114,7 @@ class NeuroPruneTarget(TargetForm):
             trial.check_seen()
 
     def prune(self, run: Run, goal: int, last: bool) -> None:
-        """Remove whole units within the budget; at the last event top it up with the smallest single weights."""
+        """Remove whole units within the budget; at the last event, zero the smallest weights to meet it exactly."""
         calibration = self._take_calibration(run)
         self._remove_units(run, calibration, goal - removed_weights(run.model))
         if last:
@@ -122,7 +122,7 @@ class NeuroPruneTarget(TargetForm):
             self.zeros = zero_smallest(run, goal, remove_idle=not self._in_slices)
 
     def _report_zeros(self, run: Run, goal: int) -> None:
-        """Warn if the uniform layout leaves much of the target to single zeros, which make nothing faster."""
+        """Warn if the uniform layout meets much of the target with single zeros, which do not speed up the model."""
         removed = removed_weights(run.model)
         if self._uniform and removed < MOSTLY * goal:
             logger.warning(
@@ -167,7 +167,7 @@ class NeuroPruneTarget(TargetForm):
         return self._calibration
 
     def _take_calibration(self, run: Run) -> Calibration:
-        """End the window and return what it has seen; the removal follows."""
+        """End the calibration window and return its statistics for the removal."""
         self._teaching.before_removal(run)
         calibration, self._calibration = self._calibration, None
         assert calibration is not None, "the window of an event begins at the latest in the step before it"
@@ -195,7 +195,7 @@ class NeuroPruneTarget(TargetForm):
         return choose_heads_first(groups[:attentions], groups[attentions:], count, room)
 
     def _scores(self, calibration: Calibration) -> dict[Block, torch.Tensor]:
-        """Return the connectivity of the units of every block; blocks that were skipped keep all of theirs."""
+        """Return the connectivity of every block's units; blocks without statistics keep all units."""
         return {
             block: found.connectivity if found.samples else torch.full((block.units,), torch.inf)
             for block, found in calibration.statistics.items()
@@ -207,7 +207,7 @@ class NeuroPruneTarget(TargetForm):
         return cubic_schedule(1.0, planned)[planned - len(self.events) - 1]
 
     def _start_head_count(self, run: Run) -> None:
-        """Check the target number of heads; report the paper's threshold that would leave as many."""
+        """Check the target number of heads; report the paper's threshold that would keep the same number."""
         count = self.settings.heads
         check_head_count(run, count, self.settings.sparsity, self.settings.min_share)
         left = sum(map(len, kept_units(run.model).heads))

@@ -1,4 +1,4 @@
-"""The Trainer callback for all three algorithms of NeuroPrune."""
+"""Trainer callback for all three algorithms of NeuroPrune."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class NeuroPrune(Method):
     `NeuroPrune(sparsity=0.8, algorithm="penalties")` the same with strengths that are regulated towards a target.
 
     Add it to a Trainer, `Trainer(..., callbacks=[NeuroPrune(sparsity=0.8)])`, or call its hooks (see `hooks.Hooks`).
-    The model gets smaller while it trains; afterwards `report` lists what was removed at which step.
+    The model shrinks during training; afterwards, `report` lists the removed units and the steps.
 
     Args:
         **fields: See `neuroprune.config.methods.NeuroPruneSettings`.
@@ -26,7 +26,7 @@ class NeuroPrune(Method):
     settings: NeuroPruneSettings
 
     def make_strategy(self) -> NeuroPruneTarget | NeuroPrunePenalty:
-        """Return a new strategy of the algorithm that the settings ask for."""
+        """Return a new strategy for the algorithm selected in the settings."""
         if self.settings.form == "regulated":
             return NeuroPruneRegulated(self.settings)
         if self.settings.speedup is not None:

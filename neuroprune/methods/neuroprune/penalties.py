@@ -1,4 +1,4 @@
-"""NeuroPrune by penalties: the paper's algorithm, Eq. 1, Eq. 2 and Algorithms 1 and 2."""
+"""NeuroPrune by penalties, the paper's algorithm: Eq. 1, Eq. 2, and Algorithms 1 and 2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from neuroprune.pruning.surgery import kept_units, remove
 
 
 class NeuroPrunePenalty(PenaltyForm):
-    """The paper's algorithm: penalties Eq. 1 and Eq. 2 in every step, redundant heads merged after every epoch."""
+    """The paper's strategy: penalties of Eq. 1 and 2 in every step, merging of redundant heads after every epoch."""
 
     def __init__(self, settings: NeuroPruneSettings) -> None:
         super().__init__(settings)
@@ -46,13 +46,13 @@ class NeuroPrunePenalty(PenaltyForm):
         super().epoch_end(run)
 
     def merge_heads(self, run: Run) -> None:
-        """Merge every layer's redundant heads if a threshold is given, and remove them."""
+        """Merge and remove every layer's redundant heads if a threshold is given."""
         if self.settings.theta is not None:
             gone = {attention.index: self._merge(run, attention) for attention in run.blocks.attentions}
             remove(run.model, gone, optimizer=run.optimizer)
 
     def _merge(self, run: Run, attention: Attention) -> list[int]:
-        """Merge one layer's redundant heads as the settings say; return the query heads to be removed."""
+        """Merge one layer's redundant heads according to the settings; return the query heads to remove."""
         dominating = heads.find_dominating(heads.similarity(attention, self.settings.theta))
         if self.settings.merge == "output":
             heads.merge_output(attention, dominating)

@@ -1,4 +1,4 @@
-"""NeuroPrune by regulated penalties: the paper's penalties, led to a target sparsity (an addition to the paper)."""
+"""NeuroPrune by regulated penalties: the paper's penalties, controlled to meet a target sparsity (our addition)."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from neuroprune.methods.neuroprune.penalties import NeuroPrunePenalty
 from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, removed_weights
 
 FIRST_ALPHA, FIRST_BETA = 3e-5, 3e-4
-"""Strengths at which regulated penalties begin where none are given; chosen on SST-2, see docs/method.md."""
+"""Default initial strengths of regulated penalties, chosen on SST-2; see docs/method.md."""
 REPORTED = 10
-"""Measurements of the regulated penalties between two that the report keeps."""
+"""Interval, in measurements, between report entries of the regulated penalties."""
 BY_PENALTIES = 0.7
-"""Share of the target that the regulated penalties bring close to zero before the rest is cut; see docs/method.md."""
+"""Fraction of the target that the penalties bring near zero before the rest is zeroed; see docs/method.md."""
 SHORTFALL = 0.05
-"""Share of absent weights that the penalties may miss without a warning."""
+"""Fraction of weights by which the penalties may miss their goal without a warning."""
 
 logger = logging.getLogger(__name__)
 
 
 class NeuroPruneRegulated(NeuroPrunePenalty):
-    """The paper's penalties, with strengths regulated towards a target sparsity.
+    """Strategy with the paper's penalties and strengths regulated towards a target sparsity.
 
-    Until a share `end` of the steps the penalties act, regulated so that the absent weights grow linearly to most of
-    the target, or in short runs to what so many steps can bring to zero; `alpha` and `beta` are where the strengths
-    begin, and their ratio stays. Then redundant heads are merged once more, the smallest weights are set to zero until
-    the count is exact, and the model trains on without penalties, zeros held.
+    Up to a fraction `end` of the steps, penalties are regulated so that the absent weights grow linearly to most of the
+    target or, in short runs, to the reachable fraction. `alpha` and `beta` are the initial strengths; their ratio is
+    constant. Redundant heads are then merged once more, the smallest weights are zeroed until the count is exact, and
+    training continues without penalties while the zeros are kept.
     """
 
     def __init__(self, settings: NeuroPruneSettings) -> None:
@@ -57,13 +57,13 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
         self.report |= {"sparsity": settings.sparsity, "strengths": []}
 
     def start(self, run: Run) -> None:
-        """Check the target; begin as the penalties do."""
+        """Check the target; start the penalties."""
         preconditions.check_target(run.model, self.target)
         super().start(run)
         self.control.target = min(self.control.target, self._reachable(run))
 
     def state_dict(self) -> State:
-        """Return the report, the controller's state and the zeros that are held."""
+        """Return the report, the controller's state and the mask of zeros."""
         zeros = nest("zeros", self.zeros.state_dict())
         return super().state_dict() | nest("control", self.control.state_dict()) | zeros
 
@@ -75,31 +75,31 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
         self._apply_factor()
 
     def begun(self, run: Run, step: int) -> bool:
-        """Return whether a step, counted from 0, has a penalty: none has after the cut."""
+        """Return whether a step, counted from 0, has a penalty; steps after the cut have none."""
         return step < self._cut_step(run) and super().begun(run, step)
 
     def before_step(self, run: Run) -> None:
-        """Measure and regulate if it is due; then act as the penalties do."""
+        """Update the strengths if a measurement is due; then apply the penalties."""
         if run.step % EVERY == 0 and self.begun(run, run.step):
             self._regulate(run)
         super().before_step(run)
 
     def after_step(self, run: Run) -> None:
-        """Act as the penalties do, cut when it is due, then hold zeros."""
+        """Apply the penalties, cut when it is due, then keep the zeros."""
         super().after_step(run)
         self.zeros.apply()
         if run.step == self._cut_step(run):
             self._cut(run)
 
     def zero_absent(self, run: Run) -> None:
-        """Hold the zeros; nothing else is absent."""
+        """Restore the zeros; no other weight is absent."""
         self.zeros.apply()
 
     def _reachable(self, run: Run) -> float:
-        """Return the share of weights that the steps with a penalty can bring to zero.
+        """Return the fraction of weights that the steps with a penalty can bring to zero.
 
-        With a coupled penalty and Adam, an entry moves by about one learning rate a step, however large its strength
-        is; a larger one only drowns the gradient of the task.
+        With a coupled penalty and Adam, an entry moves by about one learning rate per step, regardless of the strength;
+        a larger strength only masks the gradient of the task.
         """
         if self.settings.mode == "decoupled" or isinstance(run.optimizer, SGD):
             return 1.0
@@ -123,7 +123,7 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
         return max(1, round(self.settings.end * run.total_steps))
 
     def _cut(self, run: Run) -> None:
-        """Merge redundant heads; set the smallest weights to zero until the target is met exactly."""
+        """Merge redundant heads, and zero the smallest weights to meet the target exactly."""
         self.report["absent"] = absent = self._absent(run)
         if absent < self.control.target - SHORTFALL:
             logger.warning(
@@ -148,7 +148,7 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
         self.alpha, self.beta = (strength * self.control.factor for strength in self._begin)
 
     def _absent(self, run: Run) -> float:
-        """Return the share of the dense model's prunable weights that are removed or close to zero."""
+        """Return the fraction of the dense model's prunable weights that is removed or near zero."""
         threshold = absence_threshold(self.settings.eps, max(run.learning_rates().values()))
         entries = absent_entries(prunable_projections(run.blocks), threshold)
         return (entries + removed_weights(run.model)) / prunable_weights(run.model)

@@ -1,4 +1,4 @@
-"""NeuroPrune-FC towards a speed-up on this machine instead of a sparsity."""
+"""NeuroPrune-FC with a target speed-up on this machine instead of a target sparsity."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from neuroprune.methods.neuroprune.connectivity import NeuroPruneTarget
 from neuroprune.pruning.sparsity import removed_weights
 
 CLOSE = 0.03
-"""Relative distance from the asked speed-up at which the search ends."""
+"""Relative tolerance of the speed-up at which the search ends."""
 TRIES = 5
-"""Models that the last event measures at most."""
+"""Maximum number of candidates measured at the last event."""
 HALVINGS = 20
-"""Steps of the search for the number of weights."""
+"""Number of bisection steps in the search for the number of weights."""
 
 logger = logging.getLogger(__name__)
 
 
 class NeuroPruneSpeedup(NeuroPruneTarget):
-    """Remove the units that matter least until the model is so many times faster than the dense one.
+    """Strategy that removes the least connected units until the model reaches a speed-up over the dense one.
 
-    After the first step, a table of latencies is measured: the time of the model with fewer heads in all layers, and
-    with fewer neurons. Each event predicts from it how many weights have to go in the end, and removes its share of
-    them. The last event measures the candidate itself beside the present model and corrects the prediction.
+    After the first step, a latency table is measured: times of the model with fewer heads or fewer neurons in all
+    layers. Each event uses it to predict the total number of weights to remove and removes its fraction of them. The
+    last event measures candidates next to the current model and corrects the prediction.
     """
 
     def __init__(self, settings: NeuroPruneSettings) -> None:
@@ -42,14 +42,14 @@ class NeuroPruneSpeedup(NeuroPruneTarget):
         self.report["speedup"] = {"asked": self.wanted, "measured": self.reached, "rows": settings.speedup_rows}
 
     def start(self, run: Run) -> None:
-        """Refuse what has no one speed; wait for the first batch."""
+        """Reject runs with several processes; capture the first batch."""
         if distributed.count() > 1:
-            raise UserError("speedup: training with several processes has no one speed to measure; give sparsity.")
+            raise UserError("speedup: can't be measured while training with several processes; give sparsity.")
         super().start(run)
         self._example = Example(run.model)
 
     def state_dict(self) -> State:
-        """Return the state of the form with the latencies."""
+        """Return the state of NeuroPrune-FC and the latencies."""
         table = None if self.table is None else [self.table.attention, self.table.mlp]
         return super().state_dict() | {"latency": table, "speed": self.reached}
 
@@ -63,7 +63,7 @@ class NeuroPruneSpeedup(NeuroPruneTarget):
             self._example = Example(run.model)
 
     def after_step(self, run: Run) -> None:
-        """Measure the latencies after the first step, before a first event."""
+        """Measure the latencies after the first step, before the first event."""
         if self.table is None and self._example is not None:
             self.table = measure_table(run.model, run.blocks, self._batch())
             self._check_reachable(run, self.table)
@@ -76,7 +76,7 @@ class NeuroPruneSpeedup(NeuroPruneTarget):
         super().abandon()
 
     def prune(self, run: Run, goal: int, last: bool) -> None:
-        """Remove whole units: this event's share of all that the speed-up takes, or at the last event all of them."""
+        """Remove whole units: this event's part of the total or, at the last event, all that are still needed."""
         calibration = self._take_calibration(run)
         groups = unit_groups(run, self._scores(calibration), self.settings.min_share)
         room = self._last_room(run, groups) if last else self._part(run, self._room(groups, self.wanted))
@@ -85,7 +85,7 @@ class NeuroPruneSpeedup(NeuroPruneTarget):
         self._remove_units(run, calibration, room)
         self.report["speedup"] |= {"measured": self.reached, "tokens": self._tokens()}
         if last and abs(self.reached / self.wanted - 1) > CLOSE:
-            logger.warning("asked for a speed-up of %.2f, measured %.2f", self.wanted, self.reached)
+            logger.warning("target speed-up %.2f, measured speed-up %.2f", self.wanted, self.reached)
 
     def _take_event(self, run: Run, share: float) -> None:
         super()._take_event(run, share)
@@ -96,16 +96,16 @@ class NeuroPruneSpeedup(NeuroPruneTarget):
         return self._example.batch(self.settings.speedup_rows)
 
     def _tokens(self) -> int:
-        """Return the length of the rows that are timed."""
+        """Return the length of the timed rows."""
         return max((value.shape[1] for value in self._batch().values() if value.dim() > 1), default=0)
 
     def _part(self, run: Run, room: int) -> int:
-        """Return how many weights go now so that this event completes its share of all."""
+        """Return the number of weights to remove at this event."""
         removed = removed_weights(run.model)
         return max(0, round(self._progress() * (removed + room)) - removed)
 
     def _room(self, groups: Sequence[UnitGroup], wanted: float) -> int:
-        """Find the smallest number of weights whose removal is predicted to reach a speed-up over the dense model."""
+        """Find the smallest number of removed weights with the wanted predicted speed-up over the dense model."""
         assert self.table is not None
         low, high = 0, sum(group.size * len(group.scores) for group in groups)
         for _ in range(HALVINGS):
@@ -117,7 +117,7 @@ class NeuroPruneSpeedup(NeuroPruneTarget):
         return high
 
     def _last_room(self, run: Run, groups: Sequence[UnitGroup]) -> int:
-        """Measure candidates beside the present model, and correct the prediction until the speed-up is met."""
+        """Measure candidates next to the current model and correct the prediction until the speed-up is met."""
         wanted, batch, found = self.wanted, self._batch(), []
         for _ in range(TRIES):
             room = self._room(groups, wanted)
@@ -134,12 +134,13 @@ class NeuroPruneSpeedup(NeuroPruneTarget):
         most = table.speedup({block: min(fewest[block], block.units) for block in run.blocks.all})
         if self.wanted > most:
             raise UserError(
-                f"speedup: {self.wanted:g} is asked for, but with the fewest heads and neurons this model is "
-                f"{most:.1f} times faster here, at {self.settings.speedup_rows} rows; ask for less, or lower min_share."
+                f"speedup={self.wanted:g}: even with the fewest heads and neurons, this model is only "
+                f"{most:.1f} times faster on this machine (batch size {self.settings.speedup_rows}); lower speedup or "
+                "min_share."
             )
 
 
 def _left(groups: Sequence[UnitGroup], room: int) -> dict[Any, int]:
-    """Return the units that each block keeps if so many weights are removed."""
+    """Return the units that each block keeps if this many weights are removed."""
     chosen: Chosen = choose_units(groups, room)
     return {group.block: len(group.scores) - len(chosen[group.block]) for group in groups}
