@@ -162,7 +162,7 @@ def test_layers_that_differ_have_no_plain_configuration():
 @pytest.mark.parametrize(
     ("name", "heads", "message"),
     [
-        ("bert", {0: [0], 1: [0]}, "no value of BertConfig gives its size alone"),
+        ("bert", {0: [0], 1: [0]}, "BertConfig has no separate value for its size"),
         ("t5", {0: [0], 1: [1], 2: [0], 3: [0], 4: [0], 5: [0]}, "share a position bias keep different heads"),
         ("llama", {0: [0, 1], 1: [0, 1]}, "not a multiple of the number of attention heads"),
     ],

@@ -102,7 +102,7 @@ IN_PLACE = {
 REPLACED = {
     "PEFT": (Adapted, "adapters.*merge_and_unload"),
     "loralib": (LoraLinear, "adapters.*merge_and_unload"),
-    "scales": (Scaled, "weight_scale_inv beside its weight.*without quantization"),
+    "scales": (Scaled, "besides its weight .weight_scale_inv.*without quantization"),
     "another layer": (lambda layer: nn.Bilinear(16, 16, 24), "a Bilinear, not a linear layer.*put an nn.Linear"),
 }
 

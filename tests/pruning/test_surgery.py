@@ -333,7 +333,7 @@ def test_positions_survive_packing(positions):
         ({}, {-1: [0]}, "there is no MLP -1"),
         ({0: [4]}, {}, r"attention 0 .* has no head 4; its 4 are numbered 0 to 3"),
         ({}, {0: [-1]}, "has no neuron -1"),
-        ({0: torch.tensor([True, False, False, False])}, {}, "positions are wanted, not a mask"),
+        ({0: torch.tensor([True, False, False, False])}, {}, "expected positions, got a boolean mask"),
     ],
 )
 def test_impossible_cuts_are_refused_and_change_nothing(heads, neurons, message):

@@ -77,7 +77,7 @@ def test_of_two_sources_the_first_decides(tmp_path):
 def test_a_damaged_plan_is_told_before_anything_is_written(tmp_path):
     one = study(tmp_path / "one", DENSE)
     (one / "plan.json").write_text('{"runs"')
-    with pytest.raises(UserError, match="no plan can be read here"):
+    with pytest.raises(UserError, match="cannot be read as a plan"):
         merge([one], tmp_path / "both")
     assert not (tmp_path / "both").exists()
 
@@ -136,7 +136,7 @@ def test_what_the_study_asks_for_is_drawn_or_what_is_named(tmp_path):
     assert {path.stem for path in folder.glob("*/*.csv")} == {"frontier", "summary"}
     assert cli.main(["redraw", "table1", "--study", str(folder)]) == 0
     assert {path.stem for path in folder.glob("*/*.csv")} == {"frontier", "summary", "table1"}
-    with pytest.raises(UserError, match=r"'figre4' is no figure or table .did you mean 'figure4'"):
+    with pytest.raises(UserError, match=r"'figre4' is not a figure or table .did you mean 'figure4'"):
         redraw(folder, ["figre4"])
 
 

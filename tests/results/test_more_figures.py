@@ -124,7 +124,7 @@ def test_figure3_counts_in_how_many_layers_each_head_is_gone(tmp_path):
 
 def test_figure5_shows_heads_and_says_that_no_run_asked_for_a_number(study):
     figure, shown = figure5(study)
-    assert "no run asked for a number of heads" in figure.get_supxlabel().replace("\n", " ")
+    assert "no run has a target number of heads" in figure.get_supxlabel().replace("\n", " ")
     metric = shown[(shown["task"] == "verse_pairs") & (shown["panel"] == "metric") & (shown["form"] == "target")]
     assert dict(zip(metric["sparsity_percent"].round(), metric["heads_left"], strict=True)) == {50: 6, 80: 3, 90: 3}
 
@@ -341,8 +341,8 @@ def test_runs_at_the_cost_of_dense_are_ringed_in_the_frontier_alone(tmp_path):
     assert metric[metric["same_cost"]]["value"].tolist() == [90]
     assert sorted(metric[~metric["same_cost"]]["value"]) == [70, 80]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert "trained for as long as dense costs" in labels
-    rings = [line for line in figure.axes[1].lines if line.get_label() == "trained for as long as dense costs"]
+    assert "trained at the cost of dense" in labels
+    rings = [line for line in figure.axes[1].lines if line.get_label() == "trained at the cost of dense"]
     assert [line.get_ydata().tolist() for line in rings] == [[90]]
     assert 90 not in figure4(folder)[1].query("panel == 'metric'")["value"].tolist()
 

@@ -40,7 +40,7 @@ def test_a_timing_is_read_as_it_was_written(tmp_path, record):
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        (None, "no record can be read here"),
+        (None, "cannot be read .*run the study first"),
         ("{", "not a JSON file"),
         ("[]", "version None"),
         ('{"schema_version": 0}', "version 0 cannot be read, this program writes version 1"),
@@ -105,7 +105,7 @@ def test_a_metric_above_one_is_refused_although_it_stands_in_both_places(tmp_pat
     edited = record.model_dump(mode="json")
     edited["result"] |= {"value": 7.0, "metrics": {edited["result"]["metric"]: 7.0}}
     (tmp_path / "run.json").write_text(json.dumps(edited))
-    with pytest.raises(UserError, match=re.escape("value 7.0 of accuracy must be a fraction of 1")):
+    with pytest.raises(UserError, match=re.escape("value 7.0 of accuracy must be a fraction, not a percentage")):
         records.read_record(tmp_path / "run.json")
 
 
@@ -114,7 +114,7 @@ def test_a_record_of_another_version_of_its_method_says_so(tmp_path, record):
     written["settings"]["method"]["version"] = 0
     (tmp_path / "run.json").write_text(json.dumps(written))
     name = record.settings.method.name
-    with pytest.raises(UserError, match=f"made by version 0 of {name}, which gives other results than this one"):
+    with pytest.raises(UserError, match=f"made by version 0 of {name}, whose results differ from this version"):
         records.read_record(tmp_path / "run.json")
 
 
@@ -214,14 +214,14 @@ def test_the_environment_names_what_computes():
 def test_a_plan_names_runs_and_no_other_files(tmp_path, name):
     plan = {"runs": {name: {}}, "timed": []} if isinstance(name, str) else {"runs": {}, "timed": [name]}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    with pytest.raises(UserError, match="is no name of a run; plan the study again or delete the file"):
+    with pytest.raises(UserError, match="is not a valid run name; plan the study again or delete the file"):
         records.read_plan(tmp_path)
 
 
 def test_files_of_countless_brackets_are_no_json(tmp_path):
     for name in ("plan.json", "run.json"):
         (tmp_path / name).write_text("[" * 100_000)
-    with pytest.raises(UserError, match="no plan can be read here"):
+    with pytest.raises(UserError, match="cannot be read as a plan"):
         records.read_plan(tmp_path)
     with pytest.raises(UserError, match="not a JSON file"):
         records.read_record(tmp_path / "run.json")

@@ -232,7 +232,7 @@ def test_a_copied_run_is_named_and_counted_once(pair, empty):
     shutil.copytree(pair[0], pair[0].with_name("copy"))
     (empty / "plan.json").unlink()
     (said,) = collect(empty)
-    assert f"runs/copy: holds the record of another run, {pair[0].name}, and is left out" in said
+    assert f"runs/copy: contains the record of the run {pair[0].name} and is left out" in said
     assert list(read_runs(empty)["run"]) == [folder.name for folder in pair]
 
 
@@ -255,9 +255,9 @@ def test_times_of_another_machine_than_the_trainings_are_said(empty):
     found = read_runs(empty)
     assert set(found["timing_device"]) == {"Fast GPU"} and set(found["device"]) == {"cpu"}
     text = tables.write("summary", empty)[1].read_text()
-    assert "Training times belong to the machine: CPU Test CPU; inference times to: Fast GPU." in text
+    assert "Training times were measured on CPU Test CPU; inference times on Fast GPU." in text
     found.drop(columns=["timing_device", "timing_cpu"]).to_csv(empty / "runs.csv", index=False)
-    assert "Times belong to the machine: CPU Test CPU." in tables.write("timing", empty)[1].read_text()
+    assert "Times were measured on CPU Test CPU." in tables.write("timing", empty)[1].read_text()
 
 
 def test_a_diverged_run_was_not_timed_on_any_machine(empty):
