@@ -1,7 +1,7 @@
-"""NeuroPrune: transformers that get small while they are fine-tuned.
+"""NeuroPrune: transformers that shrink during fine-tuning.
 
-Importing this package is cheap: a name loads what it needs, torch included, when it is first used. It has one effect:
-transformers then loads cut models as it loads any other (see `hook.py`).
+Importing this package is cheap: dependencies such as torch are loaded when a public name is first used. The only side
+effect is that transformers can then load cut models like any other (see `models/import_hook.py`).
 """
 
 from __future__ import annotations

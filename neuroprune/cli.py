@@ -1,6 +1,6 @@
-"""The command line: its arguments, and what a user reads when something is wrong.
+"""Command-line interface: argument parsing and error reporting.
 
-An error that the user can correct is printed as a sentence, without a traceback.
+Errors that the user can correct are printed as a sentence, without a traceback.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command.
 
     Args:
-        arguments: Words of the command line; default: those of this process.
+        arguments: Command-line arguments; default: those of this process.
 
     Returns:
-        0, or 1 after a mistake that was printed on the standard error.
+        0 for success, or 1 after an error that was printed to standard error.
     """
     args = parser().parse_args(arguments)
     try:
@@ -44,10 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Describe all sub-commands."""
-    root = argparse.ArgumentParser(
-        prog="neuroprune", description="Transformers that get small while they are fine-tuned."
-    )
+    """Return the parser of all sub-commands."""
+    root = argparse.ArgumentParser(prog="neuroprune", description="Transformers that shrink during fine-tuning.")
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_plan(commands)
     command = _command(
@@ -57,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     _data_option(command)
     _output_option(command, "the dataset's manifest")
     command = _command(
-        commands, "prepare-model", subcommands.prepare_model, "make sure that a model is there, say what it is"
+        commands, "prepare-model", subcommands.prepare_model, "fetch a model if necessary and describe it"
     )
     _settings_option(command, "a model")
     _output_option(command, "the model's manifest")
@@ -75,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     _add_results(commands)
     _add_verify(commands)
     _add_prune(commands)
-    command = _command(commands, "export", subcommands.export, "write a saved model in a form that needs no neuroprune")
+    command = _command(commands, "export", subcommands.export, "export a saved model for use without neuroprune")
     command.add_argument("folder", type=Path, metavar="FOLDER", help="a saved model")
     text = (
         "full: the dense model's size, zeros where units are gone, for plain transformers; plain: its own size, for "
@@ -90,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_plan(commands: Any) -> None:
-    command = _command(commands, "plan", subcommands.plan, "check a study and print its runs; nothing is run")
+    command = _command(commands, "plan", subcommands.plan, "check a study and print its runs without running them")
     command.add_argument(
         "--config",
         nargs="+",
@@ -102,9 +100,9 @@ def _add_plan(commands: Any) -> None:
     command.add_argument(
         "--catalogue", type=Path, default=Path("config"), metavar="FOLDER", help="models and tasks (config)"
     )
-    command.add_argument("--settings", metavar="JSON", help="a whole study in place of files")
+    command.add_argument("--settings", metavar="JSON", help="a whole study instead of files")
     command.add_argument("--json", action="store_true", help="print all settings of all runs as JSON")
-    command.add_argument("--folder", action="store_true", help="print the study's folder alone")
+    command.add_argument("--folder", action="store_true", help="print only the study's folder")
     command.add_argument("--output", type=Path, metavar="FILE", help="write all settings of all runs there as JSON")
     text = "time this machine for five seconds; print the number of runs, how long they will take, and the disk space"
     command.add_argument("--estimate", action="store_true", help=text)
@@ -112,16 +110,16 @@ def _add_plan(commands: Any) -> None:
 
 
 def _add_jobs(commands: Any) -> None:
-    text = "train those runs of a workflow job that have no record of the same settings and data"
+    text = "train the runs of a workflow job that have no record with the same settings and data"
     command = _command(commands, "train-job", subcommands.train_job, text)
     _settings_option(command, "a job's runs")
     for name in ("data", "model"):
         command.add_argument(
-            f"--{name}", type=Path, required=True, metavar="FILE", help=f"manifest that prepare-{name} wrote"
+            f"--{name}", type=Path, required=True, metavar="FILE", help=f"manifest written by prepare-{name}"
         )
     _checkpoint_option(command)
     _job_options(command, "the list of all records")
-    text = "time the inference of those runs of a workflow job that are not timed yet"
+    text = "time the inference of the runs of a workflow job that are not timed yet"
     command = _command(commands, "measure-job", subcommands.measure_job, text)
     _settings_option(command, "timing", default="{}")
     command.add_argument("--runs", nargs="+", required=True, metavar="RUN", help="names of the runs")
@@ -131,22 +129,22 @@ def _add_jobs(commands: Any) -> None:
 def _job_options(command: argparse.ArgumentParser, output: str) -> None:
     _data_option(command)
     _study_option(command)
-    text = "keep the models of all runs; by default a model is deleted as soon as no timing needs it"
+    text = "keep the models of all runs; by default, models are deleted after timing"
     command.add_argument("--keep-models", action="store_true", help=text)
     _output_option(command, output)
 
 
 def _add_results(commands: Any) -> None:
-    command = _command(commands, "collect", subcommands.collect, "gather the records of a study in one table")
+    command = _command(commands, "collect", subcommands.collect, "collect the records of a study in one table")
     _study_option(command)
     command.add_argument("--output", type=Path, metavar="FILE", help="the table (STUDY/runs.csv)")
     command = _command(
-        commands, "merge", subcommands.merge, "join the records of several studies or machines in one folder"
+        commands, "merge", subcommands.merge, "merge the records of several studies or machines in one folder"
     )
     command.add_argument("sources", nargs="+", type=Path, metavar="STUDY", help="folders of studies, RESULTS/STUDY")
     _study_option(command)
-    command = _command(commands, "redraw", subcommands.redraw, "redraw tables and figures from the records alone")
-    text = "figures and tables; default: those that the study asks for"
+    command = _command(commands, "redraw", subcommands.redraw, "redraw tables and figures from records only")
+    text = "figures and tables; default: those listed in the study"
     command.add_argument("names", nargs="*", metavar="NAME", help=text)
     _study_option(command)
     command = _command(commands, "figure", subcommands.figure, "draw a figure from the table of runs")
@@ -163,17 +161,17 @@ def _add_verify(commands: Any) -> None:
     )
     text = "folders of studies; default: all of results/published"
     command.add_argument("studies", nargs="*", type=Path, metavar="STUDY", help=text)
-    command.add_argument("--number", type=int, default=3, help="how many runs (3)")
-    command.add_argument("--seed", type=int, help="seed of the choice; default: another choice each time")
+    command.add_argument("--number", type=int, default=3, help="number of runs (3)")
+    command.add_argument("--seed", type=int, help="seed of the choice; default: a different choice each time")
     _data_option(command)
 
 
 def _add_prune(commands: Any) -> None:
     command = _command(
-        commands, "prune", subcommands.prune, "fine-tune a model on a task until it is small, and save it"
+        commands, "prune", subcommands.prune, "prune a model while fine-tuning it on a task, and save it"
     )
     command.add_argument("--model", required=True, help="a row of models.yaml, a folder or a hub id")
-    command.add_argument("--task", required=True, help="a task of the catalogue, or a YAML file like those in it")
+    command.add_argument("--task", required=True, help="a task of the catalogue, or a YAML file in the same format")
     text = "share of the weights in attentions and MLPs that is to go, such as 0.8"
     text += "; with several, the first third is trained once and all of them go on from there"
     command.add_argument("--sparsity", type=float, nargs="+", required=True, metavar="SHARE", help=text)
@@ -198,7 +196,7 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None]
 
 
 def _settings_option(command: argparse.ArgumentParser, what: str, default: str | None = None) -> None:
-    text = f"settings of {what}; `neuroprune plan --json` prints such"
+    text = f"settings of {what}, as printed by `neuroprune plan --json`"
     command.add_argument("--settings", required=default is None, default=default, metavar="JSON", help=text)
 
 
@@ -208,7 +206,7 @@ def _data_option(command: argparse.ArgumentParser) -> None:
 
 
 def _checkpoint_option(command: argparse.ArgumentParser) -> None:
-    text = "minutes between checkpoints (default: that of a study's key checkpoint_minutes); decides no result"
+    text = "minutes between checkpoints, without effect on results (default: as in a study)"
     command.add_argument("--checkpoint-minutes", type=float, metavar="MINUTES", help=text)
 
 

@@ -1,7 +1,7 @@
 """Data-parallel training: process launch and collective operations.
 
-Every process holds the whole model and takes the same steps with different rows. With a single process, all functions
-return their input without any cost.
+Every process has the whole model and takes the same steps with different rows. With a single process, all functions
+return their input at no cost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from neuroprune.errors import UserError
 
-PR_SET_PDEATHSIG = 1  # of prctl(2)
+PR_SET_PDEATHSIG = 1  # option of prctl(2)
 T = TypeVar("T")
 
 
@@ -35,18 +35,18 @@ def count() -> int:
 
 
 def is_main() -> bool:
-    """Return whether this is the process that writes files."""
+    """Return whether this is the main process, which writes files."""
     return count() == 1 or dist.get_rank() == 0
 
 
 def must_start(processes: int) -> bool:
-    """Return whether the processes have yet to be started by `launch`.
+    """Return whether the processes still have to be started by `launch`.
 
     Args:
         processes: Requested number of processes.
 
     Returns:
-        False in a process that belongs to such a group, and if one process is requested.
+        False if this process already belongs to such a group or if only one process is requested.
 
     Raises:
         UserError: If another launcher has started a different number of processes.
@@ -61,17 +61,17 @@ def must_start(processes: int) -> bool:
 
 
 def launch(function: Callable[..., None], processes: int, *arguments: Any) -> None:
-    """Call a function in several new processes of this machine that form a group; wait until all have ended.
+    """Call a function in a group of new processes on this machine and wait until all have ended.
 
     If one process fails, the others are terminated. They also end if this process ends.
 
     Args:
-        function: A function at module level.
+        function: A module-level function.
         processes: Number of processes.
         *arguments: Its arguments, which are pickled.
 
     Raises:
-        UserError: If a process raised one, or if there are fewer GPUs than processes.
+        UserError: If a process raised a UserError, or if there are fewer GPUs than processes.
         RuntimeError: If a process failed in another way; its traceback is in the log.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -117,18 +117,18 @@ def _own_signals() -> Iterator[None]:
 
 
 def end_with_parent(group: bool = False) -> None:
-    """Have this process killed as soon as its parent ends, even if the parent is killed.
+    """Arrange for this process to be killed when its parent ends, even if the parent is killed.
 
-    Torch's launcher asks the kernel for a SIGINT. Processes that a shell started in the background ignore it, and one
-    that waits for its peers receives it too late.
+    Torch's launcher requests SIGINT, but processes that a shell started in the background ignore it, and a process that
+    waits for its peers handles it too late.
 
     Args:
-        group: Whether to kill the process group, too. This process must be its leader.
+        group: Whether to kill the whole process group, of which this process must be the leader.
     """
-    if sys.platform == "linux" and not group:  # the kernel kills at once, but only this process
+    if sys.platform == "linux" and not group:  # the kernel kills immediately, but only this process
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = multiprocessing.parent_process()
-    if parent is not None:  # also if it ended before the call above
+    if parent is not None:  # in case the parent ended before the call above
         threading.Thread(target=_kill_after, args=[parent.sentinel, group], daemon=True).start()
 
 
@@ -142,7 +142,7 @@ def joined(processes: int) -> Iterator[None]:
     """Join the group of processes that `launch` started, for the duration of the block.
 
     Args:
-        processes: Number of processes; with 1, or in a process that has joined already, nothing happens.
+        processes: Number of processes; nothing is done for 1 or if this process has already joined.
     """
     if processes == 1 or count() > 1:
         yield
@@ -157,7 +157,7 @@ def joined(processes: int) -> Iterator[None]:
 
 
 def _numbered_cpu(storage: Any, place: str) -> Any:
-    """Accept the location `cpu:0`, where transformers 5.17 loads checkpoints and which torch does not know."""
+    """Map the location `cpu:0`, used by transformers 5.17 but unknown to torch, to the CPU."""
     return storage if place.startswith("cpu:") else None
 
 
@@ -171,7 +171,7 @@ def from_main(function: Callable[..., T], *arguments: Any) -> T:
 
 
 def main_first() -> Any:
-    """Return a context that the main process leaves before the others enter, so that files are downloaded once."""
+    """Return a context in which the main process runs before the others, so that files are downloaded once."""
     if count() == 1:
         return nullcontext()
     from accelerate import PartialState
@@ -214,7 +214,7 @@ def copy_main(tensors: Iterable[Tensor]) -> None:
 
 
 def _exchange(tensors: Iterable[Tensor], operation: Callable[..., Any]) -> None:
-    """Apply a collective operation to every tensor, to all at once: faster than copies in one message."""
+    """Apply a collective operation to all tensors concurrently, which is faster than copying them into one message."""
     sent = [(tensor, tensor.detach().to(_device()).contiguous()) for tensor in tensors if tensor.numel()]
     for work in [operation(copy, async_op=True) for _, copy in sent]:
         work.wait()
@@ -224,5 +224,5 @@ def _exchange(tensors: Iterable[Tensor], operation: Callable[..., Any]) -> None:
 
 
 def _device() -> torch.device:
-    """Return the device that tensors must be on for the backend."""
+    """Return the device that the backend requires for tensors."""
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")

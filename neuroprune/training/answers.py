@@ -1,4 +1,4 @@
-"""Predicted classes of the last evaluation, kept for paired tests between runs."""
+"""Predicted classes of the last evaluation, stored for paired tests between runs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ MOST_CLASSES = 256  # of one byte
 
 
 class Answers:
-    """A Trainer's `compute_metrics` that keeps what the last evaluation predicted.
+    """Wrapper of a Trainer's `compute_metrics` that stores the predictions of the last evaluation.
 
     Args:
-        compute_metrics: The task's own, which computes the metrics.
+        compute_metrics: The task's function, which computes the metrics.
     """
 
     def __init__(self, compute_metrics: Callable[[Any], dict[str, float]]) -> None:
@@ -22,7 +22,7 @@ class Answers:
         self.arrays: dict[str, np.ndarray] = {}
 
     def __call__(self, prediction: Any) -> dict[str, float]:
-        """Keep the classes of the rows, if these are classified, and return the metrics."""
+        """Store the predicted classes of a classification task; return the metrics."""
         self.arrays = classes(prediction.predictions, prediction.label_ids)
         return self._compute_metrics(prediction)
 
@@ -35,7 +35,7 @@ def classes(scores: Any, labels: Any) -> dict[str, np.ndarray]:
         labels: True classes, int `[rows]`.
 
     Returns:
-        `predicted` and `true`, uint8 `[rows]`; nothing for written text, numbers or more than 256 classes.
+        `predicted` and `true`, uint8 `[rows]`; empty for generated text, numbers or more than 256 classes.
     """
     scores, labels = np.asarray(scores[0] if isinstance(scores, tuple) else scores), np.asarray(labels)
     if scores.ndim != 2 or labels.ndim != 1 or not 1 < scores.shape[1] <= MOST_CLASSES:

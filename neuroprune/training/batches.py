@@ -65,7 +65,7 @@ class LengthGroups:
 
 
 class StepParts(Sampler[list[int]]):
-    """Batch sampler of one process: one list of row numbers for each pass of each step.
+    """Batch sampler of one process that yields a list of row numbers for each pass of each step.
 
     Args:
         order: Sampler of all rows; its epoch is set here.
@@ -73,7 +73,7 @@ class StepParts(Sampler[list[int]]):
         passes: Forward and backward passes per step in one process.
         process: Rank of this process.
         processes: Number of processes.
-        epoch: Returns the epoch that begins.
+        epoch: Function that returns the starting epoch.
     """
 
     def __init__(
@@ -106,17 +106,17 @@ def split(rows: tuple[int, ...], parts: int) -> list[list[int]]:
         parts: Number of parts.
 
     Returns:
-        The parts. None is empty: if there are fewer rows than parts, each part has all rows, with the same mean.
+        The parts. If there are fewer rows than parts, each part has all rows, which does not change the mean.
     """
     return [list(rows[part::parts] if len(rows) >= parts else rows) for part in range(parts)]
 
 
 class SplitSteps(LengthGroups):
-    """Mixin for Trainers that splits the rows of a step over processes and passes, with the gradient of the whole step.
+    """Mixin for Trainers that splits a step's rows over processes and passes and computes the exact gradient.
 
     Gradients are accumulated over the passes and averaged over the processes after the last one.
-    `DistributedDataParallel` is not used, because it keeps the parameters it started with, while pruning replaces
-    them. The loss of a part is a mean over its targets and is weighted by their number.
+    `DistributedDataParallel` is not used, because it keeps references to the original parameters, while pruning
+    replaces them. The loss of a part is a mean over its targets and is weighted by their number.
     """
 
     model: Any
@@ -154,8 +154,8 @@ class SplitSteps(LengthGroups):
         )
 
     def _count_targets(self, inputs: dict[str, Any]) -> Tensor:
-        """Return the number of labels that the loss of a part is averaged over."""
-        if hasattr(self, "count_targets"):  # of a Trainer whose labels are not the model's targets
+        """Return the number of labels over which the loss of a part is averaged."""
+        if hasattr(self, "count_targets"):  # for Trainers whose labels are not the model's targets
             return self.count_targets(inputs)
         labels = inputs["labels"]
         return (labels[..., 1:] if getattr(self, "_loss_shifts_labels", False) else labels).ne(-100).sum()
@@ -191,7 +191,7 @@ class SplitSteps(LengthGroups):
 
 
 def trainer_class(kind: type[Trainer], parts: int) -> type[Trainer]:
-    """Return a Trainer class whose steps read rows of similar length.
+    """Return a Trainer class whose steps use rows of similar length.
 
     Args:
         kind: The class to extend.

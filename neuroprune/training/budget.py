@@ -1,8 +1,8 @@
-"""Training until a run has taken as many floating-point operations as dense fine-tuning.
+"""Training budget in floating-point operations, equal to the cost of dense fine-tuning.
 
-A step of a pruned model takes fewer operations than a dense one. With `budget: dense_flops` the time that this saves is
-spent on more steps. Removal events stay at the steps that they have without it, and so does the learning rate up to the
-first event; from there it decays linearly to 0 at the new end.
+A step of a pruned model takes fewer operations than a dense one. With `budget: dense_flops`, the saved operations are
+spent on more steps. Removal events keep their steps, and the learning rate is unchanged up to the first event. From
+there, it decays linearly to 0 at the new end.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Trainer, TrainerCallback
 
-MOST = 100  # times as many epochs as asked for, at most
+MOST = 100  # largest factor on the number of epochs
 
-Cost = Sequence[Any]  # from a step on, a forward pass takes this many operations
+Cost = Sequence[Any]  # first step, and operations per forward pass from that step on
 
 
 class DenseBudget(TrainerCallback):
-    """Callback that ends training when all steps together have cost as much as the planned number of dense ones.
+    """Callback that ends training when its steps have cost as much as the planned number of dense steps.
 
-    It has to come before the method among the Trainer's callbacks, so that the method plans its events on the dense
-    steps. The Trainer's own number of epochs has to be `MOST` times as large.
+    It must precede the method in the Trainer's callbacks, so that the method plans its events for the dense steps. The
+    Trainer's number of epochs must be multiplied by `MOST`.
 
     Args:
         epochs: Epochs of dense fine-tuning.
-        costs: Costs so far, empty at the beginning; each change of the model's size adds one.
-        measure: Returns the operations of a forward pass of the model as it is.
+        costs: Costs so far, initially empty; each change of the model's size appends one.
+        measure: Function that returns the operations per forward pass of the current model.
     """
 
     def __init__(self, epochs: float, costs: list[Cost], measure: Callable[[], int]) -> None:
@@ -46,7 +46,7 @@ class DenseBudget(TrainerCallback):
         train_dataloader: Any = None,
         **_: Any,
     ) -> None:
-        """Tell the method the number of dense steps; replace the learning-rate schedule."""
+        """Pass the number of dense steps to the method; replace the learning-rate schedule."""
         state.max_steps = math.ceil(self._epochs * -(-len(train_dataloader) // args.gradient_accumulation_steps))
         state.num_train_epochs = math.ceil(self._epochs)
         state.compute_steps(args, state.max_steps)
@@ -58,11 +58,11 @@ class DenseBudget(TrainerCallback):
             self._costs.append([0, self._measure()])
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Set the end of training, which a resumed run must know before its first step."""
+        """Set the end of training, which a resumed run needs before its first step."""
         state.max_steps = self.end
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Measure the cost again if the model has another size."""
+        """Measure the cost again if the model's size has changed."""
         if _size(model) != self._size:
             self._size = _size(model)
             self._costs.append([state.global_step, self._measure()])
@@ -76,10 +76,10 @@ class DenseBudget(TrainerCallback):
         """Return the learning rate of a step as a fraction of its peak: linear warm-up, then linear decay to the end.
 
         Args:
-            step: Steps before it.
+            step: Number of preceding steps.
 
         Returns:
-            Without a change of the model's size, the values of transformers' linear schedule.
+            The fraction; without a change of the model's size, equal to transformers' linear schedule.
         """
         if step < self._warmup:
             return step / max(1, self._warmup)
@@ -93,7 +93,7 @@ class DenseBudget(TrainerCallback):
         return max(0.0, peak * (last - step) / max(1, last - begin))
 
     def _ends(self) -> list[int]:
-        """Return the last steps that follow from the first cost, from the first two, and so on."""
+        """Return the last step according to the first cost, the first two costs, and so on."""
         ends, left, (before, dense) = [], float(self._steps), self._costs[0]
         now = dense
         for start, cost in self._costs:
@@ -104,10 +104,10 @@ class DenseBudget(TrainerCallback):
 
 
 def forward_flops(trainer: Trainer) -> int:
-    """Count the floating-point operations of a forward pass of a Trainer's model; nothing is changed by it.
+    """Count the floating-point operations of a forward pass of a Trainer's model, without side effects.
 
     Args:
-        trainer: A Trainer; its first training rows are read, as many as in a pass of a step.
+        trainer: A Trainer, whose first training rows are used, as many as in one pass of a step.
 
     Returns:
         The operations of matrix products.

@@ -1,8 +1,9 @@
 """Checkpoints: an interrupted run resumes from the last complete one and ends with the same weights.
 
 transformers' Trainer writes and reads them (model, optimizer, schedule, random states), the method adds its own state
-(see `methods.components.state_files`), and this module adds `progress.json`. That file comes last. It holds what the
-run's record needs, and the size and hash of every other file: a checkpoint that does not match it is never used.
+(see `methods.components.state_files`), and this module adds `progress.json`. That file is written last. It contains the
+state for the run's record, and the size and hash of every other file. A checkpoint that does not match it is never
+used.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ class Progress:
     """State of a run's training, accumulated over all jobs that have worked on it.
 
     Args:
-        identity: What the result depends on: settings, data, code. A checkpoint with another identity is not used.
-        train_seconds: Wall-clock time of training up to the checkpoint, evaluations included. Steps that were lost
-            with an interrupted job and repeated count once.
+        identity: Everything that the result depends on: settings, data, code. Checkpoints with another identity are not
+            used.
+        train_seconds: Wall-clock time of training up to the checkpoint, including evaluations. Steps lost in an
+            interrupted job and repeated count once.
         eval_seconds: The part of it spent on evaluation.
-        cpu_seconds: Processor time of this process up to the checkpoint, evaluations included.
+        cpu_seconds: Processor time of this process up to the checkpoint, including evaluations.
         eval_cpu_seconds: The part of it spent on evaluation.
         resumed_at: Steps at which jobs resumed.
         step_seconds: Times of the steps up to the checkpoint, one pair for each size of the model: the number of
@@ -67,7 +69,7 @@ def find_progress(folder: Path, identity: Mapping[str, Any]) -> Progress:
 
     Args:
         folder: The run's folder.
-        identity: What the result depends on, JSON-serializable.
+        identity: Everything that the result depends on, JSON-serializable.
 
     Returns:
         The progress stored in that checkpoint, or that of a run that starts from the beginning.
@@ -118,12 +120,13 @@ def kept_log(folder: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Branch:
-    """A copy of the checkpoint before the first removal, from which other runs continue.
+    """Copy of the checkpoint before the first removal, from which other runs continue.
 
     Args:
-        folder: Folder of the copy; it does not exist yet, and never will if the first removal follows the first step.
-        start: Share of the steps at which the first removal comes.
-        end: Share of the steps at which the last removal comes.
+        folder: Folder of the copy, which must not exist yet. It is not created if the first removal follows the first
+            step.
+        start: Time of the first removal as a fraction of the steps.
+        end: Time of the last removal as a fraction of the steps.
         events: Number of removals.
     """
 
@@ -133,20 +136,20 @@ class Branch:
     events: int
 
     def is_at(self, state: Any) -> bool:
-        """Return whether the next step removes something for the first time."""
+        """Return whether the first removal takes place after the next step."""
         first = event_steps(state.max_steps, self.start, self.end, self.events)[0]
         return bool(state.global_step == first - 1)
 
 
 class Checkpoints(TrainerCallback):
-    """Callback that has the Trainer write checkpoints, keeps the last complete one, and accumulates times.
+    """Callback that makes the Trainer write checkpoints, keeps the last complete one, and accumulates times.
 
-    It has to follow the method and the step clock in the Trainer's list of callbacks.
+    It must follow the method and the step clock in the Trainer's callbacks.
 
     Args:
         progress: The run's progress so far.
         minutes: Time between checkpoints; 0: after every step; inf: never.
-        branch: Where a copy of the checkpoint before the first removal is kept, if one is needed.
+        branch: Optional copy of the checkpoint before the first removal.
     """
 
     def __init__(self, progress: Progress, minutes: float, branch: Branch | None = None) -> None:
@@ -162,7 +165,7 @@ class Checkpoints(TrainerCallback):
         self.progress.cpu_seconds = self._cpu_before + time.process_time() - self._cpu_started
 
     def evaluate(self, evaluation: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function that adds up the processor time of its calls as evaluation.
+        """Wrap an evaluation function so that its processor time is accumulated.
 
         Args:
             evaluation: The Trainer's `evaluate`.
@@ -173,7 +176,7 @@ class Checkpoints(TrainerCallback):
 
         @functools.wraps(evaluation)
         def timed(*args: Any, **kwargs: Any) -> Any:
-            """Evaluate, and add up the time."""
+            """Evaluate and accumulate the time."""
             started = time.process_time()
             try:
                 return evaluation(*args, **kwargs)
@@ -198,7 +201,7 @@ class Checkpoints(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark the checkpoint as complete and delete earlier ones."""
         self.stop()
-        distributed.wait()  # every process writes a file of its own
+        distributed.wait()  # every process writes its own file
         if distributed.is_main():
             self._finish(Path(args.output_dir), state)
         self._saved = time.perf_counter()
@@ -222,7 +225,7 @@ class Checkpoints(TrainerCallback):
 
 
 class _Unusable(Exception):  # noqa: N818
-    """A checkpoint must not be used; the text is the reason."""
+    """A checkpoint must not be used; the message is the reason."""
 
 
 def read_progress(checkpoint: Path) -> Progress:

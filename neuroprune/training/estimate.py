@@ -1,4 +1,4 @@
-"""What a study will take on this machine, before it starts: runs, time and disk space."""
+"""Estimate of a study's cost on this machine: runs, time and disk space."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STUDY_SECONDS = 60.0  # of the tables, figures and report
 
 
 def estimate(plan: Plan, cores: str = "all") -> str:
-    """Estimate what the missing runs of a study will take.
+    """Estimate the time and disk space for the missing runs of a study.
 
     Args:
         plan: The study.
@@ -29,7 +29,7 @@ def estimate(plan: Plan, cores: str = "all") -> str:
         One paragraph.
 
     Raises:
-        UserError: If `cores` is neither.
+        UserError: If `cores` is invalid.
     """
     runs = {name: run for name, run in plan.runs.items() if not (_folder(plan) / name / "run.json").exists()}
     done = len(plan.runs) - len(runs)

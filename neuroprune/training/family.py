@@ -1,4 +1,4 @@
-"""Several sparsities from one run: the steps before the first removal are trained once, and each sparsity goes on."""
+"""Training of several sparsities with shared initial steps, from which each sparsity continues."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from neuroprune.training import checkpoints, run
 
 
 def train(family: Sequence[RunSettings], study: Path, data_root: Path) -> list[RunRecord]:
-    """Train runs that differ in the sparsity of NeuroPrune-FC alone; each ends with the weights that it has alone.
+    """Train runs that differ only in NeuroPrune-FC's sparsity, with the same weights as if trained separately.
 
     Args:
         family: Settings of the runs.
@@ -49,10 +49,10 @@ def train(family: Sequence[RunSettings], study: Path, data_root: Path) -> list[R
 
 
 def continue_from(shared: Path, settings: RunSettings, folder: Path) -> None:
-    """Let a run begin with the checkpoint of another one, which was written before anything was removed.
+    """Start a run from another run's checkpoint before the first removal.
 
     Args:
-        shared: The checkpoint of a run that differs in the sparsity alone.
+        shared: The checkpoint of a run that differs only in its sparsity.
         settings: Settings of the run.
         folder: Folder of the run.
     """
@@ -61,7 +61,7 @@ def continue_from(shared: Path, settings: RunSettings, folder: Path) -> None:
     own = folder / checkpoints.FOLDER / f"checkpoint-{step}"
     shutil.copytree(shared, own)
     state = load_state(own)
-    assert state is not None, "the method writes its state beside every checkpoint"
+    assert state is not None, "no method state next to the checkpoint"
     steps = [step for step, _ in state["plan"]]
     state["plan"] = list(zip(steps, cubic_schedule(method.sparsity or 0.0, len(steps)), strict=True))
     state["report"]["sparsity"] = method.sparsity

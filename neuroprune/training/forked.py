@@ -1,4 +1,4 @@
-"""Tasks that run one after another, each in a fork of this process, which has loaded the libraries.
+"""Sequential execution of tasks in forks of this process, which has already loaded the libraries.
 
 A task may fail or be killed without affecting the others. Its output goes to its own log. No accelerator may be used
 before the fork, because a CUDA context does not survive one.
@@ -20,7 +20,7 @@ from pathlib import Path
 from neuroprune.errors import UserError
 from neuroprune.files import failures
 
-_BAR = re.compile(r"\d%\|")  # of tqdm
+_BAR = re.compile(r"\d%\|")  # progress bars of tqdm
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ForkedTask:
     Args:
         name: Its name, for messages.
         log: File for its output; the folder is created.
-        work: Function to call in the fork. Of a `UserError`, only the message is printed.
+        work: Function to call in the fork. For a `UserError`, only the message is printed.
         after: Function that the parent process calls after success.
     """
 
@@ -41,7 +41,7 @@ class ForkedTask:
 
 
 def run_in_forks(forked_tasks: Sequence[ForkedTask]) -> list[ForkedTask]:
-    """Run tasks one after another; print a line for each, with its time and the estimated remaining time of all.
+    """Run tasks one after another; print a line for each with its time and the total remaining time.
 
     Args:
         forked_tasks: The tasks, in order.

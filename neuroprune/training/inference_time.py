@@ -37,7 +37,7 @@ def measure(timing: TimingSettings, run: Path, output: Path, data_root: Path) ->
 
     Args:
         timing: Batch sizes, rows per pass, passes, threads.
-        run: The run's record, `<run folder>/run.json`; the model is in `model/` beside it.
+        run: The run's record, `<run folder>/run.json`; the model is in `model/` in the same folder.
         output: The file to write, atomically.
         data_root: Folder of the datasets.
 
@@ -106,7 +106,7 @@ def time_batch_size(
     """Time passes of the pruned and the dense model over the same batches.
 
     Args:
-        pair: Functions that answer a batch, by the names `cut` and `dense`.
+        pair: Functions that run a model on a batch, named `cut` and `dense`.
         batches: The batches of a pass.
         size: Rows per batch.
         examples: Rows of all batches.
@@ -140,7 +140,7 @@ def quartiles(values: np.ndarray) -> Quartiles:
 
 
 def _one_pass(answer: Callable[..., Any], batches: Sequence[Batch]) -> Callable[[], None]:
-    """Return a function that has a model answer all batches once."""
+    """Return a function that runs a model on all batches once."""
 
     @torch.inference_mode()
     def run() -> None:

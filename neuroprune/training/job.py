@@ -1,8 +1,8 @@
 """Jobs that train or time several runs, one after another.
 
-Every run is complete or missing, as if it had its own job: folder, record, log, lock and checkpoints are the same.
-Complete runs are recognised by their records. A job that was killed, or that is composed differently, therefore runs
-only the missing ones.
+Every run is either complete or missing, and has the same folder, record, log, lock and checkpoints as in a separate
+job. Complete runs are recognised by their records. A job that was killed or regrouped therefore repeats only the
+missing runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from neuroprune.results.records import RunRecord, TimingRecord, read_record, rea
 from neuroprune.training.forked import ForkedTask, run_in_forks
 
 AnyRecord = TypeVar("AnyRecord", RunRecord, TimingRecord)
-# Imported before the first fork, so that the runs of a job need not load them.
+# Imported before the first fork, so that the forked runs need not load them.
 LIBRARIES = ("datasets", "sklearn.metrics", "neuroprune.training.inference_time", "neuroprune.training.run")
 
 
@@ -36,7 +36,7 @@ class Place:
     Args:
         study: The study's folder, which contains `runs/<run>`.
         data_root: Folder of the datasets.
-        keep_models: Whether to keep models after they are timed, and those that are not timed.
+        keep_models: Whether to keep models that are already timed or need no timing.
     """
 
     study: Path
@@ -49,7 +49,7 @@ class Place:
 
 
 def train(runs: JobRuns, made: Prepared, place: Place, output: Path, checkpoint_minutes: float) -> None:
-    """Train the missing runs of a job, and write the list of all records.
+    """Train the missing runs of a job and write the list of all records.
 
     A run is complete if its record has these settings, data and model, and if its model exists or is not needed. A
     model is needed until it is timed, and permanently with `keep_models`. Models that are not needed are deleted.
@@ -62,7 +62,7 @@ def train(runs: JobRuns, made: Prepared, place: Place, output: Path, checkpoint_
         checkpoint_minutes: See `training.run.train`.
 
     Raises:
-        UserError: If runs failed; the others are complete then.
+        UserError: If runs failed; all others are then complete.
     """
     forked_tasks = []
     for run in runs.runs:
@@ -78,16 +78,16 @@ def train(runs: JobRuns, made: Prepared, place: Place, output: Path, checkpoint_
 
 
 def measure(timing: TimingSettings, names: Sequence[str], place: Place, output: Path) -> None:
-    """Time those runs of a job that have no times with these settings, and write the list of all times.
+    """Time the runs of a job that have no times with these settings, and write the list of all times.
 
     Args:
-        timing: How to time inference.
-        names: The runs, which are trained.
+        timing: Settings of the timing.
+        names: Names of trained runs.
         place: The job's folders.
         output: JSON file for the list.
 
     Raises:
-        UserError: If runs failed; the others are timed then.
+        UserError: If runs failed; all others are then timed.
     """
     forked_tasks = []
     for name in names:
@@ -101,13 +101,13 @@ def measure(timing: TimingSettings, names: Sequence[str], place: Place, output: 
 
 
 def is_trained(run: RunSettings, made: Prepared, place: Place) -> bool:
-    """Return whether a run's record is what training would give; older records may not name their model."""
+    """Return whether a run's record matches these settings, data and model; older records have no model hash."""
     record = _read(read_record, place.folder(run.run) / "run.json")
     return record is not None and made.gave(record, run)
 
 
 def is_timed(name: str, timing: TimingSettings, place: Place) -> bool:
-    """Return whether a run is timed with these settings, on its record's data; training deletes earlier times."""
+    """Return whether a run is timed with these settings on its record's data; training deletes earlier times."""
     record = _read(read_record, place.folder(name) / "run.json")
     found = _read(read_timing, place.folder(name) / "timing.json")
     if record is None or found is None:
@@ -126,7 +126,7 @@ def _training(
     run: RunSettings, made: Prepared, place: Place, checkpoint_minutes: float, after: Callable[[], None]
 ) -> ForkedTask:
     def work() -> None:
-        """Train the run, as `neuroprune train` does."""
+        """Train the run like `neuroprune train`."""
         from neuroprune.training import run as training
 
         output = place.folder(run.run) / "run.json"
@@ -137,7 +137,7 @@ def _training(
 
 def _timing(name: str, timing: TimingSettings, place: Place, after: Callable[[], None]) -> ForkedTask:
     def work() -> None:
-        """Time the run, as `neuroprune measure` does."""
+        """Time the run like `neuroprune measure`."""
         from neuroprune.training.inference_time import measure
 
         measure(timing, place.folder(name) / "run.json", place.folder(name) / "timing.json", place.data_root)
@@ -146,14 +146,14 @@ def _timing(name: str, timing: TimingSettings, place: Place, after: Callable[[],
 
 
 def _do(forked_tasks: Sequence[ForkedTask], total: int, done: str) -> None:
-    """Run the missing tasks; raise an error at the end that names those that failed."""
-    print(f"{total - len(forked_tasks)} of {total} runs are {done} already", flush=True)
+    """Run the missing tasks; afterwards raise an error that lists failed ones."""
+    print(f"{total - len(forked_tasks)} of {total} runs are already {done}", flush=True)
     if forked_tasks:
         for library in LIBRARIES:
             importlib.import_module(library)
     if failed := run_in_forks(forked_tasks):
         names = ", ".join(task.name for task in failed)
-        raise UserError(f"{len(failed)} of {total} runs could not be {done}: {names}; {failed[0].log} says why.")
+        raise UserError(f"{len(failed)} of {total} runs could not be {done}: {names}; see {failed[0].log}.")
 
 
 def _write_list(output: Path, files: Iterable[Path]) -> None:

@@ -1,4 +1,4 @@
-"""How fast this machine trains: a small transformer layer, timed for some seconds."""
+"""Training speed of this machine, measured for a few seconds with a small transformer layer."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import nn
 
 from neuroprune.config.workload import OPERATIONS
 
-WIDTH, HEADS, NEURONS, ROWS, TOKENS = 384, 12, 1536, 16, 32  # a layer of MiniLM and a usual batch
+WIDTH, HEADS, NEURONS, ROWS, TOKENS = 384, 12, 1536, 16, 32  # a layer of MiniLM and a typical batch
 
 
 def operations_per_second(seconds: float = 5.0) -> float:
     """Time training steps of one transformer layer on one CPU thread.
 
     Args:
-        seconds: How long to measure, in seconds of the processor, so that other work changes the answer little.
+        seconds: Duration of the measurement in processor time, on which other work has little influence.
 
     Returns:
-        Operations a second: six for each weight and token.
+        Operations per second, counted as six per weight and token.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -35,7 +35,7 @@ def _measure(seconds: float) -> float:
     optimizer = torch.optim.AdamW(layer.parameters(), fused=True)
     rows = torch.randn(ROWS, TOKENS, WIDTH)
     weights = sum(weight.numel() for weight in layer.parameters() if weight.dim() > 1)
-    _step(layer, optimizer, rows)  # the first step allocates
+    _step(layer, optimizer, rows)  # the first step allocates memory
     steps, started = 0, time.process_time()
     while (spent := time.process_time() - started) < seconds or not steps:
         _step(layer, optimizer, rows)

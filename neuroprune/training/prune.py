@@ -1,4 +1,4 @@
-"""Prune a model from the command line: one run, whose model is written to a folder."""
+"""Implementation of `neuroprune prune`: a single run whose model is written to a folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from neuroprune.results.records import RunRecord, read_record
 
 @dataclass(frozen=True)
 class Request:
-    """Request of the command line.
+    """Arguments of the command line.
 
     Args:
         model: A row of the catalogue, a folder or a hub id.
@@ -29,8 +29,8 @@ class Request:
         sparsity: Fraction of the weights in attentions and MLPs to remove.
         seed: Seed of the head's initialisation, data order and dropout.
         catalogue: Folder with `models.yaml` and `tasks/`.
-        training: Training settings that replace those of the rows.
-        trim_vocabulary: Whether only the embeddings of the task's tokens are kept.
+        training: Training settings that override those of the catalogue rows.
+        trim_vocabulary: Whether to keep only the embeddings of the task's tokens.
     """
 
     model: str
@@ -43,11 +43,11 @@ class Request:
 
 
 def prune(request: Request, out: Path, data_root: Path) -> list[str]:
-    """Fine-tune and prune a model; save it with its tokenizer, its card and the record of the run (`run.json`).
+    """Fine-tune and prune a model; save it with tokenizer, model card and record (`run.json`).
 
     Args:
         request: The request.
-        out: Folder to write to, new or empty. A new folder appears only when it is complete; in an empty one,
+        out: Folder to write to, new or empty. A new folder is created only when complete; in an empty one,
             `config.json` is written last.
         data_root: Folder of the datasets.
 
@@ -68,23 +68,23 @@ def prune(request: Request, out: Path, data_root: Path) -> list[str]:
 
 
 def prune_family(request: Request, sparsities: Sequence[float], out: Path, data_root: Path) -> list[str]:
-    """Prune a model to several sparsities; the steps before the first removal are trained once.
+    """Prune a model to several sparsities, sharing the steps before the first removal.
 
     Args:
-        request: The request; its sparsity is not read.
+        request: The request; its sparsity is ignored.
         sparsities: Fractions of the weights in attentions and MLPs to remove.
-        out: Folder to write to, new or empty. It becomes the folder of a study: `runs/<name>` with the record, the
-            model and the time of its inference, `runs.csv`, the table `summary` and the figure `frontier`.
+        out: Folder to write to, new or empty. It becomes a study's folder with `runs/<name>` (record, model and
+            inference time), `runs.csv`, the table `summary` and the figure `frontier`.
         data_root: Folder of the datasets.
 
     Returns:
         Sentences about what was written.
 
     Raises:
-        UserError: As in `prune`; also if a sparsity is given twice.
+        UserError: As in `prune`, and if a sparsity is given twice.
     """
     if twice := [share for share in sparsities if sparsities.count(share) > 1]:
-        raise UserError(f"--sparsity: {twice[0]:g} is given twice; give each share once.")
+        raise UserError(f"--sparsity: {twice[0]:g} is given twice; give each sparsity once.")
     family = family_settings(request, sparsities)
     with ExitStack() as stack:
         folder = _work_folder(out, stack)
@@ -93,11 +93,11 @@ def prune_family(request: Request, sparsities: Sequence[float], out: Path, data_
             records = _train_family(family, study, data_root)
             _hand_over(study, out.resolve())
     lines = [sentence for record in records for sentence in _summary(record, out / "runs" / record.run / "model")[:1]]
-    return [*lines, f"All of them: {out / 'tables' / 'summary.md'} and {out / 'figures' / 'frontier.png'}."]
+    return [*lines, f"Overview: {out / 'tables' / 'summary.md'} and {out / 'figures' / 'frontier.png'}."]
 
 
 def _train_family(family: Sequence[RunSettings], study: Path, data_root: Path) -> list[RunRecord]:
-    """Train and time runs, and collect their records in the table and the figure of a study."""
+    """Train and time runs; collect their records and draw the table and figure."""
     from neuroprune.results import figures, tables
     from neuroprune.results.collect import collect
     from neuroprune.training import family as training
@@ -116,12 +116,12 @@ def _train_family(family: Sequence[RunSettings], study: Path, data_root: Path) -
 
 @contextmanager
 def _kept_if_made(folder: Path, made: Path, out: Path) -> Iterator[None]:
-    """Keep the work if it is complete and can't be moved to its place.
+    """Keep the working folder if the result is complete but can't be moved to its destination.
 
     Args:
-        folder: The folder of the work.
-        made: What exists once the work is complete.
-        out: Its place.
+        folder: The working folder.
+        made: A path that exists once the work is complete.
+        out: Its destination.
     """
     try:
         yield
@@ -137,34 +137,34 @@ def _kept_if_made(folder: Path, made: Path, out: Path) -> Iterator[None]:
 
 
 def _work_folder(out: Path, stack: ExitStack) -> Path:
-    """Create the folder to work in, on the disk of `out`: inside it if it exists (it may be a mount), else beside it.
+    """Create the working folder on the disk of `out`: inside it if it exists (it may be a mount), else next to it.
 
-    Nothing has been trained yet, so that an unwritable place costs no training.
+    This happens before training, so that an unwritable destination is detected early.
 
     Args:
         out: The folder for the model.
-        stack: Deletes the folder at its end.
+        stack: Exit stack that deletes the folder at the end.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: If `out` contains something or cannot be written.
+        UserError: If `out` is not empty or cannot be written.
     """
     try:
         place = out.resolve()
-        prefix = f".{place.name}-"  # also of what a killed start has left in an existing folder
+        prefix = f".{place.name}-"  # also deletes leftovers of a killed process in an existing folder
         if place.exists() and not (place.is_dir() and all(file.name.startswith(prefix) for file in place.iterdir())):
-            raise UserError(f"--out: {out} holds something already; give a new folder.")
+            raise UserError(f"--out: {out} is not empty; give a new folder.")
         parent = place if place.exists() else place.parent
         parent.mkdir(parents=True, exist_ok=True)
         return stack.enter_context(temporary_folder(prefix, parent))
-    except (OSError, RuntimeError) as error:  # links that lead to each other are a RuntimeError
+    except (OSError, RuntimeError) as error:  # circular links raise a RuntimeError
         raise UserError(f"--out: {out} can't be written ({_reason(error)}); give another folder.") from error
 
 
 def _train(settings: RunSettings, folder: Path, data_root: Path) -> RunRecord:
-    """Train, and write the model and its record to `folder/model`."""
+    """Train a run; write the model and its record to `folder/model`."""
     from neuroprune.training import run
 
     record = folder / "run.json"
@@ -177,7 +177,7 @@ def _train(settings: RunSettings, folder: Path, data_root: Path) -> RunRecord:
 
 
 def _hand_over(made: Path, out: Path) -> None:
-    """Move a model to its place: a new folder appears at once, in an existing one `config.json` is written last."""
+    """Move a model to its destination: atomically for a new folder; otherwise `config.json` is written last."""
     from neuroprune.models.pretrained import move_files
 
     if made.parent.parent == out:
@@ -200,7 +200,7 @@ def run_settings(request: Request) -> RunSettings:
         The settings, with all defaults.
 
     Raises:
-        UserError: If the request is invalid: a sentence for each mistake, which names the option.
+        UserError: If the request is invalid, with one sentence per mistake that mentions the option.
     """
     return family_settings(request, [request.sparsity])[0]
 
@@ -224,7 +224,7 @@ def family_settings(request: Request, sparsities: Sequence[float]) -> list[RunSe
 
 
 def _row(name: str, rows: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the name of a row, and the row itself if it is not in the catalogue."""
+    """Return a row's name, and the row itself if it is not in the catalogue."""
     if name in rows:
         return name, {}
     last = Path(name).stem if name.endswith(".yaml") else Path(name).name.strip(".") or Path(name).resolve().name
@@ -233,7 +233,7 @@ def _row(name: str, rows: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[st
 
 
 def _task_file(request: Request, rows: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the task's file, if the request names a file."""
+    """Read the task file if the request contains a path."""
     if request.task in rows:
         return {}
     if not request.task.endswith(".yaml"):
@@ -245,7 +245,7 @@ def _task_file(request: Request, rows: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _in_words_of_options(problem: str, model: str, task: str) -> str:
-    """Replace the keys of a study by the options of the command line."""
+    """Replace configuration keys in messages by command-line options."""
     grid = r"prune: experiments\.prune\."
     for key, option in (
         (grid + r"methods\[0\]\.sparsity(\[\d+\])?", "--sparsity"),

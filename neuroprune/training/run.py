@@ -1,4 +1,4 @@
-"""One run: train a model on a task with a method, and write its record, model and small arrays."""
+"""A single run: train a model on a task with a method, and write its record, model and small arrays."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def train(
     finite is recorded as diverged, without a metric. An interrupted run resumes from its last checkpoint.
 
     Args:
-        settings: Everything that decides the result.
-        output: The record to write, `<run folder>/run.json`; the model and the arrays are written beside it.
+        settings: All settings that determine the result.
+        output: The record to write, `<run folder>/run.json`; model and arrays are written to the same folder.
         data_root: Folder of the datasets.
         checkpoint_minutes: Time between checkpoints, which are deleted at the end; 0: after every step.
-        made: What data and model were prepared, for the record; a checkpoint of other files is not gone on from. A run
-            whose record already is the result of these settings and files, with its model beside it, stays as it is.
+        made: Hashes of the prepared data and model, for the record; checkpoints with other hashes are not used. A run
+            with an existing model and a record of these settings and hashes is not repeated.
 
-        branch: Where a checkpoint is kept for other runs, if one is needed.
+        branch: Optional copy of a checkpoint for other runs.
 
     Raises:
         UserError: If another process is writing the same folder, or the data or the model are unavailable.
@@ -84,7 +84,7 @@ def train(
 
 
 def _is_done(settings: RunSettings, output: Path, made: Prepared | None) -> bool:
-    """Tell whether the run is complete; another process may have written it before this one got the lock."""
+    """Return whether the run is complete; another process may have finished it before this one got the lock."""
     if made is None or not output.with_name("model").is_dir():
         return False
     try:
@@ -121,7 +121,7 @@ def _run(
     with distributed.main_first():
         model, tokenizer = sources.load(settings.model, data, seed=settings.seed)
     if progress.checkpoint is not None:
-        model = pretrained.from_pretrained(progress.checkpoint)  # with the shapes that it had
+        model = pretrained.from_pretrained(progress.checkpoint)  # with its shapes at the checkpoint
     pretrained.align(model)
     method = methods.build(settings.method)
     trainer = _trainer(settings, folder, data, model, tokenizer, method)
@@ -159,7 +159,7 @@ def _run(
 
 
 def _card(settings: RunSettings, data: tasks.Data, metrics: dict[str, float]) -> dict[str, Any]:
-    """Return the entries of the model card that do not follow from the model."""
+    """Return the model card's entries that cannot be derived from the model."""
     source = settings.model.source
     return {
         "metrics": metrics,
@@ -172,7 +172,7 @@ def _card(settings: RunSettings, data: tasks.Data, metrics: dict[str, float]) ->
 
 
 def _is_lost(loss: float | None, config: Any, classes: int) -> bool:
-    """Tell whether a run has diverged although its weights are finite: its loss is far above that of guessing."""
+    """Return whether a run with finite weights has diverged: its loss is far above that of guessing."""
     choices = config.vocab_size if config.is_encoder_decoder else classes
     return loss is not None and choices > 1 and loss > WORST_LOSS * math.log(choices)
 
@@ -185,7 +185,7 @@ class _Watch(TrainerCallback):
     """Callback that stops a run whose loss is not finite."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Check every loss: of the steps since the last log, of all of training (`train_loss`), of an evaluation."""
+        """Check every logged loss: of recent steps, of the whole training (`train_loss`), or of an evaluation."""
         if not all(math.isfinite(logs.get(name, 0.0)) for name in ("loss", "train_loss", "eval_loss")):
             raise DivergedError
 
@@ -229,7 +229,7 @@ def _fit(trainer: Trainer, kept: checkpoints.Checkpoints) -> dict[str, Any]:
 
 
 def _cpu_seconds(progress: checkpoints.Progress) -> float | None:
-    """Return the processor time of training without evaluations; None where an accelerator does the work."""
+    """Return the processor time of training without evaluations; None on an accelerator."""
     return None if torch.cuda.is_available() else progress.cpu_seconds - progress.eval_cpu_seconds
 
 
@@ -242,7 +242,7 @@ def _is_history(key: str, value: Any) -> bool:
 
 
 def _trainer(settings: RunSettings, folder: Path, data: Any, model: Any, tokenizer: Any, method: Any) -> Trainer:
-    """Build the Trainer, which is the same for all methods except for the callback."""
+    """Build the Trainer, which differs between methods only in the callback."""
     if settings.training.freeze_embeddings:
         model.get_input_embeddings().requires_grad_(False)
     if settings.training.gradient_checkpointing:
@@ -261,7 +261,7 @@ def _trainer(settings: RunSettings, folder: Path, data: Any, model: Any, tokeniz
 
 
 def _add_budget(trainer: Trainer, method: Any, epochs: float, progress: checkpoints.Progress) -> None:
-    """Train until the run has cost as much as dense fine-tuning; the method comes after the budget."""
+    """Add the callback for the cost of dense fine-tuning, in front of the method."""
     trainer.pop_callback(method)
     trainer.add_callback(budget.DenseBudget(epochs, progress.costs, partial(budget.forward_flops, trainer)))
     trainer.add_callback(method)
@@ -269,7 +269,7 @@ def _add_budget(trainer: Trainer, method: Any, epochs: float, progress: checkpoi
 
 def _arguments(training: TrainingSettings, seed: int, folder: Path, more: dict[str, Any]) -> Seq2SeqTrainingArguments:
     """Translate the settings to the Trainer's arguments; `more` are those of the task's objective."""
-    if training.optimizer != "adamw":  # the Trainer's own
+    if training.optimizer != "adamw":  # the Trainer's default
         more = more | {"optim": training.optimizer}
     return Seq2SeqTrainingArguments(
         output_dir=str(folder / checkpoints.FOLDER),
@@ -280,7 +280,7 @@ def _arguments(training: TrainingSettings, seed: int, folder: Path, more: dict[s
         use_cpu=training.processes > 1 and not torch.cuda.is_available(),  # otherwise each process runs alone
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
-        warmup_steps=training.warmup,  # below 1: a fraction of the steps
+        warmup_steps=training.warmup,  # values below 1 are fractions of the steps
         max_grad_norm=training.max_grad_norm,
         bf16=use_bf16(training.precision),
         eval_strategy="epoch" if training.evaluate == "epoch" else "no",
@@ -295,7 +295,7 @@ def _arguments(training: TrainingSettings, seed: int, folder: Path, more: dict[s
 
 
 def _save_arrays(model: torch.nn.Module, folder: Path, eps: float, answers: dict[str, Any]) -> dict[str, Any]:
-    """Write the small arrays beside the record; return their hashes and the standard deviation of the degrees."""
+    """Write the small arrays next to the record; return their hashes and the standard deviation of degrees."""
     degrees = weight_arrays.degrees(model, eps)
     arrays = {
         "degrees.safetensors": degrees,
@@ -315,7 +315,7 @@ def _save_arrays(model: torch.nn.Module, folder: Path, eps: float, answers: dict
 
 @contextmanager
 def _only_writer(folder: Path) -> Iterator[None]:
-    """Lock a run folder, since a killed scheduler may leave a job that still writes there; delete temporary files."""
+    """Lock a run folder, because a killed scheduler may leave a job that still writes to it; delete temporary files."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock").acquire(timeout=0)
@@ -329,7 +329,7 @@ def _only_writer(folder: Path) -> Iterator[None]:
 
 
 def _delete_temporary(folder: Path) -> None:
-    """Delete what killed processes left: files of `neuroprune.files.atomic` (`.*.tmp`) and of safetensors (`.tmp*`)."""
+    """Delete files left by killed processes, of `neuroprune.files.atomic` (`.*.tmp`) and safetensors (`.tmp*`)."""
     for path in {*folder.glob(".*.tmp"), *folder.glob(".tmp*")}:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 

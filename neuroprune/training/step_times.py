@@ -1,4 +1,4 @@
-"""Times of training steps, for each size that the model has during a run."""
+"""Times of training steps for each size of the model during a run."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from neuroprune.results.records import StepTimes
 from neuroprune.training.inference_time import quartiles
 
 Mark = Any  # a point in time: seconds on the CPU, an event in the queue of a GPU
-Stretch = Sequence[Any]  # steps at one size of the model: number of parameters, and the seconds of each step
+Stretch = Sequence[Any]  # steps at one model size: number of parameters, and the seconds of each step
 
 
 class StepClock(TrainerCallback):
     """Callback that times every step, from its forward pass to the end of the method's `after_step`.
 
     On a GPU, events are queued at both ends and read later, so that the clock does not synchronize; on a CPU it is
-    wall-clock time. Data loading, evaluation and checkpoints are excluded. The callback has to follow the method in the
+    wall-clock time. Data loading, evaluation and checkpoints are excluded. The callback must follow the method in the
     Trainer's list.
 
     Args:
-        stretches: Earlier steps of the run, in order. The steps of this job are appended; before a checkpoint is
-            written, all steps so far are.
+        stretches: Earlier steps of the run, in order. The steps of this job are appended, at the latest before a
+            checkpoint.
     """
 
     def __init__(self, stretches: list[Stretch]) -> None:
@@ -36,7 +36,7 @@ class StepClock(TrainerCallback):
         self._begun: Mark = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Start the clock; a change of the model's size begins a new stretch."""
+        """Start the clock; start a new stretch if the model's size has changed."""
         size = sum(parameter.numel() for parameter in model.parameters())
         if not self._stretches or size != self._stretches[-1][0]:
             self._stretches.append((size, []))

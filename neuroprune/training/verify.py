@@ -1,4 +1,4 @@
-"""Retrain published runs and compare what comes out with their records."""
+"""Verification of published runs: retrain them and compare the results with their records."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from neuroprune.results.manifests import teacher_hash
 from neuroprune.results.records import Result, RunRecord, read_record
 from neuroprune.training.run import train
 
-STANDARD_ERRORS = 2.0  # by which a metric may differ on another machine or with other versions
+STANDARD_ERRORS = 2.0  # tolerance of metrics for other machines and versions, in standard errors
 SPARSITY = 0.005
 
 
 @dataclass(frozen=True)
 class Check:
-    """One run that was retrained, or could not be.
+    """Result of retraining one run.
 
     Args:
         text: A sentence for the user.
@@ -38,8 +38,8 @@ def choose(study_dirs: Sequence[Path], number: int, seed: int | None = None) -> 
 
     Args:
         study_dirs: Folders of studies.
-        number: How many runs.
-        seed: Of the choice; None: another choice each time.
+        number: Number of runs.
+        seed: Seed of the choice; None for a different choice each time.
 
     Returns:
         At most ``number`` records, ``run.json``.
@@ -53,7 +53,7 @@ def choose(study_dirs: Sequence[Path], number: int, seed: int | None = None) -> 
         raise UserError(f"--number: {number} is not allowed; it must be at least 1")
     if not done:
         places = ", ".join(map(str, study_dirs)) or "results/published"
-        raise UserError(f"{places}: no finished run here (runs/*/run.json); name another study.")
+        raise UserError(f"{places}: no finished run (runs/*/run.json); give another study.")
     return random.Random(seed).sample(done, min(number, len(done)))
 
 
@@ -62,10 +62,10 @@ def verify(paths: Sequence[Path], data_root: Path) -> Iterator[Check]:
 
     Args:
         paths: Their records.
-        data_root: Where datasets are kept.
+        data_root: Folder of the datasets.
 
     Yields:
-        What came of each run, as soon as it is known.
+        The result of each run, as soon as it is available.
     """
     for path in paths:
         record = read_record(path)
@@ -81,7 +81,7 @@ def verify(paths: Sequence[Path], data_root: Path) -> Iterator[Check]:
 
 
 def absent(record: RunRecord, data_root: Path) -> str:
-    """Say why a run cannot be repeated here: its data or model are missing, or others than it was trained on."""
+    """Return the reason why a run cannot be repeated here: its data or model are missing or different."""
     try:
         data, model = tasks.load(record.settings.task, data_root), sources.prepare(record.settings.model)
     except UserError as error:
@@ -92,19 +92,19 @@ def absent(record: RunRecord, data_root: Path) -> str:
         "teacher": (record.environment.teacher_sha256, teacher_hash(record.settings)),
     }
     other = [name for name, (wanted, found) in pairs.items() if wanted not in (None, found)]
-    return f"its {' and '.join(other)} here differ from those that it was trained on (SHA-256)" if other else ""
+    return f"its {' and '.join(other)} differ from those of the original run (SHA-256)" if other else ""
 
 
 def compare(published: Result, again: Result) -> dict[str, bool]:
     """Compare metrics and sparsity of two results of the same settings.
 
     Args:
-        published: The published one.
-        again: The new one.
+        published: The published result.
+        again: The new result.
 
     Returns:
-        A text for each number, and whether it is within its tolerance: for metrics two standard errors of a fraction of
-        the judged rows, for sparsity half a percentage point.
+        A description of each number and whether it is within its tolerance: for metrics, two standard errors of a
+        proportion over the evaluated rows; for sparsity, half a percentage point.
     """
     metrics = {
         name: (value, again.metrics.get(name), _tolerance(value, published.eval_rows))
@@ -116,13 +116,13 @@ def compare(published: Result, again: Result) -> dict[str, bool]:
 
 
 def _tolerance(value: float, rows: int) -> float:
-    """Return two standard errors of a fraction of so many rows, at least one row."""
+    """Return two standard errors of a proportion over this many rows, but at least one row."""
     spread = max(0.0, value * (1 - value))
     return max(1 / rows, STANDARD_ERRORS * math.sqrt(spread / rows))
 
 
 def _compared(name: str, published: float, again: float | None, tolerance: float) -> tuple[str, bool]:
-    """Say whether a number is equal, within its tolerance or not."""
+    """Describe whether a number is equal, within its tolerance, or different."""
     if again is None:
         return f"{name} {published:.4f} published, none now", False
     if again == published:

@@ -102,9 +102,9 @@ def head_arrays(model: nn.Module) -> dict[str, np.ndarray]:
         model: A model of a known architecture, cut or not.
 
     Returns:
-        For the attention with index i, `importance.<i>`: float32 [dense heads], the sum of absolute weights of W^O that
-        leave each head, 0 for a removed head; and `distance.<i>`: float32 [kept heads, kept heads], the l-infinity
-        distances of Algorithm 2 (under grouped-query attention, between key/value heads).
+        For the attention with index i, `importance.<i>`: float32 [dense heads], the sum of each head's absolute weights
+        in W^O, 0 for a removed head; and `distance.<i>`: float32 [kept heads, kept heads], the l-infinity distances of
+        Algorithm 2 (under grouped-query attention, between key/value heads).
     """
     kept = kept_units(model)
     found: dict[str, np.ndarray] = {}
@@ -132,7 +132,7 @@ def _attention_patterns(
         left = torch.as_tensor(kept.heads[attention.index])[::groups] // groups
         rows = (left[:, None] * attention.head_dim + torch.arange(attention.head_dim)).flatten()
         present = _present(getattr(attention, name).weight, eps)
-        own = present.shape[1]  # a cross-attention may read a stream of another width
+        own = present.shape[1]  # a cross-attention may read a residual stream of another width
         columns = wide if own == len(wide[0]) else (torch.arange(own), own)
         dense_rows = kept.dense_heads[attention.index] // groups * attention.head_dim
         found[f"{name}.{attention.index}"] = _spread(present, (rows, dense_rows), columns)
@@ -152,7 +152,7 @@ def _present(weight: Tensor, eps: float) -> Tensor:
 
 
 def _spread(present: Tensor, rows: tuple[Tensor, int], columns: tuple[Tensor, int]) -> np.ndarray:
-    """Put the kept entries at their positions in the dense matrix; rows and columns are positions and dense size."""
+    """Place remaining entries in the dense matrix; `rows` and `columns` are pairs of positions and dense size."""
     dense = torch.zeros(rows[1], columns[1], dtype=torch.bool)
     dense[rows[0][:, None], columns[0]] = present
     return dense.numpy()

@@ -80,7 +80,7 @@ def test_a_row_of_ones_own(own_table):
 
 def test_rows_are_not_replaced_and_other_types_must_exist(own_table):
     neuroprune.register_architecture("llama", "llama")
-    with pytest.raises(UserError, match=r"'llama' has another row already"):
+    with pytest.raises(UserError, match=r"'llama' already has a different row"):
         neuroprune.register_architecture("llama", "bert")
     with pytest.raises(UserError, match=r"'lama' is not supported \(did you mean 'llama'\?\)"):
         neuroprune.register_architecture("granite", "lama")
@@ -96,5 +96,5 @@ def test_types_that_the_table_cannot_describe_are_refused_with_the_reason(name, 
 
 def test_a_matrix_that_the_row_does_not_list_is_refused():
     """DeBERTa-v2 has matrices of their own for relative positions; version 3 has not."""
-    with pytest.raises(UserError, match=r"pos_key_proj is a matrix that the table of architectures does not list"):
+    with pytest.raises(UserError, match=r"does not list the matrix \S*pos_key_proj"):
         find_blocks(make_model("deberta-v3", share_att_key=False))

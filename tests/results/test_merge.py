@@ -92,7 +92,7 @@ def test_a_damaged_record_is_refused_before_anything_is_written(tmp_path):
 
 def test_a_file_as_target_is_refused(tmp_path):
     (tmp_path / "both").write_text("")
-    with pytest.raises(UserError, match="both: is a file; name the folder of a study"):
+    with pytest.raises(UserError, match="both: is a file; give the folder of a study"):
         merge([study(tmp_path / "one", DENSE)], tmp_path / "both")
 
 

@@ -264,7 +264,7 @@ def test_a_run_that_another_process_writes_fails_and_no_other_does(empty):
     assert not empty.list_of("runs").exists()
     said = empty.log.read_text()
     assert "2 of 3: l1 failed" in said and "another process is writing this run" in said
-    assert f"1 of 3 runs could not be trained: l1; {folder / 'train.log'} says why." in said
+    assert f"1 of 3 runs could not be trained: l1; see {folder / 'train.log'}." in said
     before = contents(empty)
     assert empty.train(job()) == 0
     assert changed(empty, before) == {"l1"}

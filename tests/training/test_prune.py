@@ -119,7 +119,7 @@ def test_options_lie_over_rows_and_rows_over_defaults(at_home):
         ({"model": "not a name!"}, "model not_a_name_: 'not a name!' is neither a folder nor a hub id"),
         ({"model": "."}, "model test_a_mistake_is_one"),
         ({"model": "/"}, "model model: no config.json in /"),
-        ({"out": "config"}, "--out: config holds something already; give a new folder"),
+        ({"out": "config"}, "--out: config is not empty; give a new folder"),
         ({"catalogue": "nowhere"}, "--task: there is no task 'sst2' in nowhere/tasks; known: none; or"),
     ],
 )

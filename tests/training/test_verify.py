@@ -51,7 +51,7 @@ def test_missing_data_and_other_data_are_said(published, tmp_path, capsys):
     assert check.matches is None and "not retrained, " in check.text
     write_glue(tmp_path / "other", "sst2", train=40, evaluated=24)
     (check,) = verify([record_of(published)], tmp_path / "other")
-    assert check.text.endswith("not retrained, its data here differ from those that it was trained on (SHA-256)")
+    assert check.text.endswith("not retrained, its data differ from those of the original run (SHA-256)")
     assert cli.main(["verify", str(published / "small"), "--data-root", str(tmp_path / "other")]) == 1
     assert "0 of 1 runs match, 0 differ, 1 not retrained." in capsys.readouterr().err
 
@@ -64,5 +64,5 @@ def test_finished_runs_are_chosen_by_seed(tmp_path):
     assert first == choose([tmp_path], 4, seed=1) != choose([tmp_path], 4, seed=2)
     assert len({*choose([tmp_path], 20, seed=1)}) == 8
     assert all(json.loads(path.read_text())["status"] == "done" for path in choose([tmp_path], 20))
-    with pytest.raises(UserError, match="no finished run here"):
+    with pytest.raises(UserError, match="no finished run"):
         choose([tmp_path / "none"], 1)
