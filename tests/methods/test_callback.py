@@ -350,7 +350,7 @@ def test_a_report_says_what_to_remove(through_json):
 
 def test_positions_of_layers_that_are_not_there_are_told():
     for heads in ([[0], [0], [0]], {"2": [0]}, {2: [0]}):
-        with pytest.raises(UserError, match="there is no attention 2"):
+        with pytest.raises(UserError, match="attention 2 does not exist"):
             remove(make_model("bert"), heads=heads)
     with pytest.raises(UserError, match="'encoder' is no number"):
         remove(make_model("bert"), heads={"encoder": [0]})

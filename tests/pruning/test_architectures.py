@@ -87,7 +87,7 @@ def test_rows_are_not_replaced_and_other_types_must_exist(own_table):
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("albert", "one layer"), ("mixtral", "experts"), ("phi3", "configuration")]
+    ("name", "reason"), [("albert", "share one set of weights"), ("mixtral", "experts"), ("phi3", "configuration")]
 )
 def test_types_that_the_table_cannot_describe_are_refused_with_the_reason(name, reason):
     with pytest.raises(UserError, match=f"'{name}' is not supported: .*{reason}"):

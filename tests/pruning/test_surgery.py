@@ -217,7 +217,7 @@ def test_gradients_and_frozen_parameters_stay_what_they_are():
 
 def test_an_optimizer_of_other_parameters_is_refused_before_anything_is_cut():
     model, other = make_model("bert"), make_model("bert")
-    with pytest.raises(UserError, match=r"does not hold a weight of shape \(16, 16\)"):
+    with pytest.raises(UserError, match=r"lacks a trainable weight of shape \(16, 16\)"):
         remove(model, {0: [0]}, optimizer=torch.optim.AdamW(other.parameters()))
     assert find_blocks(model).attentions[0].heads == 4
     model.bert.encoder.requires_grad_(False)
@@ -311,7 +311,7 @@ def test_a_compiled_model_is_cut_and_saved_as_the_plain_one_is(tmp_path):
 def test_a_record_that_does_not_fit_is_refused():
     model = make_model("bert")
     remove(model, {1: [1]})
-    with pytest.raises(UserError, match=r"layer\.1\.attention\.self has 4 units.*3 of 4 are left"):
+    with pytest.raises(UserError, match=r"layer\.1\.attention\.self has 4 units.*3 of 4 remain"):
         kept_units(transformers.BertModel(model.config))
 
 
@@ -329,8 +329,8 @@ def test_positions_survive_packing(positions):
     [
         ({0: [0, 1, 2, 3]}, {}, r"can't remove all 4 heads of attention 0 \(bert.*leave at least one"),
         ({}, {1: range(WIDTH)}, "can't remove all 24 neurons of MLP 1"),
-        ({2: [0]}, {}, "there is no attention 2; the model's are numbered 0 to 1"),
-        ({}, {-1: [0]}, "there is no MLP -1"),
+        ({2: [0]}, {}, "attention 2 does not exist; the model's are numbered 0 to 1"),
+        ({}, {-1: [0]}, "MLP -1 does not exist"),
         ({0: [4]}, {}, r"attention 0 .* has no head 4; its 4 are numbered 0 to 3"),
         ({}, {0: [-1]}, "has no neuron -1"),
         ({0: torch.tensor([True, False, False, False])}, {}, "expected positions, got a boolean mask"),
