@@ -226,7 +226,7 @@ def test_other_errors_of_the_system_keep_their_traceback(monkeypatch):
         (["collect", "--study", "file"], "file/runs: no run has a record"),
         (["merge", "file", "--study", "x"], "file: no run has a record"),
         (["table", "summary", "--study", "none"], "none/runs.csv: no table of runs"),
-        (["export", "none", "--format", "onnx", "--out", "x"], "none holds no saved model"),
+        (["export", "none", "--format", "onnx", "--out", "x"], "none contains no saved model"),
         (["measure", "--run", "none", "--output", "x"], "none: cannot be read"),
     ],
 )  # fmt: skip

@@ -94,7 +94,7 @@ def check_description(folder: Path, **options: Any) -> Any:
         raise UserError(f"{folder / 'config.json'}: {error}") from error
     tokenizer = _read(folder / "tokenizer.json", lambda: AutoTokenizer.from_pretrained(folder, **options))
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-        raise UserError(f"{folder} holds no tokenizer, such as tokenizer.json or vocab.txt; copy it there")
+        raise UserError(f"{folder} contains no tokenizer, such as tokenizer.json or vocab.txt; copy it there")
     return config
 
 

@@ -99,7 +99,7 @@ def from_pretrained(folder: str | Path, auto_class: Any = None, **options: Any) 
     """Load a model that `save_pretrained`, the Trainer or transformers saved, cut or not.
 
     Args:
-        folder: The folder that holds `config.json` and the weights; or, as a string, the id of a model on the hub.
+        folder: The folder with `config.json` and the weights; or, as a string, the id of a model on the hub.
         auto_class: A transformers class to load it with (`AutoModel`, say); default: the class that was saved.
         **options: What transformers' `from_pretrained` takes: `dtype`, `device_map`, `attn_implementation`,
             `quantization_config`, `revision`, values of the configuration, ….
@@ -173,7 +173,7 @@ def _saved_class(config: Path, folder: str | Path) -> Any:
     try:
         architectures = json.loads(config.read_text(encoding="utf-8")).get("architectures")
     except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder} holds no saved model: its config.json can't be read ({error}).") from error
+        raise UserError(f"{folder} contains no saved model: its config.json can't be read ({error}).") from error
     name = architectures[0] if isinstance(architectures, list) and architectures else None
     found = getattr(transformers, str(name), None)
     if not hasattr(found, "from_pretrained"):

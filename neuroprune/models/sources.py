@@ -64,7 +64,7 @@ def prepare(model: ModelSettings, resources: Path = RESOURCES) -> dict[str, Any]
         also the `revision`, the commit that was found.
 
     Raises:
-        UserError: If the files can't be had, or hold no weights as safetensors.
+        UserError: If the files can't be had, or contain no safetensors weights.
     """
     found = {"name": model.name, "source": model.source}
     if model.source.startswith("random:"):
@@ -132,7 +132,7 @@ def locate(model: ModelSettings, resources: Path = RESOURCES, refresh: bool = Fa
         refresh: Ask the hub for the newest files of the revision even if there is a copy.
 
     Returns:
-        The folder that holds `config.json`.
+        The folder with `config.json`.
 
     Raises:
         UserError: If it can't be had.
@@ -194,7 +194,7 @@ def _weights(model: ModelSettings, folder: Path) -> list[Path]:
     if not found:
         pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
         instead = f", only {', '.join(pickled)}, which may run code when read" if pickled else ""
-        raise UserError(f"model {model.name}: {folder} holds no weights as safetensors{instead}; convert them first")
+        raise UserError(f"model {model.name}: {folder} contains no weights as safetensors{instead}; convert them first")
     return found
 
 

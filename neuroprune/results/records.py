@@ -247,7 +247,7 @@ def read_plan(study_dir: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read as a plan ({error}); plan the study again or delete it.") from error
     plan = {"timed": [], **plan} if isinstance(plan, dict) else {}
     if not (isinstance(plan.get("runs"), dict) and isinstance(plan["timed"], list)):
-        raise UserError(f"{path}: this is not the plan of a study; plan the study again or delete the file.")
+        raise UserError(f"{path}: this is not the plan of a study; plan the study again or delete it.")
     for name in (*plan["runs"], *plan["timed"]):
         if not (isinstance(name, str) and re.fullmatch(FOLDER_NAME, name)):
             raise UserError(f"{path}: {name!r} is not a valid run name; plan the study again or delete the file.")

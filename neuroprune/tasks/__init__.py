@@ -1,7 +1,7 @@
-"""Tasks: a dataset, how a model is trained and asked on it, and how the answers are judged.
+"""Tasks: a dataset, the objective of a model on it, and its metrics.
 
-Each kind of task is a module with `load`, imported when it is asked for. What `load` gives holds the rows and, by its
-method `objective`, everything that depends on the model too.
+Each kind of task is a module with `load`, which is imported on demand. `load` returns the rows; their method
+`objective` returns everything that also depends on the model.
 """
 
 from __future__ import annotations
@@ -27,63 +27,63 @@ KINDS = {
 
 
 class Data(Protocol):
-    """The rows of a task, as `load` gives them."""
+    """The rows of a task, as returned by `load`."""
 
     train: Dataset
     eval: Dataset
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The classes' names in order; for regression the label column alone; none where the answer is text."""
+        """Class names in order; for regression, the label column; empty if the target is text."""
 
     @property
     def majority(self) -> float | None:
-        """What the task's metric gives for always answering the most frequent class, or any constant number."""
+        """The metric of always predicting the most frequent class, or a constant number."""
 
     @property
     def copied(self) -> float | None:
-        """What the task's metric gives for copying: the source, or its first words as a summary; None for classes."""
+        """The metric of copying the source, or its first words as a summary; None for classification."""
 
     @property
     def sha256(self) -> str:
         """Hash of the used rows."""
 
     def texts(self) -> Iterator[str]:
-        """Yield the texts that a tokenizer may be trained on."""
+        """Yield the texts for training a tokenizer."""
 
     def objective(self, model: Any, tokenizer: Any) -> Objective:
-        """Return how a model is trained and asked on these rows."""
+        """Return the objective of a model on these rows."""
 
 
 class Objective(Protocol):
-    """How a model is trained and asked: by a classification head, by the classes' names, or by writing text.
+    """Training and prediction for a kind of model: with a classification head, class names, or generated text.
 
     Args:
         trainer_class: transformers' Trainer, or a subclass.
-        arguments: What the Trainer's arguments need besides the training settings.
+        arguments: Arguments for the Trainer in addition to the training settings.
     """
 
     trainer_class: type
     arguments: dict[str, Any]
 
     def encode(self, rows: Dataset) -> Dataset:
-        """Turn rows into what the model reads and `labels`; padding is left to `collate`."""
+        """Convert rows to model inputs and `labels`, without padding."""
 
     def collate(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        """Pad encoded rows to a batch to train on."""
+        """Pad encoded rows to a training batch."""
 
     def compute_metrics(self, prediction: Any) -> dict[str, float]:
-        """Judge the Trainer's `EvalPrediction` of all judged rows: all of the task's metrics by name."""
+        """Return all metrics of the task by name for the Trainer's `EvalPrediction`."""
 
     def question(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        """Pad encoded rows, without their answers, to a batch for `answer`."""
+        """Pad encoded rows, without labels, to a batch for `answer`."""
 
     def answer(self, model: Any, **batch: Any) -> Any:
-        """Let a model answer such a batch: what is timed as inference."""
+        """Run a model on such a batch; this is timed as inference."""
 
 
 def prepare(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> dict[str, Any]:
-    """Fetch a task's dataset if necessary, and describe its rows.
+    """Fetch a task's dataset if necessary and describe its rows.
 
     Args:
         task: The task.
@@ -91,8 +91,8 @@ def prepare(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) ->
         resources: Folder of demo data and package files.
 
     Returns:
-        `name`, `source`, `config`, `splits` (split name to the number of its rows that are used), `labels` (the
-        classes' names in order), `majority`, `copied` and `sha256`, which depends on the used rows alone.
+        `name`, `source`, `config`, `splits` (number of used rows by split), `labels` (class names in order),
+        `majority`, `copied` and `sha256`, which depends only on the used rows.
 
     Raises:
         UserError: If the dataset can't be had or does not fit the task.
@@ -111,7 +111,7 @@ def prepare(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) ->
 
 
 def load(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> Data:
-    """Read the rows that a task trains on and is judged on.
+    """Read a task's training and evaluation rows.
 
     Args:
         task: The task.
@@ -128,14 +128,14 @@ def load(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> Da
 
 
 def majority(labels: Sequence[int], metric: str = "accuracy") -> float:
-    """Return what the metric gives to someone who always answers the most frequent class.
+    """Return the metric of always predicting the most frequent class.
 
     Args:
-        labels: Classes of the judged rows.
+        labels: Classes of the evaluation rows.
         metric: `accuracy`, `f1` or `matthews_correlation`.
 
     Returns:
-        The metric's value: for accuracy the share of the most frequent class, for Matthews correlation 0.
+        The metric's value: for accuracy, the fraction of the most frequent class; for Matthews correlation, 0.
     """
     from neuroprune.tasks import classification
 

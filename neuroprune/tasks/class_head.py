@@ -1,4 +1,4 @@
-"""How a model with a head for classes or for a number is trained and asked: all but text-to-text models."""
+"""Objective of models with a head for classes or a number, that is, all but text-to-text models."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from neuroprune.tasks.sources import mapped
 
 
 def judge(scores: Any, labels: Any) -> dict[str, float]:
-    """Return all metrics of classification by name, F1 only for two classes.
+    """Return all classification metrics by name, with F1 only for two classes.
 
     Args:
-        scores: Scores of the classes, `[rows, classes]`; the largest is the answer.
+        scores: Scores of the classes, `[rows, classes]`; the largest is the prediction.
         labels: True classes, int `[rows]`.
 
     Returns:
         The values.
     """
-    from neuroprune.tasks import metrics  # scikit-learn is slow to import, and preparing data needs no judge
+    from neuroprune.tasks import metrics  # scikit-learn is slow to import and not needed for preparing data
 
     names = [name for name in metrics.METRICS if name != "f1" or scores.shape[-1] == 2]
     return metrics.judge(names, np.argmax(scores, axis=-1), np.asarray(labels))
@@ -33,12 +33,12 @@ def judge(scores: Any, labels: Any) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class ClassHead:
-    """Cross-entropy of the classes' logits, or mean squared error of a number; the model's configuration says which.
+    """Cross-entropy of class logits or mean squared error of a number, depending on the model's configuration.
 
     Args:
         task: The task.
         tokenizer: The model's tokenizer.
-        judge: Logits `[rows, outputs]` and labels `[rows]` to values by metric.
+        judge: Function from logits `[rows, outputs]` and labels `[rows]` to values by metric.
     """
 
     task: TaskSettings
@@ -48,11 +48,11 @@ class ClassHead:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the Trainer's arguments need besides the training settings: nothing."""
+        """Arguments for the Trainer in addition to the training settings: none."""
         return {}
 
     def encode(self, rows: Dataset) -> Dataset:
-        """Tokenise the text, or the pair of texts; columns as the tokenizer's, and `labels`."""
+        """Tokenise the text or pair of texts; return the tokenizer's columns and `labels`."""
         task, longest = self.task, min(self.task.max_length, self.tokenizer.model_max_length)
 
         def tokenise(batch: dict[str, list[Any]]) -> dict[str, Any]:
@@ -66,15 +66,15 @@ class ClassHead:
         return DataCollatorWithPadding(self.tokenizer)(features)
 
     def compute_metrics(self, prediction: Any) -> dict[str, float]:
-        """Judge the logits."""
+        """Compute the metrics from logits."""
         logits = prediction.predictions
-        logits = logits[0] if isinstance(logits, tuple) else logits  # encoder-decoders add their hidden states
+        logits = logits[0] if isinstance(logits, tuple) else logits  # encoder-decoders also return hidden states
         return self.judge(logits, prediction.label_ids)
 
     def question(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        """Pad rows without their answers."""
+        """Pad rows without labels."""
         return self.collate([{name: row[name] for name in row if name != "labels"} for row in features])
 
     def answer(self, model: Any, **batch: torch.Tensor) -> torch.Tensor:
-        """Return the logits `[rows, outputs]` for what `question` gives."""
+        """Return the logits `[rows, outputs]` for a batch from `question`."""
         return model(**batch).logits

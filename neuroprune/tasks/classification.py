@@ -1,4 +1,4 @@
-"""Classification of one sentence or of a pair: GLUE's tasks, the demo's, and a user's own folder."""
+"""Classification of single sentences or pairs: GLUE, the demo data, and a user's own folders."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 CLASS_TYPES = ("string", "large_string", "bool", "int", "uint", "date", "timestamp", "null")
-MISSING = {"NA", "N/A", "NaN", "nan", "None", "NULL", "null"}  # how programs write a missing value
+MISSING = {"NA", "N/A", "NaN", "nan", "None", "NULL", "null"}  # common spellings of a missing value
 MANY_CLASSES = 50
 
 
@@ -37,8 +37,8 @@ class TaskData:
 
     Args:
         task: The task.
-        train: Rows to train on, with the task's input columns and the label column (a `ClassLabel`).
-        eval: Rows to judge on, with the same columns.
+        train: Training rows with the task's input columns and the label column (a `ClassLabel`).
+        eval: Evaluation rows with the same columns.
         labels: Names of the classes; class `i` is `labels[i]`.
     """
 
@@ -46,17 +46,17 @@ class TaskData:
     train: Dataset
     eval: Dataset
     labels: tuple[str, ...]
-    copied: ClassVar[None] = None  # no text is written
+    copied: ClassVar[None] = None  # the target is not text
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the used rows, their order and the classes' names; the same on every platform."""
+        """Platform-independent hash of the used rows, their order and the class names."""
         parts = [json.dumps(self.labels), *(rows_sha256(sources.each(split)) for split in (self.train, self.eval))]
         return text_hash("\n".join(parts))
 
     @cached_property
     def majority(self) -> float:
-        """What the task's metric gives for always answering the most frequent class."""
+        """The metric of always predicting the most frequent class."""
         return majority(self.eval[self.task.label][:], self.task.metric)
 
     def texts(self) -> Iterator[str]:
@@ -65,7 +65,7 @@ class TaskData:
             yield from self.train[column][:]
 
     def objective(self, model: Any, tokenizer: Any) -> ClassHead | LabelWords:
-        """Return how a model is trained and asked on these rows; see `neuroprune.tasks.objective`."""
+        """Return the objective of a model on these rows; see `neuroprune.tasks.Objective`."""
         from neuroprune.tasks.class_head import ClassHead
         from neuroprune.tasks.label_words import LabelWords
 
@@ -75,7 +75,7 @@ class TaskData:
 
 
 def load(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> TaskData:
-    """Read, check and cut a task's rows; see `neuroprune.tasks.load`."""
+    """Read and check a task's rows and select those it uses; see `neuroprune.tasks.load`."""
     train, held_out = sources.read(task, data_root, resources)
     labels = _label_names(train, task)
     train, held_out = (_checked(rows, task, labels) for rows in (train, held_out))
@@ -87,27 +87,27 @@ def load(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> Ta
 
 
 def majority(labels: Sequence[int], metric: str) -> float:
-    """Return the metric of a constant answer, in closed form; see `neuroprune.tasks.majority`."""
+    """Return the metric of a constant prediction in closed form; see `neuroprune.tasks.majority`."""
     counts = np.bincount(labels)
     share = float(counts.max() / counts.sum())
-    f1 = 2 * share / (1 + share) if counts.argmax() == 1 else 0.0  # precision is the share, recall 1
+    f1 = 2 * share / (1 + share) if counts.argmax() == 1 else 0.0  # precision is this fraction, recall is 1
     return {"accuracy": share, "f1": f1, "matthews_correlation": 0.0}[metric]
 
 
 def _label_names(train: Dataset, task: TaskSettings) -> tuple[str, ...]:
-    """Return the classes' names: those the dataset carries, or else the sorted values of the training rows."""
+    """Return the class names from the dataset's features, or else the sorted values of the training rows."""
     feature = train.features[task.label]
     if isinstance(feature, ClassLabel):
         return tuple(feature.names)
     if isinstance(feature, Value) and feature.dtype.startswith(("float", "double")):
         raise UserError(
-            f"task {task.name}: column {task.label!r} of {task.source} holds numbers ({feature.dtype}), not classes; "
-            "for regression set kind: regression and metric: spearmanr"
+            f"task {task.name}: column {task.label!r} of {task.source} contains numbers ({feature.dtype}), not "
+            "classes; for regression set kind: regression and metric: spearmanr"
         )
     if not isinstance(feature, Value) or not feature.dtype.startswith(CLASS_TYPES):
         what = feature.dtype if isinstance(feature, Value) else "lists, mappings or values of several types"
         raise UserError(
-            f"task {task.name}: column {task.label!r} of {task.source} holds {what}, not classes; name a column of "
+            f"task {task.name}: column {task.label!r} of {task.source} contains {what}, not classes; name a column of "
             "words or whole numbers as label"
         )
     names = tuple(str(value) for value in sorted(set(train[task.label][:]) - {None}))
@@ -116,7 +116,7 @@ def _label_names(train: Dataset, task: TaskSettings) -> tuple[str, ...]:
 
 
 def _check_names(names: tuple[str, ...], train: Dataset, task: TaskSettings) -> None:
-    """Refuse classes that are no classes: marks of missing labels, or a class for almost every row."""
+    """Reject invalid classes: markers of missing labels, or a class for almost every row."""
     where = f"task {task.name}, split {train.split} of {task.source}"
     numbers = [name for name in names if re.fullmatch(r"[-+]?\d+", name)]
     if negative := [name for name in numbers if name.startswith("-") and name != "-1"]:
@@ -131,12 +131,12 @@ def _check_names(names: tuple[str, ...], train: Dataset, task: TaskSettings) -> 
 
 
 def _checked(rows: Dataset, task: TaskSettings, labels: tuple[str, ...]) -> Dataset:
-    """Keep the columns that the task names, with the label as a `ClassLabel`; refuse rows without text or class."""
+    """Keep the task's columns, with the label as a `ClassLabel`; reject rows without text or class."""
     where = f"task {task.name}, split {rows.split} of {task.source}"
     for column in task.inputs:
         empty = sum(not isinstance(text, str) for text in rows[column][:])
         if empty:
-            raise UserError(f"{where}: {empty} rows of column {column!r} hold no text")
+            raise UserError(f"{where}: {empty} rows of column {column!r} have no text")
     values = rows[task.label][:]
     if any(value is None or value == -1 for value in values):
         raise UserError(f"{where}: some labels are hidden (-1 or empty), as in GLUE's test splits; use another split")
@@ -152,18 +152,18 @@ def _checked(rows: Dataset, task: TaskSettings, labels: tuple[str, ...]) -> Data
 
 
 def _some(names: Sequence[str]) -> str:
-    """List names, the first ten of many."""
+    """List names, but at most the first ten."""
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def _check_numbers(values: Sequence[int], classes: int, where: str) -> None:
-    """Refuse class numbers for which the dataset has no name."""
+    """Reject class numbers for which the dataset has no name."""
     if outside := {value for value in values if not 0 <= value < classes}:
         raise UserError(f"{where}: label {min(outside)} is not a class; the {classes} classes are 0 to {classes - 1}")
 
 
 def _check_classes(data: TaskData) -> None:
-    """Refuse training rows of a single class: there is nothing to learn from them."""
+    """Reject training rows of a single class, from which nothing can be learned."""
     task, found = data.task, set(data.train[data.task.label][:])
     if len(found) < 2:
         names = ", ".join(data.labels[number] for number in found) or "no class at all"

@@ -1,6 +1,6 @@
-"""Demo data: real text, cut from pinned packages that permit it, so that the demo needs no account and no data hub.
+"""Demo data: real text extracted from pinned, permissively licensed packages; needs no account and no data hub.
 
-Nothing is drawn at random: order and splits come from the text's hash (`text.rank`), and the rows that come out are
+Order and splits are derived from hashes of the text (`text.rank`), not from random numbers, and the resulting rows are
 checked against the hashes below. This repository contains no third-party text.
 """
 
@@ -25,13 +25,13 @@ class DemoSet:
     """A set of demo data.
 
     Args:
-        build: `module:function` that makes rows by split from the packages' files.
-        packages: What the text is cut from.
+        build: `module:function` that builds rows by split from the packages' files.
+        packages: Packages with the source text.
         inputs: The text columns.
-        labels: The classes' names; none if the answer is text.
-        about: What the set is and where it comes from: the text of its card.
+        labels: Class names; empty if the target is text.
+        about: Description and origin, the text of the dataset card.
         sha256: Hash of the rows of each split.
-        answer: The column with the answer.
+        answer: The target column.
     """
 
     build: str
@@ -50,7 +50,7 @@ class DemoSet:
         return Features({**texts, self.answer: answer, "idx": Value("int32")})
 
     def rows(self, resources: Path) -> dict[str, list[dict[str, Any]]]:
-        """Make the rows by split from the packages' files, downloaded into `resources` if need be."""
+        """Build the rows by split from the packages' files, which are downloaded to `resources` if necessary."""
         module, _, function = self.build.partition(":")
         splits = getattr(import_module(module), function)(*(fetch(package, resources) for package in self.packages))
         return {split: [row | {"idx": i} for i, row in enumerate(rows)] for split, rows in splits.items()}
@@ -94,7 +94,7 @@ SETS = {
     ),
     "docstrings": DemoSet(
         build="neuroprune.tasks.docstrings:build",
-        packages=(  # in versions whose source every Python from 3.11 on can parse, else rows would depend on Python
+        packages=(  # versions that every Python from 3.11 can parse, so that rows do not depend on the Python version
             Package("networkx==3.7", "e3fd2c13a7814cee3746340d8d7f8598a67f16a58bf47fb7f8793fab6efca1b0"),
             Package("keras==3.15.1", "836460e480930acbd19bb7a17e62f9ecad40e8a9af9a651fc8d0586a96d27e20"),
             Package("jax==0.5.3", "1483dc237b4f47e41755d69429e8c3c138736716147cd43bb2b99b259d4e3c41"),
@@ -132,17 +132,17 @@ SETS = {
 
 
 def prepare(name: str, resources: Path = RESOURCES) -> Path:
-    """Return the folder of a set of demo data, in the hub's layout; it is built if it is not there or not whole.
+    """Return the folder of a demo data set in the hub's layout; build it if it is missing or incomplete.
 
     Args:
         name: Key of `SETS`.
         resources: The folder is `<resources>/data/neuroprune/demo/<name>`.
 
     Returns:
-        The folder, with `README.md` and one parquet file a split.
+        The folder, with `README.md` and one parquet file per split.
 
     Raises:
-        UserError: If there is no such set, a package can't be had, or the rows are not the expected ones.
+        UserError: If the set is unknown, a package is unavailable, or the rows differ from the expected ones.
     """
     if name not in SETS:
         raise UserError(f"no demo data {name!r}{did_you_mean(name, SETS)}; there are {', '.join(SETS)}")
@@ -151,7 +151,7 @@ def prepare(name: str, resources: Path = RESOURCES) -> Path:
     def build(folder: Path) -> None:
         splits = demo.rows(resources)
         if {split: rows_sha256(rows) for split, rows in splits.items()} != demo.sha256:
-            raise UserError(f"demo data {name}: the rows made here are not the expected ones; please report this")
+            raise UserError(f"demo data {name}: the generated rows differ from the expected ones; please report this")
         write(folder, splits, demo.features, demo.about)
 
     return build_once(resources / "data" / "neuroprune" / "demo" / name, build, lambda folder: _is_whole(folder, demo))
@@ -160,7 +160,7 @@ def prepare(name: str, resources: Path = RESOURCES) -> Path:
 def write(folder: Path, splits: dict[str, list[dict[str, Any]]], features: Features, about: str) -> None:
     """Write rows as a dataset in the hub's layout.
 
-    The card states the number of rows, so that a card and files that disagree are refused when they are read.
+    The card contains the number of rows, so that inconsistent files are detected when read.
 
     Args:
         folder: An empty folder.
@@ -186,12 +186,12 @@ def _parquet(folder: Path, split: str) -> Path:
 
 
 def _is_whole(folder: Path, demo: DemoSet) -> bool:
-    """Tell whether a folder holds exactly the expected rows."""
+    """Return whether a folder contains exactly the expected rows."""
     if not (folder / "README.md").exists():
         return False
     try:
         return all(_hash_of(_parquet(folder, split)) == sha256 for split, sha256 in demo.sha256.items())
-    except (OSError, ValueError):  # a file is missing or damaged; pyarrow's errors are ValueErrors
+    except (OSError, ValueError):  # a missing or damaged file; pyarrow raises ValueErrors
         return False
 
 

@@ -1,7 +1,7 @@
-"""Demo task `docstrings`: the body of a reference page in, its first sentence out, in the shape of CNN/DailyMail.
+"""Demo task `docstrings`: summarize the body of a reference page in its first sentence, like CNN/DailyMail.
 
-The pages are docstrings of scientific Python packages: the first line says in one sentence what the rest explains.
-Examples, references and lists of related functions are left out, and pages full of formulas too.
+The pages are docstrings of scientific Python packages: the first line is a one-sentence summary of the rest. Examples,
+references, lists of related functions and pages full of formulas are excluded.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ KEPT_SECTIONS = {
     "raises",
     "description",
 }
-SECTION = re.compile(r"(?m)^([A-Z][A-Za-z ]+)\n[-=~]{3,}$")  # a title and the line under it
-FEWEST_WORDS, MOST_WORDS = 60, 300  # of a body; longer ones are cut
+SECTION = re.compile(r"(?m)^([A-Z][A-Za-z ]+)\n[-=~]{3,}$")  # a title and its underline
+FEWEST_WORDS, MOST_WORDS = 60, 300  # length limits of a body; longer ones are truncated
 SUMMARY_WORDS = range(5, 31)
-FEWEST_LETTERS = 0.75  # share of a body's characters that are letters or spaces
+FEWEST_LETTERS = 0.75  # smallest fraction of letters and spaces in a body
 VALIDATION_SHARE, VALIDATION_ROWS = 0.15, 300
 
 
 def build(*wheels: Path) -> dict[str, list[dict[str, Any]]]:
-    """Cut the task's rows out of wheels, which are read as archives, never installed or run.
+    """Extract the task's rows from wheels, which are read as archives and never installed or run.
 
     Args:
         *wheels: Pure-Python wheels.
 
     Returns:
-        Rows with `body` and `summary` of the splits `train` and `validation`, in the order of their rank. All pages of
-        a module are in one split; of pages with the same beginning, only the first is kept.
+        Rows with `body` and `summary` for the splits `train` and `validation`, ordered by rank. All pages of a module
+        are in the same split; only the first of several pages with the same beginning is kept.
 
     Raises:
         UserError: If a wheel can't be read.
@@ -79,21 +79,21 @@ def _is_module(name: str) -> bool:
 def _parsed(source: bytes) -> ast.AST:
     try:
         return ast.parse(source)
-    except (SyntaxError, ValueError):  # a template, or a file of broken code for tests
+    except (SyntaxError, ValueError):  # a template or a test file with invalid code
         return ast.Module([], [])
 
 
 def _page(node: ast.AST) -> tuple[str, str] | None:
-    """Return body and summary of a function's or class's docstring, None if it lacks one of them."""
+    """Return body and summary of a function's or class's docstring; None if either is missing."""
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return None
-    raw = ast.get_docstring(node, clean=False) or ""  # how it is cleaned depends on the version of Python
+    raw = ast.get_docstring(node, clean=False) or ""  # docstring cleaning depends on the Python version
     head, _, rest = "\n".join(line.strip() for line in raw.strip().splitlines()).partition("\n\n")
     return (_plain(_without_sections(rest)), _plain(head)) if rest else None
 
 
 def _without_sections(text: str) -> str:
-    """Leave out the sections that explain nothing, code and directives."""
+    """Remove code, directives and sections without explanations."""
     parts = SECTION.split(re.sub(r"(?s)```.*?```", "", text))
     titled = zip(parts[1::2], parts[2::2], strict=True)
     kept = [parts[0], *(f"{title}: {part}" for title, part in titled if title.strip().lower() in KEPT_SECTIONS)]
@@ -102,13 +102,13 @@ def _without_sections(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Take the markup off and put everything on one line."""
+    """Remove markup and join all lines."""
     text = re.sub(r":\w+:`~?([^`]*)`", r"\1", text)
     return squash(re.sub(r"``?([^`]*)``?", r"\1", text)).replace("`", "")
 
 
 def _usable(body: str, summary: str) -> bool:
-    """Tell whether a page is long enough, has a sentence as its summary, and is prose, not formulas or a template."""
+    """Return whether a page is long enough, has a one-sentence summary, and is prose."""
     letters = sum(character.isalpha() or character.isspace() for character in body)
     return (
         len(body.split()) >= FEWEST_WORDS

@@ -1,4 +1,4 @@
-"""Read the files of a dataset's folder, and say in a sentence why they can't be read."""
+"""Reading of dataset folders, with user-readable error messages."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ TEXT_FILES = {".csv", ".tsv", ".json", ".jsonl", ".txt"}
 
 
 def read_folder(task: TaskSettings, folder: Path, config: str | None) -> datasets.DatasetDict:
-    """Read all splits of a dataset into memory. Nothing is cached: a cache could give the old rows of a rewritten file.
+    """Read all splits of a dataset into memory, without a cache that could return outdated rows.
 
-    In csv files an empty cell is a missing value, and words such as `None` or `NA` are words.
+    In csv files, only empty cells are missing values; words such as `None` or `NA` are text.
 
     Args:
-        task: The task, for messages.
+        task: The task, for error messages.
         folder: The dataset's folder.
-        config: The configuration to read; None: the only one, or the default.
+        config: The configuration to read; None for the only or default one.
 
     Returns:
         The rows by split, with all columns.
@@ -51,14 +51,14 @@ def read_folder(task: TaskSettings, folder: Path, config: str | None) -> dataset
             for rows in found.values():
                 rows.data.table.validate(full=True)
             return found
-    except Exception as error:  # `datasets` and the readers below it have errors of their own
+    except Exception as error:  # `datasets` and its readers raise their own exceptions
         reason = _reason(error, folder)
         raise UserError(f"task {task.name}: dataset {task.source} in {folder} can't be read: {reason}") from error
 
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Switch the progress bars of `datasets` off, and on again if they were: they are for terminals, not for logs."""
+    """Disable the progress bars of `datasets`, which would clutter logs, and restore their state afterwards."""
     disabled = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
@@ -70,7 +70,7 @@ def no_progress_bars() -> Iterator[None]:
 
 @contextmanager
 def _no_messages() -> Iterator[None]:
-    """Silence the messages of `datasets` on files that it can't read: the error says what is wrong."""
+    """Silence messages of `datasets` about unreadable files, which our errors replace."""
     level = messages.get_verbosity()
     messages.set_verbosity(messages.CRITICAL)
     try:
@@ -81,14 +81,14 @@ def _no_messages() -> Iterator[None]:
 
 @contextmanager
 def _strict_csv() -> Iterator[None]:
-    """Refuse csv rows with more cells than the header, whose last cells pandas would drop with a warning."""
+    """Reject csv rows with more cells than the header; pandas would drop the extra cells with a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", ParserWarning)
         yield
 
 
 def _reason(error: Exception, folder: Path) -> str:
-    """Say why a folder can't be read: what is wrong with its card or a file, or else what the error says."""
+    """Return the reason why a folder can't be read: a problem of its card or a file, or the error's message."""
     if (text := failures.sentence(error)) is not None:
         return text
     causes = _causes(error)
@@ -107,7 +107,7 @@ def _reason(error: Exception, folder: Path) -> str:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """Return an exception and all that it came from."""
+    """Return an exception and all its causes."""
     found = [error]
     while (inner := found[-1].__cause__ or found[-1].__context__) is not None and inner not in found:
         found.append(inner)
@@ -115,7 +115,7 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 
 def _card_problem(card: Path) -> str | None:
-    """Say what is wrong with the front matter of a dataset's card; None if it is a mapping, or there is none."""
+    """Describe a problem in the front matter of a dataset's card; return None if it is a mapping or absent."""
     if not card.is_file():
         return None
     try:
@@ -132,7 +132,7 @@ def _card_problem(card: Path) -> str | None:
 
 
 def _not_utf8(folder: Path) -> str:
-    """Return the name of a folder's first text file that is not UTF-8."""
+    """Return the name of the first text file in a folder that is not UTF-8."""
     for path in _files(folder):
         try:
             with path.open(encoding="utf-8") as file:
@@ -146,7 +146,7 @@ def _not_utf8(folder: Path) -> str:
 
 
 def _smallest(folder: Path) -> str:
-    """Return the name of a folder's smallest data file: the one that is most likely empty."""
+    """Return the name of a folder's smallest data file, which is most likely the empty one."""
     files = _files(folder)
     return min(files, key=lambda path: path.stat().st_size).name if files else "a file"
 

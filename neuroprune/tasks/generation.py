@@ -1,4 +1,4 @@
-"""How an encoder-decoder is trained to write text, and how it is asked to."""
+"""Objective of encoder-decoders that generate text."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from neuroprune.tasks.text import Judge
 
 @dataclass(frozen=True)
 class Generation:
-    """Training on the answer's tokens, and a search for the likeliest answer.
+    """Training on the target's tokens, and prediction by generation.
 
     Args:
         task: The task.
-        references: The judged rows' answers, whole, in order.
-        judge: Written texts and references, row by row, to values by metric.
+        references: The untruncated targets of the evaluation rows, in order.
+        judge: Function from generated texts and references, row by row, to values by metric.
         model: An encoder-decoder.
         tokenizer: Its tokenizer.
     """
@@ -37,7 +37,7 @@ class Generation:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the Trainer's arguments need besides the training settings."""
+        """Arguments for the Trainer in addition to the training settings."""
         return {
             "predict_with_generate": True,
             "generation_max_length": self._longest,
@@ -47,10 +47,10 @@ class Generation:
 
     @property
     def _longest(self) -> int:
-        return self.task.answer_length + 1  # the decoder's first token is none of the answer's
+        return self.task.answer_length + 1  # the decoder's start token is not part of the target
 
     def encode(self, rows: Dataset) -> Dataset:
-        """Tokenise inputs, with the task's prefix, and answers; columns as the tokenizer's, and `labels`."""
+        """Tokenise inputs, with the task's prefix, and targets; return the tokenizer's columns and `labels`."""
         task, longest = self.task, min(self.task.max_length, self.tokenizer.model_max_length)
 
         def tokenise(batch: dict[str, list[str]]) -> dict[str, Any]:
@@ -62,19 +62,19 @@ class Generation:
         return mapped(rows, tokenise)
 
     def collate(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Pad rows to a batch; the decoder's mask says which of its tokens are real."""
+        """Pad rows to a batch with a decoder mask that excludes padding."""
         batch = DataCollatorForSeq2Seq(self.tokenizer, model=self.model)(features)
         batch["decoder_attention_mask"] = (batch["labels"] != -100).long()
         return batch
 
     def compute_metrics(self, prediction: Any) -> dict[str, float]:
-        """Judge the texts that were written for the judged rows against the references, not against tokens."""
+        """Compare the texts generated for the evaluation rows with the references instead of their tokens."""
         tokens = np.where(prediction.predictions == -100, self.tokenizer.pad_token_id, prediction.predictions)
         written = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return self.judge([text.strip() for text in written], self.references)
 
     def question(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        """Pad rows without their answers; `new_tokens` is the length of the longest answer."""
+        """Pad rows without labels; `new_tokens` is the length of the longest target."""
         inputs = [{name: row[name] for name in row if name != "labels"} for row in features]
         return {
             **DataCollatorWithPadding(self.tokenizer)(inputs),
@@ -82,13 +82,13 @@ class Generation:
         }
 
     def answer(self, model: Any, new_tokens: int | None = None, **batch: torch.Tensor) -> torch.Tensor:
-        """Write answers.
+        """Generate text.
 
         Args:
             model: The model, cut or not.
-            new_tokens: If given, every answer has so many tokens, so that times compare: a model that stops early is
-                not faster for it.
-            **batch: What `question` gives, on the model's device.
+            new_tokens: Fixed number of generated tokens, if given. It makes times comparable, because a model that
+                stops early would seem faster.
+            **batch: A batch from `question`, on the model's device.
 
         Returns:
             Tokens, int64 `[rows, tokens]`.

@@ -1,6 +1,6 @@
-"""Demo task `home_messages`: messages of the program Home Assistant, German to English, in the shape of IWSLT14.
+"""Demo task `home_messages`: translate messages of Home Assistant from German to English, like IWSLT14.
 
-They are what its translators made of the English originals: labels, explanations and errors of about 900 integrations.
+The texts are labels, explanations and errors of about 900 integrations, written in English and translated to German.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from neuroprune.errors import UserError
 from neuroprune.tasks.text import key, rank, squash, words
 
 WORDS = {"en": range(4, 46), "de": range(3, 46)}
-RATIO = (0.4, 2.5)  # of the numbers of words, German to English
+RATIO = (0.4, 2.5)  # allowed ratios of word counts, German to English
 FILE = re.compile(r"homeassistant/components/(\w+)/translations/en\.json")
 UNUSABLE = re.compile(r"https?:|\[%|\]\(|<\w|\n")  # links, references to other messages, markup
 VALIDATION_SHARE, VALIDATION_ROWS = 0.12, 600
 
 
 def build(wheel: Path) -> dict[str, list[dict[str, Any]]]:
-    """Cut the task's rows out of Home Assistant's wheel, which is read as an archive, never installed.
+    """Extract the task's rows from Home Assistant's wheel, which is read as an archive and never installed.
 
     Args:
         wheel: `homeassistant-2026.2.3-py3-none-any.whl`.
 
     Returns:
-        Rows with `de` and `en` of the splits `train` and `validation`, in the order of their rank. Messages with
-        the same first four English words are in one split; of messages that differ only in punctuation or case, in
-        either language, the first alone is kept.
+        Rows with `de` and `en` for the splits `train` and `validation`, ordered by rank. Messages with the same first
+        four English words are in the same split. Of messages that differ only in punctuation or case, in either
+        language, only the first is kept.
 
     Raises:
-        UserError: If the wheel does not hold the messages.
+        UserError: If the wheel does not contain the messages.
     """
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -49,7 +49,7 @@ def build(wheel: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _pairs(wheel: Path) -> Iterator[dict[str, Any]]:
-    """Yield messages that have the same key in both languages."""
+    """Yield pairs of messages with the same key in both languages."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             names = set(archive.namelist())
@@ -62,11 +62,11 @@ def _pairs(wheel: Path) -> Iterator[dict[str, Any]]:
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{wheel} is not a wheel that can be read: delete it and run again") from error
     if not english:
-        raise UserError(f"{wheel} does not hold Home Assistant's translations: delete it and run again")
+        raise UserError(f"{wheel} does not contain Home Assistant's translations: delete it and run again")
 
 
 def _messages(tree: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield path and text of every message of a file without markup."""
+    """Yield path and text of every message without markup in a file."""
     for name, value in tree.items():
         if isinstance(value, dict):
             yield from _messages(value, (*above, name))
@@ -75,7 +75,7 @@ def _messages(tree: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tup
 
 
 def _usable(row: dict[str, str]) -> bool:
-    """Tell whether both texts are of middle length, not too different in it, and not the same."""
+    """Return whether both texts have medium, similar lengths and are not identical."""
     size = {language: len(text.split()) for language, text in row.items()}
     fits = all(size[language] in lengths for language, lengths in WORDS.items())
     return fits and RATIO[0] <= size["de"] / size["en"] <= RATIO[1] and row["de"] != row["en"]

@@ -1,4 +1,4 @@
-"""How a text-to-text model, such as T5, is trained and asked to classify: the answer is the class's name."""
+"""Objective of text-to-text models, such as T5, that classify by generating the class name."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from neuroprune.errors import UserError
 from neuroprune.tasks import class_head
 from neuroprune.tasks.sources import mapped
 
-NO_TOKEN = -100  # what transformers' losses leave out
+NO_TOKEN = -100  # label ignored by transformers' losses
 
 
 class LabelWordsTrainer(Trainer):
-    """A Trainer whose rows have class numbers, and whose model is to write the classes' names."""
+    """Trainer for rows with class numbers and a model that generates class names."""
 
     @cached_property
     def _names(self) -> Tensor:
@@ -31,11 +31,11 @@ class LabelWordsTrainer(Trainer):
         return label_tokens([names[number] for number in sorted(names)], self.processing_class).to(self.args.device)
 
     def count_targets(self, inputs: dict[str, Any]) -> Tensor:
-        """Return the tokens of the names of a batch's classes; for `batches.SplitSteps`."""
+        """Count the tokens of the names of a batch's classes, for `batches.SplitSteps`."""
         return (self._names[inputs["labels"].to(self.args.device)] != NO_TOKEN).sum()
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Return the cross-entropy of the names' tokens."""
+        """Return the cross-entropy of the class names' tokens."""
         return super().compute_loss(model, {**inputs, "labels": self._names[inputs["labels"]]}, *args, **kwargs)
 
     def prediction_step(
@@ -53,11 +53,11 @@ class LabelWordsTrainer(Trainer):
 
 @dataclass(frozen=True)
 class LabelWords:
-    """Text to text, as T5 was trained: `mrpc sentence1: ... sentence2: ...` in, `equivalent` out.
+    """Text-to-text classification as in T5's training: from `mrpc sentence1: ... sentence2: ...` to `equivalent`.
 
-    The input names the task and its columns, in alphabetical order, as in T5's own training on GLUE (Raffel et al.
-    2020, appendix D); the output is the class's name as the dataset has it. A model is asked by comparing the
-    log-likelihoods of all names, in one pass of the decoder, so its answer is always a class.
+    The input contains the names of the task and of its columns, in alphabetical order, as in T5's training on GLUE
+    (Raffel et al. 2020, appendix D). The output is the class name from the dataset. Predictions compare the
+    log-likelihoods of all names in one pass of the decoder and are therefore always a valid class.
 
     Args:
         task: The task.
@@ -72,11 +72,11 @@ class LabelWords:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the Trainer's arguments need besides the training settings: nothing."""
+        """Arguments for the Trainer in addition to the training settings: none."""
         return {}
 
     def encode(self, rows: Dataset) -> Dataset:
-        """Tokenise the inputs as text; columns as the tokenizer's, and `labels`, the classes' numbers."""
+        """Tokenise the inputs as text; return the tokenizer's columns and `labels`, the class numbers."""
         task, longest = self.task, min(self.task.max_length, self.tokenizer.model_max_length)
         columns = sorted(task.inputs)
 
@@ -93,20 +93,20 @@ class LabelWords:
         return DataCollatorWithPadding(self.tokenizer)(features)
 
     def compute_metrics(self, prediction: Any) -> dict[str, float]:
-        """Judge the classes whose names are likeliest."""
+        """Compute the metrics of the most likely classes."""
         return class_head.judge(prediction.predictions, prediction.label_ids)
 
     def question(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        """Pad rows without their answers."""
+        """Pad rows without labels."""
         return self.collate([{name: row[name] for name in row if name != "labels"} for row in features])
 
     def answer(self, model: Any, **batch: Tensor) -> Tensor:
-        """Return the log-likelihoods of the classes' names `[rows, classes]` for what `question` gives."""
+        """Return the log-likelihoods of the class names `[rows, classes]` for a batch from `question`."""
         return score_names(model, label_tokens(self.labels, self.tokenizer).to(model.device), **batch)
 
 
 def label_tokens(names: Sequence[str], tokenizer: Any) -> Tensor:
-    """Return the tokens of classes' names.
+    """Return the tokens of class names.
 
     Args:
         names: The names; they must differ in their tokens.
@@ -122,13 +122,13 @@ def label_tokens(names: Sequence[str], tokenizer: Any) -> Tensor:
     for number, row in enumerate(rows):
         if row in rows[:number]:
             twin = names[rows.index(row)]
-            raise UserError(f"classes {twin!r} and {names[number]!r} are the same to the tokenizer; rename one of them")
+            raise UserError(f"classes {twin!r} and {names[number]!r} have the same tokens; rename one of them")
     longest = max(map(len, rows))
     return torch.tensor([row + [NO_TOKEN] * (longest - len(row)) for row in rows])
 
 
 def score_names(model: Any, names: Tensor, input_ids: Tensor, attention_mask: Tensor, **_: Tensor) -> Tensor:
-    """Return how likely a model finds each class's name as the answer; other inputs than these are not read.
+    """Return a model's log-likelihood of each class name as the output; other inputs are ignored.
 
     Args:
         model: An encoder-decoder with a language-modelling head.
@@ -137,7 +137,8 @@ def score_names(model: Any, names: Tensor, input_ids: Tensor, attention_mask: Te
         attention_mask: `[rows, input tokens]`.
 
     Returns:
-        float32 `[rows, classes]`, sum of the log-probabilities of a name's tokens. The encoder reads each row once.
+        float32 `[rows, classes]`, sums of the log-probabilities of a name's tokens. The encoder processes each row
+        once.
     """
     rows, classes = len(input_ids), len(names)
     states = model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state

@@ -1,4 +1,4 @@
-"""Language modelling: predict each next token of a text, or those of a completion after its prompt."""
+"""Language modelling: predict the next token of a text, or of a completion after its prompt."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ class Texts:
 
     Args:
         task: The task.
-        train: Rows to train on: a text column, or a prompt and its completion.
-        eval: Rows to evaluate on, with the same columns.
+        train: Training rows: a text column, or a prompt and its completion.
+        eval: Evaluation rows with the same columns.
     """
 
     task: TaskSettings
     train: Dataset
     eval: Dataset
     labels: ClassVar[tuple[str, ...]] = ()  # there are no classes
-    majority: ClassVar[None] = None  # tokens are counted by the objective, which knows the tokenizer
-    copied: ClassVar[None] = None  # no text is written
+    majority: ClassVar[None] = None  # tokens are counted by the objective, which has the tokenizer
+    copied: ClassVar[None] = None  # no text is generated
     causal: ClassVar[bool] = True
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the used rows and their order; the same on every platform."""
+        """Platform-independent hash of the used rows and their order."""
         return text_hash("\n".join(rows_sha256(sources.each(split)) for split in (self.train, self.eval)))
 
     def texts(self) -> Iterator[str]:
@@ -50,7 +50,7 @@ class Texts:
             yield from self.train[column][:]
 
     def objective(self, model: Any, tokenizer: Any) -> NextToken:
-        """Return how a model is trained and evaluated on these rows; see `neuroprune.tasks.Objective`."""
+        """Return the objective of a model on these rows; see `neuroprune.tasks.Objective`."""
         from neuroprune.tasks.next_token import NextToken
 
         return NextToken(self.task, tokenizer)
@@ -63,11 +63,11 @@ def load(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> Te
 
 
 def _checked(rows: Dataset, task: TaskSettings) -> Dataset:
-    """Keep the columns that the task names, without rows whose last column is blank; refuse rows without text."""
+    """Keep the task's columns, without rows whose last column is blank; reject rows without text."""
     where = f"task {task.name}, split {rows.split} of {task.source}"
     for column in task.inputs:
         if missing := sum(not isinstance(text, str) for text in rows[column][:]):
-            raise UserError(f"{where}: {missing} rows of column {column!r} hold no text")
+            raise UserError(f"{where}: {missing} rows of column {column!r} have no text")
     filled = [row for row, text in enumerate(rows[task.inputs[-1]][:]) if text.strip()]
     if not filled:
         raise UserError(f"{where}: all rows are blank")

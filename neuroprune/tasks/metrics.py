@@ -1,4 +1,4 @@
-"""The metrics of classification and regression, with the keys that the hub's `glue` metric gives."""
+"""Metrics of classification and regression, with the keys of the hub's `glue` metric."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 
 def f1(references: Any, predictions: Any) -> float:
-    """Return the harmonic mean of precision and recall of class 1 of two, as GLUE judges MRPC and QQP."""
+    """Return the harmonic mean of precision and recall of class 1, as used in GLUE for MRPC and QQP."""
     return f1_score(references, predictions, pos_label=1, average="binary", zero_division=0.0)
 
 
 METRICS: dict[str, Callable[[Any, Any], float]] = {
     "accuracy": accuracy_score,
     "f1": f1,
-    "matthews_correlation": matthews_corrcoef,  # as GLUE judges CoLA: 0 for a constant answer, 1 for all right
+    "matthews_correlation": matthews_corrcoef,  # GLUE's metric for CoLA: 0 for a constant prediction
 }
 
 
@@ -40,11 +40,11 @@ def judge(names: Sequence[str], predictions: Any, references: Any) -> dict[str, 
 
 
 def correlations(predictions: Any, references: Any) -> dict[str, float]:
-    """Return Pearson's and Spearman's correlation, as GLUE judges STS-B; 0 if all predictions are the same.
+    """Return Pearson's and Spearman's correlation, as used in GLUE for STS-B; 0 if all predictions are equal.
 
     Args:
         predictions: Predicted numbers, `[rows]`.
-        references: True numbers, `[rows]`, not all the same.
+        references: True numbers, `[rows]`, not all equal.
 
     Returns:
         `pearson` and `spearmanr`.

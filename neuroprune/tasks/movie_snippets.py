@@ -1,7 +1,7 @@
-"""Demo task `movie_snippets`: sentences of film reviews, negative or positive, in the shape of SST-2.
+"""Demo task `movie_snippets`: classify sentences of film reviews as negative or positive, like SST-2.
 
-The snippets come from Rotten Tomatoes (Pang and Lee 2005). Each carries the mean of 20 people's ratings (Hutto and
-Gilbert, ICWSM 2014, who publish them with VADER). Most of SST-2's sentences are among them, so never mix the two.
+The snippets come from Rotten Tomatoes (Pang and Lee 2005). Each has the mean rating of 20 people (Hutto and Gilbert,
+ICWSM 2014, published with VADER). They include most sentences of SST-2, so never mix the two.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from neuroprune.tasks.text import key, rank, squash
 ARCHIVE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
 RATINGS = "movieReviewSnippets_GroundTruth.txt"
 VALIDATION_ROWS = 900
-UNDECIDED = 0.5  # of a rating in -4 to 4; SST-2 leaves such sentences out too
+UNDECIDED = 0.5  # smallest absolute rating (of -4 to 4); SST-2 also excludes undecided sentences
 FEWEST_WORDS = 3
 
 
 def build(vader: Path) -> dict[str, list[dict[str, Any]]]:
-    """Cut the task's rows out of VADER's source archive.
+    """Extract the task's rows from VADER's source archive.
 
     Args:
         vader: The archive `vaderSentiment-3.3.2.tar.gz`.
 
     Returns:
-        Rows with `sentence` and `label` (0 negative, 1 positive) of the splits `train` and `validation`. They are in
-        the order of their rank: the source has all positive ones first.
+        Rows with `sentence` and `label` (0 negative, 1 positive) for the splits `train` and `validation`, ordered by
+        rank because the source lists all positive ones first.
 
     Raises:
-        UserError: If the archive does not hold the ratings.
+        UserError: If the archive does not contain the ratings.
     """
     rows: dict[str, dict[str, Any]] = {}
     for line in _ratings(vader).splitlines():
@@ -45,7 +45,7 @@ def build(vader: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _ratings(vader: Path) -> str:
-    """Read the ratings: a file in an archive in the archive."""
+    """Read the ratings, a file in a nested archive."""
     try:
         with tarfile.open(vader) as outer:
             packed = io.BytesIO(_member(outer, ARCHIVE))
@@ -53,11 +53,11 @@ def _ratings(vader: Path) -> str:
             name = next(n for n in inner.getnames() if n.endswith(f"/{RATINGS}") and "/._" not in n)
             return _member(inner, name).decode("utf-8")
     except (KeyError, StopIteration, tarfile.TarError) as error:
-        raise UserError(f"{vader} does not hold {RATINGS} in {ARCHIVE}: delete it and run again") from error
+        raise UserError(f"{vader} does not contain {RATINGS} in {ARCHIVE}: delete it and run again") from error
 
 
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
-    """Read a file of an archive; KeyError if there is none."""
+    """Read a file of an archive; raise KeyError if it is missing."""
     file = archive.extractfile(name)
     if file is None:
         raise KeyError(name)

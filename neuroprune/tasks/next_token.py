@@ -1,4 +1,4 @@
-"""How a decoder is trained to predict the next token, and how that is evaluated."""
+"""Objective of decoders that predict the next token."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from neuroprune.config.settings import TaskSettings
 from neuroprune.errors import UserError
 
 IGNORED = -100
-"""Label of a token that the loss leaves out: padding, and the tokens of prompts."""
+"""Label of tokens excluded from the loss: padding and prompts."""
 LARGEST = 700.0
-"""Mean loss above which the perplexity is reported as if it were this; `exp` overflows at 710."""
+"""Upper bound on the mean loss in the perplexity, because `exp` overflows at 710."""
 
 Row = dict[str, list[int]]
 
 
 def losses_and_hits(logits: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the loss of each token and whether it was the likeliest one, in place of the logits.
+    """Reduce logits to the loss of each token and whether it was the most likely one.
 
     Args:
         logits: `[rows, tokens, vocabulary]`, or a tuple that begins with them.
-        labels: `[rows, tokens]`; a token is predicted at the one before it.
+        labels: `[rows, tokens]`; each token is predicted at the preceding position.
 
     Returns:
         Two tensors `[rows, tokens - 1]`.
@@ -43,7 +43,7 @@ def losses_and_hits(logits: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class NextTokenTrainer(Trainer):
-    """A Trainer that keeps two numbers for each token it evaluates, not the scores of the whole vocabulary."""
+    """Trainer that stores two numbers per evaluated token instead of scores of the whole vocabulary."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs, preprocess_logits_for_metrics=losses_and_hits)  # type: ignore[arg-type]
@@ -51,16 +51,15 @@ class NextTokenTrainer(Trainer):
 
 @dataclass(frozen=True)
 class NextToken:
-    """Cross-entropy of each next token of a text, or of the tokens of a completion alone.
+    """Cross-entropy of the next token, for all tokens of a text or only those of a completion.
 
-    A prompt and its completion become a conversation of two turns if the tokenizer has a chat template. Without one,
-    the completion follows the prompt as it is. Every row ends with the tokenizer's end token.
+    If the tokenizer has a chat template, a prompt and its completion become a conversation of two turns. Otherwise, the
+    completion is appended to the prompt. Every row ends with the tokenizer's end token.
 
     Args:
         task: The task.
         tokenizer: The model's tokenizer.
-        counts: Filled by `encode`: how often each token is predicted in the rows that were encoded first, those to
-            train on.
+        counts: Frequencies of the target tokens in the training rows, which `encode` counts in its first call.
     """
 
     task: TaskSettings
@@ -70,11 +69,11 @@ class NextToken:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the Trainer's arguments need besides the training settings: nothing."""
+        """Arguments for the Trainer in addition to the training settings: none."""
         return {}
 
     def encode(self, rows: Dataset) -> Dataset:
-        """Tokenise texts, truncated or packed to `max_length` tokens; columns as the tokenizer's, and `labels`."""
+        """Tokenise texts, truncated or packed to `max_length` tokens; return the tokenizer's columns and `labels`."""
         columns = rows.select_columns(list(self.task.inputs))[:]
         encoded: Iterable[Row] = map(self._row, zip(*(columns[name] for name in self.task.inputs), strict=True))
         encoded = pack(encoded, self._longest) if self.task.packing else map(self._truncated, encoded)
@@ -91,7 +90,7 @@ class NextToken:
         return min(self.task.max_length, self.tokenizer.model_max_length)
 
     def _row(self, texts: tuple[str, ...]) -> Row:
-        """Tokenise a text, or a prompt and its completion, in full."""
+        """Tokenise a text, or a prompt and its completion, without truncation."""
         if len(texts) == 1:
             tokens = self._ended(self.tokenizer(texts[0])["input_ids"])
             return {"input_ids": tokens, "labels": list(tokens)}
@@ -124,7 +123,7 @@ class NextToken:
         return tokens if end is None or tokens[-1:] == [end] else [*tokens, end]
 
     def _truncated(self, row: Row) -> Row:
-        """Cut a row's text at its end; of a prompt that leaves no room for its completion, cut the beginning."""
+        """Truncate a text at its end, or a prompt that leaves no room for its completion at its beginning."""
         asked = next((place for place, label in enumerate(row["labels"]) if label != IGNORED), 0)
         room = self._longest - min(len(row["labels"]) - asked, self._longest - 1)
         start = max(0, asked - room)
@@ -141,7 +140,7 @@ class NextToken:
         }
 
     def compute_metrics(self, prediction: Any) -> dict[str, float]:
-        """Return perplexity and token accuracy of all evaluated tokens together, and those of a unigram model."""
+        """Return perplexity and accuracy over all evaluated tokens, for the model and a unigram baseline."""
         losses, hits = (np.asarray(part, dtype=np.float64) for part in prediction.predictions)
         labels = np.asarray(prediction.label_ids)[:, 1 : losses.shape[1] + 1]
         present = labels != IGNORED
@@ -149,7 +148,7 @@ class NextToken:
         return {"perplexity": perplexity(losses[present]), "token_accuracy": float(hits[present].mean()), **unigram}
 
     def _unigram(self, tokens: np.ndarray) -> dict[str, float]:
-        """Return what a model reaches that knows only how often each token occurs in the training rows, plus one."""
+        """Return the metrics of a unigram model with add-one smoothed token frequencies of the training rows."""
         size = max(len(self.tokenizer), *self.counts, int(tokens.max())) + 1
         seen = np.ones(size)
         for token, count in self.counts.items():
@@ -164,17 +163,17 @@ class NextToken:
         return self.collate([{name: row[name] for name in row if name != "labels"} for row in features])
 
     def answer(self, model: Any, **batch: Tensor) -> Tensor:
-        """Return the logits `[rows, tokens, vocabulary]` for what `question` gives: one pass over whole texts."""
+        """Return the logits `[rows, tokens, vocabulary]` for a batch from `question`, in one pass over whole texts."""
         return model(**batch, use_cache=False).logits
 
 
 def perplexity(losses: np.ndarray) -> float:
-    """Return the exponential of the mean loss of a token."""
+    """Return the exponential of the mean loss per token."""
     return math.exp(min(float(losses.mean()), LARGEST))
 
 
 def pack(rows: Iterable[Row], length: int) -> Iterator[Row]:
-    """Join rows, one after another, and yield sequences of `length` tokens; the last one may be shorter."""
+    """Concatenate rows and yield sequences of `length` tokens; the last one may be shorter."""
     joined: Row = {"input_ids": [], "labels": []}
     for row in rows:
         for name, values in joined.items():

@@ -1,4 +1,4 @@
-"""Regression: a number for one sentence or for a pair, such as the similarity of STS-B."""
+"""Regression: predict a number for a sentence or a pair, such as the similarity in STS-B."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class ScoredTexts:
 
     Args:
         task: The task.
-        train: Rows to train on, with the task's input columns and the label column (float64).
-        eval: Rows to evaluate on, with the same columns.
+        train: Training rows with the task's input columns and the label column (float64).
+        eval: Evaluation rows with the same columns.
     """
 
     task: TaskSettings
     train: Dataset
     eval: Dataset
-    majority: ClassVar[float] = 0.0  # a constant answer correlates with nothing
-    copied: ClassVar[None] = None  # no text is written
+    majority: ClassVar[float] = 0.0  # a constant prediction has no correlation
+    copied: ClassVar[None] = None  # the target is not text
 
     @property
     def labels(self) -> tuple[str]:
@@ -46,7 +46,7 @@ class ScoredTexts:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the used rows and their order; the same on every platform."""
+        """Platform-independent hash of the used rows and their order."""
         return text_hash("\n".join(rows_sha256(sources.each(split)) for split in (self.train, self.eval)))
 
     def texts(self) -> Iterator[str]:
@@ -55,7 +55,7 @@ class ScoredTexts:
             yield from self.train[column][:]
 
     def objective(self, model: Any, tokenizer: Any) -> ClassHead:
-        """Return how a model is trained and evaluated on these rows; see `neuroprune.tasks.Objective`.
+        """Return the objective of a model on these rows; see `neuroprune.tasks.Objective`.
 
         Args:
             model: The model.
@@ -65,7 +65,7 @@ class ScoredTexts:
             The objective.
 
         Raises:
-            UserError: If the model answers with text.
+            UserError: If the model generates text.
         """
         from neuroprune.tasks.class_head import ClassHead
 
@@ -103,16 +103,18 @@ def judge(predictions: Any, labels: Any) -> dict[str, float]:
 
 
 def _checked(rows: Dataset, task: TaskSettings) -> Dataset:
-    """Keep the columns that the task names, with the label as float64; refuse rows without text or number."""
+    """Keep the task's columns, with the label as float64; reject rows without text or number."""
     where = f"task {task.name}, split {rows.split} of {task.source}"
     for column in task.inputs:
         if empty := sum(not isinstance(text, str) for text in rows[column][:]):
-            raise UserError(f"{where}: {empty} rows of column {column!r} hold no text")
+            raise UserError(f"{where}: {empty} rows of column {column!r} have no text")
     feature, values = rows.features[task.label], rows[task.label][:]
     if isinstance(feature, ClassLabel) or not all(_is_number(value) for value in values if value is not None):
-        raise UserError(f"{where}: column {task.label!r} holds classes or text, not numbers; use kind: classification")
+        raise UserError(
+            f"{where}: column {task.label!r} contains classes or text, not numbers; use kind: classification"
+        )
     if missing := sum(value is None or not math.isfinite(value) for value in values):
-        raise UserError(f"{where}: {missing} rows of column {task.label!r} hold no finite number")
+        raise UserError(f"{where}: {missing} rows of column {task.label!r} have no finite number")
     numbers = [float(value) for value in values]
     rows = rows.select_columns(list(task.inputs))
     return rows.add_column(task.label, numbers, feature=Value("float64"))
@@ -123,7 +125,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_varied(values: list[float], where: str, column: str) -> None:
-    """Refuse rows with the same number everywhere: nothing can be learned from them, and no correlation is defined."""
+    """Reject rows with a constant label, for which the correlation is undefined."""
     if len(set(values)) < 2:
         same = f" ({values[0]:g})" if values else ""
         raise UserError(

@@ -1,4 +1,4 @@
-"""Where datasets are found: demo data, a local mirror of the hub, a folder, or the hub itself."""
+"""Sources of datasets: demo data, a local mirror of the hub, a folder, or the hub itself."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from neuroprune.tasks import demo_data
 from neuroprune.tasks.folders import no_progress_bars, read_folder
 
 SHUFFLE_SEED = 0
-LONGEST_WORD = 10_000  # letters; the time that a tokenizer is trained grows with their square
+LONGEST_WORD = 10_000  # letters; tokenizer training takes time quadratic in the length of words
 _LONG_WORD = re.compile(rf"\w{{{LONGEST_WORD + 1},}}")
 
 
 def read(task: TaskSettings, data_root: Path, resources: Path) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Read the splits that a task trains on and is judged on.
+    """Read a task's training and evaluation splits.
 
     Args:
         task: The task.
         data_root: A mirror of the hub: a dataset is at `<data_root>/<hub id>`.
-        resources: Where demo data are built.
+        resources: Folder for demo data.
 
     Returns:
-        The two splits, whole, in memory, with all their columns; texts in a column of several, such as `translation`,
-        are columns of their own.
+        Both complete splits, in memory, with all columns. Columns with several texts by name, such as `translation`,
+        are split into separate columns.
 
     Raises:
-        UserError: If the dataset is nowhere, can't be read, or lacks a split or column that the task names.
+        UserError: If the dataset is not found or can't be read, or lacks a split or column of the task.
     """
     folder, config = locate(task, data_root, resources)
     found = _spread(read_folder(task, folder, config))
@@ -49,7 +49,8 @@ def read(task: TaskSettings, data_root: Path, resources: Path) -> tuple[datasets
     if task.expected_rows not in (None, rows):
         raise UserError(
             f"task {task.name}: the split {task.train_split} in {folder} has {rows} rows, but expected_rows is "
-            f"{task.expected_rows}: another copy of {task.source}. Use the expected one, or change expected_rows."
+            f"{task.expected_rows}: this is a different version of {task.source}. Use the expected one, or change "
+            "expected_rows."
         )
     for split in (task.train_split, task.eval_split):
         _check_words(found[split], task, split)
@@ -57,7 +58,7 @@ def read(task: TaskSettings, data_root: Path, resources: Path) -> tuple[datasets
 
 
 def _check_words(rows: datasets.Dataset, task: TaskSettings, split: str) -> None:
-    """Refuse texts that are no text: a word of many thousand letters."""
+    """Reject columns that are not text: words of many thousand letters."""
     for column in task.inputs:
         for number, text in enumerate(rows[column][:], start=1):
             if isinstance(text, str) and len(text) > LONGEST_WORD and (word := _LONG_WORD.search(text)):
@@ -75,19 +76,19 @@ def locate(task: TaskSettings, data_root: Path, resources: Path) -> tuple[Path, 
             return demo_data.prepare(task.config or task.name, resources), None
     folder = dataset_folder(task, data_root) or _from_hub(task, data_root)
     if task.config and not (folder / "README.md").exists() and (folder / task.config).is_dir():
-        return folder / task.config, None  # without a card the configuration is only a folder's name
+        return folder / task.config, None  # without a card, the configuration is just a folder name
     return folder, task.config
 
 
 def _check_demo(task: TaskSettings) -> None:
-    """Refuse demo data that do not exist."""
+    """Reject unknown demo data."""
     if (name := task.config or task.name) not in demo_data.SETS:
         known = did_you_mean(name, demo_data.SETS)
         raise UserError(f"task {task.name}: no demo data {name!r}{known}; there are {', '.join(demo_data.SETS)}")
 
 
 def _from_hub(task: TaskSettings, data_root: Path) -> Path:
-    """Return the hub's cached copy of a dataset, downloaded if need be; only data files, never a script."""
+    """Return the cached copy of a hub dataset, downloaded if necessary; only data files, never scripts."""
     from huggingface_hub import snapshot_download
 
     if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", task.source):
@@ -100,7 +101,7 @@ def _from_hub(task: TaskSettings, data_root: Path) -> Path:
             allow_patterns=["README.md", f"*{task.config}*"] if task.config else None,
             ignore_patterns=["*.py"],
         )
-    except Exception as error:  # the hub, the network and the cache have errors of their own
+    except Exception as error:  # the hub, the network and the cache raise their own exceptions
         raise UserError(
             f"task {task.name}: dataset {task.source} is not at {data_root / task.source} and can't be had from the "
             f"hub ({cause(error)}); put a copy in the hub's layout there, or run once with a network"
@@ -109,7 +110,7 @@ def _from_hub(task: TaskSettings, data_root: Path) -> Path:
 
 
 def _spread(splits: datasets.DatasetDict) -> datasets.DatasetDict:
-    """Put the texts of a column that holds several by name, such as `translation`, into columns of these names."""
+    """Split a column with several texts by name, such as `translation`, into separate columns."""
     columns = next(iter(splits.values())).features.items()
     parts = {f"{column}.{name}": name for column, feature in columns for name in _names_within(feature)}
     return splits.flatten().rename_columns(parts) if parts else splits
@@ -122,21 +123,21 @@ def _names_within(feature: object) -> list[str]:
 
 
 def first(rows: datasets.Dataset, count: int | None) -> datasets.Dataset:
-    """Return the first rows of a shuffle that depends on nothing but the number of rows; None: all, as they are."""
+    """Return the first rows of a shuffle that depends only on the number of rows; None for all, unshuffled."""
     if count is None or count >= len(rows):
         return rows
-    order = np.random.RandomState(SHUFFLE_SEED).permutation(len(rows))  # its stream is frozen, unlike default_rng's
+    order = np.random.RandomState(SHUFFLE_SEED).permutation(len(rows))  # stable across versions, unlike default_rng
     return rows.select(order[:count])
 
 
 def each(rows: datasets.Dataset) -> Iterator[dict[str, Any]]:
-    """Yield a dataset's rows; by columns, which is many times faster than row by row."""
+    """Yield a dataset's rows, read by columns because this is many times faster."""
     columns = rows[:]
     return (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
 
 
 def mapped(rows: datasets.Dataset, function: Callable[[dict[str, list[Any]]], dict[str, Any]]) -> datasets.Dataset:
-    """Return the rows that a function makes of batches of rows, in memory; the old columns go."""
+    """Map batches of rows in memory with a function; the original columns are dropped."""
     options = {"remove_columns": rows.column_names, "keep_in_memory": True, "load_from_cache_file": False}
     with no_progress_bars():
         return rows.map(function, batched=True, **options)

@@ -1,4 +1,4 @@
-"""Summarization: a text in, its summary out, judged by ROUGE."""
+"""Summarization, evaluated by ROUGE."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def judge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, fl
     """Return ROUGE-1, -2, -L and -Lsum of summaries, each in [0, 1].
 
     Args:
-        predictions: What the model wrote.
-        references: What people wrote, row by row.
+        predictions: Generated summaries.
+        references: Reference summaries, row by row.
 
     Returns:
-        The values by the hub's keys.
+        The values, with the keys of the hub's metric.
     """
     from neuroprune.tasks.text_metrics import rouge
 
@@ -31,14 +31,14 @@ def judge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, fl
 
 
 def lead(sources: Sequence[str], summaries: Sequence[str]) -> list[str]:
-    """Return each source's first words, as many as summaries have on average: the usual lead baseline.
+    """Return the lead baseline: each source's first words, as many as summaries have on average.
 
     Args:
         sources: Texts to summarize.
         summaries: The training rows' summaries, at least one.
 
     Returns:
-        The beginning of each source, its words apart by one space.
+        The beginning of each source, with single spaces between words.
     """
     words = round(sum(len(summary.split()) for summary in summaries) / len(summaries))
     return [" ".join(source.split()[:words]) for source in sources]

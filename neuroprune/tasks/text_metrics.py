@@ -1,4 +1,4 @@
-"""The metrics of text, with the keys that the hub's `rouge` and `sacrebleu` metrics give."""
+"""Metrics of generated text, with the keys of the hub's `rouge` and `sacrebleu` metrics."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 def rouge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """Return the mean F1 over rows of common words, word pairs, and longest common subsequences (Lin 2004).
 
-    Words are lower case and stemmed, as in transformers' summarization example, whose figures the paper's agree with.
-    ROUGE-Lsum compares sentence by sentence: where a text has no line breaks, a sentence ends at `.`, `!` or `?`.
-    The hub's metric gives a bootstrap estimate of the same mean.
+    Words are lower-cased and stemmed, as in transformers' summarization example, with which the paper's numbers agree.
+    ROUGE-Lsum compares sentence by sentence; in a text without line breaks, sentences end at `.`, `!` or `?`. The hub's
+    metric gives a bootstrap estimate of the same mean.
 
     Args:
         predictions: Written texts.
@@ -33,7 +33,7 @@ def rouge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, fl
 
 
 def bleu(predictions: Sequence[str], references: Sequence[str]) -> tuple[float, float]:
-    """Return BLEU of the whole set (Papineni et al. 2002) as sacrebleu's defaults have it: cased, 13a words.
+    """Return corpus BLEU (Papineni et al. 2002) with sacrebleu's defaults: cased, 13a tokenization.
 
     Args:
         predictions: Written texts.
@@ -47,5 +47,5 @@ def bleu(predictions: Sequence[str], references: Sequence[str]) -> tuple[float, 
 
 
 def sentences(text: str) -> str:
-    """Return a text with each sentence on a line of its own."""
+    """Return a text with each sentence on a separate line."""
     return re.sub(r"(?<=[.!?])\s+", "\n", text.strip())

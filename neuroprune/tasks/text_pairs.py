@@ -1,4 +1,4 @@
-"""Rows of tasks whose answer is text: one text in, one out."""
+"""Rows of text-to-text tasks, such as summarization and translation."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TextPairs:
-    """The rows of a summarization or translation.
+    """The rows of a summarization or translation task.
 
     Args:
         task: The task.
-        train: Rows to train on, with the task's input column and its label column, both text.
-        eval: Rows to judge on, with the same columns.
-        judge: Written texts and references, row by row, to values by metric.
-        copy: Source texts and the training rows' answers to what someone would write who only copies.
+        train: Training rows with the task's input and label columns, both text.
+        eval: Evaluation rows with the same columns.
+        judge: Function from generated texts and references, row by row, to values by metric.
+        copy: Function from source texts and the training rows' targets to the copying baseline.
     """
 
     task: TaskSettings
@@ -42,13 +42,13 @@ class TextPairs:
 
     @cached_property
     def copied(self) -> float:
-        """What the task's metric gives for copying from the source."""
+        """The metric of copying from the source."""
         written = self.copy(self.eval[self.task.inputs[0]][:], self.train[self.task.label][:])
         return self.judge(written, self.eval[self.task.label][:])[self.task.metric]
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the used rows and their order; the same on every platform."""
+        """Platform-independent hash of the used rows and their order."""
         parts = (rows_sha256(sources.each(split)) for split in (self.train, self.eval))
         return text_hash("\n".join(parts))
 
@@ -58,26 +58,26 @@ class TextPairs:
             yield from self.train[column][:]
 
     def objective(self, model: Any, tokenizer: Any) -> Generation:
-        """Return how a model is trained and asked on these rows; see `neuroprune.tasks.objective`."""
+        """Return the objective of a model on these rows; see `neuroprune.tasks.Objective`."""
         from neuroprune.tasks.generation import Generation
 
         return Generation(self.task, self.eval[self.task.label][:], self.judge, model, tokenizer)
 
 
 def load(task: TaskSettings, data_root: Path, resources: Path, judge: Judge, copy: Copy) -> TextPairs:
-    """Read, check and cut a task's rows; see `neuroprune.tasks.load`, and `TextPairs` for `judge` and `copy`."""
+    """Read, check and select a task's rows; see `neuroprune.tasks.load`, and `TextPairs` for `judge` and `copy`."""
     train, held_out = (_checked(rows, task) for rows in sources.read(task, data_root, resources))
     used = sources.first(train, task.train_rows), sources.first(held_out, task.eval_rows)
     return TextPairs(task, *used, judge, copy)
 
 
 def _checked(rows: Dataset, task: TaskSettings) -> Dataset:
-    """Keep the columns that the task names; refuse rows without text."""
+    """Keep the task's columns; reject rows without text."""
     columns = [*task.inputs, task.label]
     for column in columns:
         empty = sum(not isinstance(text, str) or not text.strip() for text in rows[column][:])
         if empty:
             raise UserError(
-                f"task {task.name}, split {rows.split} of {task.source}: {empty} rows of column {column!r} hold no text"
+                f"task {task.name}, split {rows.split} of {task.source}: {empty} rows of column {column!r} have no text"
             )
     return rows.select_columns(columns)

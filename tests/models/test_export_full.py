@@ -91,7 +91,7 @@ def test_half_precision_stays_and_tied_weights_stay_tied():
     ("folder", "form", "out", "sentence"),
     [
         ("small", "ful", "new", "format 'ful': unknown (did you mean 'full'?); known: full, gguf, onnx, plain"),
-        ("nowhere", "full", "new", "nowhere holds no saved model"),
+        ("nowhere", "full", "new", "nowhere contains no saved model"),
         ("small", "full", "small/config.json/new", "small/config.json/new can't be written (Not a directory)"),
         ("other", "full", "new", "model type 'clip_text_model' is not supported"),
         ("other", "onnx", "new", "model type 'clip_text_model' is not supported"),

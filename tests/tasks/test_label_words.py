@@ -80,7 +80,7 @@ def test_scores_are_the_log_likelihoods_of_the_names(words):
 def test_classes_that_the_tokenizer_cannot_tell_apart_are_refused():
     tokenizer = train_text_tokenizer(["yes no"], 300)
     assert label_tokens(["yes", "no"], tokenizer).shape[0] == 2
-    with pytest.raises(UserError, match="classes 'no' and 'no' are the same to the tokenizer"):
+    with pytest.raises(UserError, match="classes 'no' and 'no' have the same tokens"):
         label_tokens(["yes", "no", "no"], tokenizer)
 
 

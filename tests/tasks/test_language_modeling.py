@@ -214,7 +214,7 @@ def test_blank_texts_are_left_out_and_missing_ones_refused(folder):
     (folder / "train.csv").write_text(text + '" ",a,b\n')
     assert len(tasks.load(task(folder), folder).train) == 64
     (folder / "train.csv").write_text(text + ",a,b\n")
-    with pytest.raises(UserError, match="1 rows of column 'text' hold no text"):
+    with pytest.raises(UserError, match="1 rows of column 'text' have no text"):
         tasks.load(task(folder), folder)
 
 

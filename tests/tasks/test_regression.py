@@ -94,9 +94,9 @@ def test_whole_numbers_of_a_folder_of_ones_own_are_numbers_too(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["good", "bad"], "column 'label' holds classes or text, not numbers; use kind: classification"),
-        ([1.5, None], "1 rows of column 'label' hold no finite number"),
-        ([1.5, math.inf], "1 rows of column 'label' hold no finite number"),
+        (["good", "bad"], "column 'label' contains classes or text, not numbers; use kind: classification"),
+        ([1.5, None], "1 rows of column 'label' have no finite number"),
+        ([1.5, math.inf], "1 rows of column 'label' have no finite number"),
         ([-1.0, -1.0], r"split train .*: all 2 rows have the same number in column 'label' \(-1\).*are hidden"),
     ],
 )
@@ -113,7 +113,7 @@ def test_classes_are_not_taken_for_numbers(tmp_path):
     rows = [{"text": f"a {i}", "label": i} for i in range(2)]
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
     write_hub(tmp_path / "own", {"all": (features, {"train": rows, "validation": rows})})
-    with pytest.raises(UserError, match="holds classes or text, not numbers; use kind: classification"):
+    with pytest.raises(UserError, match="contains classes or text, not numbers; use kind: classification"):
         tasks.load(task(source=str(tmp_path / "own"), config="all", inputs=["text"]), tmp_path)
 
 

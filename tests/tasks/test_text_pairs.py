@@ -95,7 +95,7 @@ def test_empty_answers_are_refused(tmp_path):
     rows = [*pairs(2), {"de": "Nichts", "en": " "}, {"de": "Nichts", "en": None}]
     for split in ("train", "validation"):
         Dataset.from_list(rows).to_parquet(tmp_path / f"{split}.parquet")
-    with pytest.raises(UserError, match=r"task own, split train of .*: 2 rows of column 'en' hold no text"):
+    with pytest.raises(UserError, match=r"task own, split train of .*: 2 rows of column 'en' have no text"):
         tasks.load(own(tmp_path), tmp_path)
 
 

@@ -28,7 +28,7 @@ def export(folder: Path, form: str, out: Path, int8: bool = False) -> list[str]:
         Sentences about what was written and how to use it.
 
     Raises:
-        UserError: If the form is unknown, the model can't be loaded or exported, or `out` holds something already.
+        UserError: If the form is unknown, the model can't be loaded or exported, or `out` is not empty.
     """
     if form not in FORMATS:
         raise UserError(f"format {form!r}: unknown{did_you_mean(form, FORMATS)}; known: {', '.join(FORMATS)}")
