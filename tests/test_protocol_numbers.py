@@ -4,11 +4,12 @@ import csv
 import math
 import statistics
 from collections import defaultdict
+from typing import NamedTuple
 
 import pytest
 from scipy import stats
 
-from helpers.published import PUBLISHED, ROOT, tables
+from helpers.published import PUBLISHED, ROOT, percent, tables
 
 PAGE = (ROOT / "docs" / "method.md").read_text()
 BEGINNINGS = {"usual": "usual", "head_first": "head first", "longer": "longer"}
@@ -16,14 +17,24 @@ VARIANTS = {"dense": "dense", "usual": "NeuroPrune-FC", "taylor": "Taylor", "no 
 VARIANTS |= {"score counts": "counts by Taylor", "score taylor": "Taylor's score with fold"}
 
 
+class Cell(NamedTuple):
+    """Runs that differ in the seed alone; `sparsity` is empty for dense runs."""
+
+    task: str
+    beginning: str
+    sparsity: str
+    variant: str
+
+
 @pytest.fixture(scope="module")
 def runs():
+    """Return the accuracies by cell and seed; dense runs belong to every target."""
     found = defaultdict(dict)
     with (PUBLISHED / "research" / "protocol.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            assert row["asked"] in ("0.8", "")
-            found[row["task"], row["beginning"], row["variant"]][row["seed"]] = 100 * float(row["metric pool"])
-    return {key: values for key, values in found.items() if len(values) == 5}
+            cell = Cell(row["task"], row["beginning"], row["asked"], row["variant"])
+            found[cell][row["seed"]] = 100 * float(row["metric pool"])
+    return {cell: values for cell, values in found.items() if len(values) == 5}
 
 
 def difference(ours, theirs):
@@ -34,22 +45,24 @@ def difference(ours, theirs):
 
 
 def cells(runs):
-    yield ["task", "beginning", "method", "accuracy of each seed", "mean", "minus Taylor"]
-    for (task, beginning, variant), values in runs.items():
+    yield ["task", "beginning", "sparsity", "method", "accuracy of each seed", "mean", "minus Taylor"]
+    for cell, values in runs.items():
         seeds = ", ".join(f"{values[seed]:.1f}" for seed in sorted(values))
-        against = "" if variant == "taylor" else difference(values, runs[task, beginning, "taylor"])
-        mean = f"{statistics.mean(values.values()):.1f}"
-        yield [f"`{task}`", BEGINNINGS[beginning], VARIANTS[variant], seeds, mean, against]
+        taylor = runs[cell._replace(sparsity=cell.sparsity or "0.8", variant="taylor")]
+        against = "" if cell.variant == "taylor" else difference(values, taylor)
+        target = percent(float(cell.sparsity), 0) if cell.sparsity else ""
+        names = [f"`{cell.task}`", BEGINNINGS[cell.beginning], target, VARIANTS[cell.variant]]
+        yield [*names, seeds, f"{statistics.mean(values.values()):.1f}", against]
 
 
 def beginnings(runs):
     yield ["task", "method", "head first − usual", "head first − longer"]
-    for task in dict.fromkeys(task for task, *_ in runs):
-        for variant in ("dense", "usual", "taylor"):
-            others = [runs.get((task, other, variant)) for other in ("usual", "longer")]
+    for first, values in runs.items():
+        if first.beginning == "head_first":
+            others = [runs.get(first._replace(beginning=other)) for other in ("usual", "longer")]
             if any(others):
-                first = runs[task, "head_first", variant]
-                yield [f"`{task}`", VARIANTS[variant], *(difference(first, other) if other else "" for other in others)]
+                found = [difference(values, other) if other else "" for other in others]
+                yield [f"`{first.task}`", VARIANTS[first.variant], *found]
 
 
 @pytest.mark.parametrize("expected", [cells, beginnings])
