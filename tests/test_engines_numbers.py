@@ -1,4 +1,4 @@
-"""The table of engines in docs/performance.md is that of its measurement."""
+"""The measured numbers of docs/performance.md are those of their tables."""
 
 import csv
 
@@ -36,3 +36,12 @@ def test_the_text_follows_from_the_table():
     assert [f"{single[1][i] / single[0][i]:.1f}" for i in (2, 3)] == ["4.1", "2.4"]
     losses = [float(a.split()[0]) - float(b.split()[0]) for *_, a, b in (dense, half, eighty, ninety)]
     assert f"{max(map(abs, losses)):.1f}" == "0.7"
+
+
+def test_the_times_of_multiples_are_those_of_their_measurement():
+    with (PUBLISHED / "research" / "widths.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    text = " ".join(PAGE.split())
+    for multiple, words in (("16", "takes {} of the time"), ("8", "take {} of it"), ("64", "of 64 {}.")):
+        times = [float(row["time over free widths"]) for row in rows if row["multiple"] == multiple]
+        assert words.format(f"{min(times):.2f} to {max(times):.2f}") in text
