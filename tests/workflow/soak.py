@@ -29,7 +29,7 @@ GRACE = 20.0  # seconds in which a process has to follow its parent
 EXPECTED, LOG = "expected.json", "soak.jsonl"  # of the undisturbed study; a line for each study with kills
 TEMPORARY = "tmp"
 STARTS = 30  # of one study, at most
-WAIT = 0.5  # longest time to a kill, as a share of the undisturbed study's
+WAIT = 0.2  # longest time between two kills, as a share of the undisturbed study's
 SETTINGS = {"runs_per_job": 2, "checkpoint_minutes": 0.01, "artefacts": ["summary"]}
 
 
@@ -61,11 +61,11 @@ def start(folder, mark):
         "HF_HUB_OFFLINE": "1", "TMPDIR": str((folder / TEMPORARY).resolve()),
     }  # fmt: skip
     (folder / TEMPORARY).mkdir(exist_ok=True)
+    shutil.rmtree(folder / ".snakemake/locks", ignore_errors=True)  # all that `snakemake --unlock` does, in no time
     words = ["snakemake", "--snakefile", str(ROOT / "Snakefile"), "--configfile", "study.yaml"]
-    pipes = {"cwd": folder, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run([*words, "--unlock", "--quiet", "all"], **pipes, check=False)
     with (folder / "snakemake.log").open("a") as log:
-        return subprocess.Popen([*words, "--cores", "2", "collect"], **pipes | {"stdout": log, "stderr": log})
+        words += ["--cores", "2", "collect"]
+        return subprocess.Popen(words, cwd=folder, env=environment, stdout=log, stderr=log)
 
 
 def kill(snakemake, mark, victim):
@@ -73,6 +73,7 @@ def kill(snakemake, mark, victim):
     running = jobs(marked(mark))
     if victim == "workflow":
         snakemake.kill()
+        snakemake.wait()
         return 0  # its jobs finish their runs, see docs/cluster.md
     if victim == "machine":
         for number in [snakemake.pid, *marked(mark)]:
@@ -164,16 +165,23 @@ def killed_study(folder, number, kills, seconds):
     shutil.rmtree(folder / "results", ignore_errors=True)
     while counts.total() < kills:
         snakemake = start(folder, mark)
-        try:
-            if snakemake.wait(timeout=random.uniform(1, WAIT * seconds)) == 0:
-                break
-        except subprocess.TimeoutExpired:
+        while counts.total() < kills and runs_for(snakemake, random.uniform(1, WAIT * seconds)):
             victim, found = kill_one(snakemake, mark)
-            snakemake.wait()
             counts[victim] += 1
             orphans += found
+        if snakemake.wait() == 0:
+            break
     complete(folder, mark)
     return counts, orphans + left(mark, set(marked(mark)))
+
+
+def runs_for(snakemake, seconds):
+    """Return whether Snakemake is still running after some seconds; it goes on after the kill of a job."""
+    try:
+        snakemake.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
 
 
 def leftovers(folder):
@@ -189,7 +197,7 @@ def soak(folder, kills, seed):
     studies = studies_of(folder)
     while (done := sum(study["kills"] for study in studies)) < kills:
         random.seed(f"{seed} {len(studies)}")
-        count = min(random.randint(5, 12), kills - done)
+        count = min(random.randint(10, 25), kills - done)
         counts, orphans = killed_study(folder, len(studies), count, expected["seconds"])
         equal = finite(results(folder)) == expected["results"]
         study = {"kills": counts.total(), "equal": equal, "orphans": orphans, "left": leftovers(folder), **counts}

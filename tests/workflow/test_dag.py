@@ -212,26 +212,47 @@ def test_the_workflow_is_free_of_lint(snakemake, tmp_path):
     assert done.code == 0, done.out + done.err
 
 
-def test_a_teacher_that_was_replaced_repeats_the_training_of_its_runs(snakemake, tmp_path):
-    study = yaml.safe_load(MINI.read_text())
-    study["experiments"]["sweep"]["methods"][1]["teacher"] = "teacher"
-    path, run = study_file(tmp_path, experiments=study["experiments"]), "tiny-weather-neuroprune-50-s0"
-    results = tmp_path / "results" / "mini"
-    names = (
-        "data/weather.json",
-        "models/tiny.json",
-        f"runs/{run}/run.json",
-        f"jobs/{run}/models",
-        f"jobs/{run}/runs.json",
-    )
-    teacher = [tmp_path / "teacher" / name for name in ("config.json", "model.safetensors")]
-    for number, file in enumerate([*teacher, *(results / name for name in names)]):
+RUNS = [f"tiny-weather-{method}-s0" for method in ("dense", "neuroprune-50", "l1-50")]
+
+
+def write_empty(*files):
+    """Write files, each newer than the one before."""
+    for number, file in enumerate(files):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("{}")
         os.utime(file, (10**9 + number, 10**9 + number))
+
+
+def finished_jobs(*runs):
+    """Name the files that a study with these runs has after its training and timing jobs."""
+    of_runs = [f"runs/{run}/{kind}.json" for run in runs for kind in ("run", "timing")]
+    of_jobs = [f"jobs/{run}/{name}" for run in runs for name in ("models", "runs.json", "timings.json")]
+    return ["plan.json", "data/weather.json", "models/tiny.json", *of_runs, *of_jobs]
+
+
+def test_a_teacher_that_was_replaced_repeats_the_training_of_its_runs(snakemake, tmp_path):
+    study = yaml.safe_load(MINI.read_text())
+    study["experiments"]["sweep"]["methods"][1]["teacher"] = "teacher"
+    path, run = study_file(tmp_path, experiments=study["experiments"]), RUNS[1]
+    teacher = [tmp_path / "teacher" / name for name in ("config.json", "model.safetensors")]
+    write_empty(*teacher, *(tmp_path / "results" / "mini" / name for name in finished_jobs(run)))
     words = (f"results/mini/jobs/{run}/runs.json", "--dry-run", "--configfile", path)
     assert snakemake(tmp_path, *words).jobs == {}
     for file in teacher:
         os.utime(file, (2 * 10**9, 2 * 10**9))
         assert snakemake(tmp_path, *words).jobs == {"train": 1}
         os.utime(file, (10**9, 10**9))
+
+
+def test_any_file_of_a_figure_or_table_that_was_deleted_is_made_again(snakemake, tmp_path):
+    path = study_file(tmp_path, artefacts=["figure4", "summary"])
+    files = [f"figures/figure4.{kind}" for kind in ("pdf", "png", "csv", "svg")]
+    files += [f"tables/summary.{kind}" for kind in ("csv", "md", "tex", "html")]
+    names = [*finished_jobs(*RUNS), "provenance.json", "runs.csv", *files]
+    made = [tmp_path / "results" / "mini" / name for name in names]
+    write_empty(*made)
+    assert snakemake(tmp_path, "--dry-run", "--configfile", path).jobs == {}
+    for file in (made[-1].with_suffix(".csv"), made[-5].with_suffix(".pdf")):
+        file.unlink()
+        assert snakemake(tmp_path, "--dry-run", "--configfile", path).jobs == {file.stem: 1, "all": 1}
+        write_empty(*made)

@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from hashlib import sha256
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 
 from neuroprune.config.availability import (
@@ -94,8 +94,14 @@ def wanted(known):
     return [name for name in known if asked is None or name in asked]
 
 
-FIGURE_FILES = [f"{FOLDER}/figures/{name}.svg" for name in wanted(FIGURES)]
-TABLE_FILES = [f"{FOLDER}/tables/{name}.html" for name in wanted(TABLES)]
+def files_of(folder, names, kinds):
+    """Return the files of figures or tables, one of each kind: what is not asked for is not made again if it is deleted."""
+    return [f"{FOLDER}/{folder}/{name}.{kind}" for name, kind in product(names, kinds)]
+
+
+FIGURE_KINDS, TABLE_KINDS = ("svg", "pdf", "png", "csv"), ("html", "csv", "md", "tex")
+FIGURE_FILES = files_of("figures", wanted(FIGURES), FIGURE_KINDS)
+TABLE_FILES = files_of("tables", wanted(TABLES), TABLE_KINDS)
 
 # A progress bar goes to the job's log: a state of it every 20 seconds, half a megabyte for a day of training.
 os.environ.setdefault("TQDM_MININTERVAL", "20")
