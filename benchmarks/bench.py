@@ -162,8 +162,8 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, one thread, {ROWS} rows of {TOKENS} tokens, medians of {asked.steps}")
+    whole_runs(asked.run_steps)  # first: a child process inherits its parent's peak memory
     steps(asked.steps)
-    whole_runs(asked.run_steps)
     commands(asked.steps)
 
 
