@@ -22,7 +22,9 @@ DECODER_HEADS, KEY_VALUE_HEADS = ("decoder_attention_heads",), ("num_key_value_h
 NEURONS = ("intermediate_size", "d_ff", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "n_inner", "hidden_dim")
 POSITIONS = ("max_position_embeddings", "n_positions")
 VOCABULARY = ("vocab_size", "decoder_vocab_size")
-OTHER_SIZES = ("d_kv", "head_dim", "embedding_size", "word_embed_proj_dim", "relative_attention_num_buckets")
+OTHER_SIZES = (
+    "d_kv", "head_dim", "embedding_size", "word_embed_proj_dim", "relative_attention_num_buckets", "pooler_hidden_size",
+)  # fmt: skip
 TOKEN_TYPES = "type_vocab_size"
 
 # Largest value of a size, by key.

@@ -11,6 +11,7 @@ import yaml
 
 from neuroprune.config.messages import shown
 from neuroprune.errors import ConfigError
+from neuroprune.files import failures
 
 DEEPEST = 40  # nested lists and mappings; far above any study, far below the interpreter's limit
 LARGEST = 1_000_000  # values of a file when its aliases are written out
@@ -70,7 +71,7 @@ def _text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ConfigError([f"{path}: the file cannot be read: {error.strerror or error}"]) from error
+        raise ConfigError([failures.sentence(error) or f"{path}: the file cannot be read: {error.strerror}"]) from error
     except ValueError as error:
         raise ConfigError([f"{shown(str(path))}: the file cannot be read: {error}"]) from error
     for name, marks in _OTHER_ENCODINGS.items():

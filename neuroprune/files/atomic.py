@@ -65,6 +65,10 @@ def whole_file(path: Path, synced: bool = True) -> Iterator[Path]:
         temporary.replace(path)
         if synced:
             sync(path.parent)
+    except OSError as error:
+        if error.filename == str(temporary):  # messages name the file that was to be written
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -50,9 +50,9 @@ def remove_abandoned(prefix: str, parent: Path) -> None:
         parent: Their parent folder.
     """
     for folder in parent.glob(f"{prefix}*"):
-        if (folder / OWNER).is_file():
-            try:
+        try:
+            if (folder / OWNER).is_file():
                 with FileLock(folder / OWNER, timeout=0):
                     shutil.rmtree(folder, ignore_errors=True)
-            except (Timeout, OSError):  # in use, or owned by another user
-                continue
+        except (Timeout, OSError):  # in use, or owned by another user, who may not allow a look inside
+            continue

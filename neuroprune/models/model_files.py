@@ -10,7 +10,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from neuroprune.errors import UserError
 from neuroprune.files.packages import cause
@@ -18,6 +24,7 @@ from neuroprune.pruning.architectures import find_architecture
 
 log = logging.getLogger(__name__)
 
+SMALL = 20_000_000  # weights of a model that is computed in a moment
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -54,10 +61,20 @@ def check_construction(name: str, config: Any) -> None:
     config = copy.deepcopy(config)
     for special in ("pad", "bos", "eos", "decoder_start"):
         setattr(config, f"{special}_token_id", 0)  # the tokenizer, which is trained later, has its own
+    _check_forward(name, config, AutoModel)
+    if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        _check_forward(name, config, AutoModelForSequenceClassification)
+
+
+def _check_forward(name: str, config: Any, auto_class: Any) -> None:
+    """Refuse a configuration whose model of one class can't be built or can't read four tokens."""
     try:
         with torch.device("meta"):
-            model = AutoModel.from_config(config).eval()
-            _check_not_empty(model)
+            model = auto_class.from_config(config)
+        _check_not_empty(model)
+        device = "cpu" if model.num_parameters() <= SMALL else "meta"
+        with torch.device(device), torch.no_grad():
+            model = auto_class.from_config(config).eval()
             tokens = torch.zeros(1, 4, dtype=torch.long)
             model(input_ids=tokens, **({"decoder_input_ids": tokens} if config.is_encoder_decoder else {}))
     except Exception as error:  # a wrong value fails in any operation

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from neuroprune.config.availability import teacher_files
 from neuroprune.config.canonical import settings_hash
 from neuroprune.errors import UserError
+from neuroprune.files import failures
 from neuroprune.files.atomic import files_hash
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ def _values(manifest: Path, *keys: str) -> list[Any]:
         content = json.loads(manifest.read_text(encoding="utf-8"))
         return [content[key] for key in keys]
     except OSError as error:
-        raise UserError(f"{manifest} can't be read ({error.strerror}); start the study again") from error
+        raise UserError(
+            failures.sentence(error) or f"{manifest} can't be read ({error.strerror}); start the study again"
+        ) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{manifest} is damaged; delete it and start the study again") from error

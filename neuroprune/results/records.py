@@ -20,6 +20,7 @@ from neuroprune.config.canonical import json_hash
 from neuroprune.config.fields import FOLDER_NAME
 from neuroprune.config.settings import RunSettings, TimingSettings
 from neuroprune.errors import UserError
+from neuroprune.files.failures import sentence
 from neuroprune.results.environment import Environment, Part
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -176,7 +177,9 @@ def _read(path: Path, kind: type[AnyRecord]) -> AnyRecord:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); run the study first.") from error
+        raise UserError(
+            sentence(error) or f"{path}: cannot be read ({error.strerror}); run the study first."
+        ) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON file ({error}); delete it and run again.") from error
     found = data.get("schema_version") if isinstance(data, dict) else None
@@ -243,6 +246,8 @@ def read_plan(study_dir: Path) -> dict[str, Any]:
         return {"runs": {}, "timed": []}
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))
+    except PermissionError as error:
+        raise UserError(str(sentence(error))) from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as a plan ({error}); plan the study again or delete it.") from error
     plan = {"timed": [], **plan} if isinstance(plan, dict) else {}
@@ -328,4 +333,4 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); repeat this run.") from error
+        raise UserError(sentence(error) or f"{path}: cannot be read ({error}); repeat this run.") from error

@@ -1,7 +1,9 @@
 """Files and folders are replaced at once or not at all, with the mode of the umask."""
 
+import errno
 import os
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +44,16 @@ def test_a_folder_is_opened_to_the_umask(umask, tmp_path):
     assert mode(tmp_path / "weights") == 0o666 & ~umask
     assert mode(tmp_path / "sub") == 0o700 & ~umask
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sub", "weights"]
+
+
+def test_an_error_of_the_system_names_the_file_that_was_to_be_written(monkeypatch, tmp_path):
+    def refuse(path, _):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(PermissionError) as found:
+        write_text(tmp_path / "runs.csv", "")
+    assert found.value.filename == str(tmp_path / "runs.csv")
 
 
 @pytest.mark.parametrize("whole", [whole_file, whole_folder])

@@ -3,7 +3,9 @@
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +56,26 @@ def test_a_folder_that_is_kept_stays(tmp_path):
     with temporary_folder("work-", tmp_path) as other:
         assert folder.exists() and not (folder / OWNER).exists()
     assert list(tmp_path.iterdir()) == [folder] != [other]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")
+def test_a_folder_of_another_user_is_no_obstacle():
+    with tempfile.TemporaryDirectory() as parent, temporary_folder("work-", Path(parent)) as theirs:
+        Path(parent).chmod(0o777)
+        process = multiprocessing.get_context("fork").Process(target=as_another_user, args=(theirs,))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        assert list(Path(parent).iterdir()) == [theirs]
+
+
+def as_another_user(theirs):
+    os.setgid(65534)
+    os.setuid(65534)
+    with pytest.raises(PermissionError):
+        list(theirs.iterdir())  # otherwise this test shows nothing
+    with temporary_folder("work-", theirs.parent) as folder:
+        assert folder.exists()
 
 
 def test_folders_of_other_programs_stay(tmp_path):

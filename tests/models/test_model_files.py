@@ -99,6 +99,7 @@ def test_values_that_a_random_model_cannot_have_are_named(tmp_path, capsys, kind
         ("bert", {"chunk_size_feed_forward": 3}),
         ("llama", {"rope_parameters": {"rope_type": "odd"}}),
         ("gemma2", {"query_pre_attn_scalar": 0}),
+        ("deberta-v2", {"hidden_size": 16, "num_attention_heads": 2, "pooler_hidden_size": 3}),  # of the head alone
     ],
 )
 def test_a_random_model_that_cannot_read_a_token_is_refused(tmp_path, capsys, kind, values):

@@ -1,8 +1,10 @@
 """Records: what is written is read again, what is not ours is refused in a sentence, and files are whole or absent."""
 
+import errno
 import json
 import re
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -225,3 +227,17 @@ def test_files_of_countless_brackets_are_no_json(tmp_path):
         records.read_plan(tmp_path)
     with pytest.raises(UserError, match="not a JSON file"):
         records.read_record(tmp_path / "run.json")
+
+
+def test_files_without_permission_are_not_to_be_deleted(monkeypatch, tmp_path):
+    def refuse(path, **_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "plan.json").write_text("{}")
+    monkeypatch.setattr(Path, "read_text", refuse)
+    for read, name in ((records.read_record, "run.json"), (lambda path: records.read_plan(path.parent), "plan.json")):
+        with pytest.raises(UserError) as error:
+            read(tmp_path / name)
+        assert str(error.value) == (
+            f"{tmp_path / name}: Permission denied; ask the owner for access, or choose another folder."
+        )
