@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from neuroprune.pruning.architectures import register_architecture
     from neuroprune.pruning.blocks import find_blocks
     from neuroprune.pruning.sparsity import measure_sparsity
-    from neuroprune.pruning.surgery import remove
+    from neuroprune.pruning.surgery import remove, remove_zero_units
 
 __all__ = [
     "DSP",
@@ -40,6 +40,7 @@ __all__ = [
     "penalties",
     "register_architecture",
     "remove",
+    "remove_zero_units",
     "save_pretrained",
     "topology",
     "trim_vocabulary",
@@ -60,6 +61,7 @@ _MODULES = {
     "measure_sparsity": "pruning.sparsity",
     "register_architecture": "pruning.architectures",
     "remove": "pruning.surgery",
+    "remove_zero_units": "pruning.surgery",
     "save_pretrained": "models.pretrained",
     "trim_vocabulary": "models.vocabulary",
 }

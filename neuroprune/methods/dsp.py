@@ -49,7 +49,7 @@ class HeadScores:
     def __init__(self, attentions: Sequence[Attention], settings: DSPSettings, total_steps: int, step: int) -> None:
         self._attentions, self._settings, self._total_steps = attentions, settings, total_steps
         self._sizes = [attention.units for attention in attentions]
-        self._kept = _units(settings.heads, sum(self._sizes), attentions[0].groups)
+        self._kept = _units(settings.heads, sum(self._sizes), max(attention.groups for attention in attentions))
         self.step = step
         self.scores = nn.Parameter(xavier_scores(self._sizes))
         distributed.copy_main([self.scores])
@@ -152,6 +152,8 @@ class SubsetPruning(Hooks):
         chosen = self.learned.draw(training=False)
         self.report["removed_heads"] = [
             heads.query_heads(attention, (chosen[attention] == 0).nonzero().flatten().tolist())
+            if attention in chosen
+            else []
             for attention in run.blocks.attentions
         ]
         self.report["silent"] = remove_closed(run, chosen)
@@ -169,7 +171,7 @@ class SubsetPruning(Hooks):
     def _attach(self, run: Run) -> HeadScores:
         """Draw the scores, attach the masks, and freeze the model if only the scores are learned."""
         preconditions.check_not_reentrant(run.model, "DSP")
-        attentions = run.blocks.attentions
+        attentions = run.blocks.present.attentions
         self.learned = HeadScores(attentions, self.settings, run.total_steps, run.step)
         self._gates = Gates(run.model, attentions, self.learned.draw)
         pipelined = self.settings.stage == "pipelined"

@@ -11,7 +11,7 @@ from torch import Tensor
 from neuroprune.config.methods import TaylorSettings
 from neuroprune.errors import UserError
 from neuroprune.methods.callback import Method
-from neuroprune.methods.components.preconditions import skips_layers
+from neuroprune.methods.components.preconditions import may_skip
 from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.components.unit_removal import UnitTarget
 from neuroprune.methods.hooks import Run, State
@@ -76,8 +76,8 @@ def taylor_scores(run: Run) -> dict[Block, Tensor]:
 
 
 def check_gradients(run: Run) -> None:
-    """Raise `UserError` if a matrix has no gradient, unless the model skips layers at random."""
-    for block in [] if skips_layers(run.model) else run.blocks.all:
+    """Raise `UserError` if a matrix has no gradient, unless the block may be skipped."""
+    for block in [] if may_skip(run) else run.blocks.all:
         if any(projection.grad is None for projection in (*block.inputs, block.output)):
             raise UserError(
                 f"no gradient reached a matrix of {block.name}; Taylor needs the loss to depend on all of them and "
@@ -87,6 +87,8 @@ def check_gradients(run: Run) -> None:
 
 def _sum(block: Block) -> Tensor:
     """Sum over each unit's rows of the input projections and columns of the output projection."""
+    if not block.units:
+        return torch.zeros(0, device=block.output.weight.device)
     found = [_products(projection).sum(dim=1) for projection in block.inputs]
     found.append(_products(block.output).sum(dim=0))
     return torch.stack([channels.view(block.units, -1).sum(dim=1) for channels in found]).sum(dim=0)

@@ -48,6 +48,7 @@ class AttentionRow:
         cross: Whether keys and values come from another sequence.
         cut_class: `module:Class` to which `module` is converted when heads are cut, if the original class cannot handle
             the cut; it has a buffer `kept_heads`.
+        skipped: `module:Class` that replaces the module's forward pass when no head is left.
     """
 
     module: str
@@ -59,6 +60,7 @@ class AttentionRow:
     counts: Mapping[str, Counted] = field(default_factory=dict)
     cross: bool = False
     cut_class: str = ""
+    skipped: str = "neuroprune.pruning.empty_blocks:SkippedAttention"
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,7 @@ _T5_ARCHITECTURE = Architecture(
             "key_value_proj_dim",
             counts={"n_heads": "heads", "inner_dim": "width"},
             cut_class="neuroprune.pruning.t5:CutT5Attention",
+            skipped="neuroprune.pruning.t5:SkippedT5Attention",
         ),
         # The first layer's zeros [1, n_heads, q, k] are the bias of all layers. With n_heads = 1 they broadcast to any
         # number.
@@ -218,6 +221,7 @@ _T5_ARCHITECTURE = Architecture(
             "key_value_proj_dim",
             counts={"n_heads": "one", "inner_dim": "width"},
             cross=True,
+            skipped="neuroprune.pruning.t5:SkippedT5Attention",
         ),
     ),
     mlps=tuple(

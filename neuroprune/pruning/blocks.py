@@ -93,8 +93,8 @@ class Attention:
 
     @property
     def groups(self) -> int:
-        """Query heads per key/value head: 1 except for grouped-query attention."""
-        return self.q.weight.shape[0] // self.k.weight.shape[0]
+        """Query heads per key/value head: 1 except for grouped-query attention, or if no head is left."""
+        return self.q.weight.shape[0] // (self.k.weight.shape[0] or 1) or 1
 
     @property
     def inputs(self) -> tuple[Projection, ...]:
@@ -177,6 +177,16 @@ class Blocks:
     def all(self) -> list[Block]:
         """The attentions, followed by the MLPs."""
         return [*self.attentions, *self.mlps]
+
+    @property
+    def present(self) -> Blocks:
+        """Those that have units left."""
+        return Blocks([a for a in self.attentions if a.units], [m for m in self.mlps if m.units])
+
+    @property
+    def groups(self) -> int:
+        """Query heads for each key/value head in the attentions that have heads left."""
+        return max(attention.groups for attention in self.attentions)
 
 
 def find_blocks(model: nn.Module, unused: bool = False) -> Blocks:

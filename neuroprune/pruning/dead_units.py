@@ -8,15 +8,15 @@ from torch import Tensor
 from neuroprune.pruning.blocks import Attention, Mlp, Projection
 
 
-def idle_heads(attention: Attention) -> list[int]:
+def idle_heads(attention: Attention, empty: bool = False) -> list[int]:
     """Return the heads that can be removed without changing the model's outputs.
 
     A head is idle if each of its channels has no weight in O, is always zero, or has a constant value that can be added
     to the bias of O. With grouped queries, only heads that can be removed together are returned (see `surgery.remove`).
-    At least one head is kept.
 
     Args:
         attention: An attention with current weights.
+        empty: Whether all heads may go; if not, one stays in any case.
 
     Returns:
         Current positions, ascending.
@@ -24,23 +24,26 @@ def idle_heads(attention: Attention) -> list[int]:
     idle = _idle(attention.o, constant_context(attention), attention.head_dim)
     groups = idle.unflatten(0, (-1, attention.groups))
     whole = groups.all(1)
+    if whole.all() and (empty or not attention.heads):
+        return list(range(attention.heads))
     whole[:1] &= ~whole.all()
     each = groups[~whole].sum(1).clamp(max=attention.groups - 1).min()
     gone = whole[:, None] | (groups & (groups.cumsum(1) <= each))
     return gone.flatten().nonzero().flatten().tolist()
 
 
-def idle_neurons(mlp: Mlp) -> list[int]:
-    """Return the neurons that can be removed without changing the model's outputs; at least one is kept.
+def idle_neurons(mlp: Mlp, empty: bool = False) -> list[int]:
+    """Return the neurons that can be removed without changing the model's outputs.
 
     Args:
         mlp: An MLP with current weights.
+        empty: Whether all neurons may go; if not, one stays in any case.
 
     Returns:
         Current positions, ascending.
     """
     idle = _idle(mlp.out, constant_activation(mlp), 1)
-    return idle.nonzero().flatten().tolist()[int(idle.all()) :]
+    return idle.nonzero().flatten().tolist()[int(idle.all() and not empty) :]
 
 
 def constant_context(attention: Attention) -> Tensor:

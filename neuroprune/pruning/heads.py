@@ -129,7 +129,7 @@ def _head_slices(attention: Attention) -> Tensor:
     """Return each head's weights in Q, K and V as one row: float32 `[heads, entries]`."""
     heads = attention.heads // attention.groups
     weights = (attention.q.weight, attention.k.weight, attention.v.weight)
-    return torch.cat([weight.detach().float().reshape(heads, -1) for weight in weights], dim=1)
+    return torch.cat([w.detach().float().reshape(heads, w.numel() // (heads or 1)) for w in weights], dim=1)
 
 
 def survivors(distance: Tensor, theta: float) -> int:

@@ -235,7 +235,7 @@ def _recall(key: str, entries: dict[str, Any], layer: Block, size: int) -> Units
             f"{layer.name} has {size} units, but the model's config says that {len(kept)} of {entry['of']} remain; "
             "load a cut model with from_pretrained; for a new dense model delete config.quantization_config."
         )
-    return Units(torch.tensor(kept), entry["of"])
+    return Units(torch.tensor(kept, dtype=torch.long), entry["of"])
 
 
 def _missing(entry: Mapping[str, Any] | None) -> list[int]:

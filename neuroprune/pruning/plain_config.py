@@ -144,6 +144,8 @@ def plain_values(model: nn.Module) -> dict[str, int]:
     values: dict[str, int] = {}
     if read_record(model).get("hidden"):
         raise _refusal(model, "its hidden dimension was cut")
+    if empty := [block.name for block in blocks.all if not block.units]:
+        raise _refusal(model, f"{empty[0]} has no units left, and transformers can't leave out a part of a layer")
     counts = shared_counts(model, blocks)
     fixed = set(blocks.all) - {block for shared in counts for block in shared.blocks}
     kept = kept_units(model, unused=True)

@@ -106,7 +106,7 @@ def heads_connected(attention: Attention, value: Tensor, output: Tensor) -> Tens
         bool `[heads]`.
     """
     values = value.any(dim=1).view(-1, 1, attention.head_dim).expand(-1, attention.groups, -1)
-    channels = values.reshape(attention.heads, -1) & output.any(dim=0).view(attention.heads, -1)
+    channels = values.reshape(-1, attention.head_dim) & output.any(dim=0).view(-1, attention.head_dim)
     return channels.any(dim=1)
 
 
@@ -128,7 +128,12 @@ def neurons_connected(*matrices: Tensor) -> Tensor:
 
 def unit_size(block: Block) -> int:
     """Return the number of prunable weights of a unit: a key/value head with its query heads, or a neuron."""
-    return sum(projection.weight.numel() for projection in (*block.inputs, block.output)) // block.units
+    inputs = [projection.weight.shape[1] for projection in block.inputs]
+    width = block.output.weight.shape[0]
+    if isinstance(block, Attention):
+        query, key, value = inputs
+        return block.head_dim * (block.groups * (query + width) + key + value)
+    return sum(inputs) + width
 
 
 def cubic_schedule(target: float, events: int) -> list[float]:

@@ -14,6 +14,7 @@ from neuroprune.pruning import dead_units
 from neuroprune.pruning.blocks import Attention, Blocks, Mlp, Projection, find_blocks
 from neuroprune.pruning.cut_classes import stage_cut_class
 from neuroprune.pruning.cuts import Cut, stage_cuts
+from neuroprune.pruning.empty_blocks import stage_skip
 from neuroprune.pruning.kept_units import Kept, kept_units, stage_record
 from neuroprune.pruning.plain_config import to_recorded
 from neuroprune.pruning.plain_weights import check_no_adapters
@@ -48,6 +49,9 @@ def remove(
     autograd. Gradients are cut as well; hooks on the old parameters are lost. `model.config` records the remaining
     units (see `kept_units`). After an error, model and optimizer are unchanged.
 
+    The forward pass skips an attention or MLP that has lost all its units: the bias of its output projection, or
+    nothing, is added to the residual stream.
+
     Args:
         model: A transformers model of a known type; changed in place.
         heads: Attention number -> current positions of query heads to remove. With grouped queries, remove whole groups
@@ -58,10 +62,9 @@ def remove(
         unused: Whether attentions that are never executed are counted, as in `find_blocks`.
 
     Raises:
-        UserError: If a layer or position does not exist, a layer would lose its last head or neuron, the numbers of
-            remaining heads differ between groups, layers that share weights would lose different positions, the model
-            is quantized or has adapters, a trainable parameter to be cut is missing from the optimizer, or the
-            optimizer's state cannot be cut.
+        UserError: If a layer or position does not exist, the numbers of remaining heads differ between groups, layers
+            that share weights would lose different positions, the model is quantized or has adapters, a trainable
+            parameter to be cut is missing from the optimizer, or the optimizer's state cannot be cut.
     """
     to_recorded(model, optimizer)
     changes = Transaction()
@@ -70,24 +73,25 @@ def remove(
 
 
 @torch.no_grad()
-def remove_zero_units(model: nn.Module, optimizer: Any = None) -> Removed:
+def remove_zero_units(model: nn.Module, optimizer: Any = None, *, empty: bool = False) -> Removed:
     """Remove every head and neuron with a zero or constant contribution; outputs do not change.
 
     A unit contributes nothing if its outgoing weights are all zero or its output is zero for every input. A unit with
     another constant output (all incoming weights are zero, its bias is not) is folded into the bias of the next matrix,
-    if there is one. Every layer keeps at least one head and one neuron.
+    if there is one.
 
     Args:
         model: A transformers model of a known type; changed in place.
         optimizer: As in `remove`.
+        empty: Whether an attention or MLP may lose all its units, so that it is skipped; if not, each keeps one.
 
     Returns:
         The numbers of removed heads and neurons.
     """
     to_recorded(model, optimizer)
     blocks, changes = find_blocks(model), Transaction()
-    heads = {a.index: dead_units.idle_heads(a) for a in blocks.attentions}
-    neurons = {m.index: dead_units.idle_neurons(m) for m in blocks.mlps}
+    heads = {a.index: dead_units.idle_heads(a, empty) for a in blocks.attentions}
+    neurons = {m.index: dead_units.idle_neurons(m, empty) for m in blocks.mlps}
     shifts = [_shift(a.o, dead_units.constant_context(a), heads[a.index], a.head_dim) for a in blocks.attentions]
     shifts += [_shift(m.out, dead_units.constant_activation(m), neurons[m.index], 1) for m in blocks.mlps]
     _stage_removal(changes, model, heads, neurons, optimizer)
@@ -152,7 +156,7 @@ def _stage_attributes(changes: Transaction, blocks: Blocks, left: Kept, keeps: l
     """Stage attributes according to the table of architectures; `keeps` are positions in the current model."""
     for attention in blocks.attentions:
         keep, units = keeps[attention.index], left.of(attention)
-        groups = len(keep) // len(_kept_key_heads(attention, keep))
+        groups = len(keep) // (len(_kept_key_heads(attention, keep)) or 1)
         numbers = {"heads": len(keep), "groups": groups, "width": len(keep) * attention.head_dim, "one": 1}
         for name, what in attention.row.counts.items():
             changes.set(attention.module, name, numbers[what])
@@ -161,6 +165,9 @@ def _stage_attributes(changes: Transaction, blocks: Blocks, left: Kept, keeps: l
     for mlp in blocks.mlps:
         if mlp.row.width:
             changes.set(mlp.module, mlp.row.width, len(left.of(mlp).left))
+    for block in blocks.all:
+        if not len(left.of(block).left):
+            stage_skip(changes, block)
 
 
 def _shift(out: Projection, constant: Tensor, units: list[int], size: int) -> tuple[Tensor, Tensor] | None:
@@ -182,8 +189,6 @@ def _positions_left(layer: str, unit: str, layers: list[Any], sizes: list[int], 
         where = f"{layer} {i} ({layers[i].name})"
         if strange := sorted(positions - set(range(sizes[i]))):
             raise UserError(f"{where} has no {unit} {strange[0]}; its {sizes[i]} are numbered 0 to {sizes[i] - 1}.")
-        if len(positions) == sizes[i]:
-            raise UserError(f"can't remove all {sizes[i]} {unit}s of {where}; leave at least one.")
     return [_all_but(size, sets.get(i, set())) for i, size in enumerate(sizes)]
 
 
@@ -202,7 +207,7 @@ def _by_layer(layer: str, gone: Positions) -> dict[int, Iterable[int]]:
 
 def _all_but(size: int, positions: set[int]) -> Tensor:
     """Return 0 .. size - 1 without these positions, int64."""
-    return torch.tensor([position for position in range(size) if position not in positions])
+    return torch.tensor([position for position in range(size) if position not in positions], dtype=torch.long)
 
 
 def _integers(positions: Iterable[int]) -> list[int]:

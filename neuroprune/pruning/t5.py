@@ -12,6 +12,8 @@ from typing import Any
 from torch import Tensor
 from transformers.models.t5.modeling_t5 import T5Attention
 
+from neuroprune.pruning.empty_blocks import SkippedAttention
+
 
 class CutT5Attention(T5Attention):
     """T5's self-attention with fewer heads than the position bias that it receives and passes on.
@@ -42,3 +44,23 @@ class CutT5Attention(T5Attention):
 
     def _of_kept_heads(self, bias: Tensor) -> Tensor:
         return bias.index_select(1, self.kept_heads)
+
+
+class SkippedT5Attention(SkippedAttention):
+    """Takes the place of the forward pass of an attention without heads: the position bias is still handed on."""
+
+    def __call__(  # type: ignore[override]  # T5 passes these by name
+        self, hidden_states: Tensor, *, position_bias: Tensor | None = None, past_key_values: Any = None, **kwargs: Any
+    ) -> tuple[Any, ...]:
+        """Return the projection of no heads and the position bias; compute it in the first layer of a stack."""
+        seen, total = 0, hidden_states.shape[1]
+        if past_key_values is not None and not self.cross:
+            seen = past_key_values.get_seq_length(self.module.layer_idx)
+            total = self.count_tokens(hidden_states, past_key_values)
+        if position_bias is None and not self.cross:
+            position_bias = self._bias_of_all(hidden_states.shape[1], total, seen)
+        return self.project(hidden_states), position_bias, None
+
+    def _bias_of_all(self, length: int, total: int, seen: Any) -> Tensor:
+        """Return the bias of all heads of the dense model: `[1, dense heads, length, total]`."""
+        return T5Attention.compute_bias(self.module, length, total, past_seen_tokens=seen)

@@ -27,6 +27,12 @@ class Transaction:
         undo = (lambda: vars(owner).pop(name, None)) if old is _MISSING else (lambda: setattr(owner, name, old))
         self._staged.append((lambda: setattr(owner, name, value), undo))
 
+    def shadow(self, owner: Any, name: str, value: object) -> None:
+        """Stage an attribute of an instance that hides one of its class, such as a method."""
+        old = vars(owner).get(name, _MISSING)
+        undo = (lambda: vars(owner).pop(name, None)) if old is _MISSING else (lambda: vars(owner).update({name: old}))
+        self._staged.append((lambda: vars(owner).update({name: value}), undo))
+
     def replace(self, mapping: MutableMapping[Any, Any], content: MutableMapping[Any, Any]) -> None:
         """Stage the replacement of all entries of `mapping` by `content`; the mapping remains the same object."""
         old = dict(mapping)

@@ -43,7 +43,9 @@ def degrees(model: nn.Module, eps: float = EPS) -> dict[str, np.ndarray]:
         share = len(columns) / model_width
         rows[kept.neurons[mlp.index]] = fractional_degree(mlp.ins[0].weight.detach(), eps).float().cpu() * share
         out = torch.zeros(model_width)
-        out[columns] = fractional_degree(mlp.out.weight.detach(), eps).float().cpu() * (mlp.width / width)
+        out[columns] = fractional_degree(mlp.out.weight.detach(), eps, mlp.width or 1).float().cpu() * (
+            mlp.width / width
+        )
         found[f"in.{mlp.index}"] = rows.numpy().astype(np.float16)
         found[f"out.{mlp.index}"] = out.numpy().astype(np.float16)
     return found
@@ -111,7 +113,7 @@ def head_arrays(model: nn.Module) -> dict[str, np.ndarray]:
     for attention in find_blocks(model).attentions:
         importance = np.zeros(kept.dense_heads[attention.index], dtype=np.float32)
         columns = attention.o.weight.detach().abs().sum(dim=0, dtype=torch.float32)
-        importance[kept.heads[attention.index]] = columns.view(attention.heads, -1).sum(dim=1).cpu().numpy()
+        importance[kept.heads[attention.index]] = columns.view(-1, attention.head_dim).sum(dim=1).cpu().numpy()
         found[f"importance.{attention.index}"] = importance
         found[f"distance.{attention.index}"] = heads.distances(attention).cpu().numpy()
     return found
@@ -129,7 +131,7 @@ def _attention_patterns(
 ) -> dict[str, np.ndarray]:
     found = {}
     for name, groups in (("q", 1), ("k", attention.groups), ("v", attention.groups)):
-        left = torch.as_tensor(kept.heads[attention.index])[::groups] // groups
+        left = kept.attentions[attention.index].left[::groups] // groups
         rows = (left[:, None] * attention.head_dim + torch.arange(attention.head_dim)).flatten()
         present = _present(getattr(attention, name).weight, eps)
         own = present.shape[1]  # a cross-attention may read a residual stream of another width

@@ -5,12 +5,13 @@ import torch
 from pydantic import ValidationError
 
 from helpers.loops import labelled_batch, make_run, make_trainer, take_step, train_bare
-from helpers.models import make_model
+from helpers.models import WIDTH, make_model
 from neuroprune import CoFi, NeuroPrune, measure_sparsity, save_pretrained
 from neuroprune.config.methods import NeuroPruneSettings
 from neuroprune.errors import UserError
-from neuroprune.methods.components.distillation import prediction_loss
+from neuroprune.methods.components.distillation import align, prediction_loss
 from neuroprune.methods.components.state_files import load_state, save_state
+from neuroprune.pruning.surgery import remove
 
 FIELDS = {"sparsity": 0.6, "calibration_rows": 8}  # events after steps 7, 8 and 10 of 20
 
@@ -67,19 +68,57 @@ def test_a_folder_teaches_from_the_first_step(tmp_path):
     method.abandon()
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_hidden_states_are_learned_beside_predictions(own, tmp_path):
+    save_pretrained(make_model("bert", seed=3), tmp_path)
+    model = no_dropout(make_model("bert"))
+    method = NeuroPrune(**FIELDS, teacher="run" if own else str(tmp_path), layer_share=0.75)
+    begun(method, model, 12)
+    batch, teacher = labelled_batch("bert", seed=99), method.strategy._teaching._distillation.teacher
+    student, wanted = (each(**batch, output_hidden_states=True) for each in (model, teacher))
+    learned_map = method.strategy._teaching._distillation.map
+    assert not torch.equal(learned_map, torch.eye(16))  # it is trained with the model
+    tokens = batch["attention_mask"].bool()
+    found = [torch.nn.functional.linear(layer, learned_map)[tokens] for layer in student.hidden_states[1:]]
+    distances = torch.stack(
+        [torch.stack([((s - t[tokens]) ** 2).mean() for s in found]) for t in wanted.hidden_states[1:]]
+    )
+    partners = align(distances, torch.ones(2, dtype=torch.bool))
+    layers = sum(distances[i, j].item() for i, j in enumerate(partners) if j is not None)
+    expected = 0.25 * prediction_loss(student.logits, wanted.logits, 2.0).item() + 0.75 * layers
+    assert losses(model)[0] == pytest.approx(expected, rel=1e-4)
+    method.abandon()
+
+
+def test_layers_that_are_empty_learn_nothing():
+    model = make_model("bert")
+    remove(model, {}, {1: range(WIDTH)})
+    method = NeuroPrune(**FIELDS, teacher="run", layer_share=0.9)
+    begun(method, model, 12)
+    assert method.strategy._teaching._distillation._alive().tolist() == [True, False]
+    method.abandon()
+
+
+def test_hidden_states_need_a_teacher():
+    with pytest.raises(ValidationError, match="layer_share needs a teacher"):
+        NeuroPruneSettings(sparsity=0.5, layer_share=0.9)
+
+
+@pytest.mark.parametrize("layer_share", [0.0, 0.9])
 @pytest.mark.parametrize("name", ["bert", "t5", "opt"])
-def test_the_target_is_met_and_nothing_stays_on_the_model(name):
-    model, method = make_model(name), NeuroPrune(**FIELDS, teacher="run")
+def test_the_target_is_met_and_nothing_stays_on_the_model(name, layer_share):
+    model, method = make_model(name), NeuroPrune(**FIELDS, teacher="run", layer_share=layer_share)
     train_bare(method, model, name, steps=20)
     assert measure_sparsity(model).weights == pytest.approx(0.6, abs=0.01)
     assert not model._forward_hooks and not model._forward_pre_hooks
 
 
+@pytest.mark.parametrize("layer_share", [0.0, 0.9])
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("stop", [4, 9, 15])
-def test_a_run_with_a_teacher_resumes_to_the_same_weights(own, stop, tmp_path):
+def test_a_run_with_a_teacher_resumes_to_the_same_weights(own, stop, layer_share, tmp_path):
     save_pretrained(make_model("bert", seed=3), tmp_path / "teacher")
-    fields = FIELDS | {"teacher": "run" if own else str(tmp_path / "teacher")}
+    fields = FIELDS | {"layer_share": layer_share, "teacher": "run" if own else str(tmp_path / "teacher")}
     models = [no_dropout(make_model("bert")), no_dropout(make_model("bert"))]
     train_bare(NeuroPrune(**fields), models[0], steps=20)
     first = NeuroPrune(**fields)
@@ -105,7 +144,7 @@ def test_it_works_in_the_trainer_and_for_numbers(tmp_path):
 
 
 def test_settings_without_a_teacher_are_what_they_were():
-    assert not {"teacher", "teacher_temperature"} & NeuroPruneSettings(sparsity=0.5).model_dump().keys()
+    assert not {"teacher", "teacher_temperature", "layer_share"} & NeuroPruneSettings(sparsity=0.5).model_dump().keys()
     assert NeuroPruneSettings(sparsity=0.5, teacher="run").model_dump()["teacher"] == "run"
 
 

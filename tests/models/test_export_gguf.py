@@ -19,6 +19,7 @@ from neuroprune.pruning.surgery import remove
 gguf = pytest.importorskip("gguf")
 
 FREE = ({0: [0, 1], 1: [2, 3, 4, 5]}, {0: range(8), 1: range(4)})
+EMPTY = ({0: range(8), 1: [2, 3]}, {1: range(24)})
 UNIFORM = ({0: [0, 1], 1: [2, 3]}, {0: range(8), 1: range(8, 16)})
 TEXTS = ["a warm story of a long film is great", "the very dull film is not a story"] * 5
 
@@ -52,6 +53,26 @@ def test_equal_layers_become_a_plain_llama(tmp_path):
     _, reader = written(tmp_path, cuts=UNIFORM)
     assert value(reader, "general.architecture") == "llama"
     assert (value(reader, "llama.attention.head_count"), value(reader, "llama.feed_forward_length")) == (6, 16)
+
+
+def test_an_attention_without_heads_is_left_out_and_an_mlp_without_neurons_has_one_of_zeros(tmp_path):
+    _, reader = written(tmp_path, cuts=EMPTY)
+    found = {tensor.name: tensor.data for tensor in reader.tensors}
+    assert value(reader, "general.architecture") == "deci"
+    assert value(reader, "deci.attention.head_count") == [0, 6]
+    assert value(reader, "deci.attention.head_count_kv") == [0, 3]
+    assert value(reader, "deci.feed_forward_length") == [24, 1]
+    assert not any(name.startswith("blk.0.attn") for name in found)
+    assert found["blk.1.ffn_up.weight"].shape == (1, 16) and not found["blk.1.ffn_down.weight"].any()
+
+
+def test_the_bias_of_an_attention_without_heads_is_kept(tmp_path):
+    model, reader = written(tmp_path, cuts=EMPTY, attention_bias=True)
+    found = {tensor.name: tensor.data for tensor in reader.tensors}
+    assert value(reader, "deci.attention.head_count") == [1, 6]
+    assert not found["blk.0.attn_v.weight"].any() and not found["blk.0.attn_output.weight"].any()
+    bias = find_blocks(model).attentions[0].o.bias.detach().numpy()
+    np.testing.assert_array_equal(found["blk.0.attn_output.bias"], bias)
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen2"])
@@ -112,7 +133,7 @@ print("FIRST", *(f"{e['id']}:{e['logprob']}" for e in tokens[0]["top_logprobs"])
 """
 
 
-@pytest.mark.parametrize("cuts", [FREE, UNIFORM], ids=["deci", "llama"])
+@pytest.mark.parametrize("cuts", [FREE, UNIFORM, EMPTY], ids=["deci", "llama", "empty"])
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen2"])
 def test_llama_cpp_writes_the_same_tokens(name, cuts, tmp_path):
     pytest.importorskip("xllamacpp")

@@ -12,7 +12,7 @@ from test_export_full import cut_model, export
 from test_pretrained import tokenizer  # noqa: F401  (a fixture)
 from test_surgery import uneven_cut
 
-from helpers.models import ROWS, logits, make_batch, make_model
+from helpers.models import ROWS, WIDTH, logits, make_batch, make_model
 from neuroprune.models.export import onnx
 from neuroprune.models.pretrained import save_pretrained
 from neuroprune.pruning.surgery import remove
@@ -43,6 +43,27 @@ def test_plain_onnxruntime_gives_the_same_outputs(name, tmp_path):
         keep = batch["attention_mask"].bool()
         found = found[keep] if found.shape[:2] == keep.shape else found
         torch.testing.assert_close(found, logits(model, batch), atol=1e-4, rtol=0)
+
+
+@onnx_only
+@pytest.mark.parametrize("name", ["bert", "t5", "gpt2", "qwen3"])
+def test_attentions_and_mlps_that_are_empty_are_left_out(name, tmp_path):
+    import onnx as format
+    import onnxruntime
+
+    model, row = make_model(name), ROWS[name]
+    remove(model, {0: range(row.heads), 1: [0] if row.groups == 1 else [0, 1]}, {row.mlps - 1: range(WIDTH)})
+    save_pretrained(model, tmp_path / "small")
+    assert export(tmp_path / "small", "onnx", tmp_path / "onnx") == 0
+    session, batch = onnxruntime.InferenceSession(str(tmp_path / "onnx" / "model.onnx")), make_batch(name)
+    if "token_type_ids" in {node.name for node in session.get_inputs()}:
+        batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
+    found = torch.from_numpy(session.run(None, {key: value.numpy() for key, value in batch.items()})[0])
+    keep = batch["attention_mask"].bool()
+    found = found[keep] if found.shape[:2] == keep.shape else found
+    torch.testing.assert_close(found, logits(model, batch), atol=1e-4, rtol=0)
+    stored = format.load(str(tmp_path / "onnx" / "model.onnx")).graph.initializer
+    assert all(tensor.dims and min(tensor.dims) > 0 for tensor in stored if len(tensor.dims) == 2)
 
 
 @onnx_only

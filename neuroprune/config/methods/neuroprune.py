@@ -18,6 +18,7 @@ _LATER_DEFAULTS = (
     ("speedup_rows", 32),
     ("teacher", None),
     ("teacher_temperature", 2.0),
+    ("layer_share", 0.0),
 )
 
 
@@ -68,7 +69,9 @@ class NeuroPruneSettings(EventSettings):
     )
     ridge: Positive = Field(default=0.01, description="Target form: ridge regularisation of the least-squares fold.")
     min_share: Fraction = Field(
-        default=0.01, description="Target form: minimum fraction of its neurons that each layer keeps."
+        default=0.01,
+        description="Minimum fraction of its neurons that each layer keeps in the target form. With 0, a layer may "
+        "lose all its neurons or all its heads in every form, and they are skipped.",
     )
     fold: bool = Field(
         default=True, description="Target form: fold the effect of removed units into the remaining ones."
@@ -89,6 +92,11 @@ class NeuroPruneSettings(EventSettings):
     )
     teacher_temperature: Positive = Field(
         default=2.0, description="Target form: the teacher's and the model's predictions are softened by it."
+    )
+    layer_share: Fraction = Field(
+        default=0.0,
+        description="Target form with a teacher: weight of the distance between hidden states of the teacher's and the "
+        "model's layers (CoFi: 0.9); the rest is that of the predictions.",
     )
     # ---- penalty form
     alpha: NotNegative | None = Field(
@@ -138,6 +146,8 @@ class NeuroPruneSettings(EventSettings):
         self._check_speedup()
         if self.teacher is not None and self.form != "target":
             raise ValueError("teacher is for the target form (algorithm: connectivity); leave it out")
+        if self.layer_share and self.teacher is None:
+            raise ValueError("layer_share needs a teacher, whose hidden states are learned; give teacher: run")
         return self
 
     def _check_one_form(self) -> None:

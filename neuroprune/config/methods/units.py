@@ -17,7 +17,11 @@ class UnitSettings(EventSettings):
         description="Fraction of the weights of all attention (Q, K, V, O) and MLP matrices of the dense model that is "
         "removed or zero at the end."
     )
-    min_share: Fraction = Field(default=0.01, description="Minimum fraction of its neurons that each layer keeps.")
+    min_share: Fraction = Field(
+        default=0.01,
+        description="Minimum fraction of its neurons that each layer keeps. With 0, a layer may lose all its neurons "
+        "or all its heads, and they are skipped.",
+    )
 
     @property
     def removal(self) -> float:

@@ -64,6 +64,8 @@ class MaskedModel:
 
     def _multiply_units(self, block: Block, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x, mask = inputs[0], self.masks.of(block).units
+        if not len(mask):
+            return inputs
         return (x * mask.to(x).repeat_interleave(x.shape[-1] // len(mask)), *inputs[1:])
 
     def _multiply_output(self, block: Block, hidden: bool, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:

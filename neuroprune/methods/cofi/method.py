@@ -37,6 +37,7 @@ from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.components.zero_mask import KeptZeros
 from neuroprune.methods.hooks import Hooks, Run, State
 from neuroprune.pruning.blocks import Blocks, base_of
+from neuroprune.pruning.kept_units import read_record
 from neuroprune.pruning.residual_stream import Stream, StreamError, find_stream
 from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, removed_weights, smallest
 
@@ -98,7 +99,9 @@ class MaskedPruning(Hooks):
         if self.distillation is not None:
             own = self.settings.teacher == "run"
             state |= nest("distillation", self.distillation.state_dict())
-            state |= nest("teacher", weights_of(self.distillation.teacher) if own else {})
+            if own:
+                teacher = self.distillation.teacher
+                state |= nest("teacher", weights_of(teacher)) | {"teacher_record": read_record(teacher)}
         return state
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
@@ -108,7 +111,8 @@ class MaskedPruning(Hooks):
         if state["distilling"]:
             own = self.settings.teacher == "run"
             folder = str(self.settings.teacher)
-            teacher = copy_of(run.model, unnest("teacher", state)) if own else load_teacher(folder, run.model)
+            weights, record = unnest("teacher", state), state.get("teacher_record")
+            teacher = copy_of(run.model, weights, record) if own else load_teacher(folder, run.model)
             self._learn_from(run, teacher).load_state(unnest("distillation", state))
         self.stage = self._restored_stage(run, state["stage"], unnest("stage", state))
 
@@ -124,7 +128,7 @@ class MaskedPruning(Hooks):
         stage = self.stage
         if isinstance(stage, FineTuning) and run.step == self._timetable.begin:
             if self.settings.teacher == "run":
-                self._learn_from(run, copy_of(run.model, weights_of(run.model)))
+                self._learn_from(run, copy_of(run.model, weights_of(run.model), read_record(run.model)))
             self._begin_learning(run, stage)
         elif isinstance(stage, MaskLearning) and run.step == self._timetable.end:
             self._compact(run, stage)

@@ -48,7 +48,7 @@ class UnitStatistics:
     def empty(cls, block: Block, moments: bool, centred: bool) -> UnitStatistics:
         """Return empty statistics; connectivity is centred only where the fold can absorb the mean into a bias."""
         projection, weight = block.output, block.output.weight
-        width, channels = weight.shape[1], weight.shape[1] // block.units
+        width, channels = weight.shape[1], weight.shape[1] // block.units if block.units else 1
         size = channels + 1 if centred and moments and projection.bias is not None else 1
         gates = torch.zeros(width // channels, size, size, device=weight.device)
         matrix = torch.zeros(width + 1, width + 1, device=weight.device) if moments else None
@@ -196,6 +196,8 @@ class Calibration:
         self._handles: list[RemovableHandle] = [model.register_forward_pre_hook(self._see_batch, with_kwargs=True)]
         seq2seq = bool(getattr(model.config, "is_encoder_decoder", False))
         for block, statistics in self.statistics.items():
+            if not block.units:
+                continue
             decodes = seq2seq and "decoder" in block.name.split(".")
             hook = partial(self._see_projection, statistics, block.name, decodes)
             self._handles.append(statistics.projection.module.register_forward_hook(hook))
@@ -224,7 +226,8 @@ class Calibration:
 
     def check_seen(self) -> None:
         """Raise `UserError` if no gradient has reached a block since the hooks were attached."""
-        if unseen := [block.name for block, found in self.statistics.items() if not found.samples]:
+        unseen = [block.name for block, found in self.statistics.items() if block.units and not found.samples]
+        if unseen:
             raise no_gradient(unseen)
 
     def gather(self) -> None:

@@ -20,6 +20,8 @@ from neuroprune.methods.components.batch import IGNORED, Batch
 from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.hooks import State
 from neuroprune.models.pretrained import from_pretrained
+from neuroprune.models.quantizer import cut_to_record
+from neuroprune.pruning.plain_config import is_plain, to_plain
 
 TEACHER_LAYERS = 4  # evenly spaced teacher layers per stack: 3, 6, 9, 12 of twelve
 STACKS = ("hidden_states", "encoder_hidden_states", "decoder_hidden_states")
@@ -237,19 +239,25 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def copy_of(model: Any, weights: Mapping[str, Tensor]) -> nn.Module:
-    """Return a dense copy of a model with given weights and without hooks.
+def copy_of(model: Any, weights: Mapping[str, Tensor], record: Mapping[str, Any] | None) -> nn.Module:
+    """Return an earlier state of a model, without hooks.
 
     Args:
-        model: A transformers model, cut or not.
-        weights: Result of `weights_of` while the model was dense.
+        model: A transformers model.
+        weights: Result of `weights_of` in the earlier state.
+        record: What was cut then, see `kept_units.read_record`; None: nothing.
 
     Returns:
-        The dense model.
+        A new model.
     """
     with torch.random.fork_rng():  # initialisation must not consume the run's random numbers
         config = copy.deepcopy(model.config)
-        config.__dict__.pop("quantization_config", None)  # the copy is dense
-        made: nn.Module = type(model)(config)
+        config.__dict__.pop("quantization_config", None)  # the copy is dense until it is cut
+        made = type(model)(config)
+        if record is not None and not is_plain(made):
+            cut_to_record(made, record)
+            if "config" in record:
+                to_plain(made)
     made.load_state_dict(dict(weights), strict=False)  # shared weights are listed only once
-    return made
+    copied: nn.Module = made
+    return copied

@@ -58,13 +58,14 @@ def fold(projection: Projection, moments: Tensor, removed: Tensor, ridge: float)
         projection: An output projection; its removed columns are not changed and must be cut afterwards.
         moments: float32 `[channels + 1, channels + 1]`, see `fold_solution`; nothing is done if they are not finite
             because the run has diverged.
-        removed: bool `[channels]`, true for input channels to be removed; nothing is done if there are none.
+        removed: bool `[channels]`, true for input channels to be removed; nothing is done if there are none,
+            or if there are no others and no bias.
         ridge: See `fold_solution`.
     """
-    if not bool(removed.any()) or not bool(moments.isfinite().all()):
-        return
     weight, bias = projection.weight, projection.bias
     kept, gone = (~removed).nonzero().flatten(), removed.nonzero().flatten()
+    if not len(gone) or not (len(kept) or bias is not None) or not bool(moments.isfinite().all()):
+        return
     change, shift = fold_solution(moments, weight, kept, gone, ridge, constant=bias is not None)
     weight[:, kept] += change.to(weight.dtype)
     if bias is not None and shift is not None:

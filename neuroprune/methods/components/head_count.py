@@ -25,13 +25,13 @@ def check_head_count(run: Run, heads: int, sparsity: float | None, min_share: fl
         UserError: If it can't be met; the message gives the possible range.
     """
     attentions, present = run.blocks.attentions, sum(map(len, kept_units(run.model).heads))
-    groups = attentions[0].groups
-    fewest = len(attentions) * groups
+    groups, needed = run.blocks.groups, fewest_units(run, min_share)
+    fewest = max(1, sum(needed[attention] for attention in attentions)) * groups
     if not fewest <= heads <= present or heads % groups:
         steps = f" in steps of {groups}, because {groups} query heads share a key/value head" if groups > 1 else ""
         raise UserError(
             f"heads={heads}: the model has {present} heads in {len(attentions)} attentions, and each attention keeps "
-            f"at least one; choose a number from {fewest} to {present}{steps}."
+            f"at least one unless min_share is 0; choose a number from {fewest} to {present}{steps}."
         )
     if sparsity is not None:
         least, most = _possible_sparsity(run, heads, min_share)
@@ -45,10 +45,10 @@ def check_head_count(run: Run, heads: int, sparsity: float | None, min_share: fl
 def _possible_sparsity(run: Run, heads: int, min_share: float) -> tuple[float, float]:
     """Return the lowest and the highest sparsity of a model with this number of heads."""
     dense, total = sum(kept_units(run.model).dense_heads), prunable_weights(run.model)
-    first, fewest = run.blocks.attentions[0], fewest_units(run, min_share)
-    size = unit_size(first)
+    groups, fewest = run.blocks.groups, fewest_units(run, min_share)
+    size = max(unit_size(attention) for attention in run.blocks.attentions)
     neurons = sum(unit_size(mlp) * fewest[mlp] for mlp in run.blocks.mlps)
-    return (dense - heads) // first.groups * size / total, 1 - (heads // first.groups * size + neurons) / total
+    return (dense - heads) // groups * size / total, 1 - (heads // groups * size + neurons) / total
 
 
 def heads_to_remove(run: Run, heads: int, progress: float) -> int:
@@ -62,7 +62,7 @@ def heads_to_remove(run: Run, heads: int, progress: float) -> int:
     Returns:
         Number of heads.
     """
-    kept, groups = kept_units(run.model), run.blocks.attentions[0].groups
+    kept, groups = kept_units(run.model), run.blocks.groups
     dense = sum(kept.dense_heads)
     left = dense - round(progress * (dense - heads) / groups) * groups
     return max(0, sum(map(len, kept.heads)) - left) // groups

@@ -102,13 +102,14 @@ class Example:
         self.detach()
 
 
-def measure_table(model: nn.Module, blocks: Blocks, batch: Mapping[str, Any]) -> LatencyTable:
+def measure_table(model: nn.Module, blocks: Blocks, batch: Mapping[str, Any], least: int = 1) -> LatencyTable:
     """Time a model and smaller copies of it, alternately.
 
     Args:
         model: The model, with the same number of units in all blocks of a kind.
         blocks: Its blocks.
         batch: Inputs of a forward pass.
+        least: Units that a block keeps at least.
 
     Returns:
         Medians of the times.
@@ -117,7 +118,7 @@ def measure_table(model: nn.Module, blocks: Blocks, batch: Mapping[str, Any]) ->
     for attention, some in ((True, blocks.attentions), (False, blocks.mlps)):
         full = max((block.units for block in some), default=0)
         for share in SHARES if full > 1 else ():
-            units = max(1, round(share * full))
+            units = max(least, round(share * full))
             models[attention, units] = smaller(model, {block: min(units, block.units) for block in some})
         if full:
             models[attention, full] = model

@@ -11,6 +11,7 @@ from torch import nn
 from neuroprune.config.methods import L1Settings, NeuroPruneSettings
 from neuroprune.methods.components import preconditions
 from neuroprune.methods.components.removal_report import head_distances, reached, removed_heads
+from neuroprune.methods.components.unit_selection import may_empty
 from neuroprune.methods.hooks import Hooks, Run, State
 from neuroprune.pruning.sparsity import prunable_projections
 from neuroprune.pruning.surgery import remove_zero_units
@@ -66,7 +67,7 @@ class PenaltyForm(Hooks):
     def epoch_end(self, run: Run) -> None:
         """Decoupled: remove units that are entirely zero, for speed; the coupled mode leaves no exact zeros."""
         if self.settings.mode == "decoupled":
-            remove_zero_units(run.model, run.optimizer)
+            remove_zero_units(run.model, run.optimizer, empty=may_empty(self.settings))
         self.report["events"].append({"step": run.step} | reached(run.model))
 
     def zero_absent(self, run: Run) -> None:
@@ -79,6 +80,6 @@ class PenaltyForm(Hooks):
     def finish(self, run: Run) -> None:
         """Set absent weights to zero and remove the units that are then entirely zero."""
         self.zero_absent(run)
-        remove_zero_units(run.model, run.optimizer)
+        remove_zero_units(run.model, run.optimizer, empty=may_empty(self.settings))
         self.report["events"].append({"step": run.step} | reached(run.model))
         self.report["removed_heads"] = removed_heads(run.model)

@@ -141,7 +141,7 @@ def check_used(run: Run) -> None:
     Raises:
         UserError: If no gradient reached any trainable weight of an attention or MLP.
     """
-    if skips_layers(run.model) or all(parameter.grad is None for parameter in run.model.parameters()):
+    if may_skip(run) or all(parameter.grad is None for parameter in run.model.parameters()):
         return
     unused = []
     for block in run.blocks.all:
@@ -198,6 +198,11 @@ def skips_layers(model: nn.Module) -> bool:
     """Return whether training steps may skip whole layers at random (layerdrop)."""
     names = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
     return any(getattr(model.config, name, 0.0) for name in names)
+
+
+def may_skip(run: Run) -> bool:
+    """Return whether no gradient may reach some block: a layer is skipped at random, or what it feeds is empty."""
+    return skips_layers(run.model) or any(not block.units for block in run.blocks.all)
 
 
 def check_target(model: nn.Module, sparsity: float) -> None:

@@ -12,6 +12,7 @@ from neuroprune.methods.components.embeddings import FrozenParameters, freeze_em
 from neuroprune.methods.components.removal_report import head_distances, reached, removed_heads
 from neuroprune.methods.components.rewarm import RaisedRate
 from neuroprune.methods.components.state_files import nest, unnest
+from neuroprune.methods.components.unit_selection import may_empty
 from neuroprune.methods.components.zero_mask import KeptZeros
 from neuroprune.methods.hooks import Hooks, Run, State
 from neuroprune.pruning.sparsity import cubic_schedule, event_steps, measure_sparsity, prunable_weights
@@ -50,7 +51,7 @@ class TargetForm(Hooks):
 
     def complete(self, run: Run) -> None:
         """Remove all-zero units at the end of training."""
-        remove_zero_units(run.model, run.optimizer)
+        remove_zero_units(run.model, run.optimizer, empty=may_empty(self.settings))
 
     def start(self, run: Run) -> None:
         """Plan the remaining events."""

@@ -136,7 +136,7 @@ def _present(run: Run, shared: SharedCount) -> int:
 
 def _smaller(run: Run, shared: SharedCount, fewest: Mapping[Block, int], multiple_of: int) -> list[int]:
     """Return the smaller numbers of units that a group may keep, descending."""
-    first, least = shared.blocks[0], max(fewest[block] for block in shared.blocks)
+    first, least = shared.blocks[0], max(1, *(fewest[block] for block in shared.blocks))
     below = _widths(first, least, multiple_of)
     if isinstance(first, Attention):
         return [units for units in below if allows(run.model, head_values(run.model, first, units))]

@@ -67,6 +67,8 @@ def remove_closed(run: Run, masks: Mapping[Block, Tensor]) -> list[str]:
     """
     gone, silent = {}, []
     for block, mask in masks.items():
+        if not len(mask):
+            continue
         weight = block.output.weight
         weight *= mask.to(weight).repeat_interleave(weight.shape[1] // len(mask))
         closed = (mask == 0).nonzero().flatten().tolist()

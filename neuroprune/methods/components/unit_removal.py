@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from neuroprune.methods.components.target import TargetForm
-from neuroprune.methods.components.unit_selection import choose_units, unit_groups
+from neuroprune.methods.components.unit_selection import choose_units, may_empty, unit_groups
 from neuroprune.methods.components.zero_mask import zero_smallest
 from neuroprune.methods.hooks import Run
 from neuroprune.pruning import heads
@@ -31,7 +31,7 @@ class UnitTarget(TargetForm):
         groups = unit_groups(run, self.scores(run), self.settings.min_share)
         remove_units(run, choose_units(groups, goal - removed_weights(run.model)))
         if last:
-            self.zeros = zero_smallest(run, goal)
+            self.zeros = zero_smallest(run, goal, empty=may_empty(self.settings))
 
 
 def remove_units(run: Run, chosen: Mapping[Block, Sequence[int]]) -> None:

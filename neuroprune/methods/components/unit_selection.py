@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ def unit_groups(run: Run, scores: Mapping[Block, Tensor], min_share: float) -> l
 
 
 def fewest_units(run: Run, min_share: float) -> dict[Block, int]:
-    """Return the number of units that each block must keep, at least one.
+    """Return the number of units that each block must keep: at least one, unless `min_share` is 0.
 
     Args:
         run: The run.
@@ -51,8 +52,14 @@ def fewest_units(run: Run, min_share: float) -> dict[Block, int]:
     Returns:
         Numbers of units.
     """
-    kept, fewest = kept_units(run.model), dict.fromkeys(run.blocks.all, 1)
-    return fewest | {mlp: max(1, math.ceil(min_share * kept.of(mlp).dense)) for mlp in run.blocks.mlps}
+    kept = kept_units(run.model)
+    fewest: dict[Block, int] = {attention: min(attention.units, min_share > 0) for attention in run.blocks.attentions}
+    return fewest | {mlp: min(mlp.units, math.ceil(min_share * kept.of(mlp).dense)) for mlp in run.blocks.mlps}
+
+
+def may_empty(settings: Any) -> bool:
+    """Return whether attentions and MLPs may lose all their units: `min_share` is 0."""
+    return getattr(settings, "min_share", None) == 0
 
 
 def choose_units(groups: Sequence[UnitGroup], room: int) -> Chosen:

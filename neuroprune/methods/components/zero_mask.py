@@ -57,7 +57,7 @@ class KeptZeros:
 
 
 @torch.no_grad()
-def zero_smallest(run: Run, goal: int, remove_idle: bool = True) -> KeptZeros:
+def zero_smallest(run: Run, goal: int, remove_idle: bool = True, empty: bool = False) -> KeptZeros:
     """Zero the smallest weights until exactly `goal` of the dense model's weights are zero or removed.
 
     A unit that would have no incoming or outgoing weights left is removed with all its weights, which are counted. A
@@ -67,6 +67,7 @@ def zero_smallest(run: Run, goal: int, remove_idle: bool = True) -> KeptZeros:
         run: Its model and optimizer state are changed in place.
         goal: Target number of zero or removed weights.
         remove_idle: Whether such units are removed; otherwise shapes do not change.
+        empty: Whether a block may lose all its units in this way.
 
     Returns:
         The mask of the zeros.
@@ -80,7 +81,7 @@ def zero_smallest(run: Run, goal: int, remove_idle: bool = True) -> KeptZeros:
         _zero_idle_units(
             blocks, dict(zip(projections, smallest([p.weight for p in projections], goal - removed), strict=True))
         )
-        remove_zero_units(run.model, run.optimizer)
+        remove_zero_units(run.model, run.optimizer, empty=empty)
     marks = smallest([p.weight for p in projections], max(0, goal - removed_weights(run.model)))
     for projection, mark in zip(projections, marks, strict=True):
         projection.weight.masked_fill_(mark, 0)

@@ -27,7 +27,7 @@ from neuroprune.errors import UserError
 from neuroprune.methods.components.calibration import Calibration
 from neuroprune.methods.components.fold import fold
 from neuroprune.methods.components.head_count import check_head_count, choose_heads_first, heads_to_remove
-from neuroprune.methods.components.preconditions import skips_layers
+from neuroprune.methods.components.preconditions import may_skip, skips_layers
 from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.components.target import TargetForm
 from neuroprune.methods.components.teaching import Teaching
@@ -38,7 +38,7 @@ from neuroprune.methods.components.uniform_selection import (
     uniform_groups,
 )
 from neuroprune.methods.components.unit_removal import remove_units
-from neuroprune.methods.components.unit_selection import Chosen, choose_units, unit_groups
+from neuroprune.methods.components.unit_selection import Chosen, choose_units, may_empty, unit_groups
 from neuroprune.methods.components.zero_mask import zero_smallest
 from neuroprune.methods.hooks import Run, State
 from neuroprune.pruning import heads
@@ -60,7 +60,7 @@ class NeuroPruneTarget(TargetForm):
         super().__init__(settings)
         self._calibration: Calibration | None = None
         self._trial: Calibration | None = None
-        self._teaching = Teaching(settings.teacher, settings.teacher_temperature)
+        self._teaching = Teaching(settings.teacher, settings.teacher_temperature, settings.layer_share)
 
     def start(self, run: Run) -> None:
         """Plan the events; start calibration if the first is near, or else a trial during the first step."""
@@ -89,6 +89,11 @@ class NeuroPruneTarget(TargetForm):
             self._calibrate(run).load_state(unnest("calibration", state))
         self._watch(run)
 
+    def before_step(self, run: Run) -> None:
+        """Update what the teacher's layers are compared through."""
+        self._teaching.step(run)
+        super().before_step(run)
+
     def after_step(self, run: Run) -> None:
         """Run an event if it is due; start calibration if the next one is near."""
         if self._trial is not None:
@@ -110,7 +115,7 @@ class NeuroPruneTarget(TargetForm):
         if trial is not self._calibration:
             trial.detach()
         self._trial = None
-        if not skips_layers(run.model):
+        if not may_skip(run):
             trial.check_seen()
 
     def prune(self, run: Run, goal: int, last: bool) -> None:
@@ -119,7 +124,7 @@ class NeuroPruneTarget(TargetForm):
         self._remove_units(run, calibration, goal - removed_weights(run.model))
         if last:
             self._report_zeros(run, goal)
-            self.zeros = zero_smallest(run, goal, remove_idle=not self._in_slices)
+            self.zeros = zero_smallest(run, goal, not self._in_slices, may_empty(self.settings))
 
     def _report_zeros(self, run: Run, goal: int) -> None:
         """Warn if the uniform layout meets much of the target with single zeros, which do not speed up the model."""
@@ -173,7 +178,7 @@ class NeuroPruneTarget(TargetForm):
         assert calibration is not None, "the window of an event begins at the latest in the step before it"
         calibration.detach()
         calibration.gather()
-        if not skips_layers(run.model):
+        if not may_skip(run):
             calibration.check_seen()
         return calibration
 
@@ -185,7 +190,7 @@ class NeuroPruneTarget(TargetForm):
         remove_units(run, chosen)
 
     def _choose_units(self, run: Run, calibration: Calibration, room: int) -> Chosen:
-        scores = self._scores(calibration)
+        scores = self._scores(run, calibration)
         if self._in_slices:
             return choose_uniform(self._sliced_groups(run), scores, room)
         groups = unit_groups(run, scores, self.settings.min_share)
@@ -194,10 +199,11 @@ class NeuroPruneTarget(TargetForm):
         count, attentions = heads_to_remove(run, self.settings.heads, self._progress()), len(run.blocks.attentions)
         return choose_heads_first(groups[:attentions], groups[attentions:], count, room)
 
-    def _scores(self, calibration: Calibration) -> dict[Block, torch.Tensor]:
-        """Return the connectivity of every block's units; blocks without statistics keep all units."""
+    def _scores(self, run: Run, calibration: Calibration) -> dict[Block, torch.Tensor]:
+        """Return the connectivity of every block's units; blocks that were skipped at random keep all units."""
+        skipped = skips_layers(run.model)
         return {
-            block: found.connectivity if found.samples else torch.full((block.units,), torch.inf)
+            block: torch.full((block.units,), torch.inf) if skipped and not found.samples else found.connectivity
             for block, found in calibration.statistics.items()
         }
 
@@ -216,6 +222,6 @@ class NeuroPruneTarget(TargetForm):
                 f"training resumes at step {run.step} of {run.total_steps}, after the last event, with {left} heads "
                 f"instead of {count}; load the cut model with neuroprune.from_pretrained, or train from the beginning."
             )
-        attentions = run.blocks.attentions
-        theta, survivors = heads.theta_for([heads.distances(a) for a in attentions], count // attentions[0].groups)
-        self.report |= {"heads": count, "theta": {"value": theta, "heads": survivors * attentions[0].groups}}
+        attentions, groups = run.blocks.attentions, run.blocks.groups
+        theta, survivors = heads.theta_for([heads.distances(a) for a in attentions], count // groups)
+        self.report |= {"heads": count, "theta": {"value": theta, "heads": survivors * groups}}

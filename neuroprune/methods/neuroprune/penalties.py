@@ -24,18 +24,20 @@ class NeuroPrunePenalty(PenaltyForm):
     def add_gradients(self, run: Run) -> None:
         """Add the gradients of alpha x Eq. 1 and beta x Eq. 2."""
         eps, reading, kept = self.settings.eps, self.settings.degree_weight, kept_units(run.model)
-        for mlp in run.blocks.mlps if self.alpha else []:
+        blocks = run.blocks.present
+        for mlp in blocks.mlps if self.alpha else []:
             penalties.add_mlp_gradient(mlp, self.alpha, eps, reading, kept.of(mlp).dense)
-        for attention in run.blocks.attentions if self.beta else []:
+        for attention in blocks.attentions if self.beta else []:
             penalties.add_attention_gradient(attention, self.beta)
 
     def shrink(self, run: Run, rates: Mapping[nn.Parameter, float]) -> None:
         """Take the proximal steps of learning rate x alpha x Eq. 1 and learning rate x beta x Eq. 2."""
         eps, reading, kept = self.settings.eps, self.settings.degree_weight, kept_units(run.model)
-        for mlp in run.blocks.mlps if self.alpha else []:
+        blocks = run.blocks.present
+        for mlp in blocks.mlps if self.alpha else []:
             strength = rates.get(mlp.out.module.weight, 0.0) * self.alpha  # type: ignore[call-overload]
             penalties.shrink_mlp(mlp, strength, eps, reading, kept.of(mlp).dense)
-        for attention in run.blocks.attentions if self.beta else []:
+        for attention in blocks.attentions if self.beta else []:
             strength = rates.get(attention.q.module.weight, 0.0) * self.beta  # type: ignore[call-overload]
             penalties.shrink_attention(attention, strength)
 
@@ -48,7 +50,7 @@ class NeuroPrunePenalty(PenaltyForm):
     def merge_heads(self, run: Run) -> None:
         """Merge and remove every layer's redundant heads if a threshold is given."""
         if self.settings.theta is not None:
-            gone = {attention.index: self._merge(run, attention) for attention in run.blocks.attentions}
+            gone = {attention.index: self._merge(run, attention) for attention in run.blocks.present.attentions}
             remove(run.model, gone, optimizer=run.optimizer)
 
     def _merge(self, run: Run, attention: Attention) -> list[int]:

@@ -18,6 +18,7 @@ from neuroprune.methods.components.strength_control import (
     absence_threshold,
     absent_entries,
 )
+from neuroprune.methods.components.unit_selection import may_empty
 from neuroprune.methods.components.zero_mask import KeptZeros, zero_smallest
 from neuroprune.methods.hooks import Run, State
 from neuroprune.methods.neuroprune.penalties import NeuroPrunePenalty
@@ -134,7 +135,8 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
                 100 * self.control.target,
             )
         self.merge_heads(run)
-        self.zeros = zero_smallest(run, round(self.target * prunable_weights(run.model)))
+        goal = round(self.target * prunable_weights(run.model))
+        self.zeros = zero_smallest(run, goal, empty=may_empty(self.settings))
         self.report["events"].append({"step": run.step, "asked": self.target} | reached(run.model))
 
     def _regulate(self, run: Run) -> None:

@@ -10,7 +10,14 @@ from neuroprune import distributed
 from neuroprune.config.methods import NeuroPruneSettings
 from neuroprune.errors import UserError
 from neuroprune.methods.components.latency import Example, LatencyTable, measure_table, ratio, smaller
-from neuroprune.methods.components.unit_selection import Chosen, UnitGroup, choose_units, fewest_units, unit_groups
+from neuroprune.methods.components.unit_selection import (
+    Chosen,
+    UnitGroup,
+    choose_units,
+    fewest_units,
+    may_empty,
+    unit_groups,
+)
 from neuroprune.methods.hooks import Run, State
 from neuroprune.methods.neuroprune.connectivity import NeuroPruneTarget
 from neuroprune.pruning.sparsity import removed_weights
@@ -65,7 +72,7 @@ class NeuroPruneSpeedup(NeuroPruneTarget):
     def after_step(self, run: Run) -> None:
         """Measure the latencies after the first step, before the first event."""
         if self.table is None and self._example is not None:
-            self.table = measure_table(run.model, run.blocks, self._batch())
+            self.table = measure_table(run.model, run.blocks, self._batch(), least=int(not may_empty(self.settings)))
             self._check_reachable(run, self.table)
         super().after_step(run)
 
@@ -78,7 +85,7 @@ class NeuroPruneSpeedup(NeuroPruneTarget):
     def prune(self, run: Run, goal: int, last: bool) -> None:
         """Remove whole units: this event's part of the total or, at the last event, all that are still needed."""
         calibration = self._take_calibration(run)
-        groups = unit_groups(run, self._scores(calibration), self.settings.min_share)
+        groups = unit_groups(run, self._scores(run, calibration), self.settings.min_share)
         room = self._last_room(run, groups) if last else self._part(run, self._room(groups, self.wanted))
         if not last:
             self.reached *= ratio(run.model, smaller(run.model, _left(groups, room)), self._batch())

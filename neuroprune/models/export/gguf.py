@@ -17,7 +17,7 @@ from torch import Tensor
 
 from neuroprune.errors import UserError
 from neuroprune.models.pretrained import from_pretrained
-from neuroprune.pruning.blocks import Attention, find_blocks
+from neuroprune.pruning.blocks import Attention, Blocks, Projection, find_blocks
 from neuroprune.pruning.kept_units import read_record
 
 FILE = "model.gguf"
@@ -54,8 +54,8 @@ def export(folder: Path, out: Path) -> list[str]:
     model: Any = from_pretrained(folder).float()
     _check(model)
     blocks = find_blocks(model)
-    shapes = {(a.heads, a.units, m.width) for a, m in zip(blocks.attentions, blocks.mlps, strict=True)}
-    kind = "llama" if len(shapes) == 1 else "deci"
+    shapes = _shapes(blocks)
+    kind = "llama" if len(set(shapes)) == 1 and all(shapes[0]) else "deci"
     out.mkdir(parents=True, exist_ok=True)
     writer = GGUFWriter(out / FILE, kind)
     _add_values(writer, model)
@@ -93,9 +93,10 @@ def _add_values(writer: Any, model: Any) -> None:
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(len(blocks.mlps))
-    writer.add_feed_forward_length(_one_or_all([mlp.width for mlp in blocks.mlps]))
-    writer.add_head_count(_one_or_all([attention.heads for attention in blocks.attentions]))
-    writer.add_head_count_kv(_one_or_all([attention.units for attention in blocks.attentions]))
+    heads, key_heads, widths = (list(numbers) for numbers in zip(*_shapes(blocks), strict=True))
+    writer.add_feed_forward_length(_one_or_all(widths))
+    writer.add_head_count(_one_or_all(heads))
+    writer.add_head_count_kv(_one_or_all(key_heads))
     writer.add_key_length(size)
     writer.add_value_length(size)
     writer.add_rope_dimension_count(size)
@@ -103,6 +104,21 @@ def _add_values(writer: Any, model: Any) -> None:
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
     writer.add_file_type(0)  # all 32-bit floats
+
+
+def _shapes(blocks: Blocks) -> list[tuple[int, int, int]]:
+    """Return the query heads, key/value heads and neurons of each layer, as they are written.
+
+    llama.cpp leaves out an attention without heads, but not its bias, and it leaves out the attention too where a layer
+    has no MLP. A head or a neuron of zeros is written then.
+    """
+    pairs = zip(blocks.attentions, blocks.mlps, strict=True)
+    return [(a.heads or int(not _left_out(a)), a.units or int(not _left_out(a)), m.width or 1) for a, m in pairs]
+
+
+def _left_out(attention: Attention) -> bool:
+    """Return whether llama.cpp leaves an attention out."""
+    return not attention.heads and attention.o.bias is None
 
 
 def _one_or_all(numbers: list[int]) -> int | list[int]:
@@ -118,17 +134,27 @@ def tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
         yield "output.weight", model.lm_head.weight
     for layer, attention, mlp in zip(base.layers, blocks.attentions, blocks.mlps, strict=True):
         prefix = f"blk.{attention.index}"
-        yield f"{prefix}.attn_norm.weight", layer.input_layernorm.weight
         yield f"{prefix}.ffn_norm.weight", layer.post_attention_layernorm.weight
-        for name, projection in (("attn_q", attention.q), ("attn_k", attention.k)):
-            yield f"{prefix}.{name}.weight", interleaved(projection.weight, attention)
-            if projection.bias is not None:
-                yield f"{prefix}.{name}.bias", interleaved(projection.bias, attention)
-        plain = {"attn_v": attention.v, "attn_output": attention.o, "ffn_gate": mlp.ins[0], "ffn_up": mlp.ins[1]}
-        for name, projection in {**plain, "ffn_down": mlp.out}.items():
-            yield f"{prefix}.{name}.weight", projection.weight
-            if projection.bias is not None:
-                yield f"{prefix}.{name}.bias", projection.bias
+        if not _left_out(attention):
+            yield f"{prefix}.attn_norm.weight", layer.input_layernorm.weight
+            yield from _attention_tensors(prefix, attention)
+        for name, projection in {"ffn_gate": mlp.ins[0], "ffn_up": mlp.ins[1], "ffn_down": mlp.out}.items():
+            yield from _projection_tensors(f"{prefix}.{name}", projection, 1)
+
+
+def _attention_tensors(prefix: str, attention: Attention) -> Iterator[tuple[str, Tensor]]:
+    for name, projection in (("attn_q", attention.q), ("attn_k", attention.k)):
+        for key, tensor in _projection_tensors(f"{prefix}.{name}", projection, attention.head_dim):
+            yield key, interleaved(tensor, attention)
+    yield from _projection_tensors(f"{prefix}.attn_v", attention.v, attention.head_dim)
+    yield from _projection_tensors(f"{prefix}.attn_output", attention.o, attention.head_dim)
+
+
+def _projection_tensors(name: str, projection: Projection, size: int) -> Iterator[tuple[str, Tensor]]:
+    """Yield a weight and, if there is one, a bias; those of a block without units become zeros for one of `size`."""
+    for kind, tensor in (("weight", projection.weight), ("bias", projection.bias)):
+        if tensor is not None:
+            yield f"{name}.{kind}", tensor if tensor.numel() else tensor.new_zeros([n or size for n in tensor.shape])
 
 
 def interleaved(tensor: Tensor, attention: Attention) -> Tensor:

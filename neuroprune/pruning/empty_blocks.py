@@ -1,0 +1,86 @@
+"""Attentions without heads and MLPs without neurons: the forward pass skips them.
+
+Such a block adds the bias of its output projection, or nothing, to the residual stream. Its projections stay as weights
+of size zero, so that names, records and the state dict have the same entries as those of the dense model.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from operator import attrgetter
+from typing import Any
+
+from torch import Tensor
+
+from neuroprune.pruning.blocks import Attention, Block, Projection
+from neuroprune.pruning.transaction import Transaction
+
+FORWARD = "forward"
+
+
+class ConstantOutput:
+    """Takes the place of the forward pass of an output projection that has no inputs left.
+
+    Args:
+        module: The projection.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return the bias, or zeros, for every position of `inputs`."""
+        zeros = inputs.new_zeros(*inputs.shape[:-1], len(Projection(self.module).weight))
+        return zeros if self.module.bias is None else zeros + self.module.bias
+
+
+class SkippedAttention:
+    """Takes the place of the forward pass of an attention that has no heads left.
+
+    Args:
+        module: The attention's module.
+        output: Attribute path of the output projection below it; empty if the projection is elsewhere.
+        cross: Whether keys and values come from another sequence.
+    """
+
+    def __init__(self, module: Any, output: str, cross: bool) -> None:
+        self.module, self.output, self.cross = module, output, cross
+
+    def __call__(
+        self, hidden_states: Tensor, *args: Any, past_key_values: Any = None, **kwargs: Any
+    ) -> tuple[Any, ...]:
+        """Return what the projection makes of no heads, and no attention weights."""
+        if past_key_values is not None and not self.cross:
+            self.count_tokens(hidden_states, past_key_values)
+        return self.project(hidden_states), None
+
+    def project(self, hidden_states: Tensor) -> Tensor:
+        """Return the module's output: the projection's, or no channels where the projection is elsewhere."""
+        context = hidden_states.new_zeros(*hidden_states.shape[:-1], 0)
+        return attrgetter(self.output)(self.module)(context) if self.output else context
+
+    def count_tokens(self, hidden_states: Tensor, cache: Any) -> int:
+        """Add one number for each token to the layer's cache, whose length is that of the text; return the length.
+
+        Transformers takes the number of cached tokens from the first layer, even if that one is skipped.
+        """
+        cache = getattr(cache, "self_attention_cache", cache)
+        token = hidden_states.new_zeros(hidden_states.shape[0], 1, hidden_states.shape[1], 1)
+        keys, _ = cache.update(token, token, self.module.layer_idx)
+        return int(keys.shape[-2])
+
+
+def stage_skip(changes: Transaction, block: Block) -> None:
+    """Stage that the forward pass skips a block that has no units left.
+
+    Args:
+        changes: Where the assignments are staged.
+        block: An attention or MLP.
+    """
+    changes.shadow(block.output.module, FORWARD, ConstantOutput(block.output.module))
+    if isinstance(block, Attention):
+        path, name = block.row.skipped.split(":")
+        below = f"{block.row.module}."
+        output = block.row.o.path.removeprefix(below) if block.row.o.path.startswith(below) else ""
+        skipped = getattr(import_module(path), name)(block.module, output, block.cross)
+        changes.shadow(block.module, FORWARD, skipped)
