@@ -1,4 +1,4 @@
-"""Model cards: the README.md beside a saved model, with metadata that the Hugging Face hub reads."""
+"""Model cards: the README.md of a saved model, with metadata for the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ PIPELINES = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card says that cannot be seen in the model.
+    """Information for a card that is not contained in the model.
 
     Args:
-        metrics: Name -> value, as `Trainer.evaluate` gives them; times and what is no number are left out.
-        base_model: What was fine-tuned: a hub id, or any text.
-        dataset: What it was fine-tuned on: a hub id, or any text.
-        task: Name of what it does with it; default: the dataset.
-        labels: Names of the classes in order; default: those in the model's configuration.
+        metrics: Name -> value, as returned by `Trainer.evaluate`; times and non-numbers are left out.
+        base_model: The fine-tuned model: a hub id, or any text.
+        dataset: The dataset of the fine-tuning: a hub id, or any text.
+        task: Name of the task; default: the dataset.
+        labels: Class names in order; default: those in the model's configuration.
     """
 
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -45,14 +45,14 @@ class Facts:
 
 
 def write_card(model: nn.Module, folder: Path, name: str, facts: Facts, load: str | None = None) -> None:
-    """Write `README.md`: what is left of the model, how well it does, and how to load it.
+    """Write `README.md` with the model's remaining size, its metrics, and instructions for loading it.
 
     Args:
         model: A transformers model of a known type, cut or not.
-        folder: Where the card is written.
+        folder: The folder for the card.
         name: The model's name, the card's title.
-        facts: Facts that are not in the model.
-        load: A line of Python that loads it; default: `load_line`.
+        facts: Information that is not in the model.
+        load: A line of Python that loads the model; default: `load_line`.
     """
     text = _text(model, name, facts, load or load_line(model))
     card = ModelCard(f"---\n{_metadata(model, name, facts).to_yaml()}\n---\n\n{text}\n")
@@ -60,12 +60,12 @@ def write_card(model: nn.Module, folder: Path, name: str, facts: Facts, load: st
 
 
 def is_ours(card: Path) -> bool:
-    """Return whether a card may be replaced: it does not exist, or this package wrote it."""
+    """Return whether a card may be replaced because it does not exist or was written by this package."""
     return not card.exists() or MARK in card.read_text(encoding="utf-8", errors="replace")
 
 
 def read_facts(folder: Path) -> Facts:
-    """Read facts that are not in the model from a folder's card; none if this package did not write it."""
+    """Read information that is not in the model from a folder's card, if this package wrote the card."""
     card = folder / "README.md"
     if not card.exists() or not is_ours(card):
         return Facts()
@@ -80,7 +80,7 @@ def read_facts(folder: Path) -> Facts:
 
 
 def load_line(model: nn.Module) -> str:
-    """Return the Python line that loads this model from a folder, which is called `path/to/this/folder` in it."""
+    """Return the line of Python that loads this model from `path/to/this/folder`."""
     cut = getattr(model.config, "quantization_config", None) is not None
     return (
         f"import {'neuroprune, ' if cut else ''}transformers; "
@@ -89,7 +89,7 @@ def load_line(model: nn.Module) -> str:
 
 
 def _metadata(model: nn.Module, name: str, facts: Facts) -> ModelCardData:
-    """Return what the hub reads; it refuses ids that are none."""
+    """Return the metadata for the hub, without invalid ids, which it rejects."""
     task = next((task for part, task in PIPELINES.items() if type(model).__name__.endswith(part)), None)
     results = [
         EvalResult(task or "text2text-generation", facts.dataset, facts.task or facts.dataset, metric, value)
@@ -109,7 +109,7 @@ def _metadata(model: nn.Module, name: str, facts: Facts) -> ModelCardData:
 
 
 def _text(model: nn.Module, name: str, facts: Facts, load: str) -> str:
-    """Return the card below its metadata."""
+    """Return the card's text below the metadata."""
     found = measure_sparsity(model)
     parts = [
         MARK,
@@ -128,7 +128,7 @@ def _text(model: nn.Module, name: str, facts: Facts, load: str) -> str:
 
 
 def _origin(model: nn.Module, found: Sparsity, facts: Facts) -> str:
-    """Say in a sentence or two what this is."""
+    """Describe the model's origin in one or two sentences."""
     base = facts.base_model or hub_id(getattr(model.config, "_name_or_path", None))
     made = f" made from `{_code(base)}`" if base else ""
     named = facts.task and facts.dataset not in (None, facts.task)
@@ -136,14 +136,14 @@ def _origin(model: nn.Module, found: Sparsity, facts: Facts) -> str:
     on = f", fine-tuned on {_plain(data)}" if data else ""
     return f"A `{type(model).__name__}`{made}{on}. " + (
         f"Pruned with [NeuroPrune](https://arxiv.org/abs/2404.01306): {found.weights:.1%} of the dense model's weights "
-        "in attentions and MLPs are gone or zero."
+        "in attentions and MLPs are removed or zero."
         if found.weights
         else "Nothing was pruned."
     )
 
 
 def _sizes(model: nn.Module, found: Sparsity) -> str:
-    """Return the table of totals."""
+    """Return the table of total sizes."""
     kept = kept_units(model)
     rows = [
         ("parameters", f"{found.dense_parameters:,}", f"{found.parameters:,}"),
@@ -154,7 +154,7 @@ def _sizes(model: nn.Module, found: Sparsity) -> str:
 
 
 def _layers(model: nn.Module, found: Sparsity) -> str:
-    """Return the table of heads and neurons that are left in each layer."""
+    """Return the table of remaining heads and neurons per layer."""
     blocks, kept = find_blocks(model), kept_units(model)
     rows = [(f"`{a.name}`", f"{found.heads_per_layer[a.index]} of {kept.of(a).dense} heads") for a in blocks.attentions]
     rows += [(f"`{m.name}`", f"{found.neurons_per_layer[m.index]} of {kept.of(m).dense} neurons") for m in blocks.mlps]
@@ -162,7 +162,7 @@ def _layers(model: nn.Module, found: Sparsity) -> str:
 
 
 def _labels(model: nn.Module, facts: Facts) -> Sequence[str]:
-    """Return the names of the classes of a classifier."""
+    """Return a classifier's class names."""
     if getattr(model.config, "problem_type", None) == "regression":
         return ()
     if facts.labels or not type(model).__name__.endswith("Classification"):
@@ -172,7 +172,7 @@ def _labels(model: nn.Module, facts: Facts) -> Sequence[str]:
 
 
 def _metrics(facts: Facts) -> dict[str, float]:
-    """Return the metrics that are numbers, without the Trainer's prefix and without its times and counts."""
+    """Return the numeric metrics, without the Trainer's prefix, times and counts."""
     plain = {name.removeprefix("eval_"): _number(value) for name, value in facts.metrics.items()}
     return {
         name: value
@@ -182,19 +182,19 @@ def _metrics(facts: Facts) -> dict[str, float]:
 
 
 def _number(value: Any) -> float | None:
-    """Return a number as Python's own, nothing for what is none (tables by class, say)."""
-    if getattr(value, "ndim", None) == 0:  # numpy's, torch's
+    """Convert a number to a Python number; return None for anything else, such as tables by class."""
+    if getattr(value, "ndim", None) == 0:  # scalars of NumPy and torch
         value = value.item()
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def hub_id(name: Any) -> str | None:
-    """Return a name that has the form of a hub id and is not a folder here; else nothing."""
+    """Return a name if it has the form of a hub id and is not a local folder; otherwise nothing."""
     return name if isinstance(name, str) and HUB_ID.fullmatch(name) and not Path(name).exists() else None
 
 
 def _plain(text: Any) -> str:
-    """Return a text on one line in which nothing is Markdown or HTML, but underscores inside words."""
+    """Return a text on one line, with Markdown and HTML escaped except underscores inside words."""
     line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\`*\[\]|#~!]|(?<!\w)_|_(?!\w))", r"\\\1", line)
 

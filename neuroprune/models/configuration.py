@@ -1,4 +1,4 @@
-"""Configurations of transformers with the values that a study gives."""
+"""Configurations of transformers with values from a study."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from neuroprune.files.packages import cause
 
 
 def with_values(config: Any, model: ModelSettings) -> Any:
-    """Return a configuration with the settings' values and number of layers.
+    """Set a configuration's values and number of layers from the settings.
 
     Args:
         config: A configuration of transformers; it may be changed.
-        model: Where the model comes from.
+        model: The model's settings.
 
     Returns:
-        The configuration to build or load the model with.
+        The configuration for building or loading the model.
 
     Raises:
-        UserError: If it has no such value or not as many layers.
+        UserError: If a value does not exist or there are fewer layers.
     """
     known = sorted({*config.to_dict(), *config.attribute_map})
     for key in model.config:
@@ -30,7 +30,7 @@ def with_values(config: Any, model: ModelSettings) -> Any:
             )
     try:
         config = type(config).from_dict({**config.to_dict(), **_derived(config, model), **model.config})
-    except Exception as error:  # transformers has errors of its own for values of another type
+    except Exception as error:  # transformers raises its own exceptions for values of a wrong type
         raise UserError(f"model {model.name}: {cause(error)}") from error
     if model.layers is not None:
         if model.layers > config.num_hidden_layers:
@@ -40,17 +40,17 @@ def with_values(config: Any, model: ModelSettings) -> Any:
         config.num_hidden_layers = model.layers
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[: model.layers]
-        for name in ("num_decoder_layers", "decoder_layers"):  # T5's, BART's
+        for name in ("num_decoder_layers", "decoder_layers"):  # configurations of T5 and BART
             if hasattr(config, name):
                 setattr(config, name, min(model.layers, getattr(config, name)))
     return config
 
 
 def _derived(config: Any, model: ModelSettings) -> dict[str, Any]:
-    """Return those values of a random model's configuration that transformers derives from values that are given.
+    """Return the configuration values of a random model that must be derived from the given ones.
 
-    These are the kind of each layer and the width of a pooler, and the key/value heads and size of heads where the
-    default number of key/value heads can't serve the given number of query heads.
+    These are the kind of each layer and the width of a pooler. If the default number of key/value heads does not fit
+    the given number of query heads, they also include the key/value heads and the size of heads.
     """
     if not model.source.startswith("random:"):
         return {}

@@ -1,4 +1,4 @@
-"""Check that a model's files can be read, before any job relies on them. Nothing is loaded into memory."""
+"""Early checks that a model's files can be read, without loading them into memory."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ LFS_POINTER = b"version https://git-lfs"
 
 
 def check_weights(files: Iterable[Path]) -> None:
-    """Refuse safetensors files that are damaged or cut, by their headers and sizes.
+    """Reject damaged or truncated safetensors files based on their headers and sizes.
 
     Args:
         files: The files.
 
     Raises:
-        UserError: If one can't be read.
+        UserError: If a file can't be read.
     """
     for path in files:
         try:
@@ -44,15 +44,15 @@ def check_weights(files: Iterable[Path]) -> None:
         except (SafetensorError, OSError, ValueError) as error:
             with path.open("rb") as start:
                 pointer = start.read(len(LFS_POINTER)) == LFS_POINTER
-            what = "is a pointer of Git LFS; fetch it with `git lfs pull`" if pointer else "is cut or damaged"
+            what = "is a pointer of Git LFS; fetch it with `git lfs pull`" if pointer else "is truncated or damaged"
             raise UserError(f"{path} {what} ({cause(error)}); copy or download the model again") from error
 
 
 def check_construction(name: str, config: Any) -> None:
-    """Reject a configuration that gives no working model. Nothing is computed: its tensors have shapes alone.
+    """Reject a configuration without a working model, using tensors without data.
 
     Args:
-        name: Name of the model, for messages.
+        name: Name of the model, for error messages.
         config: The configuration.
 
     Raises:
@@ -77,11 +77,11 @@ def _check_forward(name: str, config: Any, auto_class: Any) -> None:
             model = auto_class.from_config(config).eval()
             tokens = torch.zeros(1, 4, dtype=torch.long)
             model(input_ids=tokens, **({"decoder_input_ids": tokens} if config.is_encoder_decoder else {}))
-    except Exception as error:  # a wrong value fails in any operation
-        if "meta" in str(error):  # an operation that needs values, not shapes alone
-            log.debug("%s is built, but not called: %s", name, error)
+    except Exception as error:  # a wrong value can make any operation fail
+        if "meta" in str(error):  # an operation that needs values, not only shapes
+            log.debug("%s was built but not called: %s", name, error)
             return
-        raise UserError(f"model {name}: its config gives no working model: {cause(error)}") from error
+        raise UserError(f"model {name}: its config does not give a working model: {cause(error)}") from error
 
 
 def _check_not_empty(model: Any) -> None:
@@ -92,11 +92,11 @@ def _check_not_empty(model: Any) -> None:
 
 
 def check_description(folder: Path, **options: Any) -> Any:
-    """Reject a folder whose configuration or tokenizer can't be read, or whose model type is not supported.
+    """Reject a folder with an unreadable configuration or tokenizer or an unsupported model type.
 
     Args:
         folder: The model's folder.
-        **options: For transformers' `from_pretrained`.
+        **options: Options of transformers' `from_pretrained`.
 
     Returns:
         The configuration.
@@ -118,6 +118,6 @@ def check_description(folder: Path, **options: Any) -> Any:
 def _read(path: Path, function: Callable[[], Any]) -> Any:
     try:
         return function()
-    except Exception as error:  # transformers and the parsers below it have errors of their own
+    except Exception as error:  # transformers and its parsers raise their own exceptions
         what = path if path.exists() else f"{path.parent}, which has no {path.name},"
         raise UserError(f"{what} can't be read ({cause(error)}); copy or download the model again") from error

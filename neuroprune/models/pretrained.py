@@ -1,8 +1,8 @@
-"""Save and load models, cut ones included.
+"""Saving and loading of models, including cut ones.
 
-A cut model is saved as any model is; its `config.json` says what is left of the dense model, its card (`README.md`)
-says it to people. After `import neuroprune`, transformers itself loads such folders (see `loading.py`);
-`from_pretrained` adds strictness.
+Cut models are saved like any model, with the remaining units recorded in `config.json` and described in the card
+(`README.md`). After `import neuroprune`, transformers can load such folders (see `quantizer.py`); `from_pretrained`
+adds strict checks.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ def save_pretrained(
     labels: Sequence[str] = (),
     name: str | None = None,
 ) -> None:
-    """Save a model so that `from_pretrained` gives it back bit by bit, with a model card (`README.md`).
+    """Save a model with a model card (`README.md`), so that `from_pretrained` restores it bit by bit.
 
-    Files are written under another name first, and `config.json` comes last: a folder with a `config.json` is whole.
-    Other files in the folder are left alone, a card that someone else wrote too.
+    Files are first written under temporary names, and `config.json` comes last, so a folder with a `config.json` is
+    complete. Other files in the folder, including a card written by someone else, are not changed.
 
     Args:
-        model: A transformers model, cut or not; one of an unknown type or a quantized one gets no card.
-        folder: Where to; it is made if need be, a model in it is replaced.
-        tokenizer: If given, it is saved beside the model.
-        metrics: For the card: what `Trainer.evaluate` returns, say; values that are no numbers are left out.
-        base_model: For the card: what was fine-tuned; default: the hub id that the model was loaded from.
-        dataset: For the card: what it was fine-tuned on, a hub id or any text.
-        task: For the card: the name of what it does with that.
-        labels: For the card: names of the classes in order; default: those of the model's configuration.
-        name: For the card: its title; default: the folder's name.
+        model: A transformers model, cut or not; models of unknown types and quantized models get no card.
+        folder: The folder to write to; created if necessary. A model in it is replaced.
+        tokenizer: If given, saved with the model.
+        metrics: For the card: for example the result of `Trainer.evaluate`; non-numbers are left out.
+        base_model: For the card: the fine-tuned model; default: the hub id from which it was loaded.
+        dataset: For the card: the dataset of the fine-tuning, a hub id or any text.
+        task: For the card: the name of the task.
+        labels: For the card: class names in order; default: those of the model's configuration.
+        name: For the card: the title; default: the folder's name.
 
     Raises:
-        UserError: If the files are written but can't take their places; they are kept then, and it says where.
+        UserError: If the files can't be moved to their final places; the message says where they are kept.
     """
     folder = Path(folder)
     facts = Facts(metrics or {}, base_model, dataset, task, labels)
@@ -76,19 +76,19 @@ def save_pretrained(
             for old in [*folder.glob("model*.safetensors*"), *folder.glob("pytorch_model*.bin*")]:
                 old.unlink()
             move_files(new, folder)
-        except OSError as error:  # part of the old model may be gone already
+        except OSError as error:  # part of the old model may already be replaced
             keep(new)
             raise UserError(
-                f"{folder} can't be written ({error.strerror or error}); what is missing there is kept in {new}."
+                f"{folder} can't be written ({error.strerror or error}); the missing files are kept in {new}."
             ) from error
 
 
 def move_files(made: Path, folder: Path) -> None:
-    """Move all files of one folder, except its owner's lock, into another on the same disk, `config.json` last.
+    """Move all files of a folder, except its owner's lock, to another on the same disk, `config.json` last.
 
     Args:
-        made: A whole model; the folder is empty afterwards.
-        folder: Where to; what has the same name there is replaced.
+        made: The folder of a complete model, empty afterwards.
+        folder: The destination; files of the same name are replaced.
     """
     for file in sorted(made.iterdir(), key=lambda file: file.name == "config.json"):
         if file.name != OWNER:
@@ -96,20 +96,20 @@ def move_files(made: Path, folder: Path) -> None:
 
 
 def from_pretrained(folder: str | Path, auto_class: Any = None, **options: Any) -> nn.Module:
-    """Load a model that `save_pretrained`, the Trainer or transformers saved, cut or not.
+    """Load a model saved by `save_pretrained`, the Trainer or transformers, cut or not.
 
     Args:
         folder: The folder with `config.json` and the weights; or, as a string, the id of a model on the hub.
-        auto_class: A transformers class to load it with (`AutoModel`, say); default: the class that was saved.
-        **options: What transformers' `from_pretrained` takes: `dtype`, `device_map`, `attn_implementation`,
-            `quantization_config`, `revision`, values of the configuration, ….
+        auto_class: A transformers class for loading (such as `AutoModel`); default: the saved class.
+        **options: Options of transformers' `from_pretrained`: `dtype`, `device_map`, `attn_implementation`,
+            `quantization_config`, `revision`, configuration values, ….
 
     Returns:
-        The model in eval mode, without options on the CPU and with its weights bit by bit those that were stored.
+        The model in eval mode; without options, on the CPU and with bitwise the stored weights.
 
     Raises:
-        UserError: If the folder is not there (nor on the hub) or is damaged, its configuration and weights do not fit,
-            or weights are missing; without `auto_class` also if there are weights that the model has no place for.
+        UserError: If the folder is neither local nor on the hub or is damaged, configuration and weights do not match,
+            or weights are missing; without `auto_class`, also if there are unused weights.
     """
     name = hub_id(folder)
     config = Path(folder) / "config.json" if name is None else _from_hub(name, options.get("revision"))
@@ -127,7 +127,7 @@ def from_pretrained(folder: str | Path, auto_class: Any = None, **options: Any) 
     for what in ("missing_keys", "unexpected_keys") if auto_class is None else ("missing_keys",):
         if info[what]:
             raise UserError(
-                f"the weights in {folder} do not fit its config.json: {what.replace('_', ' ')} "
+                f"the weights in {folder} do not match its config.json: {what.replace('_', ' ')} "
                 f"{', '.join(sorted(info[what])[:3])}; save the model again."
             )
     align(model)
@@ -135,17 +135,17 @@ def from_pretrained(folder: str | Path, auto_class: Any = None, **options: Any) 
 
 
 def _has_card(model: Any) -> bool:
-    """Return whether a card can be written: the model's layers and its record are known."""
+    """Return whether a card can be written, which requires known layers and a readable record."""
     record = getattr(model.config, "quantization_config", None)
     quantized = record is not None and not names_record(getattr(record, "get", lambda _: None)("quant_method"))
     return model.config.model_type in ARCHITECTURES and not quantized
 
 
 def align(model: nn.Module) -> None:
-    """Copy every weight to aligned memory of its own, in place.
+    """Copy every weight to separate, aligned memory, in place.
 
-    Weights read from a file are aligned by the length of its header, and sums over unaligned memory are rounded
-    differently: without this, a training run would depend on the file that its weights came from.
+    The alignment of weights read from a file depends on the length of its header, and sums over unaligned memory are
+    rounded differently. Without this copy, a training run would depend on the file of its initial weights.
 
     Args:
         model: Any model; its parameters stay the same objects.
@@ -161,7 +161,7 @@ def _from_hub(name: str, revision: str | None = None) -> Path:
         with suppress(EntryNotFoundError):
             hf_hub_download(name, SAFE_WEIGHTS_INDEX_NAME, revision=revision)
         return Path(hf_hub_download(name, "config.json", revision=revision))
-    except Exception as error:  # the hub, the network and the cache have errors of their own
+    except Exception as error:  # the hub, the network and the cache raise their own exceptions
         raise UserError(
             f"{name} is neither a folder nor can it be had from the hub ({_first_lines(error)}); give the folder of a "
             "saved model, or check the name and the network."
@@ -169,7 +169,7 @@ def _from_hub(name: str, revision: str | None = None) -> Path:
 
 
 def _saved_class(config: Path, folder: str | Path) -> Any:
-    """Return the transformers class that a folder's `config.json` names."""
+    """Return the transformers class listed in a folder's `config.json`."""
     try:
         architectures = json.loads(config.read_text(encoding="utf-8")).get("architectures")
     except (OSError, ValueError, AttributeError) as error:
@@ -185,12 +185,12 @@ def _saved_class(config: Path, folder: str | Path) -> Any:
 
 
 def _replace(file: Path, target: Path) -> None:
-    """Move a file or folder to where another may be."""
+    """Move a file or folder, replacing an existing one."""
     if target.is_dir() and not target.is_symlink():
         shutil.rmtree(target)
     file.replace(target)
 
 
 def _first_lines(error: Exception) -> str:
-    """Return the beginning of an error's text on one line."""
+    """Return the beginning of an error's message on one line."""
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

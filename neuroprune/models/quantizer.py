@@ -1,12 +1,13 @@
-"""How transformers learns to load cut models: importing this module is all it takes; `import neuroprune` sees to it.
+"""Quantizer class that enables transformers to load cut models once this module is imported.
 
-transformers builds a model at the sizes of its configuration, asks the quantizer that the configuration names to shape
-it, and fills it with the stored weights. Here that quantizer removes what the record of a cut model lacks (see
-`kept.py`); it quantizes nothing, and the loaded model is a plain model that can be trained, cast and saved. Pipelines,
-the Trainer and every `from_pretrained` of transformers go this way. Where this module was not imported, they refuse the
-weights because of their sizes.
+transformers builds a model with the sizes of its configuration, lets the quantizer of the configuration modify it, and
+loads the stored weights. Our quantizer removes the units that are missing from the record of a cut model (see
+`kept_units.py`). It does not quantize anything, and the loaded model can be trained, cast and saved as usual.
+Pipelines, the Trainer and every `from_pretrained` of transformers work in this way. Without this module (imported by
+`import neuroprune`), they fail because the sizes of the weights differ.
 
-transformers is still being imported when this module is (see `hook.py`), so its models are not imported here.
+transformers may still be importing when this module is loaded (see `import_hook.py`), so its models are not imported
+here.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ if TYPE_CHECKING:
 @register_quantization_config(RECORD)
 @register_quantization_config(METHOD)
 class KeptConfig(QuantizationConfigMixin):
-    """The record of a cut model, as transformers passes it on.
+    """The record of a cut model, in transformers' form of a quantization config.
 
     Args:
-        heads: Attention -> `of` (heads of the dense model) and `kept` (bit mask of those that are left).
-        neurons: MLP -> likewise.
-        quant_method: `kept_units.METHOD`, or `neuroprune` alone.
-        hidden: The same for the hidden dimension, and `others` (see `kept.py`); None if it is whole.
+        heads: Attention -> `of` (heads of the dense model) and `kept` (bit mask of the remaining ones).
+        neurons: The same for MLPs.
+        quant_method: `kept_units.METHOD`, or just `neuroprune`.
+        hidden: The same for the hidden dimension, and `others` (see `kept_units.py`); None if it is uncut.
     """
 
     def __init__(
@@ -69,13 +70,13 @@ class KeptConfig(QuantizationConfigMixin):
 
 @dataclass(frozen=True)
 class CutPart:
-    """A model, or one of the models that a composed one consists of, that was cut before its weights are loaded.
+    """A model, or a part of a composed model, that was cut before its weights are loaded.
 
     Args:
         model: The part, whose configuration has the record.
         record: The record.
-        blocks: Its blocks, with projections as they are before another quantizer replaces them.
-        kept: What it has.
+        blocks: Its blocks, with the projections before another quantizer replaces them.
+        kept: Its remaining units.
     """
 
     model: PreTrainedModel
@@ -85,29 +86,29 @@ class CutPart:
 
 
 def cut_parts(model: PreTrainedModel) -> list[CutPart]:
-    """Cut an empty dense model as the records in its configuration and in those of its parts say.
+    """Cut an empty dense model according to the records in its configuration and those of its parts.
 
     Args:
         model: A model without weights; changed in place.
 
     Returns:
-        What was cut.
+        The parts that were cut.
     """
     return [_cut(part) for part in _with_records(model)]
 
 
 def _with_records(module: Any) -> list[PreTrainedModel]:
-    """Return the outermost models at or below a module whose configurations hold records."""
+    """Return the outermost models in a module whose configurations contain records."""
     if isinstance(module, transformers.PreTrainedModel) and has_record(module.config):
         return [module]
     return [part for child in module.children() for part in _with_records(child)]
 
 
 def _cut(model: PreTrainedModel) -> CutPart:
-    """Cut one model as its record says."""
+    """Cut one model according to its record."""
     found = model.config.quantization_config
     record = found if isinstance(found, dict) else found.to_dict()
-    for module in model.modules():  # the model is dense until it is cut
+    for module in model.modules():  # remove the record because the model is still dense
         getattr(module, "config", model.config).__dict__.pop("quantization_config", None)
     cut_to_record(model, record)
     with torch.device("cpu"):
@@ -117,16 +118,16 @@ def _cut(model: PreTrainedModel) -> CutPart:
 @register_quantizer(RECORD)
 @register_quantizer(METHOD)
 class KeptUnits(HfQuantizer):
-    """Cuts an empty dense model to what the records say; steps aside once the weights are loaded."""
+    """Quantizer that cuts an empty dense model according to its records and removes itself after loading."""
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
-        """Cut the model, which has no weights yet."""
+        """Cut the model before its weights are loaded."""
         self._parts = cut_parts(model)
         self._shapes = {name: weight.shape for name, weight in model.named_parameters()}
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
-        """Make the model a plain one, with the records in the configurations that they came from."""
+        """Remove the quantizer from the model and restore the records in the configurations."""
         _check_shapes(model, self._shapes)
         for name in ("hf_quantizer", "quantization_method", "is_quantized"):
             delattr(model, name)
@@ -141,17 +142,17 @@ class KeptUnits(HfQuantizer):
         return model
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
-        """Say that the model can be saved."""
+        """Return that the model can be saved."""
         return True
 
     @property
     def is_trainable(self) -> bool:
-        """Say that the model can be trained."""
+        """Return that the model can be trained."""
         return True
 
 
 def cut_to_record(model: PreTrainedModel, record: Mapping[str, Any], optimizer: Any = None) -> None:
-    """Remove from a dense model what the record of a cut model lacks.
+    """Remove the units from a dense model that are missing from the record of a cut model.
 
     Args:
         model: The model; changed in place.
@@ -166,26 +167,26 @@ def cut_to_record(model: PreTrainedModel, record: Mapping[str, Any], optimizer: 
 
 
 def has_record(config: Any) -> bool:
-    """Return whether a configuration itself, without its sub-configurations, holds the record of a cut model."""
+    """Return whether a configuration, without its sub-configurations, contains the record of a cut model."""
     found = getattr(config, "quantization_config", None)
     method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
     return names_record(method)
 
 
 def choose_quantizer(choose: Callable[..., Any]) -> Callable[..., Any]:
-    """Extend transformers' choice of a quantizer to what it does not know: two at once, and records of parts.
+    """Extend transformers' choice of a quantizer to quantized cut models and to records of parts.
 
     Args:
         choose: `transformers.quantizers.auto.get_hf_quantizer`.
 
     Returns:
-        A function to be put in its place. Where a cut model is to be quantized by another method, that method's
-        quantizer gets the cut model. Where only parts of a composed model were cut, all parts are cut as recorded.
+        A replacement. If a cut model is to be quantized by another method, that method's quantizer gets the cut model.
+        If only parts of a composed model were cut, all parts are cut as recorded.
     """
 
     @wraps(choose)
     def chosen(config: Any, quantization_config: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Choose a quantizer as transformers does, while the records of cut models are set aside."""
+        """Choose a quantizer with transformers' function, with the records of cut models temporarily removed."""
         owners = [config, *(value for value in vars(config).values() if isinstance(value, PreTrainedConfig))]
         records = {id(owner): (owner, owner.quantization_config) for owner in owners if has_record(owner)}
         other = quantization_config is not None and not isinstance(quantization_config, KeptConfig)
@@ -204,11 +205,11 @@ def choose_quantizer(choose: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _after_cut(quantizer: HfQuantizer, wanted: Any) -> HfQuantizer:
-    """Let a quantizer begin with a cut model; the result can't be saved, as one record has no room for both."""
+    """Make a quantizer start from a cut model. The result can't be saved, because there is only one record."""
     preprocess, postprocess, parts = quantizer.preprocess_model, quantizer.postprocess_model, []
 
     def cut_first(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
-        """Cut the model as its records say, then preprocess it."""
+        """Cut the model according to its records, then preprocess it."""
         parts.extend(cut_parts(model))
         for part in parts:
             del part.model.config.quantization_config
@@ -227,7 +228,7 @@ def _after_cut(quantizer: HfQuantizer, wanted: Any) -> HfQuantizer:
 
 
 def _install() -> None:
-    """Put the extended choice into every module of transformers that has looked the function up, or will."""
+    """Install the extended choice in every module of transformers that has imported or will import the function."""
     chosen = choose_quantizer(auto.get_hf_quantizer)
     for name in ("transformers.quantizers.auto", "transformers.modeling_utils"):
         if name in sys.modules:
@@ -238,16 +239,16 @@ _install()
 
 
 def _check_shapes(model: PreTrainedModel, shapes: dict[str, torch.Size]) -> None:
-    """See to weights whose stored shape is not the model's: transformers 5.17 to 5.20 let them pass at a quantizer.
+    """Handle weights with wrong stored shapes, which transformers 5.17 to 5.20 accept if there is a quantizer.
 
-    Later ones leave nothing to do here: they refuse such weights or, where they are asked to, draw them again.
+    Later versions reject such weights or, on request, reinitialise them, so that this function has no effect.
 
     Args:
-        model: The model with its weights; those of a head, made for other classes, are drawn again.
-        shapes: Of all parameters before they were loaded.
+        model: The model with its weights; a head for other classes is reinitialised.
+        shapes: Shapes of all parameters before loading.
 
     Raises:
-        ValueError: Weights below the head have another shape.
+        ValueError: If weights below the head have a different shape.
     """
     other = sorted(name for name, weight in model.named_parameters() if weight.shape != shapes.get(name, weight.shape))
     is_head = model.base_model is not model

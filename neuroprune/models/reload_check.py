@@ -1,4 +1,4 @@
-"""Check in memory that a cut model could be saved and loaded again; no weight is read or copied."""
+"""In-memory check that a cut model can be saved and reloaded, without reading or copying weights."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ logger = logging.getLogger(__name__)
 
 
 def check_reloadable(model: nn.Module) -> None:
-    """Compare a model's shapes with those that its configuration and record give on the meta device.
+    """Compare a model's shapes with those of a model built from its configuration and record.
 
     Args:
         model: A transformers model of a known type, or a module around one.
 
     Raises:
-        UserError: If a weight below the heads has another shape, or exists in one of the two alone: `from_pretrained`
-            would refuse what `save_pretrained` writes. Heads of other shapes are a warning.
+        UserError: If a weight below the heads has a different shape or exists in only one of the two, so that
+            `from_pretrained` could not load the saved model. Different shapes of heads only cause a warning.
     """
     kept_units(model)
     base = base_of(model)
@@ -38,7 +38,7 @@ def check_reloadable(model: nn.Module) -> None:
 
 
 def _shapes_of_record(model: PreTrainedModel, record: dict[str, Any]) -> dict[str, torch.Size] | None:
-    """Return the shapes of what `from_pretrained` builds; None if the class needs more than a configuration."""
+    """Return the shapes built by `from_pretrained`; None if the class needs more than a configuration."""
     config = copy.deepcopy(model.config)
     try:
         with torch.device("meta"):
@@ -53,7 +53,7 @@ def _shapes_of_record(model: PreTrainedModel, record: dict[str, Any]) -> dict[st
 
 
 def _compare(model: PreTrainedModel, partial: bool) -> None:
-    """Compare a model with what its record gives; one that is part of another may lack layers, such as a pooler."""
+    """Compare a model with its record's shapes; a model inside another may lack layers, such as a pooler."""
     expected = _shapes_of_record(model, read_record(model))
     if expected is None:
         return
@@ -79,7 +79,7 @@ def _compare(model: PreTrainedModel, partial: bool) -> None:
 
 
 def _prefix(model: PreTrainedModel) -> str:
-    """Return the path of the base model in the model, with a dot; empty for the base model itself."""
+    """Return the path of the base model in the model with a trailing dot; empty for the base model itself."""
     base = base_of(model)
     path = next(name for name, module in model.named_modules() if module is base)
     return f"{path}." if path else ""

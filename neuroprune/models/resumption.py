@@ -1,8 +1,8 @@
-"""Resume training from the checkpoint of a cut model with a newly built model.
+"""Resuming training from the checkpoint of a cut model with a newly built dense model.
 
-`trainer.train(resume_from_checkpoint=True)` loads the weights of a checkpoint into the Trainer's model. A model that is
-built from the original checkpoint is dense, so its shapes do not fit. The Trainer has no event between the choice of a
-checkpoint and its loading. Therefore this module wraps the method that loads.
+`trainer.train(resume_from_checkpoint=True)` loads the weights of a checkpoint into the Trainer's model. A newly built
+model is dense, so its shapes do not match. The Trainer has no event between the choice of a checkpoint and its loading,
+so this module wraps the loading method.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from neuroprune.pruning.plain_config import to_plain
 
 
 def teach_trainer() -> None:
-    """Have transformers' Trainer cut its model as the record of a checkpoint says, before it loads the checkpoint.
+    """Make transformers' Trainer cut its model according to a checkpoint's record before loading the checkpoint.
 
-    Subclasses that load in their own way, as those of sentence-transformers do, are taught too, if they are imported.
+    Imported subclasses with their own loading method, such as those of sentence-transformers, are wrapped as well.
     """
     from transformers import Trainer
 
@@ -39,7 +39,7 @@ def _subclasses(kind: Any) -> Iterator[Any]:
 
 
 def _cutting(original: Callable[..., None]) -> Callable[..., None]:
-    """Return a method that cuts the Trainer's model, then loads as the original does."""
+    """Return a method that cuts the Trainer's model and then calls the original loading method."""
 
     @wraps(original)
     def load(self: Any, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
@@ -59,7 +59,7 @@ def cut_as_saved(model: Any, checkpoint: Path, optimizer: Any = None) -> None:
         optimizer: The model's optimizer, if it exists already.
 
     Raises:
-        UserError: If the model is cut in another way.
+        UserError: If the model is cut differently.
     """
     saved = _saved_record(checkpoint)
     if saved is None:
@@ -83,5 +83,5 @@ def _saved_record(checkpoint: Path) -> dict[str, Any] | None:
         config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
         record = config.get("quantization_config") or {}
         return record if names_record(record.get("quant_method")) else config.get(RECORD)
-    except (OSError, ValueError, AttributeError):  # the Trainer says what it misses
+    except (OSError, ValueError, AttributeError):  # the Trainer reports missing files
         return None

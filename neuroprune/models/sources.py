@@ -1,6 +1,6 @@
-"""Where models come from: the hub, a folder, a package file, or a random initialisation.
+"""Sources of models: the hub, a folder, a package file, or random initialisation.
 
-Weights are read from safetensors alone and no code of a repository is ever run.
+Weights are read only from safetensors, and code from repositories is never run.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ from neuroprune.pruning.architectures import find_architecture
 
 log = logging.getLogger(__name__)
 
-HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # configuration, weights, the tokenizers' files
-ONLY_FILES: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # no network, no foreign code
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # configuration, weights and tokenizer files
+ONLY_FILES: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # no network, no remote code
 HEADS = re.compile(r"(^|\.)(pooler|classifier|score|classification_head|pre_classifier|sequence_summary|logits_proj)\.")
 
 
 class Texts(Protocol):
-    """What a model needs to know of a task's data."""
+    """Interface to a task's data for creating a model."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the classes, in order."""
+        """Class names in order."""
 
     def texts(self) -> Iterable[str]:
-        """Give the texts that a tokenizer may be trained on."""
+        """Return the texts for training a tokenizer."""
 
 
 def prepare(model: ModelSettings, resources: Path = RESOURCES) -> dict[str, Any]:
-    """Make sure that a model's files are there, and say which they are.
+    """Fetch a model's files if necessary and describe them.
 
     Args:
         model: Where the model comes from.
@@ -61,10 +61,10 @@ def prepare(model: ModelSettings, resources: Path = RESOURCES) -> dict[str, Any]
 
     Returns:
         `name`, `source`, and `sha256` of configuration and weights (of the settings for a random model); for a hub id
-        also the `revision`, the commit that was found.
+        also `revision`, the resolved commit.
 
     Raises:
-        UserError: If the files can't be had, or contain no safetensors weights.
+        UserError: If the files are unavailable or contain no safetensors weights.
     """
     found = {"name": model.name, "source": model.source}
     if model.source.startswith("random:"):
@@ -80,21 +80,21 @@ def prepare(model: ModelSettings, resources: Path = RESOURCES) -> dict[str, Any]
 
 
 def load(model: ModelSettings, data: Texts, seed: int, resources: Path = RESOURCES) -> tuple[Any, Any]:
-    """Load a model and its tokenizer; a classification head is new, initialised from the seed.
+    """Load a model and its tokenizer with a new classification head, initialised from the seed.
 
-    Text-to-text models have a language-modelling head instead, as has every model if the task's answer is text.
+    Text-to-text models have a language-modelling head instead, like every model if the task's target is text.
 
     Args:
         model: Where the model comes from.
-        data: The task's data; gives the classes' names and, for a random model, the text its tokenizer is trained on.
-        seed: Of the new weights. The global random state is left as it was.
+        data: The task's data, which provides class names and, for a random model, texts for training the tokenizer.
+        seed: Seed of the new weights; the global random state is not changed.
         resources: Where package files and models made from them are kept.
 
     Returns:
-        Model (float32, on the CPU) and tokenizer, with a padding token that both know.
+        Model (float32, on the CPU) and tokenizer, with a common padding token.
 
     Raises:
-        UserError: If the model can't be had, can't do the task, or its files miss weights outside the head.
+        UserError: If the model is unavailable, does not support the task, or lacks weights outside the head.
     """
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -114,7 +114,7 @@ def _trimmed(model: ModelSettings, network: Any, tokenizer: Any, data: Texts) ->
     if not data.labels or find_architecture(network.config.model_type).text_to_text:
         raise UserError(
             f"model {model.name}: trim_vocabulary is for tasks with classes or numbers, and for models with a head; "
-            "leave it out here, because words around the rows would be lost."
+            "leave it out here, because tokens outside the rows would be lost."
         )
     before = network.num_parameters()
     trimmed = trim_vocabulary(network, tokenizer, data.texts())
@@ -124,18 +124,18 @@ def _trimmed(model: ModelSettings, network: Any, tokenizer: Any, data: Texts) ->
 
 
 def locate(model: ModelSettings, resources: Path = RESOURCES, refresh: bool = False) -> Path:
-    """Return the folder with a model's files, fetched if need be.
+    """Return the folder with a model's files, fetched if necessary.
 
     Args:
         model: A model that is not random.
         resources: Where package files and models made from them are kept.
-        refresh: Ask the hub for the newest files of the revision even if there is a copy.
+        refresh: Whether to ask the hub for the newest files of the revision even if there is a copy.
 
     Returns:
         The folder with `config.json`.
 
     Raises:
-        UserError: If it can't be had.
+        UserError: If it is unavailable.
     """
     if model.gguf_file:
         with _quiet():
@@ -156,14 +156,14 @@ def _package(model: ModelSettings) -> Package:
 
 
 def _from_hub(model: ModelSettings, refresh: bool) -> Path:
-    """Return the hub's cached copy of a model, downloaded if it is not there or is to be refreshed."""
+    """Return the cached copy of a hub model, downloaded if it is missing or to be refreshed."""
     from huggingface_hub import snapshot_download
 
     if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", model.source):
         raise UserError(f"model {model.name}: {model.source!r} is neither a folder nor a hub id")
 
     def snapshot(offline: bool) -> Path:
-        """Return the folder of the hub's files; offline: only what the cache holds."""
+        """Return the folder of the hub's files; offline, only from the cache."""
         path = snapshot_download(
             model.source,
             revision=model.revision,
@@ -180,7 +180,7 @@ def _from_hub(model: ModelSettings, refresh: bool) -> Path:
         log.debug("%s is not in the hub's cache yet", model.source)
     try:
         return snapshot(offline=False)
-    except Exception as error:  # the hub, the network and the cache have errors of their own
+    except Exception as error:  # the hub, the network and the cache raise their own exceptions
         raise UserError(
             f"model {model.name}: {model.source} is neither a folder nor can it be had from the hub "
             f"({cause(error)}); give a local folder as `source`, or run once with a network"
@@ -188,7 +188,7 @@ def _from_hub(model: ModelSettings, refresh: bool) -> Path:
 
 
 def _weights(model: ModelSettings, folder: Path) -> list[Path]:
-    """Return a folder's safetensors files; refuse a folder that has none, or an index that names other files."""
+    """Return a folder's safetensors files; reject a folder without any or an index that lists other files."""
     check_indices(folder)
     found = sorted(folder.glob("*.safetensors"))
     if not found:
@@ -199,7 +199,7 @@ def _weights(model: ModelSettings, folder: Path) -> list[Path]:
 
 
 def _pretrained(model: ModelSettings, data: Texts, folder: Path) -> tuple[Any, Any]:
-    """Load weights and tokenizer from a folder; refuse gaps in the body."""
+    """Load weights and tokenizer from a folder; reject missing weights in the body."""
     check_weights(_weights(model, folder))
     try:
         config = with_values(AutoConfig.from_pretrained(folder, **ONLY_FILES), model)
@@ -221,13 +221,13 @@ def _pretrained(model: ModelSettings, data: Texts, folder: Path) -> tuple[Any, A
 
 
 def _check_loaded(model: ModelSettings, folder: Path, info: dict[str, Any]) -> None:
-    """Refuse weights that are missing or of another shape, unless they belong to the head."""
+    """Reject weights that are missing or have the wrong shape, unless they belong to the head."""
     mismatched = {entry[0] if isinstance(entry, tuple) else entry for entry in info["mismatched_keys"]}
-    for names, what in ((set(info["missing_keys"]), "lacks"), (mismatched, "has another shape for")):
+    for names, what in ((set(info["missing_keys"]), "lacks"), (mismatched, "has a different shape for")):
         body = sorted(name for name in names if not HEADS.search(name))
         if body:
             more = f" and {len(body) - 1} more" if len(body) > 1 else ""
-            raise UserError(f"model {model.name}: {folder} {what} {body[0]}{more}; is it a whole {model.source}?")
+            raise UserError(f"model {model.name}: {folder} {what} {body[0]}{more}; is it a complete {model.source}?")
     new = sorted(set(info["missing_keys"]) | mismatched)
     if new:
         log.info("%s: newly initialised: %s", model.name, ", ".join(new))
@@ -270,11 +270,11 @@ def _random_config(model: ModelSettings) -> Any:
 
 
 def _auto_class(model: ModelSettings, config: Any, data: Texts) -> Any:
-    """Return the class that loads the model with the head that the task needs."""
+    """Return the class that loads the model with the task's head."""
     if getattr(data, "causal", False):
         if not find_architecture(config.model_type).causal:
             raise UserError(
-                f"model {model.name}: {config.model_type} can't predict the next token; take a decoder such as llama, "
+                f"model {model.name}: {config.model_type} can't predict the next token; use a decoder such as llama, "
                 "opt or gpt2"
             )
         return AutoModelForCausalLM
@@ -282,14 +282,14 @@ def _auto_class(model: ModelSettings, config: Any, data: Texts) -> Any:
         return AutoModelForSequenceClassification
     if not config.is_encoder_decoder:
         raise UserError(
-            f"model {model.name}: {config.model_type} can't write the answers of this task; take an encoder-decoder "
+            f"model {model.name}: {config.model_type} can't generate the targets of this task; use an encoder-decoder "
             "such as t5, bart or marian"
         )
     return AutoModelForSeq2SeqLM
 
 
 def _set_classes(config: Any, labels: tuple[str, ...]) -> None:
-    """Name the outputs in a model's configuration: classes, or a single number; nothing if the answer is text."""
+    """Set the outputs in a model's configuration: class names or a single number; nothing if the target is text."""
     if not labels:
         return
     config.id2label = dict(enumerate(labels))
@@ -298,12 +298,12 @@ def _set_classes(config: Any, labels: tuple[str, ...]) -> None:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, token_types: bool = True) -> PreTrainedTokenizerFast:
-    """Train an uncased WordPiece tokenizer, as BERT's.
+    """Train an uncased WordPiece tokenizer like BERT's.
 
     Args:
         texts: What it is trained on; the same texts give the same tokenizer.
         vocab_size: Largest number of tokens.
-        token_types: Whether it marks the sentences of a pair by `token_type_ids`.
+        token_types: Whether it marks the sentences of a pair with `token_type_ids`.
 
     Returns:
         A tokenizer with `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]` and `[MASK]`, in this order from 0.
@@ -328,9 +328,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, token_types: bool = T
 
 
 def _learn_pieces(core: Any, texts: list[str], special: list[str], vocab_size: int) -> list[str]:
-    """Return the word pieces that an untrained tokenizer learns, sorted.
+    """Return the word pieces learned by an untrained tokenizer, sorted.
 
-    The trainer breaks ties by the pieces' numbers, and numbers those that continue a word in a random order unless they
+    The trainer breaks ties by the numbers of pieces, and it numbers continuation pieces in random order unless these
     are given.
     """
     from tokenizers import Tokenizer, trainers
@@ -338,20 +338,20 @@ def _learn_pieces(core: Any, texts: list[str], special: list[str], vocab_size: i
     letters = sorted(filter(str.isalnum, set(core.normalizer.normalize_str("".join(set().union(*texts))))))
     given = [*special, *(f"##{letter}" for letter in letters)]
     trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=given, show_progress=False)
-    learner = Tokenizer.from_str(core.to_str())  # for what is given becomes special
+    learner = Tokenizer.from_str(core.to_str())  # because given tokens become special
     learner.train_from_iterator(texts, trainer)
     return sorted(learner.get_vocab().keys() - set(special))
 
 
 def train_text_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train a cased byte-pair encoding of UTF-8 bytes: it reads and writes every text of every language as it is.
+    """Train a cased byte-level BPE tokenizer, which represents text in any language without loss.
 
     Args:
         texts: What it is trained on; the same texts give the same tokenizer.
-        vocab_size: Largest number of tokens; at least 259, the single bytes and the special tokens.
+        vocab_size: Largest number of tokens; at least 259 for single bytes and special tokens.
 
     Returns:
-        A tokenizer with `<pad>`, `</s>` and `<unk>`, in this order from 0, that ends every text with `</s>`.
+        A tokenizer with `<pad>`, `</s>` and `<unk>`, in this order from 0, that appends `</s>` to every text.
     """
     from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
     from tokenizers.models import BPE
@@ -376,7 +376,7 @@ def train_text_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTok
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence transformers' report on new and unused weights: `_check_loaded` judges them."""
+    """Silence transformers' report on new and unused weights, which `_check_loaded` handles."""
     from transformers.utils import logging as messages
 
     level, bars = messages.get_verbosity(), messages.is_progress_bar_enabled()

@@ -1,6 +1,6 @@
-"""Vocabulary trimming: a model and its tokenizer keep the tokens of some texts, exactly as they are.
+"""Vocabulary trimming: restriction of a model and its tokenizer to the tokens of given texts.
 
-At high sparsity most parameters of a small model are embeddings of tokens that its task never uses.
+At high sparsity, most parameters of a small model are embeddings of tokens that its task never uses.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from torch import nn
 from neuroprune.errors import UserError
 from neuroprune.pruning.blocks import unwrapped
 
-TEXTS = 1000  # tokenized at once
-SPELLED = 3  # longest piece that spells a character: `a`, `▁a`, `##a`
+TEXTS = 1000  # texts per tokenizer call
+SPELLED = 3  # longest piece for a single character: `a`, `▁a`, `##a`
 
 
 @torch.no_grad()
 def trim_vocabulary(model: nn.Module, tokenizer: Any, texts: Iterable[str]) -> Any:
-    """Restrict a model and its tokenizer to the tokens of some texts; everything else they compute stays the same.
+    """Restrict a model and its tokenizer to the tokens of given texts, without changing results on these.
 
-    Special tokens stay too, as do single ASCII characters and bytes, so that new words remain spelled out. The tokens
-    keep their order. Embeddings and output layers that have a row for each token are cut, in place.
+    Special tokens, single ASCII characters and bytes are kept as well, so that new words can be spelled out. The tokens
+    keep their order. Embeddings and output layers with a row per token are cut in place.
 
     Args:
         model: A transformers model; changed in place. Create its optimizer afterwards.
         tokenizer: Its fast tokenizer; not changed.
-        texts: All texts of the training data, with whatever is written around them.
+        texts: All texts of the training data, including prompts and prefixes.
 
     Returns:
         The tokenizer of the trimmed model; it splits each of the texts into the same tokens. Save it with the model.
 
     Raises:
-        UserError: If the tokenizer has no known form or splits a text differently once it is trimmed, or the model has
-            a vocabulary of another size or several of them. The model is not changed then.
+        UserError: If the tokenizer has an unknown form or would split a text differently, or the model has a vocabulary
+            of a different size or several vocabularies. The model is then not changed.
     """
     network: Any = unwrapped(model)
     if not getattr(tokenizer, "is_fast", False):
@@ -59,11 +59,11 @@ def trim_vocabulary(model: nn.Module, tokenizer: Any, texts: Iterable[str]) -> A
 
 
 def _check_model(network: Any, tokens: int) -> None:
-    """Refuse models whose vocabulary is not a single one, shared by input and output."""
+    """Reject models without a single vocabulary for input and output."""
     size = network.get_input_embeddings().weight.shape[0]
     other = getattr(network.config, "decoder_vocab_size", None)
     if other not in (None, size) or getattr(network.config, "share_encoder_decoder_embeddings", True) is False:
-        raise UserError("trim_vocabulary: encoder and decoder have vocabularies of their own, which is not supported.")
+        raise UserError("trim_vocabulary: separate vocabularies of encoder and decoder are not supported.")
     if size < tokens:
         raise UserError(
             f"trim_vocabulary: the model has embeddings for {size} tokens and the tokenizer has {tokens}; use the "
@@ -75,7 +75,7 @@ def _check_model(network: Any, tokens: int) -> None:
 
 
 def _used(tokenizer: Any, rows: list[str]) -> set[int]:
-    """Return the tokens of some texts, with the special ones around a text and a pair."""
+    """Return the tokens of texts, including special tokens of single texts and pairs."""
     found = set(tokenizer("a", "a")["input_ids"])
     for some in _parts_of(rows):
         for ids in tokenizer(some, truncation=False, verbose=False)["input_ids"]:
@@ -88,7 +88,7 @@ def _parts_of(rows: list[str]) -> Iterator[list[str]]:
 
 
 def _fixed(config: Any, tokenizer: Any) -> set[int]:
-    """Return the tokens that a configuration names; up to the padding, as some models count positions from it."""
+    """Return the tokens in a configuration and all up to the padding token, from which some models count positions."""
     named = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     for key, value in config.to_dict().items():
         if key.endswith("token_id") and value is not None:
@@ -98,7 +98,7 @@ def _fixed(config: Any, tokenizer: Any) -> set[int]:
 
 
 def _kept(description: Mapping[str, Any], used: set[int], fixed: set[int]) -> list[int]:
-    """Return the tokens to keep, ascending: with parts of merges, bytes, and characters of one ASCII letter."""
+    """Return the tokens to keep, ascending, including parts of merges, bytes, and single ASCII characters."""
     vocabulary, model = _vocabulary(description), description["model"]
     spelled = {number for token, number in vocabulary.items() if _spells(token)}
     wanted = used | fixed | spelled
@@ -112,7 +112,7 @@ def _kept(description: Mapping[str, Any], used: set[int], fixed: set[int]) -> li
 
 
 def _spells(token: str) -> bool:
-    """Return whether a token is a byte, or a single ASCII character with or without a mark of its place in a word."""
+    """Return whether a token is a byte or a single ASCII character, possibly with a word-position marker."""
     plain = token.removeprefix("##").removeprefix("▁").removesuffix("</w>")
     is_byte = token.startswith("<0x") or (len(token) == 1 and token in BYTES)
     return is_byte or (len(plain) == 1 and len(token) <= SPELLED + len("</w>") and plain.isascii())
@@ -122,7 +122,7 @@ BYTES = frozenset(pre_tokenizers.ByteLevel.alphabet())
 
 
 def _parts(vocabulary: Mapping[str, int], merges: list[tuple[str, str]], wanted: set[int]) -> set[int]:
-    """Return the tokens that have to be merged to make the wanted ones."""
+    """Return the tokens that are merged to form the wanted ones."""
     makes: dict[int, list[tuple[int, int]]] = {}
     for left, right in merges:
         makes.setdefault(vocabulary[left + right], []).append((vocabulary[left], vocabulary[right]))
@@ -140,7 +140,7 @@ def _parts(vocabulary: Mapping[str, int], merges: list[tuple[str, str]], wanted:
 
 
 def _vocabulary(description: Mapping[str, Any]) -> dict[str, int]:
-    """Return token -> number of a tokenizer's model, without added tokens."""
+    """Return the vocabulary of a tokenizer's model as token -> number, without added tokens."""
     model = description["model"]
     if model["type"] == "Unigram":
         return {token: number for number, (token, _) in enumerate(model["vocab"])}
@@ -155,7 +155,7 @@ def _merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _trimmed(description: dict[str, Any], kept: list[int]) -> dict[str, Any]:
-    """Return the description of a tokenizer that has these tokens alone, numbered in their order."""
+    """Return the description of a tokenizer restricted to these tokens, numbered in their order."""
     number, model = {old: new for new, old in enumerate(kept)}, dict(description["model"])
     vocabulary = _vocabulary(description)
     if model["type"] == "Unigram":
@@ -174,7 +174,7 @@ def _trimmed(description: dict[str, Any], kept: list[int]) -> dict[str, Any]:
 
 
 def _renumbered(part: Any, number: Mapping[int, int]) -> Any:
-    """Return a part of a description with new numbers of the special tokens: in `ids`, `pad_id`, `sep` and `cls`."""
+    """Return part of a description with renumbered special tokens in `ids`, `pad_id`, `sep` and `cls`."""
     if isinstance(part, list):
         return [_renumbered(each, number) for each in part]
     if not isinstance(part, dict):
@@ -193,7 +193,7 @@ def _renumbered(part: Any, number: Mapping[int, int]) -> Any:
 
 
 def _check_same(tokenizer: Any, trimmed: Any, rows: list[str], number: Mapping[int, int]) -> None:
-    """Reject a tokenizer that splits a text differently than before."""
+    """Reject a tokenizer that splits a text differently from the original."""
     for some in _parts_of(rows):
         before, after = (each(some, truncation=False, verbose=False)["input_ids"] for each in (tokenizer, trimmed))
         for text, old, new in zip(some, before, after, strict=True):
@@ -208,7 +208,7 @@ def _check_same(tokenizer: Any, trimmed: Any, rows: list[str], number: Mapping[i
 
 
 def _cut_rows(network: Any, kept: list[int]) -> None:
-    """Move the kept tokens' rows to the front of every layer with a row a token, and cut the others."""
+    """Move the kept tokens' rows to the front of every layer with a row per token, and cut the others."""
     table, index = network.get_input_embeddings(), torch.tensor(kept)
     size, padding = table.weight.shape[0], getattr(table, "padding_idx", None)
     for tensor in _by_token(network, size):
@@ -220,7 +220,7 @@ def _cut_rows(network: Any, kept: list[int]) -> None:
 
 
 def _by_token(network: Any, size: int) -> list[torch.Tensor]:
-    """Return weights of embeddings and output layers with a row a token, each once."""
+    """Return weights of embeddings and output layers with a row per token, without duplicates."""
     output = network.get_output_embeddings()
     modules = [network.get_input_embeddings(), *([] if output is None else [output])]
     tensors = [
@@ -231,7 +231,7 @@ def _by_token(network: Any, size: int) -> list[torch.Tensor]:
 
 
 def _renumber(network: Any, number: Mapping[int, int]) -> None:
-    """Give the configurations the new numbers of their special tokens."""
+    """Update the numbers of special tokens in the configurations."""
     for config in (network.config, getattr(network, "generation_config", None)):
         for key, value in list(vars(config).items()) if config is not None else []:
             if key.endswith("token_id") and value is not None:

@@ -1,6 +1,6 @@
-"""Validation of `*.safetensors.index.json`, the file that lists the parts of large weights.
+"""Validation of `*.safetensors.index.json`, which lists the parts of large weights.
 
-transformers opens whatever the index names, pickles and files outside the folder included.
+transformers would open any listed file, including pickles and files outside the folder.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ def check_indices(folder: Path) -> None:
 
 
 def check_index(path: Path) -> None:
-    """Reject an index that names anything but safetensors files beside it.
+    """Reject an index that lists anything but safetensors files in the same folder.
 
     Args:
         path: The index.
 
     Raises:
-        UserError: If it names another file or cannot be read.
+        UserError: If it lists another file or cannot be read.
     """
     try:
         names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
@@ -35,5 +35,6 @@ def check_index(path: Path) -> None:
     for name in sorted(map(str, names)):
         if not name.endswith(".safetensors") or Path(name).name != name:
             raise UserError(
-                f"{path} names {name!r}; only *.safetensors files beside it are read: convert the weights first"
+                f"{path} lists {name!r}; only *.safetensors files in the same folder are allowed; convert the weights "
+                "first"
             )

@@ -352,5 +352,5 @@ def test_positions_of_layers_that_are_not_there_are_told():
     for heads in ([[0], [0], [0]], {"2": [0]}, {2: [0]}):
         with pytest.raises(UserError, match="attention 2 does not exist"):
             remove(make_model("bert"), heads=heads)
-    with pytest.raises(UserError, match="'encoder' is no number"):
+    with pytest.raises(UserError, match="'encoder' is not a number"):
         remove(make_model("bert"), heads={"encoder": [0]})

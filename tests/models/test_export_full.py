@@ -95,7 +95,7 @@ def test_half_precision_stays_and_tied_weights_stay_tied():
         ("small", "full", "small/config.json/new", "small/config.json/new can't be written (Not a directory)"),
         ("other", "full", "new", "model type 'clip_text_model' is not supported"),
         ("other", "onnx", "new", "model type 'clip_text_model' is not supported"),
-        ("small", "full", "small", "small: there is something already; give a new folder"),
+        ("small", "full", "small", "small is not empty; give a new folder"),
     ],
 )
 def test_a_mistake_is_one_sentence(folder, form, out, sentence, tmp_path, monkeypatch, capsys):

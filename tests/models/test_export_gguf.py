@@ -101,8 +101,8 @@ def test_the_tokenizer_is_inside(tmp_path):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("opt", {}, "known are language models of the types llama, mistral, qwen2"),
-        ("mistral", {"sliding_window": 8}, "no sliding window"),
+        ("opt", {}, "supported are decoders of the types llama, mistral, qwen2"),
+        ("mistral", {"sliding_window": 8}, "lacks sliding windows"),
         ("llama", {"hidden_act": "gelu"}, "SiLU, not gelu"),
         ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}, "scaled rotary"),
     ],
@@ -117,7 +117,7 @@ def test_what_llama_cpp_does_not_compute_is_refused(name, changes, message, tmp_
 def test_the_command_line_says_what_it_wrote(tmp_path, capsys):
     save_pretrained(make_model("llama"), tmp_path / "m")
     assert main(["export", str(tmp_path / "m"), "--format", "gguf", "--out", str(tmp_path / "g")]) == 0
-    assert "architecture llama, 2 layers" in (said := capsys.readouterr().out) and "give llama.cpp token ids" in said
+    assert "architecture llama, 2 layers" in (said := capsys.readouterr().out) and "pass token ids to llama.cpp" in said
 
 
 LLAMA_CPP = """

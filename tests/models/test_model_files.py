@@ -14,13 +14,13 @@ WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json
 
 # what is wrong: file, its new content as a function of the old, a part of the sentence
 BAD = {
-    "cut by a few bytes": (WEIGHTS, lambda data: data[:-4], "cut or damaged"),
-    "cut by half": (WEIGHTS, lambda data: data[: len(data) // 2], "cut or damaged"),
-    "empty weights": (WEIGHTS, lambda _: b"", "cut or damaged"),
-    "zeros": (WEIGHTS, lambda data: bytes(len(data)), "cut or damaged"),
-    "too long": (WEIGHTS, lambda data: data + b"more", "cut or damaged"),
-    "a huge header": (WEIGHTS, lambda _: (2**60).to_bytes(8, "little"), "cut or damaged"),
-    "a page": (WEIGHTS, lambda _: b"<html>log in</html>", "cut or damaged"),
+    "cut by a few bytes": (WEIGHTS, lambda data: data[:-4], "truncated or damaged"),
+    "cut by half": (WEIGHTS, lambda data: data[: len(data) // 2], "truncated or damaged"),
+    "empty weights": (WEIGHTS, lambda _: b"", "truncated or damaged"),
+    "zeros": (WEIGHTS, lambda data: bytes(len(data)), "truncated or damaged"),
+    "too long": (WEIGHTS, lambda data: data + b"more", "truncated or damaged"),
+    "a huge header": (WEIGHTS, lambda _: (2**60).to_bytes(8, "little"), "truncated or damaged"),
+    "a page": (WEIGHTS, lambda _: b"<html>log in</html>", "truncated or damaged"),
     "a pointer": (WEIGHTS, lambda _: POINTER.encode(), "git lfs pull"),
     "no weights": (WEIGHTS, None, "no weights as safetensors"),
     "an index of nothing": (f"{WEIGHTS}.index.json", lambda _: b'{"weight_map": 5}', "index of weights"),
@@ -105,7 +105,7 @@ def test_values_that_a_random_model_cannot_have_are_named(tmp_path, capsys, kind
 def test_a_random_model_that_cannot_read_a_token_is_refused(tmp_path, capsys, kind, values):
     assert prepare(tmp_path / "none", source=f"random:{kind}", config=values) == 1
     sentence = capsys.readouterr().err
-    assert sentence.startswith("model m: its config gives no working model: ") and sentence.count("\n") == 1
+    assert sentence.startswith("model m: its config does not give a working model: ") and sentence.count("\n") == 1
 
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -135,7 +135,7 @@ def test_config_values_replace_the_stored_ones(bert):
     assert "bert has no config value 'hiden_size' (did you mean 'hidden_size'?)" in error_of(
         bert, config={"hiden_size": 8}
     )
-    assert "has another shape for bert.embeddings.LayerNorm.bias and" in error_of(bert, config={"hidden_size": 8})
+    assert "has a different shape for bert.embeddings.LayerNorm.bias and" in error_of(bert, config={"hidden_size": 8})
 
 
 def test_a_pooler_may_be_new_but_no_other_weight_of_the_body(copy):
@@ -211,7 +211,7 @@ def test_weights_that_do_not_fit_a_cut_model_s_record_are_refused(tmp_path):
     record = json.loads((tmp_path / "config.json").read_text())
     record["quantization_config"]["neurons"] = {}
     (tmp_path / "config.json").write_text(json.dumps(record))
-    assert "has another shape for bert.encoder.layer.1.intermediate.dense.bias and 2 more" in error_of(tmp_path)
+    assert "has a different shape for bert.encoder.layer.1.intermediate.dense.bias and 2 more" in error_of(tmp_path)
 
 
 # ------------------------------------------------------------------ places
@@ -308,7 +308,7 @@ def test_a_text_to_text_model_names_the_classes_that_it_writes(kind, model_class
 
 def test_only_encoder_decoders_write():
     row = settings("random:bert", config=SMALL)
-    with pytest.raises(UserError, match="model small: bert can't write the answers of this task; take an encoder-dec"):
+    with pytest.raises(UserError, match="model small: bert can't generate the targets of this task; use an encoder-dec"):
         sources.load(row, Answers(), seed=0)
 
 

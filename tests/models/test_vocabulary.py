@@ -163,7 +163,7 @@ def test_a_tokenizer_of_another_model_is_refused_and_nothing_changes():
 def test_vocabularies_of_their_own_are_refused():
     model, tokenizer = case("BartForConditionalGeneration")
     model.config.decoder_vocab_size = 7
-    with pytest.raises(UserError, match="vocabularies of their own"):
+    with pytest.raises(UserError, match="separate vocabularies"):
         trim_vocabulary(model, tokenizer, TEXTS)
 
 

@@ -47,7 +47,7 @@ def test_weights_in_several_files_are_read(sharded):
 def test_an_index_that_names_other_files_is_refused(name, sharded):
     rename(sharded, name)
     for read in (pretrained.from_pretrained, prepare):
-        with pytest.raises(UserError, match=f"{INDEX} names '{name}'; only"):
+        with pytest.raises(UserError, match=f"{INDEX} lists '{name}'; only"):
             read(sharded)
 
 

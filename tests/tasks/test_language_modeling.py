@@ -221,7 +221,7 @@ def test_blank_texts_are_left_out_and_missing_ones_refused(folder):
 @pytest.mark.parametrize(("kind", "config"), [("bert", {}), ("t5", {}), ("bart", {})])
 def test_models_that_are_no_decoders_are_refused(kind, config, folder):
     model = settings(folder, model={"name": "other", "source": f"random:{kind}", "config": config}).model
-    with pytest.raises(UserError, match=f"{kind} can't predict the next token; take a decoder"):
+    with pytest.raises(UserError, match=f"{kind} can't predict the next token; use a decoder"):
         sources.load(model, tasks.load(task(folder), folder), seed=0)
 
 

@@ -1,4 +1,4 @@
-"""Saved models in other forms, for places where this package is not installed; one module a form."""
+"""Export of saved models to formats that do not require this package; one module per format."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ FORMATS = {
 
 
 def export(folder: Path, form: str, out: Path, int8: bool = False) -> list[str]:
-    """Write a saved model in another form.
+    """Export a saved model to another format.
 
     Args:
-        folder: A folder that `save_pretrained` wrote, with a tokenizer beside the model or without.
+        folder: A folder written by `save_pretrained`, with or without a tokenizer.
         form: One of `FORMATS`.
-        out: The folder to write to; it must be new or empty.
-        int8: Write a second file with 8-bit weights; `onnx` alone has one.
+        out: The new or empty folder to write to.
+        int8: Whether to write a second file with 8-bit weights; only for `onnx`.
 
     Returns:
         Sentences about what was written and how to use it.
 
     Raises:
-        UserError: If the form is unknown, the model can't be loaded or exported, or `out` is not empty.
+        UserError: If the format is unknown, the model can't be loaded or exported, or `out` is not empty.
     """
     if form not in FORMATS:
         raise UserError(f"format {form!r}: unknown{did_you_mean(form, FORMATS)}; known: {', '.join(FORMATS)}")
     if int8 and form != "onnx":
-        raise UserError(f"format {form}: only onnx has an 8-bit file; leave --int8 out, or give --format onnx.")
+        raise UserError(f"format {form}: only onnx supports 8-bit files; leave --int8 out, or give --format onnx.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: there is something already; give a new folder for the export.")
+        raise UserError(f"{out}is not empty; give a new folder for the export.")
     module, name = FORMATS[form].split(":")
     options = {"int8": True} if int8 else {}
     try:

@@ -1,4 +1,4 @@
-"""ONNX files made faster for onnxruntime: operators fused, weights in 8 bits."""
+"""Optimization of ONNX files for onnxruntime: fused operators and 8-bit weights."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ INT8_FILE = "model.int8.onnx"
 
 
 def fuse(file: Path, out: Path) -> int:
-    """Write a copy of a file in which onnxruntime's fused operators replace their parts: attention, residual norms.
+    """Write a copy of a file with onnxruntime's fused operators for attention and residual norms.
 
     Args:
-        file: The ONNX file, as torch wrote it.
-        out: The file to write. Weights are stored beside it if they are beside `file`.
+        file: The ONNX file written by torch.
+        out: The file to write. Weights are stored in a separate file if they are for `file`.
 
     Returns:
-        The number of groups of operators that were replaced.
+        The number of replaced groups of operators.
     """
     import onnx_ir
     from onnxscript.rewriter.ort_fusions import optimize_for_ort
@@ -29,19 +29,19 @@ def fuse(file: Path, out: Path) -> int:
 
 
 def quantize(file: Path, out: Path) -> None:
-    """Write a copy of a file whose matrix products use 8-bit weights and activations.
+    """Write a copy of a file with 8-bit weights and activations in matrix products.
 
-    Weights are rounded once; each activation tensor is rounded by its own range when the file runs (dynamic
-    quantization), so no calibration rows are needed.
+    Weights are rounded once; activations are rounded at run time, each tensor by its own range (dynamic quantization),
+    so no calibration rows are needed.
 
     Args:
         file: The ONNX file.
-        out: Where to.
+        out: The file to write.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     root, level = logging.getLogger(), logging.getLogger().level
-    root.setLevel(logging.ERROR)  # it recommends a preprocessing that the exporter has done
+    root.setLevel(logging.ERROR)  # it recommends preprocessing that the exporter has already done
     try:
         quantize_dynamic(file, out, weight_type=QuantType.QInt8, use_external_data_format=_is_large(file))
     finally:

@@ -1,4 +1,4 @@
-"""A cut model at the dense model's size, zeros where units were removed: plain transformers loads it anywhere."""
+"""Export of a cut model at the dense size, with zeros for removed units, for plain transformers."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from neuroprune.pruning.surgery import kept_slices
 
 
 def export(folder: Path, out: Path) -> list[str]:
-    """Write a zero-filled checkpoint of full size, with its card and tokenizer.
+    """Write a zero-filled checkpoint of the dense size, with card and tokenizer.
 
     Args:
         folder: A saved model.
-        out: Where to; it is made if need be.
+        out: The folder to write to; created if necessary.
 
     Returns:
-        What was written.
+        A description of the result.
     """
     model = from_pretrained(folder)
     full, facts = full_size(model), vars(card.read_facts(folder))
@@ -41,19 +41,19 @@ def export(folder: Path, out: Path) -> list[str]:
 
 @torch.no_grad()
 def full_size(model: Any) -> Any:
-    """Return a model of the dense model's size that computes what a cut one does.
+    """Return a model of the dense size with the same outputs as a cut one.
 
-    A removed head has zeros in Q, K, V, their biases and O: whatever it attends to, it passes nothing on. A removed
-    neuron has zeros in its rows, its bias and its column.
+    A removed head has zeros in Q, K, V, their biases and O, so its output is zero. A removed neuron has zeros in its
+    rows, bias and column.
 
     Args:
-        model: A transformers model of a known type, cut or not; it is left as it is.
+        model: A transformers model of a known type, cut or not; not changed.
 
     Returns:
-        A new model in eval mode without a record in its configuration; what was not cut is shared with `model`.
+        A new model in eval mode without a record in its configuration; uncut parameters are shared with `model`.
 
     Raises:
-        UserError: If the hidden dimension was cut: layer norms can't leave out dimensions.
+        UserError: If the hidden dimension was cut, because layer norms can't skip dimensions.
     """
     if kept_hidden(model):
         raise UserError(
@@ -76,7 +76,7 @@ def full_size(model: Any) -> Any:
 
 @contextmanager
 def _recorded(model: Any) -> Iterator[None]:
-    """Give a model the dense model's configuration for a while, if its own is plain."""
+    """Temporarily replace a plain configuration by the dense model's."""
     plain = is_plain(model)
     to_recorded(model)
     try:
@@ -87,5 +87,5 @@ def _recorded(model: Any) -> Iterator[None]:
 
 
 def _spread(part: Tensor, shape: torch.Size, dim: int, index: Tensor) -> Tensor:
-    """Return zeros of a shape with slices of `part` where `index` says along `dim`."""
+    """Return zeros of the given shape with the slices of `part` at positions `index` along `dim`."""
     return part.new_zeros(shape).index_copy_(dim, index.to(part.device), part)

@@ -1,7 +1,7 @@
-"""A Llama-like decoder as a GGUF file for llama.cpp, at its own size.
+"""Export of Llama-like decoders to GGUF files for llama.cpp, at the cut size.
 
-A model with the same shapes in all layers becomes llama.cpp's architecture `llama`; one whose layers differ becomes
-`deci`, the same computation with the numbers of heads and neurons given for each layer.
+Models with equal shapes in all layers use llama.cpp's architecture `llama`. Other models use `deci`, which has the same
+computation with separate numbers of heads and neurons for each layer.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from neuroprune.pruning.kept_units import read_record
 
 FILE = "model.gguf"
 TYPES = ("llama", "mistral", "qwen2")
-"""Model types whose computation llama.cpp's `llama` has: rotary positions, RMS norms, gated MLPs with SiLU."""
+"""Model types that llama.cpp's `llama` can compute: rotary positions, RMS norms, gated MLPs with SiLU."""
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
-"""llama.cpp's types of tokens."""
+"""llama.cpp's token types."""
 PRETOKENIZERS = {
     ("ByteLevel",): "gpt-2",
     ("Digits", "ByteLevel"): "smollm",
     ("Split", "ByteLevel"): "llama-bpe",
 }
-"""Regular expression by which a byte-level tokenizer splits a text -> llama.cpp's name for it."""
+"""Splitting pattern of a byte-level tokenizer -> llama.cpp's name for it."""
 UNUSED = 5
 
 
 def export(folder: Path, out: Path) -> list[str]:
-    """Write `model.gguf`, in 32-bit floats, with the tokenizer inside if it is a byte-level BPE.
+    """Write `model.gguf` in 32-bit floats, including the tokenizer if it is a byte-level BPE.
 
     Args:
-        folder: A saved model, with its tokenizer beside it.
-        out: Where to; it is made if need be.
+        folder: A saved model with its tokenizer.
+        out: The folder to write to; created if necessary.
 
     Returns:
-        What was written.
+        A description of the result.
 
     Raises:
-        UserError: If the package gguf is missing, or llama.cpp can't express the model.
+        UserError: If the package gguf is missing or llama.cpp does not support the model.
     """
     if find_spec("gguf") is None:
         raise UserError("GGUF export needs gguf; install with: pip install 'neuroprune[gguf]'.")
@@ -70,17 +70,17 @@ def export(folder: Path, out: Path) -> list[str]:
 
 
 def _check(model: Any) -> None:
-    """Refuse what llama.cpp's `llama` and `deci` do not compute."""
+    """Reject models that llama.cpp's `llama` and `deci` can't compute."""
     config, name = model.config, type(model).__name__
     if config.model_type not in TYPES or not name.endswith("ForCausalLM"):
-        raise UserError(f"{name} can't be written as GGUF; known are language models of the types {', '.join(TYPES)}.")
+        raise UserError(f"{name} can't be written as GGUF; supported are decoders of the types {', '.join(TYPES)}.")
     if read_record(model).get("hidden"):
         raise UserError("this model can't be written as GGUF: its hidden dimension was cut.")
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     if window is not None and window < config.max_position_embeddings:
-        raise UserError(f"{name} can't be written as GGUF: llama.cpp's llama has no sliding window ({window} tokens).")
+        raise UserError(f"{name} can't be written as GGUF: llama.cpp's llama lacks sliding windows ({window} tokens).")
     if config.hidden_act != "silu":
-        raise UserError(f"{name} can't be written as GGUF: llama.cpp's llama has SiLU, not {config.hidden_act}.")
+        raise UserError(f"{name} can't be written as GGUF: llama.cpp's llama supports SiLU, not {config.hidden_act}.")
     if (rope := config.rope_parameters["rope_type"]) != "default":
         raise UserError(f"{name} can't be written as GGUF: scaled rotary positions ({rope}) are not supported.")
 
@@ -103,7 +103,7 @@ def _add_values(writer: Any, model: Any) -> None:
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_file_type(0)  # all 32-bit floats
+    writer.add_file_type(0)  # file type: all 32-bit floats
 
 
 def _shapes(blocks: Blocks) -> list[tuple[int, int, int]]:
@@ -126,7 +126,7 @@ def _one_or_all(numbers: list[int]) -> int | list[int]:
 
 
 def tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Yield the weights by llama.cpp's names; the channels of Q and K in the order in which it rotates them."""
+    """Yield the weights by llama.cpp's names, with the channels of Q and K in its rotation order."""
     base, blocks = model.base_model, find_blocks(model)
     yield "token_embd.weight", base.embed_tokens.weight
     yield "output_norm.weight", base.norm.weight
@@ -158,19 +158,19 @@ def _projection_tensors(name: str, projection: Projection, size: int) -> Iterato
 
 
 def interleaved(tensor: Tensor, attention: Attention) -> Tensor:
-    """Put a head's channels in pairs: transformers rotates channel i with i + half, llama.cpp 2i with 2i + 1."""
+    """Interleave a head's channels: transformers rotates channels i and i + half, llama.cpp 2i and 2i + 1."""
     halves = tensor.unflatten(0, (-1, 2, attention.head_dim // 2))
     return halves.transpose(1, 2).flatten(0, 2)
 
 
 def _add_tokenizer(writer: Any, folder: Path, size: int) -> str:
-    """Write a byte-level BPE tokenizer; return what there is to say about it."""
+    """Write a byte-level BPE tokenizer; return a sentence about it."""
     file = folder / "tokenizer.json"
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     name = _pretokenizer(found)
     if name is None:
         writer.add_tokenizer_model("none")
-        return "It has no tokenizer, because only byte-level BPEs are known: give llama.cpp token ids."
+        return "It has no tokenizer because only byte-level BPE is supported; pass token ids to llama.cpp."
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -189,11 +189,11 @@ def _add_tokenizer(writer: Any, folder: Path, size: int) -> str:
     writer.add_add_bos_token(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id])
     if tokenizer.chat_template:
         writer.add_chat_template(tokenizer.chat_template)
-    return f"Its tokenizer is inside (byte-level BPE, {name})."
+    return f"It includes the tokenizer (byte-level BPE, {name})."
 
 
 def _pretokenizer(tokenizer: dict[str, Any]) -> str | None:
-    """Return llama.cpp's name of a tokenizer's first split; None if it is not a byte-level BPE of a known kind."""
+    """Return llama.cpp's name of a pre-tokenizer; None unless it is a byte-level BPE of a known kind."""
     if tokenizer.get("model", {}).get("type") != "BPE":
         return None
     first = tokenizer.get("pre_tokenizer") or {}

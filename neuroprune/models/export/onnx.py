@@ -1,8 +1,7 @@
-"""A saved model as an ONNX file that plain onnxruntime runs: one forward pass, any batch size, any length.
+"""Export of saved models to ONNX for onnxruntime: one forward pass with any batch size and length.
 
-What is exported is the pass from token ids to logits: all that the model has, such as those of an answer's start and of
-its end; hidden states for a model without a head. Generation with a cache is not part of it: a decoder's file reads the
-whole text each time.
+The exported pass computes all logits of the model (such as start and end of an answer) from token ids, or hidden states
+for a model without a head. Generation with a cache is not included: a decoder's file reads the whole text each time.
 """
 
 from __future__ import annotations
@@ -32,29 +31,29 @@ from neuroprune.pruning.architectures import find_architecture
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 FILE = "model.onnx"
-TOLERANCE = 1e-4  # of outputs, absolute and relative
-ONE_FILE = 2**30  # bytes of weights; an ONNX file can't exceed 2 GiB; larger weights are stored beside it
+TOLERANCE = 1e-4  # tolerance of outputs, absolute and relative
+ONE_FILE = 2**30  # bytes; larger weights are stored in a separate file because an ONNX file can't exceed 2 GiB
 LOAD = f'import onnxruntime; session = onnxruntime.InferenceSession("path/to/this/folder/{FILE}")'
 
 
 def export(folder: Path, out: Path, int8: bool = False) -> list[str]:
-    """Write `model.onnx`, its tokenizer, a configuration and a card; try the file out before it gets its name.
+    """Write `model.onnx`, tokenizer, configuration and card after checking the file's outputs.
 
     Args:
         folder: A saved model.
-        out: Where to; it is made if need be.
-        int8: Write `model.int8.onnx` as well, with 8-bit weights.
+        out: The folder to write to; created if necessary.
+        int8: Whether to write also `model.int8.onnx`, with 8-bit weights.
 
     Returns:
-        What was written, its inputs, and how far its outputs are from the model's.
+        A description of the files, their inputs, and the difference between their outputs and the model's.
 
     Raises:
-        UserError: If a package is missing, the model's code can't be exported, or the outputs differ.
+        UserError: If a package is missing, the model can't be exported, or the outputs differ.
     """
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise UserError(f"ONNX export needs {', '.join(missing)}; install with: pip install 'neuroprune[onnx]'.")
     model: Any = from_pretrained(folder).float()
-    find_architecture(model.config.model_type)  # the card needs a known one
+    find_architecture(model.config.model_type)  # the card requires a known type
     out.mkdir(parents=True, exist_ok=True)
     with temporary_folder(".new-", out) as new:
         with temporary_folder(".fused-", out) as fused:
@@ -72,7 +71,7 @@ def export(folder: Path, out: Path, int8: bool = False) -> list[str]:
 
 
 def _write_fused(model: Any, new: Path, fused: Path) -> float:
-    """Write `model.onnx`, with fused operators if the fused file gives the model's outputs; return the difference."""
+    """Write `model.onnx`, with fused operators if these preserve the outputs; return the difference."""
     write_onnx(model, new / FILE)
     fuse(new / FILE, fused / FILE)
     if (error := largest_difference(model, fused / FILE)) <= TOLERANCE:
@@ -82,20 +81,20 @@ def _write_fused(model: Any, new: Path, fused: Path) -> float:
 
 
 def _write_int8(model: Any, folder: Path, new: Path) -> str:
-    """Write `model.int8.onnx`; return what is to be known about it."""
+    """Write `model.int8.onnx`; return a description."""
     quantize(new / FILE, new / INT8_FILE)
     error = largest_difference(model, new / INT8_FILE)
     if not math.isfinite(error):
-        raise UserError(f"{folder}: onnxruntime does not run the 8-bit file; export without --int8.")
+        raise UserError(f"{folder}: onnxruntime can't run the 8-bit file; export without --int8.")
     sizes = [sum(f.stat().st_size for f in new.glob(f"{name}*")) / 1e6 for name in (INT8_FILE, FILE)]
     return (
         f"8-bit weights, {sizes[0]:.1f} MB instead of {sizes[1]:.1f}; on random tokens outputs differ by up to "
-        f"{error:.1g}, so judge it on your own data."
+        f"{error:.1g}, so evaluate it on your own data."
     )
 
 
 def input_names(model: Any) -> list[str]:
-    """Return what the file of a model reads: int64 `[batch, length]`, but for an encoder's float hidden states."""
+    """Return a model's inputs: int64 `[batch, length]`, except for an encoder's float hidden states."""
     config = model.config
     names = ["input_ids", "attention_mask"]
     if "token_type_ids" in signature(model.forward).parameters and getattr(config, "type_vocab_size", 0) > 1:
@@ -109,7 +108,7 @@ def input_names(model: Any) -> list[str]:
 
 @torch.no_grad()
 def output_names(model: Any) -> list[str]:
-    """Return what the file of a model gives, by its names in transformers: all logits, or else its first output."""
+    """Return a model's outputs by their names in transformers: all logits, or else the first output."""
     given = list(_run(model, example(model, rows=2, length=6)))
     return [name for name in given if name.endswith("logits")] or given[:1]
 
@@ -122,7 +121,7 @@ def write_onnx(model: Any, file: Path) -> None:
         file: Where to.
 
     Raises:
-        UserError: If its code can't be traced.
+        UserError: If the model can't be traced.
     """
     inputs = example(model, rows=2, length=6)
     lengths = {"decoder_input_ids": "target", "encoder_hidden_states": "source"}
@@ -145,9 +144,9 @@ def write_onnx(model: Any, file: Path) -> None:
                 dynamo=True,
                 verbose=False,
             )
-    except Exception as error:  # the exporter has many of its own
+    except Exception as error:  # the exporter raises many different exceptions
         raise UserError(
-            f"{type(model).__name__} can't be exported to ONNX: {_first_sentence(error)}; known to work are the "
+            f"{type(model).__name__} can't be exported to ONNX: {_first_sentence(error)}; supported are the "
             "classes of the table of architectures for classification, question answering, causal language modelling "
             "and generation."
         ) from error
@@ -155,15 +154,15 @@ def write_onnx(model: Any, file: Path) -> None:
 
 @torch.no_grad()
 def largest_difference(model: Any, file: Path) -> float:
-    """Run a file on batches of other sizes than it was made from, padding included, and compare with its model.
+    """Compare a file with its model on padded batches of sizes not used for tracing.
 
     Args:
-        model: What the file was made from.
+        model: The exported model.
         file: The ONNX file.
 
     Returns:
-        The largest difference of any output at a token that is not padding, divided by 1 or, if larger, the output;
-        infinity if onnxruntime does not run the file.
+        The largest difference of any output at a non-padding token, divided by max(1, |output|); infinity if
+        onnxruntime can't run the file.
     """
     import onnxruntime
 
@@ -174,7 +173,7 @@ def largest_difference(model: Any, file: Path) -> float:
         try:
             session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
             results = session.run(None, {name: value.numpy() for name, value in inputs.items()})
-        except Exception:  # onnxruntime's errors have no common class
+        except Exception:  # onnxruntime's exceptions have no common class
             return float("inf")
         keep = inputs["attention_mask"].bool()
         for found, expected in zip(results, _Pass(model, list(inputs), outputs)(*inputs.values()), strict=True):
@@ -184,7 +183,7 @@ def largest_difference(model: Any, file: Path) -> float:
 
 
 def example(model: Any, rows: int, length: int) -> dict[str, Tensor]:
-    """Return random inputs by name, the same for the same sizes; the last row is padded, encoders read an end token."""
+    """Return reproducible random inputs by name, with padding in the last row and an end token for encoders."""
     generator = torch.Generator().manual_seed(rows * length)
     special = {getattr(model.config, f"{name}_token_id", None) for name in ("pad", "eos", "bos")}
     plain = torch.tensor([i for i in range(model.config.vocab_size) if i not in special])
@@ -207,14 +206,14 @@ def example(model: Any, rows: int, length: int) -> dict[str, Tensor]:
 
 
 class _Pass(nn.Module):
-    """A model as a function of tensors in a fixed order that gives some of its outputs in a fixed order."""
+    """Wrapper of a model with positional inputs and outputs in a fixed order."""
 
     def __init__(self, model: Any, inputs: list[str], outputs: list[str]) -> None:
         super().__init__()
         self.model, self.inputs, self.outputs = model, inputs, outputs
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return logits, or hidden states where there is no head."""
+        """Return logits, or hidden states without a head."""
         given = _run(self.model, dict(zip(self.inputs, inputs, strict=True)))
         return tuple(given[name] for name in self.outputs)
 
@@ -225,12 +224,12 @@ def _run(model: Any, inputs: dict[str, Tensor]) -> Any:
 
 
 def _reads_one_text(model: Any) -> bool:
-    """Say whether a model's decoder, if it has one, reads what its encoder reads."""
+    """Return whether the decoder, if any, reads the same text as the encoder."""
     return type(model).__name__.endswith(("Classification", "QuestionAnswering"))
 
 
 def _write_companions(model: Any, folder: Path, out: Path) -> None:
-    """Write the tokenizer, a configuration without a record (it names the labels) and the card."""
+    """Write the tokenizer, the card, and a configuration (for label names) without a record."""
     copy_tokenizer(folder, out)
     config = copy.deepcopy(model.config)
     config.__dict__.pop("quantization_config", None)
@@ -240,7 +239,7 @@ def _write_companions(model: Any, folder: Path, out: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what the exporter says about itself and about packages that it would like to have."""
+    """Silence messages of the exporter about itself and about optional packages."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     loggers.append(logging.getLogger("torch.onnx._internal.exporter._registration"))
     levels = [logger.level for logger in loggers]
@@ -256,7 +255,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _first_sentence(error: BaseException) -> str:
-    """Return the beginning of what the innermost error says, on one line."""
+    """Return the beginning of the innermost error's message on one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__

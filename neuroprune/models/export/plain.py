@@ -1,4 +1,4 @@
-"""A cut model whose configuration gives its shapes: plain transformers loads it at its size."""
+"""Export of a cut model with a plain configuration, for plain transformers at the cut size."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from neuroprune.pruning.plain_config import to_plain
 
 
 def export(folder: Path, out: Path) -> list[str]:
-    """Write a checkpoint with a plain configuration, with its card and tokenizer.
+    """Write a checkpoint with a plain configuration, card and tokenizer.
 
     Args:
         folder: A saved model.
-        out: Where to; it is made if need be.
+        out: The folder to write to; created if necessary.
 
     Returns:
-        What was written.
+        A description of the result.
 
     Raises:
-        UserError: If layers have different shapes, or the configuration has no values for them.
+        UserError: If layers have different shapes, or the configuration has no values for these shapes.
     """
     model: Any = from_pretrained(folder)
     to_plain(model)
     copy_tokenizer(folder, out)
     save_pretrained(model, out, name=folder.resolve().name, **vars(card.read_facts(folder)))
-    return [f"{out}: a {type(model).__name__} at its own size; plain transformers loads it."]
+    return [f"{out}: a {type(model).__name__} at the cut size, which plain transformers can load."]

@@ -1,4 +1,4 @@
-"""The tokenizer beside a saved model goes where the model goes."""
+"""Copying of the tokenizer along with an exported model."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ FILES = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "voc
 
 
 def copy_tokenizer(folder: Path, out: Path) -> list[Path]:
-    """Copy a tokenizer's files, byte by byte.
+    """Copy a tokenizer's files unchanged.
 
     Args:
         folder: A saved model.
-        out: Where to; it is made if need be.
+        out: The folder to write to; created if necessary.
 
     Returns:
-        The files that were written; none if there is no tokenizer.
+        The written files; none if there is no tokenizer.
     """
     out.mkdir(parents=True, exist_ok=True)
     found = sorted({file for pattern in (*FILES, "*.jinja") for file in folder.glob(pattern) if file.is_file()})
