@@ -1,7 +1,7 @@
-"""Check dataset availability and model compatibility from their folders, before anything is loaded.
+"""Early checks of dataset availability and model compatibility, based only on folders.
 
-Tasks whose dataset is not on the disk can be left out of a study, and a model that cannot do a task is refused before
-the first job. Nothing heavy is imported here, so that planning stays quick.
+Tasks whose dataset is missing can be left out of a study, and a model that does not support a task is rejected before
+the first job. Heavy imports are avoided to keep planning fast.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from neuroprune.pruning.architectures import find_architecture
 
 
 def dataset_folder(task: TaskSettings, data_root: Path) -> Path | None:
-    """Return the folder that holds a task's dataset: the source below `data_root`, or the source itself.
+    """Return the folder of a task's dataset: the source below `data_root`, or the source itself.
 
     Args:
         task: A task whose source is not `demo`.
         data_root: A mirror of the hub.
 
     Returns:
-        The folder; None if there is no such folder, and the hub would have to be asked.
+        The folder; None if it does not exist and the hub would be needed.
     """
     places = [data_root / task.source, Path(task.source)]
     return next((place for place in places if place.is_dir()), None)
@@ -43,7 +43,7 @@ def folder_state(folder: Path | None) -> str:
 
 
 def teacher_files(method: Any) -> list[Path]:
-    """Return the configuration and the weights of a method's teacher; none without a teacher in a folder."""
+    """Return the configuration and weights of a method's teacher; empty without a teacher in a folder."""
     teacher = getattr(method, "teacher", None)
     if teacher in (None, "run"):
         return []
@@ -51,15 +51,14 @@ def teacher_files(method: Any) -> list[Path]:
 
 
 def has_data(task: TaskSettings, data_root: Path) -> bool:
-    """Tell whether a task's dataset is on the disk; demo data, which are built from packages, always count as there.
+    """Return whether a task's dataset is on disk; demo data are built from packages and always count as available.
 
     Args:
         task: The task.
         data_root: A mirror of the hub.
 
     Returns:
-        Whether there is a folder for the dataset and, if the task names a configuration, files for that; whether they
-        can be read is not looked at.
+        Whether the dataset has a folder and, if the task has a configuration, files for it. Readability is not checked.
     """
     if task.source == "demo":
         return True
@@ -71,16 +70,16 @@ def has_data(task: TaskSettings, data_root: Path) -> bool:
 
 
 def without_absent_data(study: StudySettings) -> tuple[StudySettings, tuple[str, ...]]:
-    """Leave out the tasks whose dataset is not on the disk, and the experiments that have no other tasks.
+    """Leave out tasks whose dataset is not on disk, and experiments without other tasks.
 
     Args:
         study: A study, with all rows that it names.
 
     Returns:
-        The study with what is left, and one sentence for each task that was left out.
+        The remaining study, and one sentence per omitted task.
 
     Raises:
-        ConfigError: Nothing is left.
+        ConfigError: If no task remains.
     """
     root = Path(study.data_root)
     used = dict.fromkeys(task for experiment in study.experiments.values() for task in experiment.tasks)
@@ -92,19 +91,19 @@ def without_absent_data(study: StudySettings) -> tuple[StudySettings, tuple[str,
             tasks_of.setdefault(study.tasks[task].source, []).append(task)
         missing = "; ".join(f"{source} for {', '.join(names)}" for source, names in tasks_of.items())
         raise ConfigError(
-            [f"skip_absent_data: no task has its data below {root} ({missing}); put them there, or correct data_root"]
+            [f"skip_absent_data: no task has data below {root} ({missing}); put them there, or correct data_root"]
         )
     return study.model_copy(update={"experiments": experiments}), tuple(f"Skipped {text}." for text in absent.values())
 
 
 def cannot_answer(study: StudySettings) -> list[str]:
-    """Say which models can't give the answers that a task asks for, as far as their type is known.
+    """Report models that don't support a task, as far as their type is known.
 
     Args:
         study: A study, with all rows that it names.
 
     Returns:
-        One sentence for each experiment, model and task.
+        One sentence per experiment, model and task.
     """
     return [
         f"experiments.{name}: the model {model!r} ({kind}) can't {obstacle}"
@@ -117,25 +116,25 @@ def cannot_answer(study: StudySettings) -> list[str]:
 
 
 def _obstacle(kind: str, task: TaskSettings) -> str | None:
-    """Return why models of a type can't be used for a task, and which can."""
+    """Return the reason why models of a type can't be used for a task, with suitable types."""
     row, what = find_architecture(kind), f"the answers of the task {task.name!r} ({task.kind})"
     if task.written and not row.encoder_decoder:
-        return f"write {what}; take an encoder-decoder such as t5, bart or marian"
+        return f"generate {what}; use an encoder-decoder such as t5, bart or marian"
     if task.kind == "language_modeling" and not row.causal:
-        return f"predict the next token for the task {task.name!r} ({task.kind}); take a decoder such as llama or gpt2"
+        return f"predict the next token for the task {task.name!r} ({task.kind}); use a decoder such as llama or gpt2"
     if task.kind == "regression" and row.text_to_text:
-        return f"give {what}, because it writes text; take a model with a head such as bert, roberta or opt"
+        return f"give {what}, because it generates text; use a model with a head such as bert, roberta or opt"
     return None
 
 
 def absent_folders(study: StudySettings) -> list[str]:
-    """Say which folders of teachers and models that the study names do not exist.
+    """Report missing folders of a study's teachers and models.
 
     Args:
         study: A study, with all rows that it names. From results alone nothing is trained, so no folder is needed.
 
     Returns:
-        One sentence for each.
+        One sentence per folder.
     """
     if study.from_results:
         return []
@@ -156,7 +155,7 @@ def absent_folders(study: StudySettings) -> list[str]:
 
 
 def _teachers(method: Mapping[str, Any]) -> list[str]:
-    """Return the teachers that a method of a study names: none, one, or a list of them."""
+    """Return the teachers of a study's method: none, one, or a list."""
     found = method.get("teacher")
     return [teacher for teacher in (found if isinstance(found, list | tuple) else [found]) if teacher is not None]
 
@@ -171,11 +170,11 @@ def _what_is_absent(task: TaskSettings, data_root: Path) -> str:
 
 
 def _patterns_on_card(card: Path, config: str) -> list[str]:
-    """Return the file patterns of a configuration that a dataset's card names."""
+    """Return the file patterns of a configuration in a dataset's card."""
     try:
         _, front, _ = card.read_text(encoding="utf-8").split("---\n", 2)
         entries: Any = yaml.safe_load(front)["configs"]
         files = next(entry["data_files"] for entry in entries if entry["config_name"] == config)
         return [files] if isinstance(files, str) else [entry["path"] for entry in files]
     except (OSError, ValueError, KeyError, TypeError, StopIteration, yaml.YAMLError):
-        return []  # no card, or one that says nothing of it
+        return []  # no card, or no entry for the configuration

@@ -1,7 +1,8 @@
-"""Definition of what identifies a result: settings as canonical JSON, and its hash.
+"""Identity of a result: settings as canonical JSON, and their hash.
 
 Two runs have the same result if their settings, data and model are the same. Settings are compared as JSON with sorted
-keys, without those that decide no result. The workflow's triggers, the records and the tables all use these functions.
+keys, without keys that do not affect results. The workflow's triggers, the records and the tables all use these
+functions.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 
 from neuroprune.files.atomic import text_hash
 
-# Keys that decide no result, or that are resolved into the settings of runs, by the part of a study that has them.
+# Keys without effect on results or resolved into the settings of runs, by part of a study.
 ELSEWHERE: dict[str, Any] = {
     "model": {"training", "job", "parameters"},
     "task": {"training"},
@@ -32,7 +33,7 @@ SEED = {"run", "seed"}
 
 
 def canonical(settings: BaseModel, part: str | None = None) -> str:
-    """Return settings as JSON that is equal exactly if what they decide is equal.
+    """Return settings as canonical JSON, which is equal if and only if results are equal.
 
     Args:
         settings: Settings of a run or of a job, or a part of a study.
@@ -45,7 +46,7 @@ def canonical(settings: BaseModel, part: str | None = None) -> str:
 
 
 def canonical_but_seed(run: BaseModel) -> str:
-    """Return a run's settings as canonical JSON without its name and seed: equal for runs that are averaged."""
+    """Return a run's settings as canonical JSON without name and seed, equal for runs that are averaged."""
     return _json(run.model_dump(mode="json", exclude=SEED))
 
 
@@ -55,7 +56,7 @@ def settings_hash(settings: BaseModel) -> str:
 
 
 def json_hash(data: Any) -> str:
-    """Return the SHA-256 of JSON-able data with sorted keys; of settings read from a file, their `settings_hash`."""
+    """Return the SHA-256 of JSON-serializable data with sorted keys; for settings read from a file, `settings_hash`."""
     return text_hash(_json(data))
 
 

@@ -1,8 +1,8 @@
-"""Files of a configuration: a study, and the rows of models and datasets that it refers to.
+"""Configuration files: studies, and the catalogue of models and datasets that they refer to.
 
-Where a model comes from stands in ``config/models.yaml``, what a dataset looks like in ``config/tasks/<name>.yaml``; a
-study names them, and may change their keys or add rows of its own. Everything is checked before anything is done, and
-all errors are reported at once.
+``config/models.yaml`` lists sources of models, and ``config/tasks/<name>.yaml`` describes a dataset. A study refers to
+these rows, and may change their keys or add rows. The whole study is checked before any work, and all errors are
+reported together.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from neuroprune.errors import ConfigError, did_you_mean
 
 CATALOGUE = Path("config")
 _MODELS, _TASKS = "models.yaml", "tasks"
-_SECTIONS = ("seeds", "training", "timing", "models", "tasks")  # that a study may lack or leave empty
+_SECTIONS = ("seeds", "training", "timing", "models", "tasks")  # sections that may be missing or empty
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Catalogue:
     Args:
         models: Rows by name.
         tasks: Rows by name.
-        problems: One sentence for each mistake in them.
+        problems: One sentence per mistake in the rows.
     """
 
     models: Mapping[str, Any]
@@ -50,7 +50,7 @@ def make_plan(
 
     Args:
         raw: The content of the study file.
-        source: Name of that file in messages.
+        source: Name of that file in error messages.
         catalogue: The folder with ``models.yaml`` and ``tasks/``.
         artefacts: Names of all figures and tables; None: names are not checked.
 
@@ -58,7 +58,7 @@ def make_plan(
         The plan.
 
     Raises:
-        ConfigError: All errors in the rows or, if there are none, in the study; one sentence each.
+        ConfigError: If there are errors in the rows or, otherwise, in the study; one sentence each.
     """
     rows = read_catalogue(catalogue)
     if rows.problems:
@@ -82,7 +82,7 @@ def make_plan(
 
 
 def _at_hand(plan: Plan) -> Plan:
-    """Leave out what has no data here, if the study says so; results that are there need no data."""
+    """Leave out tasks without data if the study requests this; redrawing results needs no data."""
     if plan.study.from_results or not plan.study.skip_absent_data:
         return plan
     study, skipped = without_absent_data(plan.study)
@@ -90,7 +90,7 @@ def _at_hand(plan: Plan) -> Plan:
 
 
 def read_study(files: Iterable[str | Path]) -> dict[str, Any]:
-    """Read a study from one or more files; later ones are laid over earlier ones."""
+    """Read a study from one or more files; later files override earlier ones."""
     study: dict[str, Any] = {}
     for file in files:
         study = merge(study, read_yaml(Path(file)))
@@ -98,13 +98,13 @@ def read_study(files: Iterable[str | Path]) -> dict[str, Any]:
 
 
 def read_catalogue(folder: Path) -> Catalogue:
-    """Read the rows that studies refer to.
+    """Read the catalogue of models and tasks.
 
     Args:
-        folder: The folder with ``models.yaml`` and ``tasks/``; what is absent counts as empty.
+        folder: The folder with ``models.yaml`` and ``tasks/``; missing files count as empty.
 
     Returns:
-        All rows, and what is wrong with them.
+        All rows and their problems.
     """
     problems: list[str] = []
     models, tasks = {}, {}
@@ -120,7 +120,7 @@ def read_catalogue(folder: Path) -> Catalogue:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one mapping over another: mappings key by key, all else replaced. Snakemake merges config files so too."""
+    """Merge two mappings recursively, like Snakemake's config files; other values are replaced."""
     merged = dict(below)
     for key, value in above.items():
         under = merged.get(key)
@@ -129,14 +129,14 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_rows(raw: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
-    """Lay a study's own models and tasks over the catalogue's rows, and give each row its name.
+    """Merge a study's models and tasks into the catalogue's rows and add the rows' names.
 
     Args:
-        raw: The study as it stands in its file.
-        catalogue: The rows that it may refer to.
+        raw: The study as read from its file.
+        catalogue: The catalogue.
 
     Returns:
-        The study with all rows written out; left out are rows that are neither in the catalogue nor have a source.
+        The study with complete rows, without rows that are neither in the catalogue nor have a source.
     """
     full = dict(raw)
     for key, rows in (("models", catalogue.models), ("tasks", catalogue.tasks)):
@@ -149,7 +149,7 @@ def with_rows(raw: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
 
 
 def _without_empty(raw: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the sections in which nothing is written, or no more than comments."""
+    """Leave out sections that are empty or contain only comments."""
     return {key: value for key, value in raw.items() if value is not None or key not in _SECTIONS}
 
 
@@ -174,20 +174,18 @@ def _changes_nothing(name: str, row: Any, rows: Mapping[str, Any]) -> bool:
 
 
 def _unknown_rows(raw: Mapping[str, Any], catalogue: Catalogue) -> list[str]:
-    """Name the rows of a study that change nothing and are too little for a new row: most likely mistyped."""
+    """Report rows without a source that match no catalogue row and are most likely misspelled."""
     found = []
     for key, rows in (("models", catalogue.models), ("tasks", catalogue.tasks)):
         own = raw.get(key)
         for name, row in own.items() if isinstance(own, Mapping) else ():
             if _changes_nothing(name, row, rows):
-                found.append(
-                    f"{key}.{name}: there is no such row to change{did_you_mean(name, rows)}; a new row needs a source"
-                )
+                found.append(f"{key}.{name}: no such row exists{did_you_mean(name, rows)}; a new row needs a source")
     return found
 
 
 def _known_names(full: Mapping[str, Any], artefacts: Sequence[str] | None) -> dict[str, Any]:
-    """Return what an experiment may name, by kind; rows that are no mapping are a mistake of their own."""
+    """Return the valid names for experiments by kind; rows that are not mappings are reported separately."""
     rows = {kind: full.get(f"{kind}s", {}) for kind in ("model", "task")}
     return {"artefact": artefacts} | {kind: [*row] if isinstance(row, Mapping) else None for kind, row in rows.items()}
 
@@ -195,7 +193,7 @@ def _known_names(full: Mapping[str, Any], artefacts: Sequence[str] | None) -> di
 def _problems_of_the_rest(
     full: Mapping[str, Any], error: ValidationError, artefacts: Sequence[str] | None
 ) -> list[str]:
-    """Look for runs listed twice and methods that cannot be used in what remains without the values that are wrong."""
+    """Report duplicate runs and inapplicable methods in the study without its invalid values."""
     rest = json.loads(json.dumps({**full, "study": "study"}, default=str))
     for _ in range(9):
         if not _leave_out_all(rest, error):
@@ -211,13 +209,13 @@ def _problems_of_the_rest(
 
 
 def _leave_out_all(data: Any, error: ValidationError) -> bool:
-    """Delete all invalid values in place, last first so that list indices stay valid; return whether it worked."""
+    """Delete all invalid values in place, from last to first to keep list indices valid; return whether it worked."""
     places = [line["loc"] for line in reversed(error.errors()) if line["loc"] != ("study",)]
     return min([_leave_out(data, place) for place in places], default=True)
 
 
 def _leave_out(data: Any, location: Location) -> bool:
-    """Delete the value at a location, or its innermost existing part, in place; return whether it worked."""
+    """Delete the value at a location, or its innermost existing parent, in place; return whether this succeeded."""
     found = None
     for part in location:
         if not (part in data if isinstance(data, dict) else isinstance(data, list) and part in range(len(data))):

@@ -1,4 +1,4 @@
-"""Compare the CPU threads that a study asks for with the processor cores of this machine."""
+"""Comparison of a study's CPU threads with the processor cores of this machine."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def available_cores() -> int:
 
 
 def too_many_threads(made: Plan, cores: int) -> list[str]:
-    """Say which experiments use more CPU threads at once than there are cores.
+    """Report experiments that use more concurrent CPU threads than there are cores.
 
     Args:
         made: The plan of a study.
         cores: Number of cores.
 
     Returns:
-        One sentence for each experiment and number of threads, and one for timing.
+        One sentence per experiment and number of threads, and one for timing.
     """
     found = {
         f"experiments.{name}: {text}": None
@@ -32,19 +32,19 @@ def too_many_threads(made: Plan, cores: int) -> list[str]:
         if (text := crowded(made.runs[run].training, cores))
     }
     if made.timed and (threads := made.study.timing.threads) > cores:
-        found[f"timing: threads: {threads} is more than this machine has cores, {cores}; times will be too long"] = None
+        found[f"timing: threads: {threads} exceeds the {cores} cores of this machine; times will be too long"] = None
     return list(found)
 
 
 def crowded(training: TrainingSettings, cores: int) -> str | None:
-    """Say that a run uses more CPU threads than there are cores.
+    """Report that a run uses more CPU threads than there are cores.
 
     Args:
         training: Its settings.
         cores: Number of cores.
 
     Returns:
-        A sentence without its place; None if the cores suffice.
+        A sentence without location; None if there are enough cores.
     """
     processes, threads = training.processes, training.threads
     if (total := processes * threads) <= cores:

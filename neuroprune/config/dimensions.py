@@ -1,6 +1,6 @@
-"""Sizes of a model from its configuration, and the values that a configuration may have.
+"""Model sizes from a configuration, and validation of configuration values.
 
-transformers would check these values too, but only in a job, after its slow import.
+transformers also checks these values, but only in a job, after its slow import.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LARGEST = {
     TOKEN_TYPES: 1_000,
 }
 _OPTIONAL = {"n_inner", "head_dim", "num_key_value_heads", "num_decoder_layers", "summary_activation"}
-_SHARES = ("dropout", "dropout_prob", "dropout_rate", "pdrop", "layerdrop")  # ends of keys
+_SHARES = ("dropout", "dropout_prob", "dropout_rate", "pdrop", "layerdrop")  # suffixes of keys
 _POSITIVE = {
     "initializer_range", "initializer_factor", "init_std", "layer_norm_eps", "layer_norm_epsilon", "norm_eps",
     "rms_norm_eps",
@@ -50,10 +50,10 @@ ACTIVATIONS = (
     "hardswish", "laplace", "leaky_relu", "linear", "mish", "prelu", "quick_gelu", "relu", "relu2", "relu6", "sigmoid",
     "silu", "sqrtsoftplus", "swish", "tanh", "xielu",
 )  # fmt: skip
-_CAUSAL = "hides later tokens from earlier ones, which a classifier needs; leave it out"
+_CAUSAL = "enables causal attention, which is unsuitable for a classifier; leave it out"
 _FORBIDDEN = {
     "is_decoder": _CAUSAL,
-    "add_cross_attention": "asks for an encoder that there is none of; leave it out",
+    "add_cross_attention": "requires an encoder, but there is none; leave it out",
     "dtype": "is not used: weights are float32; set precision in the training settings",
     "return_dict": "must be true; leave it out",
 }
@@ -68,11 +68,11 @@ class Dimensions:
         width: Size of a token's representation.
         heads: Query heads of an attention of the encoder, or of the only stack of layers.
         layers: Layers of the encoder, or of the only stack.
-        positions: Longest input in tokens; None: not limited by a table of positions.
-        decoder_layers: Layers of a decoder beside an encoder.
-        decoder_heads: Query heads of its attentions.
-        key_value_heads: Key/value heads of an attention; None: as many as query heads.
-        splits_width: Whether heads divide the width among themselves.
+        positions: Longest input in tokens; None if not limited by a position table.
+        decoder_layers: Layers of the decoder of an encoder-decoder model.
+        decoder_heads: Query heads of the decoder's attentions.
+        key_value_heads: Key/value heads of an attention; None for as many as query heads.
+        splits_width: Whether the heads divide the width.
     """
 
     width: int
@@ -86,25 +86,25 @@ class Dimensions:
 
     @property
     def attentions(self) -> int:
-        """Attentions of all layers; a decoder's layer has two."""
+        """Number of attentions; decoder layers with cross-attention have two."""
         return self.layers + 2 * self.decoder_layers
 
     @property
     def all_heads(self) -> int:
-        """Query heads of all attentions."""
+        """Number of query heads of all attentions."""
         return self.layers * self.heads + 2 * self.decoder_layers * self.decoder_heads
 
     @property
     def group(self) -> int:
-        """Query heads that share a key/value head."""
+        """Number of query heads per key/value head."""
         return self.heads // (self.key_value_heads or self.heads)
 
 
 _BART = Dimensions(1024, 16, 12, 1024, 12, 16)
 _BERT = Dimensions(768, 12, 12, 512)
 _LLAMA = Dimensions(4096, 32, 32)
-# transformers' defaults by model type, which a random model has where its configuration says nothing else. Roberta's
-# and MPNet's first two positions are never used.
+# transformers' defaults by model type, which apply to random models unless configured. Roberta and MPNet never use
+# their first two positions.
 DEFAULTS: dict[str, Dimensions] = {
     "bart": _BART,
     "bert": _BERT,
@@ -128,7 +128,7 @@ DEFAULTS: dict[str, Dimensions] = {
     "t5": Dimensions(512, 8, 6, None, 6, 8, splits_width=False),
     "xlm-roberta": _BERT,
 }
-OFFSET = {"roberta": 2, "xlm-roberta": 2, "mpnet": 2}  # positions of the table that no token has
+OFFSET = {"roberta": 2, "xlm-roberta": 2, "mpnet": 2}  # unused positions at the beginning of the table
 # Pretrained models of the catalogue.
 KNOWN: dict[str, Dimensions] = {
     "google-bert/bert-base-uncased": _BERT,
@@ -146,7 +146,7 @@ KNOWN: dict[str, Dimensions] = {
 
 
 def find_dimensions(source: str, config: Mapping[str, Any], layers: int | None = None) -> Dimensions | None:
-    """Return a model's sizes if they are known without fetching anything.
+    """Return a model's sizes if they are known without downloads.
 
     Args:
         source: Where the model comes from, as in `ModelSettings`.
@@ -177,14 +177,14 @@ def find_dimensions(source: str, config: Mapping[str, Any], layers: int | None =
 
 
 def _cut(whole: Dimensions, layers: int | None) -> Dimensions:
-    """Return the sizes with the lowest layers alone."""
+    """Return the sizes of the model with only its lowest layers."""
     if layers is None:
         return whole
     return replace(whole, layers=min(layers, whole.layers), decoder_layers=min(layers, whole.decoder_layers))
 
 
 def stored_config(source: str) -> dict[str, Any]:
-    """Return the configuration in a model's folder; empty if there is none that can be read."""
+    """Return the configuration in a model's folder; empty if it is missing or unreadable."""
     try:
         found = json.loads(Path(source, "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -198,7 +198,7 @@ def _first(config: Mapping[str, Any], names: tuple[str, ...], default: Any) -> A
 
 
 def bad_values(config: Mapping[str, Any], kind: str | None = None) -> dict[str, str]:
-    """Return what is wrong with the values of a configuration, a sentence for each key.
+    """Report invalid values of a configuration, with one sentence per key.
 
     Args:
         config: The values.
@@ -212,26 +212,26 @@ def bad_values(config: Mapping[str, Any], kind: str | None = None) -> dict[str, 
 
 
 def _has_no_token_types(kind: str | None, value: Any) -> bool:
-    """Tell whether a model goes without token types, as DeBERTa does by default."""
+    """Return whether a model has no token types, which is DeBERTa's default."""
     return kind in (None, "deberta-v2") and type(value) is int and value == 0
 
 
 def bad_stored_values(source: str) -> dict[str, str]:
-    """Return what is wrong with the sizes in the configuration of a model's folder, a sentence for each key."""
+    """Report invalid sizes in the configuration of a model's folder, with one sentence per key."""
     stored = stored_config(source)
     sizes = {key: value for key, value in stored.items() if key in _LARGEST and value is not None}
     return bad_values(sizes, str(stored.get("model_type")))
 
 
 def changed_sizes(source: str, config: Mapping[str, Any]) -> dict[str, str]:
-    """Return which sizes of a study's configuration the weights of a pretrained model do not have.
+    """Report configured sizes that do not match the weights of a pretrained model.
 
     Args:
         source: Where the model comes from, as in `ModelSettings`.
         config: Values of its configuration that the study gives.
 
     Returns:
-        A sentence for each key; nothing if the model is random or its sizes are not known.
+        One sentence per key; empty if the model is random or its sizes are unknown.
     """
     whole = None if source.startswith("random:") else find_dimensions(source, {})
     if whole is None:
@@ -240,20 +240,20 @@ def changed_sizes(source: str, config: Mapping[str, Any]) -> dict[str, str]:
     found = {key: stored.get(key, _size_by_key(whole).get(key)) for key in config}
     most = {*LAYERS, *DECODER_LAYERS}
     return {
-        key: f"is not what the weights have, {known}; leave it out"
+        key: f"does not match the weights ({known}); leave it out"
         for key, known in found.items()
         if known is not None and (config[key] > known if key in most else config[key] != known)
     }
 
 
 def _size_by_key(whole: Dimensions) -> dict[str, int | None]:
-    """Return a model's sizes by all keys that configurations have for them."""
+    """Return a model's sizes under all configuration keys in use."""
     sizes = {WIDTH: whole.width, HEADS: whole.heads, LAYERS: whole.layers, POSITIONS: whole.positions}
     return {key: size for keys, size in sizes.items() for key in keys}
 
 
 def _problem(key: str, value: Any) -> str | None:
-    """Return what a value must be if it is not; None if it may be."""
+    """Return the violated requirement of a value; None if it is valid."""
     if value is None and (key in _OPTIONAL or key == "classifier_dropout"):
         return None
     if key in ("model_type", "is_encoder_decoder"):
@@ -287,20 +287,20 @@ def _activation_problem(value: Any) -> str | None:
 
 
 def bad_sizes(sizes: Dimensions, layers: int | None) -> list[str]:
-    """Return what is wrong with a model's sizes together, a sentence each.
+    """Report inconsistent sizes of a model, with one sentence each.
 
     Args:
         sizes: The sizes of the whole model.
-        layers: Number of layers that the study keeps.
+        layers: Number of layers kept by the study.
 
     Returns:
-        Sentences without the model's place in the study.
+        Sentences without the model's location in the study.
     """
     problems = []
     stacks = {"heads": sizes.heads} | ({"the decoder's heads": sizes.decoder_heads} if sizes.decoder_layers else {})
     for what, heads in stacks.items():
         if sizes.splits_width and sizes.width % heads:
-            problems.append(f"its width, {sizes.width}, can't be divided among {heads} {what}; take a multiple")
+            problems.append(f"its width {sizes.width} is not divisible by {heads} {what}; use a multiple")
     if sizes.key_value_heads and sizes.heads % sizes.key_value_heads:
         problems.append(f"its {sizes.heads} heads can't share {sizes.key_value_heads} key/value heads evenly")
     if layers is not None and layers > sizes.layers:

@@ -1,4 +1,4 @@
-"""Building blocks of the settings: types with ranges, and a base class that refuses unknown keys."""
+"""Field types with ranges, and the base class of settings, which rejects unknown keys."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ KIND_METRICS: dict[str, tuple[str, ...]] = {
     "translation": ("bleu",),
 }
 TASK_KINDS = tuple(KIND_METRICS)
-WRITTEN_KINDS = ("summarization", "translation")  # whose answer is text
+WRITTEN_KINDS = ("summarization", "translation")  # kinds with text answers
 
 
 class Settings(BaseModel):
-    """Frozen settings that refuse unknown keys."""
+    """Immutable settings that reject unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

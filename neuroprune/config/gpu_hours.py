@@ -1,4 +1,4 @@
-"""What a study will take, before anything is downloaded: GPU hours and disk, roughly, and what the figures rest on."""
+"""Rough estimate of a study's GPU hours and disk space before any download, with its assumptions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from neuroprune.config.plan import Plan
 from neuroprune.config.settings import RunSettings
 
-# Training rows and mean tokens of a row, answer included, by the dataset's source and configuration. Rows are the
-# datasets' own counts; tokens are rounded, and never more than a task's `max_length` and `answer_length` let through.
+# Training rows and mean tokens per row, including the target, by the dataset's source and configuration. Numbers of
+# tokens are rounded; a task's `max_length` and `answer_length` limit them further.
 ROWS_AND_TOKENS = {
     ("nyu-mll/glue", "cola"): (8_551, 12),
     ("nyu-mll/glue", "mnli"): (392_702, 40),
@@ -42,24 +42,24 @@ PARAMETERS = {
 # The paper's dense T5-base takes 24603 s for an epoch of CNN/DailyMail on an A100 (Table 1); 6 operations a parameter
 # and token in forward and backward pass make that 9e12 operations a second.
 OPERATIONS_A_SECOND = 6 * PARAMETERS["google-t5/t5-base"] * 287_113 * 580 / 24_603
-OVERHEAD_SECONDS = 60  # of a run: loading, evaluation, saving, timing
-RECORD_BYTES, WEIGHT_BYTES = 1e6, 4  # of a run without its model, and of a parameter of the model
+OVERHEAD_SECONDS = 60  # overhead of a run: loading, evaluation, saving, timing
+RECORD_BYTES, WEIGHT_BYTES = 1e6, 4  # bytes per run without its model, and per parameter of the model
 BASIS = (
-    "GPU hours: 6 operations a parameter and token, at the speed of the paper's dense T5-base on CNN/DailyMail (24603 "
-    "s an epoch on one A100 40 GB), and a minute a run for loading, judging and timing; smaller models and short rows "
-    "use a GPU worse, bf16 better, so expect a factor of two either way. Disk: 1 MB a run stays, and with keep_models "
-    "its model; on one machine models wait to be timed until all training is done (on a cluster until their job is "
-    "done), 4 bytes a parameter if nothing were removed."
+    "GPU hours: 6 operations per parameter and token, at the speed of the paper's dense T5-base on CNN/DailyMail "
+    "(24603 s per epoch on one A100 40 GB), plus one minute per run for loading, evaluation and timing. Small models "
+    "and short rows use a GPU less efficiently, bf16 more efficiently, so expect a factor of two either way. Disk: 1 "
+    "MB per run, plus its model with keep_models. Until timing, models take up to 4 bytes per parameter; on one "
+    "machine, timing starts after all training, on a cluster after each job."
 )
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What some runs will take.
+    """Estimated cost of a set of runs.
 
     Args:
         hours: GPU hours of the runs whose model and dataset are known.
-        unknown: Runs whose model or dataset is not.
+        unknown: Number of runs whose model or dataset is unknown.
         records: Bytes of records and small arrays.
         models: Bytes of the models on disk after all training.
     """
@@ -71,14 +71,14 @@ class Cost:
 
 
 def cost(runs: Mapping[str, RunSettings], stored: Container[str]) -> Cost:
-    """Estimate what runs will take.
+    """Estimate the cost of runs.
 
     Args:
         runs: Their settings by name.
-        stored: Names of the runs whose models stay, or wait to be timed.
+        stored: Names of runs whose models are kept or waiting to be timed.
 
     Returns:
-        GPU hours and bytes; runs of models or datasets that are not in our lists are counted apart.
+        GPU hours and bytes; runs with unknown models or datasets are counted separately.
     """
     times = [hours(run) for run in runs.values()]
     weights = (PARAMETERS.get(run.model.source, 0.0) for name, run in runs.items() if name in stored)
@@ -93,7 +93,7 @@ def hours(run: RunSettings) -> float | None:
         run: Its settings.
 
     Returns:
-        Hours; None if its model or dataset is not in our lists.
+        Hours; None if its model or dataset is unknown.
     """
     parameters = PARAMETERS.get(run.model.source)
     rows, tokens = known_rows(run), known_tokens(run)
@@ -104,21 +104,21 @@ def hours(run: RunSettings) -> float | None:
 
 
 def known_rows(run: RunSettings) -> int | None:
-    """Return the number of rows that a run trains on, as far as it is known without its data."""
+    """Return the number of training rows of a run, if known without its data."""
     whole, _ = ROWS_AND_TOKENS.get(_dataset(run), (None, None))
     limit = run.task.train_rows
     return limit if whole is None else min(whole, limit or whole)
 
 
 def known_tokens(run: RunSettings) -> int | None:
-    """Return the mean number of tokens of a row as the model reads it, answer included; None if not known."""
+    """Return the mean number of tokens per row after truncation, including the target; None if unknown."""
     _, tokens = ROWS_AND_TOKENS.get(_dataset(run), (None, None))
     longest = run.task.max_length + (run.task.answer_length if run.task.written else 0)
     return None if tokens is None else min(tokens, longest)
 
 
 def _dataset(run: RunSettings) -> tuple[str, str | None]:
-    """Return the dataset's source and configuration; demo data are named by the task if not by the configuration."""
+    """Return the dataset's source and configuration; demo data default to the task's name."""
     task = run.task
     return task.source, task.name if task.source == "demo" and task.config is None else task.config
 
@@ -127,14 +127,14 @@ COLUMNS = ("experiment", "runs", "jobs", "GPU hours", "records", "models")
 
 
 def table(plan: Plan, jobs: Mapping[str, int]) -> list[list[str]]:
-    """Say what each experiment will take, and all of them.
+    """Estimate the cost of each experiment and of the whole study.
 
     Args:
         plan: All runs of a study.
         jobs: Number of jobs of each experiment.
 
     Returns:
-        A row for each experiment and one for all, with the columns of ``COLUMNS``.
+        One row per experiment and one for the total, with the columns ``COLUMNS``.
     """
     parts = {**plan.experiments, "all": tuple(plan.runs)}
     jobs = {**jobs, "all": sum(jobs.values())}
@@ -144,7 +144,7 @@ def table(plan: Plan, jobs: Mapping[str, int]) -> list[list[str]]:
 
 def _row(name: str, runs: Mapping[str, RunSettings], stored: Container[str], jobs: int) -> list[str]:
     found = cost(runs, stored)
-    unknown = f" + {found.unknown} runs not known" if found.unknown else ""
-    time = f"{found.hours:,.0f}{unknown}" if found.unknown < len(runs) else "not known"
-    models = f"{found.models / 1e9:,.1f} GB" if found.models else "not known"
+    unknown = f" + {found.unknown} unknown runs" if found.unknown else ""
+    time = f"{found.hours:,.0f}{unknown}" if found.unknown < len(runs) else "unknown"
+    models = f"{found.models / 1e9:,.1f} GB" if found.models else "unknown"
     return [name, f"{len(runs)}", f"{jobs}", time, f"{found.records / 1e9:.2f} GB", models]

@@ -1,7 +1,7 @@
-"""Divide a plan's runs into jobs: runs of one experiment, model and task, in the plan's order.
+"""Grouping of a plan's runs into jobs: runs of one experiment, model and task, in the plan's order.
 
-A job trains its runs one after another; another one then times them. By default each run has its own job. With
-``runs_per_job`` several runs share one, because thousands of small jobs cost a scheduler more than the work itself.
+A job trains its runs one after another, and a second job times them. By default, each run has its own job. With
+``runs_per_job``, several runs share one, because thousands of small jobs cost a scheduler more than the work itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from neuroprune.config.training import TrainingSettings
 from neuroprune.errors import UserError, did_you_mean
 
 LEAST_MINUTES = 240
-LONGEST_COMMAND = 100_000  # Linux allows 131,072 bytes for an argument, and a shell's command is one
+LONGEST_COMMAND = 100_000  # Linux allows 131,072 bytes per argument, and a shell command is one argument
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,11 @@ def jobs_of(plan: Plan) -> dict[str, Job]:
     """Divide all runs of a plan into jobs.
 
     Args:
-        plan: The plan; its study's settings limit how many runs share a job.
+        plan: The plan; settings of its study limit the number of runs per job.
 
     Returns:
-        Jobs by name. A job of one run has the run's name, any other ``<experiment>-<model>-<task>-<number>``.
+        Jobs by name. A job with a single run has the run's name; others are named
+        ``<experiment>-<model>-<task>-<number>``.
     """
     timed = set(plan.timed)
     jobs = {}
@@ -87,7 +88,7 @@ def jobs_of(plan: Plan) -> dict[str, Job]:
 
 
 def find_job(plan: Plan, jobs: Mapping[str, Job], name: str) -> Job:
-    """Return a job by its name; a run that shares a job can be asked for alone, by the run's name.
+    """Return a job by its name, or a single run of a shared job by the run's name.
 
     Args:
         plan: The plan.
@@ -98,7 +99,7 @@ def find_job(plan: Plan, jobs: Mapping[str, Job], name: str) -> Job:
         The job.
 
     Raises:
-        UserError: The plan has no job and no run of this name.
+        UserError: If the plan has no job or run of this name.
     """
     if name in jobs:
         return jobs[name]
@@ -122,7 +123,7 @@ def _by_model_and_task(plan: Plan, names: Iterable[str]) -> dict[tuple[str, str]
 
 
 def _most(plan: Plan, experiment: str, run: RunSettings) -> int:
-    """Return how many runs like this one share a job; runs of one experiment, model and task take equally long."""
+    """Return how many runs like this one share a job, assuming equal durations within an experiment, model and task."""
     most = plan.study.experiments[experiment].runs_per_job or plan.study.runs_per_job
     estimate = hours(run)
     if plan.study.job_hours is None or estimate is None:
@@ -131,7 +132,7 @@ def _most(plan: Plan, experiment: str, run: RunSettings) -> int:
 
 
 def settings_of(plan: Plan, job: Job) -> JobRuns:
-    """Return all settings that determine the results of a job's runs; timing settings only if a run is timed."""
+    """Return all settings that affect a job's results; timing settings only if a run is timed."""
     first = plan.runs[job.runs[0]]
     runs = [plan.runs[name] for name in job.runs]
     return JobRuns(
@@ -145,7 +146,7 @@ def settings_of(plan: Plan, job: Job) -> JobRuns:
 
 
 def long_commands(plan: Plan) -> list[str]:
-    """Say in which experiments the settings of a job are too long for a command, each once.
+    """Report experiments in which the settings of a job are too long for a command.
 
     Args:
         plan: The plan.
@@ -160,15 +161,15 @@ def long_commands(plan: Plan) -> list[str]:
         experiment = experiment_of[job.runs[0]]
         longest[experiment] = max(longest[experiment], _length(plan, job, lengths))
     return [
-        f"experiments.{experiment}: the settings of a job have {length:,} characters, but a command may have "
-        f"{LONGEST_COMMAND:,}; lower runs_per_job, or give less in the config of the model"
+        f"experiments.{experiment}: the settings of a job have {length:,} characters, more than the limit of "
+        f"{LONGEST_COMMAND:,}; lower runs_per_job, or shorten the model's config"
         for experiment, length in longest.items()
         if length > LONGEST_COMMAND
     ]
 
 
 def _length(plan: Plan, job: Job, known: dict[int, int]) -> int:
-    """Return about how long a job's settings are as a quoted argument; `known` has the lengths of shared parts."""
+    """Return the approximate length of a job's settings as a quoted argument; `known` caches shared parts."""
     runs = [plan.runs[name] for name in job.runs]
     parts = [runs[0].model, runs[0].task, runs[0].training, *(run.method for run in runs)]
     for part in parts:
@@ -185,7 +186,7 @@ def run_limit(plan: Plan, name: str) -> int:
         name: Name of the run.
 
     Returns:
-        The limit of the model's row; by default twice the estimate, at least four hours.
+        The limit in the model's row; by default twice the estimate, but at least four hours.
     """
     run = plan.runs[name]
     asked = plan.study.models[run.model.name].job.minutes
@@ -200,8 +201,8 @@ def time_limit(plan: Plan, job: Job) -> int:
         job: The job.
 
     Returns:
-        The sum of its runs' limits. If the study sets ``job_hours``, at most the limit of one run plus twice those
-        hours, because estimates may be wrong by a factor of two.
+        The sum of its runs' limits. With ``job_hours``, at most the limit of one run plus twice these hours, because
+        estimates may be wrong by a factor of two.
     """
     one = run_limit(plan, job.runs[0])
     limit = one * len(job.runs)
@@ -209,7 +210,7 @@ def time_limit(plan: Plan, job: Job) -> int:
 
 
 def incomplete_lists(folder: Path, name: str, job: Job) -> list[str]:
-    """Return which of a job's lists, ``runs.json`` and ``timings.json``, are missing or name a missing file.
+    """Return those of a job's lists ``runs.json`` and ``timings.json`` that are missing or list a missing file.
 
     Args:
         folder: The study's folder.
@@ -228,7 +229,7 @@ def incomplete_lists(folder: Path, name: str, job: Job) -> list[str]:
 
 
 def count_by_rule(plan: Plan) -> dict[str, int]:
-    """Count the training and timing jobs of a plan by the workflow's rule."""
+    """Count the training and timing jobs of a plan by workflow rule."""
     jobs = jobs_of(plan).values()
     return {"train": len(jobs), "measure": sum(bool(job.timed) for job in jobs)}
 

@@ -1,4 +1,4 @@
-"""Error messages for invalid settings: pydantic's errors as sentences."""
+"""User-readable messages for pydantic's validation errors."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ EXPLAINED = "explained"
 
 
 def sentences(error: ValidationError, model: type[BaseModel], above: Location = ()) -> list[str]:
-    """Turn all errors of a validation into sentences that begin with the key.
+    """Convert all errors of a validation to sentences that begin with the key.
 
     Args:
-        error: What pydantic raised.
+        error: pydantic's error.
         model: The class that was validated; unknown keys are compared with its fields.
         above: Location of the validated data in its file.
 
@@ -45,7 +45,7 @@ def path(location: Location) -> str:
 
 
 def explain(line: ErrorDetails, model: type[BaseModel]) -> str:
-    """Return what is wrong with one value and what is allowed, without its location."""
+    """Describe the problem of one value and the allowed values, without the location."""
     speak = _WORDS.get(line["type"], _not_allowed)
     return speak(line, model)
 
@@ -68,7 +68,7 @@ def shown(value: Any) -> str:
 
 
 def number(value: float) -> str:
-    """Return a bound as a person writes it: 0.5, 4096, 1,000,000."""
+    """Format a bound for reading: 0.5, 4096, 1,000,000."""
     return f"{value:,.0f}" if value >= 10_000 else f"{value:g}"
 
 
@@ -115,7 +115,7 @@ def _own_words(line: ErrorDetails, _: type[BaseModel]) -> str:
 
 
 def _bound(line: ErrorDetails, model: type[BaseModel]) -> str:
-    """Return both ends of the allowed range, not only the violated one."""
+    """Describe both ends of the allowed range, not only the violated one."""
     owner = _model_at(model, line["loc"][:-1])
     field = owner.model_fields.get(str(line["loc"][-1])) if owner else None
     known = ((getattr(end, name, None), words) for end in _metadata(field) for name, words in _ENDS)
@@ -129,7 +129,7 @@ _ENDS = (("gt", "greater than"), ("ge", "at least"), ("lt", "less than"), ("le",
 
 
 def _metadata(field: FieldInfo | None) -> list[Any]:
-    """Return the constraints of a field, those of `T | None` included."""
+    """Return the constraints of a field, including those of `T | None`."""
     if field is None:
         return []
     inner = [part for argument in get_args(field.annotation) for part in get_args(argument)[1:]]
@@ -161,7 +161,7 @@ _WORDS: dict[str, Callable[[ErrorDetails, type[BaseModel]], str]] = {
 
 
 def _model_at(model: Any, location: Location) -> type[BaseModel] | None:
-    """Follow a location through fields, mappings and lists to the class at its end."""
+    """Return the class at the end of a location through fields, mappings and lists."""
     for part in location:
         model = _within(model, part)
     return model if _is_model(model) else None

@@ -1,4 +1,4 @@
-"""A plan as text to read: what is compared, how many jobs that makes, what they take, and all runs."""
+"""Human-readable overview of a plan: experiments, jobs, estimates, and all runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NO_SAFETENSORS = ("facebook/opt-125m", "facebook/opt-1.3b")
 
 
 def overview(made: Plan) -> str:
-    """Return a plan as text to read: what is compared, how many jobs that makes, and all runs."""
+    """Return the overview of a plan as text."""
     study, timed = made.study, set(made.timed)
     right = {"tablefmt": "simple", "disable_numparse": True, "colalign": ("left", *["right"] * 5)}
     experiments = [[name, *_grid(grid, study), len(made.experiments[name])] for name, grid in study.experiments.items()]
@@ -44,7 +44,7 @@ def overview(made: Plan) -> str:
 
 
 def _reach(made: Plan) -> list[str]:
-    """Return the table of penalty runs and its warnings; nothing if there are none."""
+    """Return the table of penalty runs with warnings; empty if there are none."""
     rows = reach.table(made)
     if not rows:
         return []
@@ -53,10 +53,10 @@ def _reach(made: Plan) -> list[str]:
 
 
 def _without_safetensors(study: StudySettings) -> list[str]:
-    """Name the models whose main branch on the hub, as far as known, has no safetensors."""
+    """Warn about models whose main branch on the hub is known to have no safetensors."""
     names = [name for name, row in study.models.items() if row.source in NO_SAFETENSORS and row.revision is None]
     text = (
-        "their main branch on the hub has pickled weights alone, as far as known, which are never read. Set `revision` "
+        "as far as known, their main branch on the hub has only pickled weights, which are never read. Set `revision` "
         "to a conversion to safetensors (refs/pr/…) if one exists, or save the model as safetensors and set `source` "
         "to its folder."
     )

@@ -1,6 +1,6 @@
-"""From a study to its runs: every model, task, method, point and seed with every setting resolved.
+"""Expansion of a study to its runs: every model, task, method, point and seed with all settings resolved.
 
-Everything is a pure function of the study, except that the type of a model in a local folder is read from it.
+All functions are pure functions of the study, except that the type of a local model is read from its folder.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from neuroprune.errors import ConfigError
 
 _METHOD: TypeAdapter[MethodSettings] = TypeAdapter(MethodSettings)
 
-# What of a method stands in the names of its runs: field -> what is written before its value.
+# Method settings in the names of runs: field -> prefix of its value.
 POINT = {
     "algorithm": "",
     "sparsity": "",
@@ -37,8 +37,8 @@ POINT = {
     "theta": "t",
     "strength": "l",
 }
-LONGEST_NAME = 200  # of a run; file systems allow 255 bytes, with what is added to temporary folders
-_ODD = re.compile(r"[^a-z0-9_.-]")  # what a run's name may not have
+LONGEST_NAME = 200  # file systems allow 255 bytes, including suffixes of temporary folders
+_ODD = re.compile(r"[^a-z0-9_.-]")  # characters not allowed in a run's name
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Plan:
     """All runs of a study.
 
     Args:
-        study: The study that they come from, with only the rows that it uses.
+        study: The study, with only the rows that it uses.
         runs: Settings by the run's name, in the study's order.
         experiments: Names of runs by experiment.
-        timed: Names of the runs whose inference is timed.
-        skipped: One sentence for each task that was left out because its data are absent.
+        timed: Names of runs whose inference is timed.
+        skipped: One sentence per task that was left out because its data are missing.
     """
 
     study: StudySettings
@@ -62,7 +62,8 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-serializable data, the content of ``plan.json``.
 
-        Study settings keep the order of the study file, which tables follow. Those that decide no result are left out.
+        Study settings keep the order of the study file, which determines the order in tables. Settings without effect
+        on results are left out.
         """
         return {
             "schema_version": 1,
@@ -76,7 +77,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Point:
-    """A run without a name, and the experiment that it belongs to."""
+    """An unnamed run and its experiment."""
 
     experiment: str
     model: str
@@ -104,7 +105,7 @@ class _Point:
 
 
 def expand(study: StudySettings) -> Plan:
-    """Turn a study into its plan.
+    """Expand a study into its plan.
 
     Training settings are resolved field by field: experiment over task over model over study over the defaults.
 
@@ -112,10 +113,10 @@ def expand(study: StudySettings) -> Plan:
         study: The study, with all rows that it names.
 
     Returns:
-        The plan, with runs in the order of experiments, models, tasks, methods, points and seeds.
+        The plan, with runs ordered by experiment, model, task, method, point and seed.
 
     Raises:
-        ConfigError: A run is listed twice, or a model or method cannot be used for a task.
+        ConfigError: If a run is listed twice, or a model or method cannot be used for a task.
     """
     points = list(_points(study))
     if problems := [
@@ -153,7 +154,7 @@ def expand(study: StudySettings) -> Plan:
 
 
 def training_of(study: StudySettings, experiment: ExperimentSettings, model: str, task: str) -> TrainingSettings:
-    """Resolve training settings: each field has the value of the most specific layer that sets it."""
+    """Resolve training settings: each field takes the value of the most specific level that sets it."""
     layers = (study.training, study.models[model].training, study.tasks[task].training, experiment.training)
     given: dict[str, Any] = {}
     for layer in layers:
@@ -174,7 +175,7 @@ def _points(study: StudySettings) -> Iterator[_Point]:
 
 
 def _long_names(names: list[str], points: list[_Point]) -> list[str]:
-    """Say in which experiments a run's name is too long for a folder, each once."""
+    """Report experiments in which a run's name is too long for a folder."""
     found = {point.experiment: name for name, point in zip(names, points, strict=True) if len(name) > LONGEST_NAME}
     return [
         f"experiments.{experiment}: the name of the run {shown(name)} has {len(name)} characters, more than "
@@ -184,7 +185,7 @@ def _long_names(names: list[str], points: list[_Point]) -> list[str]:
 
 
 def _not_applicable(study: StudySettings, points: list[_Point]) -> list[str]:
-    """Report methods that cannot be used for a task, each once."""
+    """Report methods that cannot be used for a task."""
     found: dict[str, None] = {}
     for point in points:
         kinds, kind = point.method.task_kinds, study.tasks[point.task].kind
@@ -198,7 +199,7 @@ def _not_applicable(study: StudySettings, points: list[_Point]) -> list[str]:
 
 
 def _too_small(study: StudySettings, points: list[_Point]) -> list[str]:
-    """Say which models have too few positions for a task or another number of heads than is asked for, each once."""
+    """Report models with too few positions for a task or an unsuitable number of heads for a target."""
     found: dict[str, None] = {}
     sizes = {name: find_dimensions(row.source, row.config, row.layers) for name, row in study.models.items()}
     for point in points:
@@ -211,7 +212,7 @@ def _too_small(study: StudySettings, points: list[_Point]) -> list[str]:
 
 
 def _positions_problem(source: str, size: Dimensions, task: TaskSettings) -> str | None:
-    """Say that a random model has too few positions; inputs of a pretrained one are cut to what its tokenizer says."""
+    """Report a random model with too few positions; inputs of pretrained models are truncated by the tokenizer."""
     kind = source.removeprefix("random:")
     longest = max(task.max_length, task.answer_length + 1 if task.written else 0)
     if kind == source or size.positions is None or longest <= (most := size.positions - OFFSET.get(kind, 0)):
@@ -224,20 +225,20 @@ def _positions_problem(source: str, size: Dimensions, task: TaskSettings) -> str
 
 
 def _heads_problem(size: Dimensions, method: Any) -> str | None:
-    """Say that a model can't be left with as many heads as a method asks for."""
+    """Report a target number of heads that is impossible for a model."""
     heads = getattr(method, "heads", None)
     least = size.group * (size.attentions if method.name == "neuroprune" else 1)
     if heads is None or (least <= heads <= size.all_heads and heads % size.group == 0):
         return None
     steps = f" in steps of {size.group}" if size.group > 1 else ""
     return (
-        f"has {size.all_heads} heads in {size.attentions} attentions, but {method.name} asks for {heads}; give "
+        f"has {size.all_heads} heads in {size.attentions} attentions, but {method.name} has heads: {heads}; give "
         f"{least} to {size.all_heads}{steps}"
     )
 
 
 def _not_taught(study: StudySettings, points: list[_Point]) -> list[str]:
-    """Report settings that a teacher does not go with, each once."""
+    """Report settings that are incompatible with a teacher."""
     found: dict[str, None] = {}
     for point in points:
         task, where = study.tasks[point.task], f"experiments.{point.experiment}: {point.method.name} has a teacher"
@@ -253,19 +254,19 @@ def _not_taught(study: StudySettings, points: list[_Point]) -> list[str]:
 
 
 def _not_divisible(points: list[_Point]) -> list[str]:
-    """Report batches that can't be split over processes and passes, each once."""
+    """Report batches that can't be split over processes and passes."""
     found: dict[str, None] = {}
     for point in points:
         rows, parts = point.training.batch_size, point.training.parts
         if rows % parts:
             split = f"processes: {point.training.processes} and accumulation: {point.training.accumulation}"
             text = f"batch_size: {rows} can't be split evenly for {point.model} on {point.task} by {split}"
-            found[f"experiments.{point.experiment}: {text}; take a multiple of {parts}"] = None
+            found[f"experiments.{point.experiment}: {text}; use a multiple of {parts}"] = None
     return list(found)
 
 
 def _listed_twice(points: list[_Point]) -> list[str]:
-    """Report runs that are listed more than once, in one sentence for each pair of experiments."""
+    """Report runs listed more than once, with one sentence per pair of experiments."""
     first: dict[tuple[Any, ...], _Point] = {}
     again: dict[tuple[str, str], list[str]] = defaultdict(list)
     for point in points:
@@ -288,7 +289,7 @@ def _by_experiment(names: list[str], points: list[_Point]) -> dict[str, tuple[st
 
 
 def _timed(names: list[str], points: list[_Point]) -> tuple[str, ...]:
-    """Name the runs to be timed; not dense ones, which every timing of their model and task measures beside its own."""
+    """Return the names of runs to be timed; without dense runs, because every timing includes the dense model."""
     pairs = {(point.model, point.task) for point in points if point.timed and point.method.name != "dense"}
     return tuple(
         name
@@ -298,7 +299,7 @@ def _timed(names: list[str], points: list[_Point]) -> tuple[str, ...]:
 
 
 def _only_used_rows(study: StudySettings) -> StudySettings:
-    """Leave out the rows of the catalogue that no experiment names."""
+    """Leave out catalogue rows that no experiment uses."""
     models = {name for experiment in study.experiments.values() for name in experiment.models}
     tasks = {name for experiment in study.experiments.values() for name in experiment.tasks}
     return study.model_copy(
@@ -310,7 +311,7 @@ def _only_used_rows(study: StudySettings) -> StudySettings:
 
 
 def _plain(kind: type[Any], row: BaseModel, part: str) -> Any:
-    """Return a row of a study without the keys that do not belong to a run's settings."""
+    """Return a study's row without keys that are not part of a run's settings."""
     return kind(**row.model_dump(exclude=ELSEWHERE[part]))
 
 
@@ -318,10 +319,10 @@ def _plain(kind: type[Any], row: BaseModel, part: str) -> Any:
 
 
 def _names(points: list[_Point]) -> list[str]:
-    """Return the names of all runs: short, with options that differ where other settings have the same short name.
+    """Return the names of all runs: short names, with differing options added where these are ambiguous.
 
-    The first settings of a short name keep it for all their seeds, so that the seeds of one setting share their name,
-    and adding experiments at the end of a study renames nothing.
+    The first settings with a short name keep it for all seeds. Seeds of the same settings therefore share their name,
+    and appending experiments to a study renames no run.
     """
     first: dict[str, _Point] = {}
     taken: dict[str, tuple[Any, ...]] = {}
@@ -329,7 +330,7 @@ def _names(points: list[_Point]) -> list[str]:
     for point in points:
         usual = first.setdefault(point.short_name, point)
         name = "-".join([point.short_name, *differences(point.options, usual.options)])
-        while taken.setdefault(name, point.settings) != point.settings:  # values that are formatted the same way
+        while taken.setdefault(name, point.settings) != point.settings:  # different values with the same format
             name += "_"
         names.append(f"{name}-s{point.seed}")
     return names
@@ -343,18 +344,18 @@ def short_name(model: str, task: str, method: BaseModel) -> str:
 
 
 def options(method: BaseModel, training: TrainingSettings) -> dict[str, Any]:
-    """Return a run's settings by name; a training setting that a method has too is called ``training.<name>``."""
+    """Return a run's settings by name; duplicate training settings become ``training.<name>``."""
     settings = method.model_dump()
     return settings | {f"training.{name}" if name in settings else name: value for name, value in training}
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """Return ``<option>_<value>`` for each of the first options that differs from the second."""
+    """Return ``<option>_<value>`` for each of the first options that differs from the second ones."""
     return [f"{name}_{_value(name, value)}" for name, value in ours.items() if theirs.get(name) != value]
 
 
 def _value(name: str, value: Any) -> str:
-    """Format a value for a name: sparsities in percent, the shortest exact numbers, ``_`` for other characters."""
+    """Format a value for a name: sparsities in percent, shortest exact numbers, ``_`` for special characters."""
     if isinstance(value, list | tuple):
         return ".".join(_value(name, item) for item in value)
     if isinstance(value, float):

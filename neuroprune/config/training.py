@@ -1,4 +1,4 @@
-"""Settings of the fine-tuning that all methods share: part of `neuroprune.config.settings`."""
+"""Fine-tuning settings shared by all methods."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from neuroprune.config.fields import Count, Epochs, Fraction, NotNegative, Posit
 
 
 class TrainingSettings(Settings):
-    """Settings of fine-tuning, the same for every method that is compared."""
+    """Settings of fine-tuning, which are the same for all compared methods."""
 
     LATER: ClassVar[tuple[str, ...]] = (
         "processes",
@@ -30,7 +30,7 @@ class TrainingSettings(Settings):
     batch_size: Rows = Field(default=32, description="Rows per step.")
     learning_rate: Positive = Field(default=1e-4, description="Peak of the learning rate; it decays linearly to 0.")
     weight_decay: NotNegative = Field(default=0.0, description="Weight decay; AdamW's is decoupled.")
-    warmup: Fraction = Field(default=0.06, description="Share of the steps in which the learning rate rises from 0.")
+    warmup: Fraction = Field(default=0.06, description="Fraction of the steps in which the learning rate rises from 0.")
     max_grad_norm: Positive = Field(default=1.0, description="Gradients are clipped to this l2 norm.")
     linear_probe: bool = Field(
         default=False,
@@ -39,19 +39,19 @@ class TrainingSettings(Settings):
         "every method, but not to text answers.",
     )
     freeze_embeddings: bool = Field(
-        default=False, description="Freeze the embeddings in every method, dense fine-tuning included."
+        default=False, description="Freeze the embeddings in every method, including dense fine-tuning."
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto",
         description="Arithmetic of the forward and backward pass; `auto` is bf16 on GPUs that support it, else fp32.",
     )
     threads: Threads = Field(
-        default=1, description="CPU threads of a process; equal for all runs, so that times are comparable."
+        default=1, description="CPU threads per process; equal for all runs, so that times are comparable."
     )
     processes: Processes = Field(
         default=1,
-        description="Processes that train a model together, each with its share of a step's rows: one per GPU, or "
-        "`threads` CPU threads each. The result equals that of one process up to rounding and dropout.",
+        description="Processes that train a model together, each with its part of a step's rows: one per GPU, or "
+        "`threads` CPU threads each. The result equals that of a single process up to rounding and dropout.",
     )
     accumulation: Count = Field(
         default=1,
@@ -60,8 +60,8 @@ class TrainingSettings(Settings):
     )
     gradient_checkpointing: bool = Field(
         default=False,
-        description="Recompute activations in the backward pass instead of storing them: far less memory, about a "
-        "third more time.",
+        description="Recompute activations in the backward pass instead of storing them, which saves much memory and "
+        "takes about a third more time.",
     )
     optimizer: Literal["adamw", "adafactor", "sgd"] = Field(
         default="adamw",
@@ -71,17 +71,15 @@ class TrainingSettings(Settings):
     evaluate: Literal["epoch", "end"] = Field(
         default="end", description="Evaluate after every epoch or once at the end; its time is recorded separately."
     )
-    deterministic: bool = Field(
-        default=False, description="Refuse operations without a repeatable result; slower on GPUs."
-    )
+    deterministic: bool = Field(default=False, description="Reject non-deterministic operations; slower on GPUs.")
 
     @model_serializer(mode="wrap")
     def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out newer settings that have their default, so that earlier runs keep their hash."""
+        """Leave out newer settings with default values, so that earlier runs keep their hash."""
         plain = {name: type(self).model_fields[name].default for name in self.LATER}
         return {key: value for key, value in serialize(self).items() if key not in plain or value != plain[key]}
 
     @property
     def parts(self) -> int:
-        """Number of parts that a step's rows are read in."""
+        """Number of parts into which a step's rows are split."""
         return self.processes * self.accumulation

@@ -1,6 +1,6 @@
-"""Estimates of the work of a run without its data, for time estimates and progress.
+"""Estimated work of a run, without its data, for time estimates and progress.
 
-One unit is one operation of the dense model's forward and backward pass. Whether a machine is fast is measured in
+The unit is one operation of the dense model's forward and backward pass. The speed of the machine is measured in
 `training.machine_speed`.
 """
 
@@ -15,7 +15,7 @@ from neuroprune.config.settings import RunSettings
 
 OPERATIONS = 6  # per weight and token: two in the forward pass, four in the backward pass
 SAVED = 0.77  # of a step's time at full sparsity; the rest is embeddings, the optimizer and the evaluation
-ROWS = 1000  # where the number of rows is not known, so that epochs still count in comparisons between runs
+ROWS = 1000  # assumed if the number of rows is unknown, so that epochs still count in comparisons between runs
 
 
 def operations(run: RunSettings) -> float | None:
@@ -25,7 +25,7 @@ def operations(run: RunSettings) -> float | None:
         run: Its settings.
 
     Returns:
-        Operations in the layers, without embeddings; None if the model or the dataset is not known.
+        Operations in the layers, without embeddings; None if the model or dataset is unknown.
     """
     shape = shape_of(run.model.source, run.model.config)
     rows, tokens = known_rows(run), known_tokens(run)
@@ -36,13 +36,13 @@ def operations(run: RunSettings) -> float | None:
 
 
 def shares(runs: Mapping[str, RunSettings]) -> dict[str, float]:
-    """Return each run's share of the work of a study.
+    """Return each run's fraction of a study's work.
 
     Args:
         runs: All runs by name.
 
     Returns:
-        Fractions that add up to 1; by epochs and rows alone if one of the runs is not known better.
+        Fractions that add up to 1, based only on epochs and rows if any run's work is unknown.
     """
     known = {name: operations(run) for name, run in runs.items()}
     if any(work is None for work in known.values()):

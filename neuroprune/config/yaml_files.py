@@ -1,4 +1,4 @@
-"""Read YAML files of a configuration. Every mistake in a file becomes one sentence with its line and column."""
+"""Reading of YAML files, with every mistake reported in one sentence with line and column."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from neuroprune.config.messages import shown
 from neuroprune.errors import ConfigError
 from neuroprune.files import failures
 
-DEEPEST = 40  # nested lists and mappings; far above any study, far below the interpreter's limit
-LARGEST = 1_000_000  # values of a file when its aliases are written out
+DEEPEST = 40  # maximum nesting: far above any study, far below the interpreter's limit
+LARGEST = 1_000_000  # maximum number of values with expanded aliases
 _OTHER_ENCODINGS = {
     "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
     "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
@@ -22,7 +22,7 @@ _OTHER_ENCODINGS = {
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that has to be a mapping.
+    """Read a YAML file that must contain a mapping.
 
     Args:
         path: The file.
@@ -31,7 +31,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         Its keys and values.
 
     Raises:
-        ConfigError: The file is missing, empty, not UTF-8, not YAML, not a mapping, or has a key twice.
+        ConfigError: If the file is missing, empty, not UTF-8, not YAML, not a mapping, or has a duplicate key.
     """
     text = _text(path)
     try:
@@ -40,7 +40,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         reason = error.problem or error.context
-        raise ConfigError([f"{path}: {where}this is not YAML as it should be: {reason}"]) from error
+        raise ConfigError([f"{path}: {where}invalid YAML: {reason}"]) from error
     except yaml.reader.ReaderError as error:
         raise ConfigError([f"{path}: {_odd_character(text, error)}"]) from error
     if content is None:
@@ -53,13 +53,13 @@ def as_mapping(content: Any, source: str) -> dict[str, Any]:
 
     Args:
         content: Content of a file.
-        source: What to call the file in messages.
+        source: Name of the file in error messages.
 
     Returns:
         Its keys and values.
 
     Raises:
-        ConfigError: It is no mapping.
+        ConfigError: If it is not a mapping.
     """
     if not isinstance(content, Mapping):
         raise ConfigError([f"{source}: {shown(content)} is not allowed; it must be a mapping of keys to values"])
@@ -67,7 +67,7 @@ def as_mapping(content: Any, source: str) -> dict[str, Any]:
 
 
 def _text(path: Path) -> str:
-    """Return a file's text; refuse what is not UTF-8."""
+    """Return a file's text; reject files that are not UTF-8."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -97,7 +97,7 @@ def _odd_character(text: str, error: yaml.reader.ReaderError) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses repeated keys, keys that are not scalars, deep nesting and recursive or huge aliases."""
+    """Safe YAML loader that rejects duplicate keys, non-scalar keys, deep nesting, and recursive or huge aliases."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -105,29 +105,29 @@ class _Loader(yaml.SafeLoader):
         self._sizes: dict[int, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Compose a node as YAML does, within the limits on depth and size."""
+        """Compose a node within the limits on depth and size."""
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) and event.anchor in {self._anchor(outer) for outer in self._open}:
-            raise _refused(f"*{event.anchor} stands inside &{event.anchor}, which it repeats", event.start_mark)
+            raise _refused(f"*{event.anchor} is inside &{event.anchor}, to which it refers", event.start_mark)
         if len(self._open) > DEEPEST:
-            raise _refused(f"more than {DEEPEST} lists and mappings inside each other", event.start_mark)
+            raise _refused(f"more than {DEEPEST} nested lists and mappings", event.start_mark)
         self._open.append(event)
         node = super().compose_node(parent, index)
         self._open.pop()
         if node is not None and self._size(node) > LARGEST:
-            raise _refused(f"its aliases make more than {LARGEST:,} values", event.start_mark)
+            raise _refused(f"its aliases expand to more than {LARGEST:,} values", event.start_mark)
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Construct a value; a value that its type does not allow, such as the 99th of a month, is refused."""
+        """Construct a value; reject values that are invalid for their type, such as the 99th of a month."""
         try:
             return super().construct_object(node, deep)
         except ValueError as error:
             kind = node.tag.rpartition(":")[2]
-            raise _refused(f"{shown(node.value)} is no valid {kind}; put text in quotes", node.start_mark) from error
+            raise _refused(f"{shown(node.value)} is not a valid {kind}; put text in quotes", node.start_mark) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Construct a mapping; refuse a repeated key, the second of which would silently replace the first."""
+        """Construct a mapping; reject duplicate keys, which YAML would silently replace."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
@@ -135,12 +135,12 @@ class _Loader(yaml.SafeLoader):
             merges = key_node.tag == "tag:yaml.org,2002:merge"
             key = "<<" if merges else self.construct_object(key_node, deep=True)
             if key in seen:
-                raise _refused(f"the key {shown(key)} stands twice", key_node.start_mark)
+                raise _refused(f"duplicate key {shown(key)}", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
     def _size(self, node: yaml.Node) -> int:
-        """Return the number of values below a node with all aliases written out."""
+        """Return the number of values below a node with all aliases expanded."""
         if id(node) not in self._sizes:
             parts = node.value if isinstance(node, yaml.CollectionNode) else []
             nodes = [inner for part in parts for inner in (part if isinstance(part, tuple) else (part,))]

@@ -53,7 +53,7 @@ def _count(cores: str) -> int:
 
 
 def _time(plan: Plan, names: list[str], cores: int) -> str:
-    """Say how long runs take; those whose model or dataset is not known are counted."""
+    """Describe how long runs take; count those with an unknown model or dataset."""
     runs = [plan.runs[name] for name in names]
     if torch.cuda.is_available():
         known = cost({name: plan.runs[name] for name in names}, ())
@@ -63,9 +63,9 @@ def _time(plan: Plan, names: list[str], cores: int) -> str:
     seconds = sum(found or 0 for found in work) / speed + RUN_SECONDS * len(runs)
     total = minutes(seconds / cores + STUDY_SECONDS)
     many = f"{cores} core{'s' * (cores > 1)}"
-    basis = f"{speed / 1e9:.0f} GFLOP/s a core, measured just now"
+    basis = f"{speed / 1e9:.0f} GFLOP/s per core, measured just now"
     return f"About {total} on {many} if nothing else runs ({basis}){_unknown(work.count(None))}."
 
 
 def _unknown(count: int) -> str:
-    return f", without the training of {count} runs whose model or dataset is not known" if count else ""
+    return f", without the training of {count} runs whose model or dataset is unknown" if count else ""

@@ -53,7 +53,7 @@ def test_nothing_is_skipped_unless_asked_or_if_results_are_there(tmp_path):
 def test_a_study_of_which_nothing_is_left_is_refused_in_one_sentence(tmp_path):
     problems = problems_of(skipping(tmp_path))
     assert problems == [
-        f"study.yaml: skip_absent_data: no task has its data below {tmp_path} (nyu-mll/glue for sst2, mrpc); put them "
+        f"study.yaml: skip_absent_data: no task has data below {tmp_path} (nyu-mll/glue for sst2, mrpc); put them "
         "there, or correct data_root"
     ]
 
@@ -116,8 +116,8 @@ def grid(model, **models):
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "gpt2", "opt", "qwen3"])
 def test_a_model_that_writes_no_answers_is_refused_for_tasks_with_text(kind):
     assert problems_of(grid("new", new={"source": f"random:{kind}"})) == [
-        f"study.yaml: experiments.write: the model 'new' ({kind}) can't write the answers of the task 'news' "
-        "(summarization); take an encoder-decoder such as t5, bart or marian"
+        f"study.yaml: experiments.write: the model 'new' ({kind}) can't generate the answers of the task 'news' "
+        "(summarization); use an encoder-decoder such as t5, bart or marian"
     ]
 
 
@@ -139,7 +139,7 @@ def test_models_with_a_head_answer_with_numbers(kind):
 def test_models_that_answer_with_text_are_refused_for_numbers(kind):
     assert problems_of(grid("new", new={"source": f"random:{kind}"}) | {"tasks": {"news": SCORING}}) == [
         f"study.yaml: experiments.write: the model 'new' ({kind}) can't give the answers of the task 'news' "
-        "(regression), because it writes text; take a model with a head such as bert, roberta or opt"
+        "(regression), because it generates text; use a model with a head such as bert, roberta or opt"
     ]
 
 
@@ -162,7 +162,7 @@ def test_settings_that_a_teacher_does_not_go_with_are_told(name):
 
 def test_a_folder_s_type_is_known_and_a_hub_id_s_is_not(tmp_path):
     make_model("bert").save_pretrained(tmp_path / "bert")
-    assert "the model 'new' (bert) can't write" in problems_of(grid("new", new={"source": str(tmp_path / "bert")}))[0]
+    assert "the model 'new' (bert) can't generate" in problems_of(grid("new", new={"source": str(tmp_path / "bert")}))[0]
     assert plan_of(grid("new", new={"source": "google-bert/bert-base-uncased"})).runs
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "brt"}')
     sentence = problems_of(grid("new", new={"source": str(tmp_path / "bert")}))[0]
@@ -185,4 +185,4 @@ def test_the_prune_command_says_which_option_is_wrong(tmp_path, capsys):
     capsys.readouterr()
     words = ["prune", "--model", str(tmp_path / "bert"), "--task", "docstrings", "--sparsity", "0.5"]
     assert cli.main([*words, "--out", str(tmp_path / "out")]) == 1
-    assert capsys.readouterr().err.startswith("--model: the model 'bert' (bert) can't write the answers of the task")
+    assert capsys.readouterr().err.startswith("--model: the model 'bert' (bert) can't generate the answers of the task")

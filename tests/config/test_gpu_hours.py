@@ -42,7 +42,7 @@ def test_the_papers_study_is_known_in_full():
     plan = make_plan(read_study(["config/paper.yaml"]), "config/paper.yaml")
     *parts, total = gpu_hours.table(plan, jobs.count_by_experiment(plan))
     assert [row[0] for row in parts] == list(plan.study.experiments)
-    assert not any("not known" in cell for row in [*parts, total] for cell in row)
+    assert not any("unknown" in cell for row in [*parts, total] for cell in row)
     assert int(total[1]) == len(plan.runs) == sum(int(row[1]) for row in parts)
     assert set(plan.study.models) >= {"bert_base", "t5_base", "opt_125m", "t5_large", "opt_1.3b"}
     sparsities = {r.method.sparsity for r in plan.runs.values() if getattr(r.method, "sparsity", None)}

@@ -78,7 +78,7 @@ def test_only_coupled_penalties_below_the_median_weight_are_out_of_reach(tmp_pat
     rows = reach.table(plan(tmp_path, learning_rate=1e-3))
     assert [(row[0], row[4], row[-1]) for row in rows] == [("e", "2", "out of reach"), ("f", "1", "")]
     (sentence,) = reach.warnings(rows)
-    assert sentence.startswith("Warning: experiments.e: the learning rates of m on t sum up to less")
+    assert sentence.startswith("Warning: experiments.e: the learning rates of m on t add up to less")
     assert sentence.partition(". ")[0].replace("\n", " ") in overview(plan(tmp_path, learning_rate=1e-3)).replace(
         "\n", " "
     )
@@ -88,4 +88,4 @@ def test_only_coupled_penalties_below_the_median_weight_are_out_of_reach(tmp_pat
 def test_no_penalty_run_of_the_papers_study_is_out_of_reach_and_opt_needs_safetensors():
     made = make_plan(read_study(["config/paper.yaml"]), "config/paper.yaml")
     assert reach.warnings(reach.table(made)) == []
-    assert "Before the first job: opt_125m, opt_1.3b: their main branch" in overview(made)
+    assert "Before the first job: opt_125m, opt_1.3b: as far as known, their main branch" in overview(made)

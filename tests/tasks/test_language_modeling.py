@@ -229,7 +229,7 @@ def test_models_that_are_no_decoders_are_refused(kind, config, folder):
     ("changes", "message"),
     [
         ({"label": "completion"}, "give the prompt and the completion as two inputs"),
-        ({"metric": "accuracy"}, "metric 'accuracy' is not one of language_modeling: give one of token_accuracy"),
+        ({"metric": "accuracy"}, "metric 'accuracy' is not a metric of language_modeling; use one of token_accuracy"),
         ({"kind": "classification", "metric": "accuracy", "packing": True}, "packing is for language_modeling"),
     ],
 )

@@ -41,7 +41,7 @@ def test_time_follows_the_speed_of_the_machine_and_the_runs_that_are_missing(pla
 def test_runs_of_unknown_models_are_counted(plan, monkeypatch):
     monkeypatch.setattr(estimate, "operations_per_second", lambda: 1e9)
     monkeypatch.setattr(estimate, "operations", lambda run: None)
-    assert ", without the training of 2 runs whose model or dataset is not known. " in estimate.estimate(plan)
+    assert ", without the training of 2 runs whose model or dataset is unknown. " in estimate.estimate(plan)
 
 
 @pytest.mark.parametrize("cores", ["0", "many", "-1"])

@@ -190,10 +190,10 @@ def test_every_mistake_is_told_before_anything_is_written(snakemake, tmp_path):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("study: demo\nseeds: [1\n", "config/config.yaml: line 3, column 1: this is not YAML as it should be: "),
+        ("study: demo\nseeds: [1\n", "config/config.yaml: line 3, column 1: invalid YAML: "),
         (
             "study: demo\nstudy: demo\n",
-            "config/config.yaml: line 2, column 1: this is not YAML as it should be: the key ",
+            "config/config.yaml: line 2, column 1: invalid YAML: duplicate key ",
         ),
         ("", "config/config.yaml: the file is empty; "),
     ],

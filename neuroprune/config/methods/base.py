@@ -16,7 +16,7 @@ class PruningSettings(Settings):
 
     @property
     def form(self) -> str:
-        """The method's form in tables: `target`, unless the settings can ask for another one."""
+        """The method's form in tables: `target`, unless overridden."""
         return "target"
 
     @property
@@ -26,7 +26,7 @@ class PruningSettings(Settings):
 
 
 class EventSettings(PruningSettings):
-    """Settings of the removal events of the target form, the same in every method that has one."""
+    """Settings of removal events, shared by all methods with a target form."""
 
     start: Schedule = Field(
         default=1 / 3,
@@ -58,6 +58,6 @@ class EventSettings(PruningSettings):
         return self
 
     def _check_order(self) -> None:
-        """Refuse events that end before they start."""
+        """Reject an end before the start."""
         if self.start > self.end:
             raise ValueError(f"start ({self.start:g}) must not be after end ({self.end:g})")

@@ -23,7 +23,7 @@ class CoFiSettings(PruningSettings):
     """
 
     name: Literal["cofi"] = Field(default="cofi", description="The method.")
-    version: Literal[1] = Field(default=1, description="Rises when the method's results change; not to be set.")
+    version: Literal[1] = Field(default=1, description="Increases when the method's results change; do not set it.")
     sparsity: TargetSparsity = Field(
         description="Fraction of the weights of all attention (Q, K, V, O) and MLP matrices that is removed or zero "
         "at the end.",
@@ -31,15 +31,15 @@ class CoFiSettings(PruningSettings):
     schedule: Literal["fair", "published"] = Field(
         default="fair",
         description="`published`: the original updates of masks and multipliers, which overshoot and miss the target "
-        "in short runs. `fair`: their learning rate is higher in shorter runs, the multipliers can't wind up, and the "
-        "final masks meet the target, completed by zeroing the smallest single weights.",
+        "in short runs. `fair`: their learning rate is higher in shorter runs, the multipliers do not accumulate, and "
+        "the final masks meet the target exactly with the help of zeroed single weights.",
     )
     masks: tuple[MaskKind, ...] = Field(
         default=("hidden", "head", "head_layer", "intermediate", "mlp"),
         min_length=1,
         description="Kinds of masks: hidden dimensions, heads, whole attentions, neurons, whole MLPs. A kind that an "
-        "architecture does not support is left out, and the record says so. In a study, where a list is an axis of "
-        "the grid, write a list of lists: `[[head, intermediate]]`.",
+        "architecture does not support is left out, and the record says so. In a study, where lists define the grid, "
+        "write a list of lists: `[[head, intermediate]]`.",
     )
     start: Schedule = Field(
         default=0.042,
@@ -61,8 +61,8 @@ class CoFiSettings(PruningSettings):
     )
     mask_lr_steps: Count = Field(
         default=1000,
-        description="Fair schedule: number of pruning steps that `reg_lr` is meant for; with fewer, the rate is "
-        "increased in proportion.",
+        description="Fair schedule: number of pruning steps for which `reg_lr` is intended; with fewer steps, the rate "
+        "increases proportionally.",
     )
     final_lr: Positive = Field(
         default=1.0,
@@ -71,17 +71,17 @@ class CoFiSettings(PruningSettings):
     teacher: str | None = Field(
         default=None,
         min_length=1,
-        description="Distillation: `run` for the model as it is at `start`, or a folder with a dense model of the same "
-        "kind, fine-tuned on the task, which teaches from the first step. Its predictions replace the labels. "
-        "Default: none, as in the paper's comparison.",
+        description="Distillation: `run` for the model at `start`, or a folder with a dense model of the same kind, "
+        "fine-tuned on the task, which is used from the first step. Its predictions replace the labels. Default: none, "
+        "as in the paper's comparison.",
     )
     freeze_embeddings: bool = Field(
         default=True, description="Freeze the embeddings during the whole run, as published."
     )
     layer_share: Fraction = Field(
         default=0.9,
-        description="Distillation: weight of the layer loss; the rest is that of the prediction loss (published: 0.9, "
-        "0.7 or 0.5).",
+        description="Distillation: weight of the layer loss; the prediction loss has the remaining weight (published: "
+        "0.9, 0.7 or 0.5).",
     )
     teacher_temperature: Positive = Field(
         default=2.0, description="Distillation: temperature of the softened predictions (published: 2)."
@@ -95,14 +95,14 @@ class CoFiSettings(PruningSettings):
     @model_validator(mode="after")
     def _schedule_fits(self) -> CoFiSettings:
         if self.teacher == "run" and self.start == 0:
-            raise ValueError("teacher: run needs fine-tuning before pruning: let start be above 0")
+            raise ValueError("teacher: run needs fine-tuning before pruning; set start above 0")
         if self.start + self.warmup > self.end:
             raise ValueError(f"start + warmup ({self.start + self.warmup:g}) must not be after end ({self.end:g})")
         if len(set(self.masks)) < len(self.masks):
-            raise ValueError(f"masks names a kind twice: {', '.join(self.masks)}")
+            raise ValueError(f"masks lists a kind twice: {', '.join(self.masks)}")
         return self
 
     @model_serializer(mode="wrap")
     def _without_frozen_embeddings(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out `freeze_embeddings` while it is true, so that settings from before it keep their hash."""
+        """Leave out `freeze_embeddings` if true, so that settings from before it was added keep their hash."""
         return {key: value for key, value in serialize(self).items() if (key, value) != ("freeze_embeddings", True)}

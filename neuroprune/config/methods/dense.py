@@ -10,7 +10,7 @@ from neuroprune.config.fields import TASK_KINDS, Settings
 
 
 class DenseSettings(Settings):
-    """Plain fine-tuning: what the other methods are compared with."""
+    """Plain fine-tuning, the baseline of all other methods."""
 
     task_kinds: ClassVar[tuple[str, ...]] = TASK_KINDS
     name: Literal["dense"] = Field(default="dense", description="The method.")

@@ -19,7 +19,7 @@ class DSPSettings(PruningSettings):
     """
 
     name: Literal["dsp"] = Field(default="dsp", description="The method.")
-    version: Literal[1] = Field(default=1, description="Rises when the method's results change; not to be set.")
+    version: Literal[1] = Field(default=1, description="Increases when the method's results change; do not set it.")
     heads: Count = Field(description="Number of heads that remain at the end, in all layers together.")
     stage: Literal["joint", "pipelined"] = Field(
         default="joint",

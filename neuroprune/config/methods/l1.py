@@ -15,18 +15,18 @@ class L1Settings(EventSettings):
     """l1 pruning, the paper's baseline for T5 and OPT, in two forms: specify `sparsity` or `strength`."""
 
     name: Literal["l1"] = Field(default="l1", description="The method.")
-    version: Literal[1] = Field(default=1, description="Rises when the method's results change; not to be set.")
+    version: Literal[1] = Field(default=1, description="Increases when the method's results change; do not set it.")
     sparsity: TargetSparsity | None = Field(
         default=None,
-        description="Target form: fraction of the prunable weights that is zero at the end, the smallest ones.",
+        description="Target form: fraction of the prunable weights (the smallest) that is zero at the end.",
     )
     strength: Positive | None = Field(
         default=None, description="Penalty form: factor on the l1 norm in the loss (paper: 1e-7 to 1e-1)."
     )
     mode: Literal["coupled", "decoupled"] = Field(
         default="coupled",
-        description="Penalty form: `coupled` passes its gradient through the optimizer, as the paper does; "
-        "`decoupled` takes a proximal step after the optimizer's.",
+        description="Penalty form: `coupled` passes its gradient through the optimizer, as in the paper; `decoupled` "
+        "takes a proximal step after the optimizer's.",
     )
     eps: Positive = Field(
         default=EPS, description="Penalty form: entries below this absolute value count as absent at the end."
@@ -46,5 +46,5 @@ class L1Settings(EventSettings):
 
     @property
     def form(self) -> Literal["target", "penalty"]:
-        """The form that these settings ask for."""
+        """The form selected by the settings."""
         return "penalty" if self.sparsity is None else "target"

@@ -23,10 +23,10 @@ _LATER_DEFAULTS = (
 
 
 class NeuroPruneSettings(EventSettings):
-    """NeuroPrune in two forms: `sparsity` or `heads` ask for a target; `alpha`, `beta`, `theta` are the penalty."""
+    """NeuroPrune in two forms: `sparsity`, `heads` or `speedup` set a target, `alpha`, `beta`, `theta` penalties."""
 
     name: Literal["neuroprune"] = Field(default="neuroprune", description="The method.")
-    version: Literal[2] = Field(default=2, description="Rises when the method's results change; not to be set.")
+    version: Literal[2] = Field(default=2, description="Increases when the method's results change; do not set it.")
     algorithm: Literal["connectivity", "penalties"] = Field(
         default="connectivity",
         description="Algorithm that meets `sparsity`: `connectivity`, this project's removal of units by functional "
@@ -45,27 +45,29 @@ class NeuroPruneSettings(EventSettings):
     )
     speedup: Annotated[float, Field(gt=1, le=1000)] | None = Field(
         default=None,
-        description="Target form, instead of `sparsity` and `heads`: the model is so many times faster than the dense "
-        "one on the machine that trains it.",
+        description="Target form, instead of `sparsity` and `heads`: factor by which the model becomes faster than the "
+        "dense one on the training machine.",
     )
     speedup_rows: Count = Field(
-        default=32, description="Rows of the batch at which `speedup` is measured, as long as the first training batch."
+        default=32,
+        description="Batch size at which `speedup` is measured, with rows of the length of the first training batch.",
     )
     layout: Literal["free", "uniform"] = Field(
         default="free",
         description="Target form: `free` lets each layer keep its own number of heads and neurons. `uniform` keeps the "
-        "same number in all layers, so that the model has a plain configuration and loads without this package; heads "
-        "stay where the configuration can't give their number apart from the hidden size (BERT, BART, OPT, GPT-2).",
+        "same number in all layers, so that the model has a plain configuration and loads without this package. Heads "
+        "are then kept if the configuration can't give their number independently of the hidden size (BERT, BART, OPT, "
+        "GPT-2).",
     )
     multiple_of: Count = Field(
         default=1,
         description="With `sparsity`: the number of neurons that a layer keeps is a multiple of this, such as 8 or 64, "
-        "for hardware and kernels that need it.",
+        "as required by some hardware and kernels.",
     )
     calibration_rows: Count = Field(
         default=256,
-        description="Target form: training rows before each event that the scores and folds are measured on; few rows "
-        "make them noisy. A step with measurement takes about 1.5 times as long.",
+        description="Target form: training rows before each event for measuring scores and folds; few rows make these "
+        "noisy. A step with measurement takes about 1.5 times as long.",
     )
     ridge: Positive = Field(default=0.01, description="Target form: ridge regularisation of the least-squares fold.")
     min_share: Fraction = Field(
@@ -78,20 +80,20 @@ class NeuroPruneSettings(EventSettings):
     )
     centred: bool = Field(
         default=True,
-        description="Target form: connectivity leaves out the mean of a unit's output, which the fold puts into a "
-        "bias; without the fold, or without a bias, it includes the mean.",
+        description="Target form: connectivity excludes the mean of a unit's output, which the fold absorbs into a "
+        "bias. Without the fold or a bias, the mean is included.",
     )
     token_weights: bool = Field(
-        default=True, description="Target form: weight tokens in the fold by how much the loss depends on them."
+        default=True, description="Target form: weight tokens in the fold by their influence on the loss."
     )
     teacher: Annotated[str, Field(min_length=1)] | None = Field(
         default=None,
-        description="Target form: `run`, the model as it is before the first event; or a folder with a dense model of "
-        "the same kind, fine-tuned on the task, which teaches from the first step. Its predictions then take the "
-        "labels' place; a step costs about a third more.",
+        description="Target form: `run` for the model before the first event, or a folder with a dense model of the "
+        "same kind, fine-tuned on the task, which is used from the first step. Its predictions replace the labels; a "
+        "step takes about a third longer.",
     )
     teacher_temperature: Positive = Field(
-        default=2.0, description="Target form: the teacher's and the model's predictions are softened by it."
+        default=2.0, description="Target form: temperature of the softened predictions of teacher and model."
     )
     layer_share: Fraction = Field(
         default=0.0,
@@ -112,9 +114,8 @@ class NeuroPruneSettings(EventSettings):
     )
     mode: Literal["coupled", "decoupled"] = Field(
         default="coupled",
-        description="Penalty form: `coupled` passes the gradient through the optimizer, as the paper does; "
-        "`decoupled` takes a proximal step after the optimizer's, like AdamW's weight decay. Short runs need "
-        "`decoupled`.",
+        description="Penalty form: `coupled` passes the gradient through the optimizer, as in the paper; `decoupled` "
+        "takes a proximal step after the optimizer's, like AdamW's weight decay. Short runs need `decoupled`.",
     )
     eps: Positive = Field(
         default=EPS, description="Penalty form: entries below this absolute value count as absent (paper: 1e-4)."
@@ -131,8 +132,8 @@ class NeuroPruneSettings(EventSettings):
     )
     merge: Literal["output", "mlp_in", "none"] = Field(
         default="output",
-        description="Penalty form: what happens to the weights of a redundant head: they are added to the output "
-        "projection of the remaining head, to the MLP's input columns (as the paper writes), or dropped.",
+        description="Penalty form: destination of a redundant head's weights: the output projection of the remaining "
+        "head, the MLP's input columns (as written in the paper), or none.",
     )
 
     @model_validator(mode="after")
@@ -171,15 +172,15 @@ class NeuroPruneSettings(EventSettings):
     def _check_speedup(self) -> None:
         others = self.layout == "uniform" or self.sparsity is not None or self.heads is not None
         if self.speedup is not None and others:
-            raise ValueError("speedup is a target of its own; leave sparsity, heads and layout out")
+            raise ValueError("speedup can't be combined with sparsity, heads or layout; leave these out")
 
     def _check_regulated(self) -> None:
         if self.sparsity is None:
             raise ValueError("algorithm: penalties is regulated towards a target; give sparsity")
         if self.heads is not None:
-            raise ValueError("algorithm: penalties can't be asked for a number of heads; give theta instead of heads")
+            raise ValueError("algorithm: penalties does not support heads; give theta instead")
         if self.speedup is not None:
-            raise ValueError("algorithm: penalties can't be asked for a speedup; its zeros make little faster")
+            raise ValueError("algorithm: penalties does not support speedup, its zeros hardly speed up the model")
         if self.penalty_start >= self.end:
             raise ValueError(
                 f"algorithm: penalties needs penalty_start below end ({self.end:g}), where the target is reached"
@@ -189,7 +190,7 @@ class NeuroPruneSettings(EventSettings):
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out defaults of settings that came later, so that settings from before them keep their hash."""
+        """Leave out defaults of settings that were added later, so that earlier settings keep their hash."""
         return {key: value for key, value in serialize(self).items() if (key, value) not in _LATER_DEFAULTS}
 
     @property
