@@ -162,7 +162,8 @@ def test_settings_that_a_teacher_does_not_go_with_are_told(name):
 
 def test_a_folder_s_type_is_known_and_a_hub_id_s_is_not(tmp_path):
     make_model("bert").save_pretrained(tmp_path / "bert")
-    assert "the model 'new' (bert) can't generate" in problems_of(grid("new", new={"source": str(tmp_path / "bert")}))[0]
+    study = grid("new", new={"source": str(tmp_path / "bert")})
+    assert "the model 'new' (bert) can't generate" in problems_of(study)[0]
     assert plan_of(grid("new", new={"source": "google-bert/bert-base-uncased"})).runs
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "brt"}')
     sentence = problems_of(grid("new", new={"source": str(tmp_path / "bert")}))[0]

@@ -308,7 +308,7 @@ def test_a_text_to_text_model_names_the_classes_that_it_writes(kind, model_class
 
 def test_only_encoder_decoders_write():
     row = settings("random:bert", config=SMALL)
-    with pytest.raises(UserError, match="model small: bert can't generate the targets of this task; use an encoder-dec"):
+    with pytest.raises(UserError, match="model small: bert can't generate the targets of this task; use an"):
         sources.load(row, Answers(), seed=0)
 
 
