@@ -61,7 +61,7 @@ def summarize(runs: pd.DataFrame) -> pd.DataFrame:
         The columns ``IDENTITY``; ``runs`` and ``diverged``, the numbers of averaged and of diverged runs; the mean of
         each measured column under its own name and its sample standard deviation over seeds as ``<name>_sd`` (NaN for
         one run); ``percent_of_dense``, relative to the dense mean of the same model and task; ``train_time``, processor
-        seconds of training if all runs of a model and task have them, else wall-clock time without evaluation;
+        seconds of training where recorded, otherwise wall-clock time without evaluation;
         ``training_to_dense`` and ``training_to_neuroprune``, this time over that of the dense model and of NeuroPrune's
         target form at the same sparsity or number of heads. Models and tasks keep the order of the runs; within each,
         dense comes first, then the methods with ascending points.
@@ -98,11 +98,10 @@ def _averages(runs: pd.DataFrame, measured: list[str]) -> pd.DataFrame:
 
 def _with_train_time(table: pd.DataFrame) -> pd.DataFrame:
     """Add the training time used in comparisons, with its standard deviation."""
-    unknown = table["train_cpu_seconds"].isna() & (table["runs"] > 0)
-    wall = unknown.groupby([table["model"], table["task"]]).transform("any")
+    recorded = table["train_cpu_seconds"].notna()
     names = {end: (f"train_seconds_without_eval{end}", f"train_cpu_seconds{end}") for end in ("", "_sd")}
     return table.assign(
-        **{f"train_time{end}": table[cpu].where(~wall, table[seconds]) for end, (seconds, cpu) in names.items()}
+        **{f"train_time{end}": table[cpu].where(recorded, table[wall]) for end, (wall, cpu) in names.items()}
     )
 
 
@@ -232,7 +231,7 @@ def _notes(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         "Inference: milliseconds per example, median over passes of the physically cut model; in parentheses the "
         "speed-up over the dense model, both timed alternately in one job. Values are means over the timed seeds; for "
         "the dense model, the median over these jobs.",
-        "Training: processor time without evaluation if all runs have it, else wall time; in parentheses wall time "
+        "Training: processor time without evaluation where recorded, otherwise wall time; in parentheses wall time "
         "with evaluation. Step: wall time without evaluation. × dense and × NeuroPrune: training time relative to "
         "dense and to NeuroPrune with the same target sparsity or number of heads.",
     ]
