@@ -10,6 +10,9 @@ REMEDIES = {  # remedies for errors that the user can resolve
     **dict.fromkeys((errno.EACCES, errno.EPERM), "ask the owner for access, or choose another folder."),
     errno.EROFS: "choose a folder on a writable disk.",
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and run the command again."),
+    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), "something of this name is in the way; move it away."),
+    errno.ELOOP: "links lead to each other; replace them by files.",
+    errno.ENAMETOOLONG: "choose a shorter name.",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f) and run the command again.",
 }
 _NUMBER = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")  # in messages of safetensors and in wrapped errors

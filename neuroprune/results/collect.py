@@ -136,13 +136,15 @@ def _read_or_note(read: Callable[[Path], AnyRecord], path: Path, problems: list[
 
 
 def changed_files(folder: Path, run: RunRecord) -> list[str]:
-    """Return one warning per array file whose content differs from the hash in the record."""
-    existing = {folder / name: wanted for name, wanted in run.result.files.items() if (folder / name).exists()}
-    return [
-        f"{path}: differs from the file that the run wrote (SHA-256 in run.json); restore it or repeat the run."
-        for path, wanted in existing.items()
-        if file_hash(path) != wanted
-    ]
+    """Return one warning per array file that is missing or whose content differs from the hash in the record."""
+    problems = []
+    for path, wanted in {folder / name: wanted for name, wanted in run.result.files.items()}.items():
+        if not path.is_file():
+            problems.append(f"{path}: is missing, although run.json names it; restore it or repeat the run.")
+        elif file_hash(path) != wanted:
+            text = "differs from the file that the run wrote (SHA-256 in run.json); restore it or repeat the run."
+            problems.append(f"{path}: {text}")
+    return problems
 
 
 def timed_another(run: RunRecord, timing: TimingRecord) -> str:

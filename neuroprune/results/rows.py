@@ -73,7 +73,7 @@ def _outcome(result: Result) -> dict[str, Any]:
         "neurons_gone": sparsity.neurons,
         "heads_left": sum(sparsity.heads_per_layer),
         "heads_per_layer": ";".join(map(str, sparsity.heads_per_layer)),
-        "removed_heads": _listed(result.method.get("removed_heads", ())),
+        "removed_heads": _listed(result.method.get("removed_heads") or ()),
         "parameters": sparsity.parameters,
         "dense_parameters": sparsity.dense_parameters,
         "empty_layers": [*sparsity.heads_per_layer, *sparsity.neurons_per_layer].count(0),

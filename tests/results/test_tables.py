@@ -228,6 +228,21 @@ def test_arrays_of_another_run_are_named(pair, empty, name):
     assert f"{pair[0].name}/{name}.safetensors: differs from the file that the run wrote" in said
 
 
+@pytest.mark.parametrize("folder", [False, True])
+def test_missing_arrays_are_named(pair, empty, folder):
+    path = pair[0] / "degrees.safetensors"
+    path.unlink()
+    if folder:
+        path.mkdir()
+    (said,) = collect(empty)
+    assert said.startswith(f"{path}: is missing, although run.json names it; ")
+
+
+def test_a_record_may_say_that_nothing_is_known_of_removed_heads(pair, empty):
+    edit(pair[0] / "run.json", lambda run: run["result"]["method"].update(removed_heads=None))
+    assert collect(empty) == []
+
+
 def test_a_copied_run_is_named_and_counted_once(pair, empty):
     shutil.copytree(pair[0], pair[0].with_name("copy"))
     (empty / "plan.json").unlink()

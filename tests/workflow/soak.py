@@ -25,6 +25,7 @@ from neuroprune.results.records import read_record
 
 MARK = "NEUROPRUNE_SOAK"  # environment of all processes of the study
 VICTIMS = ("workflow", "job", "child", "machine")
+PATIENCE = 60.0  # seconds until a victim of a kind has to be there
 GRACE = 20.0  # seconds in which a process has to follow its parent
 EXPECTED, LOG = "expected.json", "soak.jsonl"  # of the undisturbed study; a line for each study with kills
 TEMPORARY = "tmp"
@@ -90,9 +91,16 @@ def kill(snakemake, mark, victim):
 
 
 def kill_one(snakemake, mark):
-    """Kill the first victim, in a random order, that is there; return its kind and what `kill` found."""
-    found = ((victim, kill(snakemake, mark, victim)) for victim in random.sample(VICTIMS, len(VICTIMS)))
-    return next((victim, orphans) for victim, orphans in found if orphans is not None)
+    """Kill a victim of a random kind, as soon as there is one; return its kind and what `kill` found.
+
+    Jobs spend most of their time on their start, so that random moments alone hardly ever meet the fork that trains.
+    """
+    victim, deadline = random.choice(VICTIMS), time.monotonic() + PATIENCE
+    while (orphans := kill(snakemake, mark, victim)) is None:
+        if snakemake.poll() is not None or time.monotonic() > deadline:
+            break
+        time.sleep(random.uniform(0.2, 2))
+    return victim, orphans
 
 
 def end(number):
@@ -167,8 +175,9 @@ def killed_study(folder, number, kills, seconds):
         snakemake = start(folder, mark)
         while counts.total() < kills and runs_for(snakemake, random.uniform(1, WAIT * seconds)):
             victim, found = kill_one(snakemake, mark)
-            counts[victim] += 1
-            orphans += found
+            if found is not None:
+                counts[victim] += 1
+                orphans += found
         if snakemake.wait() == 0:
             break
     complete(folder, mark)
