@@ -1,4 +1,4 @@
-# One study, from its file to its figures: `snakemake --cores all` runs the demo, `--configfile config/paper.yaml` another.
+# A study, from its file to its figures: `snakemake --cores all` runs the demo, `--configfile config/paper.yaml` another.
 #
 # Data flows one way, and each arrow is one rule that calls one `neuroprune` sub-command:
 # study -> plan -> prepare -> train -> measure -> collect -> figures and tables -> report.
@@ -10,7 +10,7 @@ include: "workflow/rules/study.smk"
 report: "workflow/report/workflow.rst"
 
 
-# The first rule is what `snakemake` without a target makes.
+# The first rule is the default target of `snakemake`.
 rule all:
     input:
         FIGURE_FILES,

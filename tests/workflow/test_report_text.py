@@ -61,5 +61,5 @@ def test_the_first_page_opens_on_the_result():
     sentence = "my_model on sst2, 80 % removed by NeuroPrune: 79.4 ± 0.4 % accuracy; *n* = 3."
     body = rendered("workflow.rst", study() | {"headline": [sentence, "Another."]})
     assert f"<strong>Result</strong>: {sentence}" in body
-    assert body.index("Another.") < body.index("What was compared")
+    assert body.index("Another.") < body.index("Compared settings")
     assert "Result</strong>" not in rendered("workflow.rst", study())

@@ -1,5 +1,5 @@
-# The table of runs, and all figures and tables made from it. Each has a rule of its own name: `snakemake figure4`. They stay
-# jobs of their own from results alone too, so that one that fails takes no other down; `neuroprune redraw` makes all at once.
+# The table of runs, and all figures and tables made from it. Each has a rule of the same name: `snakemake figure4`. They are
+# separate jobs, so that a failure does not affect the others; `neuroprune redraw` makes all of them in one call.
 from neuroprune.config.cores import available_cores, too_many_threads
 from neuroprune.config.workload import shares
 from neuroprune.results.progress import Progress, watch
@@ -19,7 +19,7 @@ rule collect:
     params:
         study=subpath(output.table, parent=True),
     message:
-        "Gather all records"
+        "Collect all records"
     shell:
         "neuroprune collect --study {params.study:q} --output {output.table:q} > {log:q} 2>&1"
 
@@ -91,7 +91,7 @@ onstart:
         )
 
 
-# NEUROPRUNE_REPORT= (empty) in the environment leaves the report out.
+# NEUROPRUNE_REPORT= (empty) in the environment disables the report.
 onsuccess:
     if Path(FOLDER, "runs.csv").exists():
         print(
@@ -111,5 +111,5 @@ onsuccess:
 onerror:
     if not PLAN.study.from_results:
         print(
-            f"What is there, and what is missing: neuroprune collect --study {FOLDER}"
+            f"To list finished and missing runs: neuroprune collect --study {FOLDER}"
         )

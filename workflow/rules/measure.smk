@@ -1,5 +1,5 @@
-# Timing jobs: measure inference with nothing else running on the machine, hence all cores. On one machine all training
-# comes first; on a cluster a job's runs are timed, and their models deleted, soon after their training.
+# Timing jobs. They reserve all cores, so that nothing else runs on the machine. On one machine, all training
+# comes first; on a cluster, a job's runs are timed and their models deleted soon after training.
 
 
 rule measure:

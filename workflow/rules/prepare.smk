@@ -1,5 +1,5 @@
-# Make sure that data and models are there. A manifest with the content's hash stands for each: what depends on it is
-# done again when the content changes, not when a file is touched.
+# Fetch data and models if necessary. Each is represented by a manifest with a hash of its content: dependent jobs are
+# repeated if the content changes, but not if a file is touched.
 
 
 localrules:
@@ -12,7 +12,7 @@ rule plan:
     log:
         "<study>/logs/plan.log",
     params:
-        # Not sorted: tables follow the order in which the study was written.
+        # Not sorted: tables follow the order of the study file.
         plan=lambda wildcards: sha256(json.dumps(PLAN.as_dict()).encode()).hexdigest(),
     message:
         "Write the plan"

@@ -1,4 +1,4 @@
-# The study and its plan, checked before the first job. Nothing heavy is imported and nothing is written here.
+# The study and its plan, checked before the first job, without heavy imports and without writing files.
 import json
 import os
 import shutil
@@ -36,14 +36,14 @@ STUDY_FILES = [os.path.relpath(file) for file in workflow.overwrite_configfiles]
 
 
 def checked(function, *arguments, **options):
-    """Call a function; its config errors end Snakemake with their sentences alone."""
+    """Call a function; on config errors, end Snakemake with only their messages."""
     try:
         return function(*arguments, **options)
     except ConfigError as error:
         sys.exit(str(error))
 
 
-# `--profile` only adds to the default profile, whose limit of one GPU is meant for one machine.
+# `--profile` only adds to the default profile, whose limit of one GPU is intended for a single machine.
 if "gpu" in workflow.resource_settings.resources and "slurm_partition" in (
     workflow.resource_settings.default_resources or ()
 ):
@@ -51,10 +51,10 @@ if "gpu" in workflow.resource_settings.resources and "slurm_partition" in (
         "A profile for a cluster takes the place of the default one: type --workflow-profile instead of --profile."
     )
 
-# Finds what Snakemake lets pass, such as a key that stands twice.
+# Finds errors that Snakemake accepts, such as duplicate keys.
 checked(read_study, STUDY_FILES)
 
-# Config files are merged, so the demo must not lie beneath a study that the user names.
+# Config files are merged, so the demo must not be merged with a study given by the user.
 if not workflow.overwrite_configfiles:
 
     configfile: DEFAULT_STUDY
@@ -72,7 +72,7 @@ PLAN = checked(
 for sentence in PLAN.skipped:
     print(sentence, file=sys.stderr)
 FOLDER = PLAN.study.folder
-if "--report" in sys.argv:  # the first page opens on the result
+if "--report" in sys.argv:  # the first page shows the result
     config["headline"] = headline(Path(FOLDER))
 DATA_ROOT = PLAN.study.data_root
 JOBS = jobs_of(PLAN)
@@ -89,13 +89,13 @@ wildcard_constraints:
 
 
 def wanted(known):
-    """Names of the artefacts of one kind that the study asks for."""
+    """Names of the requested artefacts of one kind."""
     asked = PLAN.study.artefacts
     return [name for name in known if asked is None or name in asked]
 
 
 def files_of(folder, names, kinds):
-    """Return the files of figures or tables, one of each kind: what is not asked for is not made again if it is deleted."""
+    """Return one file per requested figure or table, so that others are not made again if deleted."""
     return [f"{FOLDER}/{folder}/{name}.{kind}" for name, kind in product(names, kinds)]
 
 
@@ -103,7 +103,7 @@ FIGURE_KINDS, TABLE_KINDS = ("svg", "pdf", "png", "csv"), ("html", "csv", "md", 
 FIGURE_FILES = files_of("figures", wanted(FIGURES), FIGURE_KINDS)
 TABLE_FILES = files_of("tables", wanted(TABLES), TABLE_KINDS)
 
-# A progress bar goes to the job's log: a state of it every 20 seconds, half a megabyte for a day of training.
+# Progress bars go to the job's log, updated every 20 seconds: half a megabyte per day of training.
 os.environ.setdefault("TQDM_MININTERVAL", "20")
 
 # Jobs that use an accelerator take turns on it (`resources: gpu=1` in the default profile).
@@ -111,7 +111,7 @@ GPU = int(any(map(shutil.which, ("nvidia-smi", "rocm-smi"))))
 
 
 def job_of(wildcards):
-    """Return the job that a rule's wildcard names."""
+    """Return the job of a rule's wildcard."""
     return find_job(PLAN, JOBS, wildcards.job)
 
 
@@ -127,18 +127,18 @@ def threads_of_job(wildcards):
 
 
 def memory(wildcards, attempt):
-    """Return the memory of a job in MiB; each retry asks for as much again."""
+    """Return the memory of a job in MiB; each retry adds the same amount."""
     model = first_run(wildcards).model.name
     return PLAN.study.models[model].job.memory_mb * attempt
 
 
 def minutes(wildcards, attempt):
-    """Return the time limit of a job in minutes; each retry asks for as much again."""
+    """Return the time limit of a job in minutes; each retry adds the same amount."""
     return time_limit(PLAN, job_of(wildcards)) * attempt
 
 
 def on_this_machine():
-    """Tell whether jobs run here and not on a cluster's nodes. Snakemake knows it when it makes jobs, not before."""
+    """Return whether jobs run here and not on cluster nodes, which is only known once Snakemake creates jobs."""
     return workflow.local_exec and not workflow.remote_exec
 
 
@@ -146,24 +146,24 @@ FIRST = 10**12  # priority above every training job
 
 
 def measured_soon(wildcards):
-    """Priority of a measurement: first of all on a cluster, where the model goes then, and last on one machine."""
+    """Priority of a timing job: highest on a cluster, so that models are deleted early; lowest on one machine."""
     return 0 if on_this_machine() else FIRST
 
 
 def longest_first(wildcards):
-    """Return the priority of a training job: above local timing jobs, and higher for longer jobs, which then end sooner."""
+    """Return the priority of a training job: above local timing jobs, and higher for longer jobs."""
     return 1 + len(job_of(wildcards).runs) * rows_read(first_run(wildcards))
 
 
 def rows_read(run):
-    """Rows that a run reads, or more where the study does not say how many there are."""
+    """Number of rows of a run, or an upper bound if the study does not set it."""
     return run.training.epochs * (run.task.train_rows or 1_000_000)
 
 
 def redo(files):
-    """Force the jobs that make these files, as far as the targets depend on them.
+    """Force the jobs that make these files, if the targets depend on them.
 
-    Snakemake itself makes a missing intermediate file only if a file made from it is missing or out of date.
+    Snakemake recreates a missing intermediate file only if a file made from it is missing or outdated.
     """
     if workflow.is_main_process:
         workflow.dag.forcefiles.update(files)
@@ -180,13 +180,13 @@ def manifests(wildcards):
 
 
 def teachers(wildcards):
-    """Return the files of the teachers of a job's runs, which are in folders."""
+    """Return the files of the teachers of a job's runs that are stored in folders."""
     runs = (PLAN.runs[name] for name in job_of(wildcards).runs)
     return sorted({str(path) for run in runs for path in teacher_files(run.method)})
 
 
 def lists(names, runs=None):
-    """Return the lists of records and times that jobs write: of the jobs of these names that have some of these runs."""
+    """Return the lists of records and times written by those of these jobs that contain any of these runs."""
     jobs = {name: JOBS[name] for name in names}
     chosen = {
         name: job
@@ -201,22 +201,22 @@ def lists(names, runs=None):
 
 
 def shown_runs(artefact):
-    """Return the lists of the runs that a figure or table shows; none if it shows all, as runs.csv stands for these."""
+    """Return the lists of the runs in a figure or table; none if it shows all runs, which runs.csv covers."""
     runs = needed_runs(artefact, PLAN.runs)
     return [] if len(runs) == len(PLAN.runs) else lists(JOBS, {*runs})
 
 
 def asked_runs():
-    """Return the lists of the runs that the targets of the command line show: of single artefacts, else all."""
+    """Return the lists of the runs needed for the targets on the command line: single artefacts or all."""
     asked = [Path(target).stem for target in workflow.dag_settings.targets]
     few = [shown_runs(name) if name in [*FIGURES, *TABLES] else [] for name in asked]
     return [*dict.fromkeys(chain(*few))] if few and all(few) else lists(JOBS)
 
 
 def records(wildcards):
-    """Return the inputs of the table of runs: the plan and the lists of jobs or, from results alone, the records.
+    """Return the inputs of the table of runs: the plan and the lists of jobs or, with `from_results`, the records.
 
-    A job of Snakemake's own does not know the targets, but all its inputs exist.
+    A subprocess of Snakemake does not know the targets, but all its inputs exist.
     """
     if PLAN.study.from_results:
         return sorted(
@@ -237,8 +237,8 @@ def records(wildcards):
 def shown(artefact):
     """Return the inputs of a figure or table: the table of runs and, if it shows only some runs, their lists.
 
-    Then other runs, for which the table is written again, do not make it again. The table is marked as old only for an
-    artefact that exists: Snakemake 9 does not make a missing target whose one input to be written again is so marked.
+    The artefact is then not remade when the table changes only because of other runs. The table is marked as `ancient`
+    only for existing artefacts, because Snakemake 9 does not make a missing target whose only changed input is ancient.
     """
     table = f"{FOLDER}/runs.csv"
     few = [] if PLAN.study.from_results else shown_runs(artefact)

@@ -1,8 +1,8 @@
 # Training jobs. A job trains one run or, with `runs_per_job`, several in turn. Its settings are its parameters, so Snakemake
-# starts exactly the jobs that a change concerns. The job itself skips every run whose record has the same settings, data
+# starts exactly the jobs affected by a change. The job itself skips every run whose record has the same settings, data
 # and model. Run folders are not outputs: Snakemake deletes the outputs of a job before it starts and after it fails.
 
-# Exists as long as the models of the job's runs are needed for timing.
+# Exists while the models of the job's runs are needed for timing.
 MODELS = touch("<study>/jobs/{job}/models")
 KEEP = "--keep-models" * PLAN.study.keep_models
 
@@ -24,7 +24,7 @@ rule train:
         gpu=lambda wildcards: GPU * first_run(wildcards).training.processes,
         mem_mb=memory,
         runtime=minutes,
-        # A setting of the study; as a parameter its change would repeat the job.
+        # A setting of the study and not a parameter, because a change would repeat the job.
         checkpoint_minutes=str(PLAN.study.checkpoint_minutes),
     params:
         settings=lambda wildcards: canonical(settings_of(PLAN, job_of(wildcards))),

@@ -16,7 +16,7 @@ TABLES = {
     "table1": "2 Sparsity against metric and times",
     "summary": "1 Result",
     "timing": "6 Times",
-    "provenance": "7 Where the numbers come from",
+    "provenance": "7 Provenance",
 }
 
 
