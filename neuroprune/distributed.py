@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from neuroprune.errors import UserError
+from neuroprune.files.temporary import temporary_folder
 
 PR_SET_PDEATHSIG = 1  # option of prctl(2)
 T = TypeVar("T")
@@ -74,6 +75,7 @@ def launch(function: Callable[..., None], processes: int, *arguments: Any) -> No
         UserError: If a process raised a UserError, or if there are fewer GPUs than processes.
         RuntimeError: If a process failed in another way; its traceback is in the log.
     """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -81,19 +83,20 @@ def launch(function: Callable[..., None], processes: int, *arguments: Any) -> No
         raise UserError(
             f"processes: {processes}, but there are {torch.cuda.device_count()} GPUs; every process needs its own."
         )
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",
-        max_restarts=0,
-        start_method="spawn",
-    )
     try:
-        with _own_signals():
+        with temporary_folder("neuroprune-launch-") as logs, _own_signals():
+            config = LaunchConfig(
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=processes,
+                run_id=uuid.uuid4().hex,
+                rdzv_backend="c10d",
+                rdzv_endpoint="localhost:0",
+                local_addr="localhost",
+                max_restarts=0,
+                start_method="spawn",
+                logs_specs=DefaultLogsSpecs(log_dir=str(logs)),
+            )
             elastic_launch(config, function)(*arguments)
     except ChildFailedError as error:
         _, failure = error.get_first_failure()

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from helpers.processes import alive
 from neuroprune import distributed
 from neuroprune.errors import UserError
+from neuroprune.files.temporary import remove_abandoned
 from neuroprune.training.forked import ForkedTask, run_in_forks
 
 FORKSERVER = multiprocessing.get_context("forkserver")
@@ -90,6 +92,7 @@ def write_number_and_spin(folder):
 
 
 def launch_workers(folder):
+    tempfile.tempdir = str(folder / "temporary")
     (folder / f"fork{os.getpid()}").touch()
     distributed.launch(write_number_and_spin, 2, folder)
 
@@ -104,6 +107,8 @@ def numbers(folder, kind):
 
 @pytest.mark.parametrize("killed", ["job", "fork"])
 def test_the_processes_of_a_run_end_with_their_launcher(killed, tmp_path):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     job = FORKSERVER.Process(target=work_with_workers, args=[tmp_path])
     job.start()
     wait_until(lambda: len(numbers(tmp_path, "worker")) == 2)
@@ -112,6 +117,8 @@ def test_the_processes_of_a_run_end_with_their_launcher(killed, tmp_path):
     wait_until(lambda: not any(map(alive, [fork, *workers])))
     job.join(timeout=30)
     assert job.exitcode == (-signal.SIGKILL if killed == "job" else 0)
+    remove_abandoned("neuroprune-", temporary)  # as the next start does
+    assert not [path for path in temporary.iterdir() if path.name.startswith(("neuroprune", "torchelastic"))]
 
 
 def wait_until(condition):
