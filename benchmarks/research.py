@@ -159,6 +159,8 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "taylor, six events": (Taylor, {"events": 6}),
     "score counts": (scored, {"score": "counts"}),
     "score counts, no fold": (scored, {"score": "counts", "fold": False}),
+    "uniform": (NeuroPrune, {"layout": "uniform"}),
+    "uniform, 64": (NeuroPrune, {"layout": "uniform", "multiple_of": 64}),
 }
 
 

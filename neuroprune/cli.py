@@ -77,7 +77,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("folder", type=Path, metavar="FOLDER", help="a saved model")
     text = (
         "full: the dense model's size, zeros where units are gone, for plain transformers; plain: its own size, for "
-        "plain transformers, if all layers have equal shapes; onnx: for onnxruntime; gguf: for llama.cpp"
+        "plain transformers, if all layers have equal shapes; onnx: for onnxruntime; gguf: for llama.cpp; "
+        "vllm: a Llama for vLLM's DeciLMForCausalLM, not tried in vLLM"
     )
     command.add_argument("--format", required=True, metavar="FORMAT", help=text)
     command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")

@@ -24,6 +24,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.quantizers import HfQuantizer, auto, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from neuroprune.pruning.architectures import ARCHITECTURES
 from neuroprune.pruning.blocks import Blocks, find_blocks
 from neuroprune.pruning.kept_units import (
     METHOD,
@@ -173,6 +174,24 @@ def has_record(config: Any) -> bool:
     return names_record(method)
 
 
+def leave_shapes_to_the_record(config: Any) -> None:
+    """Remove numbers of heads and neurons from a configuration's `per_layer_config`, in place.
+
+    They repeat the record, by which the model is cut. transformers 5.24 refuses to build the models of such a
+    configuration; a later version that builds each layer at its own size would leave a model that is cut twice.
+
+    Args:
+        config: A configuration with the record of a cut model.
+    """
+    layers = config.to_dict().get("per_layer_config")
+    row = ARCHITECTURES.get(config.model_type)
+    if not layers or row is None or row.config is None:
+        return
+    names = {*row.config.neurons, row.config.heads, row.config.key_heads}
+    others = {layer: {k: v for k, v in values.items() if k not in names} for layer, values in layers.items()}
+    config.per_layer_config = {layer: values for layer, values in others.items() if values} or None
+
+
 def choose_quantizer(choose: Callable[..., Any]) -> Callable[..., Any]:
     """Extend transformers' choice of a quantizer to quantized cut models and to records of parts.
 
@@ -189,6 +208,8 @@ def choose_quantizer(choose: Callable[..., Any]) -> Callable[..., Any]:
         """Choose a quantizer with transformers' function, with the records of cut models temporarily removed."""
         owners = [config, *(value for value in vars(config).values() if isinstance(value, PreTrainedConfig))]
         records = {id(owner): (owner, owner.quantization_config) for owner in owners if has_record(owner)}
+        for owner, _ in records.values():
+            leave_shapes_to_the_record(owner)
         other = quantization_config is not None and not isinstance(quantization_config, KeptConfig)
         if not records or (id(config) in records and not other):
             return choose(config, quantization_config, *args, **kwargs)

@@ -1,5 +1,7 @@
 """Cut models load under another quantizer, and as parts of composed models."""
 
+import json
+
 import pytest
 import torch
 import transformers
@@ -10,7 +12,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from helpers.models import logits, make_batch, make_model
 from neuroprune.errors import UserError
-from neuroprune.models import pretrained
+from neuroprune.models import pretrained, quantizer
 from neuroprune.pruning.kept_units import kept_units
 from neuroprune.pruning.surgery import remove
 
@@ -153,3 +155,25 @@ def test_a_composed_model_is_told_to_prune_its_parts(tmp_path):
     model = transformers.EncoderDecoderModel.from_encoder_decoder_pretrained(*parts)
     with pytest.raises(UserError, match=r"composed of .*model\.encoder \(bert\).*model\.decoder \(bert\)"):
         remove(model, {0: [0]})
+
+
+def test_sizes_in_per_layer_config_are_left_to_the_record(tmp_path):
+    """transformers 5.24 does not build such layers; a version that does would leave them to be cut twice."""
+    model, batch = make_model("llama"), make_batch("llama")
+    remove(model, {0: [0, 1]}, {1: range(5)})
+    pretrained.save_pretrained(model, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert "per_layer_config" not in config  # transformers could not even read it with numbers of heads
+    sizes = {"0": {"num_key_value_heads": 3}, "1": {"intermediate_size": 19}}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"per_layer_config": sizes}))
+    for again in (pretrained.from_pretrained(tmp_path), transformers.AutoModelForCausalLM.from_pretrained(tmp_path)):
+        assert torch.equal(logits(again, batch), logits(model, batch))
+        assert kept_units(again).heads == kept_units(model).heads
+        assert "per_layer_config" not in again.config.to_dict()
+
+
+def test_other_values_in_per_layer_config_stay(tmp_path):
+    config = make_model("llama").config
+    config.per_layer_config = {0: {"intermediate_size": 19, "attention_dropout": 0.25}, 1: {"num_key_value_heads": 3}}
+    quantizer.leave_shapes_to_the_record(config)
+    assert config.to_dict()["per_layer_config"] == {"0": {"attention_dropout": 0.25}}

@@ -12,6 +12,7 @@ FORMATS = {
     "gguf": "neuroprune.models.export.gguf:export",
     "onnx": "neuroprune.models.export.onnx:export",
     "plain": "neuroprune.models.export.plain:export",
+    "vllm": "neuroprune.models.export.vllm:export",
 }
 
 
