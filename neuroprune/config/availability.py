@@ -124,6 +124,8 @@ def _obstacle(kind: str, task: TaskSettings) -> str | None:
         return f"predict the next token for the task {task.name!r} ({task.kind}); use a decoder such as llama or gpt2"
     if task.kind == "regression" and row.text_to_text:
         return f"give {what}, because it generates text; use a model with a head such as bert, roberta or opt"
+    if task.kind == "token_classification" and row.text_to_text:
+        return f"give {what}, because it generates text; use a model with a head such as bert or roberta"
     return None
 
 

@@ -37,6 +37,7 @@ KIND_METRICS: dict[str, tuple[str, ...]] = {
     "language_modeling": ("token_accuracy",),
     "regression": ("spearmanr", "pearson"),
     "summarization": ("rouge1", "rouge2", "rougeL", "rougeLsum"),
+    "token_classification": ("token_accuracy", "macro_f1"),
     "translation": ("bleu",),
 }
 TASK_KINDS = tuple(KIND_METRICS)

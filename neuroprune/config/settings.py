@@ -111,6 +111,7 @@ Metric = Literal[
     "f1",
     "matthews_correlation",
     "token_accuracy",
+    "macro_f1",
     "spearmanr",
     "pearson",
     "rouge1",
@@ -130,10 +131,13 @@ class TaskSettings(Settings):
     WRITTEN: ClassVar[tuple[str, ...]] = ("prefix", "answer_length", "beams", "label_smoothing")
 
     name: Name = Field(description="Short name: used in the names of runs and in figures.")
-    kind: Literal["classification", "language_modeling", "regression", "summarization", "translation"] = Field(
+    kind: Literal[
+        "classification", "language_modeling", "regression", "summarization", "token_classification", "translation"
+    ] = Field(
         default="classification",
         description="Kind of task. Regression predicts a number. Summarization and translation generate text with an "
-        "encoder-decoder. Language modelling predicts the next token with a decoder.",
+        "encoder-decoder. Language modelling predicts the next token with a decoder. Token classification predicts a "
+        "class for each word.",
     )
     source: Source = Field(
         description="A hub id, which is looked up below `data_root` first; a local folder with one csv, json or "
@@ -149,19 +153,22 @@ class TaskSettings(Settings):
         min_length=1,
         max_length=2,
         description="The text columns: a sentence or a pair of sentences; one text to summarize or translate; for "
-        "language modelling, a text, or a prompt and its completion, of which only the completion is learned.",
+        "language modelling, a text, or a prompt and its completion, of which only the completion is learned; for "
+        "token classification, lists of words, or texts whose words are separated by spaces.",
     )
     label: Label = Field(
         default="label",
-        description="The column with the class, number, summary or translation; language modelling has none.",
+        description="The column with the class, number, summary or translation; for token classification, one class "
+        "per word, as a list or separated by spaces; language modelling has none.",
     )
     train_split: Label = Field(default="train", description="Training split.")
     eval_split: Label = Field(default="validation", description="Evaluation split.")
     metric: Metric = Field(
         default="accuracy",
         description="Metric shown in tables and figures; all metrics of the task are recorded. The first three "
-        "are for classes, token accuracy for language modelling (its perplexity is recorded and shown as well), "
-        "correlations for numbers, ROUGE for summaries, BLEU for translations. All are fractions, not percentages.",
+        "are for classes, token accuracy for language modelling (its perplexity is recorded and shown as well) and for "
+        "token classification, which also has the mean F1 of the classes (`macro_f1`), correlations "
+        "for numbers, ROUGE for summaries, BLEU for translations. All are fractions, not percentages.",
     )
     max_length: Tokens = Field(default=128, description="Inputs are truncated to at most this many tokens.")
     train_rows: Count | None = Field(

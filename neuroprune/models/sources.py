@@ -19,6 +19,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     PreTrainedTokenizerFast,
 )
@@ -237,7 +238,7 @@ def _random(model: ModelSettings, data: Texts) -> tuple[Any, Any]:
     """Initialise a model from its configuration and train a tokenizer for it."""
     config = _random_config(model)
     _set_classes(config, data.labels)
-    if _auto_class(model, config, data) is not AutoModelForSequenceClassification:
+    if _auto_class(model, config, data) not in (AutoModelForSequenceClassification, AutoModelForTokenClassification):
         tokenizer = train_text_tokenizer(data.texts(), config.vocab_size)
     else:
         token_types = getattr(config, "type_vocab_size", 0) > 1
@@ -278,6 +279,13 @@ def _auto_class(model: ModelSettings, config: Any, data: Texts) -> Any:
                 "opt or gpt2"
             )
         return AutoModelForCausalLM
+    if getattr(data, "tagged", False):
+        if type(config) not in AutoModelForTokenClassification._model_mapping:
+            raise UserError(
+                f"model {model.name}: {config.model_type} has no head that gives a class to each token; take a model "
+                "such as bert, roberta, distilbert or modernbert"
+            )
+        return AutoModelForTokenClassification
     if data.labels and not find_architecture(config.model_type).text_to_text:
         return AutoModelForSequenceClassification
     if not config.is_encoder_decoder:

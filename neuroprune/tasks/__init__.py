@@ -22,6 +22,7 @@ KINDS = {
     "language_modeling": "neuroprune.tasks.language_modeling",
     "regression": "neuroprune.tasks.regression",
     "summarization": "neuroprune.tasks.summarization",
+    "token_classification": "neuroprune.tasks.token_classification",
     "translation": "neuroprune.tasks.translation",
 }
 

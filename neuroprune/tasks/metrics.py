@@ -39,6 +39,20 @@ def judge(names: Sequence[str], predictions: Any, references: Any) -> dict[str, 
     return {name: float(METRICS[name](references, predictions)) for name in names}
 
 
+def tagging(predictions: Any, references: Any) -> dict[str, float]:
+    """Return the share of words with the right class, and the mean F1 of the classes.
+
+    Args:
+        predictions: Predicted classes, int `[words]`.
+        references: True classes, int `[words]`.
+
+    Returns:
+        `token_accuracy` and `macro_f1`.
+    """
+    macro = f1_score(references, predictions, average="macro", zero_division=0.0)
+    return {"token_accuracy": float(accuracy_score(references, predictions)), "macro_f1": float(macro)}
+
+
 def correlations(predictions: Any, references: Any) -> dict[str, float]:
     """Return Pearson's and Spearman's correlation, as used in GLUE for STS-B; 0 if all predictions are equal.
 

@@ -258,8 +258,7 @@ def _in_words_of_options(problem: str, model: str, task: str) -> str:
     ):
         problem, found = re.subn(f"^{key}", option, problem)
         if found:
-            option_name, rest = problem.split(":", 1)
-            return f"{option_name.replace('_', '-')}:{rest}"
+            return re.sub(r"^[^:\s]+", lambda option_name: option_name[0].replace("_", "-"), problem)
     return problem
 
 

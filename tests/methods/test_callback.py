@@ -10,7 +10,7 @@ import transformers
 
 import neuroprune
 from helpers.loops import assert_no_hooks, make_run, make_trainer, take_step, train_bare, weights
-from helpers.models import NAMES, make_model
+from helpers.models import NAMES, make_batch, make_model
 from neuroprune import methods
 from neuroprune.config.methods import METHOD_SETTINGS, DenseSettings, L1Settings, NeuroPruneSettings
 from neuroprune.errors import UserError
@@ -325,6 +325,34 @@ def test_options_of_the_trainer_that_methods_can_bear(make, arguments, tmp_path)
     model = make_model("bert")
     make_trainer(make(sparsity=0.5), model, tmp_path, **arguments).train()
     assert measure_sparsity(model).weights == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("make", [NeuroPrune, Taylor, CoFi])
+def test_question_answering_is_trained_by_the_callback(make, tmp_path):
+    model = transformers.BertForQuestionAnswering(make_model("bert").config)
+    trainer = make_trainer(make(sparsity=0.5), model, tmp_path)
+    for row in trainer.train_dataset:
+        row["start_positions"], row["end_positions"] = row.pop("labels"), row["input_ids"].new_tensor(3)
+    trainer.train()
+    neuroprune.save_pretrained(model, tmp_path / "saved")
+    assert measure_sparsity(neuroprune.from_pretrained(tmp_path / "saved")).weights == pytest.approx(0.5, abs=1e-3)
+    assert type(neuroprune.from_pretrained(tmp_path / "saved")) is transformers.BertForQuestionAnswering
+
+
+def test_question_answering_has_no_teacher():
+    model = transformers.BertForQuestionAnswering(make_model("bert").config)
+    run, method = make_run(model.train(), steps=6), NeuroPrune(sparsity=0.5, calibration_rows=4, teacher="run")
+    method.start(run)
+    batch = make_batch() | {"start_positions": torch.tensor([0, 1, 2]), "end_positions": torch.tensor([1, 2, 3])}
+    with pytest.raises(UserError, match=r"trained without labels .*\(as in question answering\); leave teacher out"):
+        while run.step < 6:
+            model(**batch).loss.backward()
+            method.before_step(run)
+            run.optimizer.step()
+            run.step += 1
+            method.after_step(run)
+            run.optimizer.zero_grad()
+    method.abandon()
 
 
 @pytest.mark.parametrize("method", [NeuroPrune(sparsity=0.5), CoFi(sparsity=0.5), DSP(heads=4)])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers.loops import labelled_batch, make_run, train_bare
+from helpers.loops import labelled_batch, make_run, make_trainer, train_bare
 from helpers.models import ROWS, WIDTH, make_batch, make_model
 from neuroprune.errors import UserError
 from neuroprune.methods import DSP, L1, CoFi, Dense, NeuroPrune, RandomUnits, Taylor
@@ -61,6 +61,21 @@ def test_penalties_empty_layers_if_they_may(mode):
     model = make_model("bert")
     train_bare(NeuroPrune(alpha=50.0, beta=50.0, mode=mode, eps=0.5, min_share=0), model, steps=8, lr=1e-2)
     assert units_left(model).count(0) > 0
+
+
+@pytest.mark.parametrize("name", ["bert", "t5"])
+@pytest.mark.parametrize("step", [10, 20])  # between events; after the last
+def test_training_resumes_from_a_checkpoint_without_some_layers(name, step, tmp_path):
+    models = []
+    for resume in (None, str(tmp_path / f"checkpoint-{step}")):
+        model, method = make_model(name), NeuroPrune(sparsity=0.98, min_share=0, calibration_rows=8)
+        make_trainer(method, model, tmp_path, name=name, save_strategy="steps", save_steps=10).train(
+            resume_from_checkpoint=resume
+        )
+        models.append(model)
+    assert units_left(models[0]) == units_left(models[1]) and 0 in units_left(models[0])
+    for found, expected in zip(models[1].parameters(), models[0].parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 def test_times_without_units_are_part_of_the_prediction():

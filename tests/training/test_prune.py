@@ -133,6 +133,12 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(changes, sentence, at_
     assert sorted(at_home.rglob("*.json")) == before and not (at_home / "small").exists()
 
 
+def test_a_task_file_with_another_name_is_one_sentence(at_home, capsys):
+    (at_home / "mine.yaml").write_text(yaml.safe_dump(TASK_ROW | {"name": "yours"}))
+    assert main(words(task="mine.yaml")) == 1
+    assert capsys.readouterr().err.strip() == "--task.name must be 'mine', the same as its key; leave it out"
+
+
 def test_a_loss_that_diverges_is_told_and_leaves_nothing(at_home, capsys):
     assert main([*words(), "--learning-rate", "1e30", "--epochs", "8"]) == 1
     assert "the loss is no longer finite; try a smaller --learning-rate" in capsys.readouterr().err

@@ -168,6 +168,11 @@ class Distillation:
             return None
         if outputs.get("loss") is None:
             raise UserError("distillation replaces the model's own loss, but the model computes none; pass labels.")
+        if inputs.get("labels") is None or outputs.get("logits") is None:
+            raise UserError(
+                f"distillation compares logits where there are labels, but {type(model).__name__} is trained without "
+                "labels or gives no logits by these names (as in question answering); leave teacher out."
+            )
         with torch.no_grad():
             wanted = self.teacher(*args, **inputs)
         present = _present(inputs["labels"], outputs["logits"])

@@ -17,7 +17,15 @@ from neuroprune.results.tables.summary import batch_sizes, number, summarize
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 NAMES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum", "bleu": "BLEU"}
-OTHERS = ("accuracy", "f1", "matthews_correlation", "spearmanr", "pearson")  # metrics of other tasks
+OTHERS = (
+    "accuracy",
+    "f1",
+    "matthews_correlation",
+    "spearmanr",
+    "pearson",
+    "token_accuracy",
+    "macro_f1",
+)  # metrics of other tasks
 
 
 def table1(study_dir: Path) -> Table:
