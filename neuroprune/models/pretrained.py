@@ -26,7 +26,7 @@ from neuroprune.files.atomic import open_to_umask
 from neuroprune.files.temporary import OWNER, keep, temporary_folder
 from neuroprune.models import quantizer  # noqa: F401  (registers)
 from neuroprune.models.card import Facts, hub_id, is_ours, write_card
-from neuroprune.models.weight_index import check_indices
+from neuroprune.models.weight_index import check_references
 from neuroprune.pruning.architectures import ARCHITECTURES
 from neuroprune.pruning.kept_units import names_record
 
@@ -113,7 +113,7 @@ def from_pretrained(folder: str | Path, auto_class: Any = None, **options: Any) 
     """
     name = hub_id(folder)
     config = Path(folder) / "config.json" if name is None else _from_hub(name, options.get("revision"))
-    check_indices(config.parent)
+    check_references(config.parent)
     model_class = _saved_class(config, folder) if auto_class is None else auto_class
     try:
         model, info = model_class.from_pretrained(
@@ -121,7 +121,7 @@ def from_pretrained(folder: str | Path, auto_class: Any = None, **options: Any) 
             **{"local_files_only": name is None, "trust_remote_code": False, "use_safetensors": True, **options},
             output_loading_info=True,
         )
-    except (UserError, OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
+    except (UserError, ImportError, OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
         remedy = f"check {', '.join(options)}, or save it again" if options else "save it again"
         raise UserError(f"can't load the model in {folder}: {_first_lines(error)}; {remedy}.") from error
     for what in ("missing_keys", "unexpected_keys") if auto_class is None else ("missing_keys",):

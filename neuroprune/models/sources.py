@@ -32,7 +32,7 @@ from neuroprune.models.configuration import with_values
 from neuroprune.models.gguf_files import unpack_gguf
 from neuroprune.models.model_files import check_construction, check_description, check_weights
 from neuroprune.models.vocabulary import trim_vocabulary
-from neuroprune.models.weight_index import check_indices
+from neuroprune.models.weight_index import check_references
 from neuroprune.pruning.architectures import find_architecture
 
 log = logging.getLogger(__name__)
@@ -190,7 +190,7 @@ def _from_hub(model: ModelSettings, refresh: bool) -> Path:
 
 def _weights(model: ModelSettings, folder: Path) -> list[Path]:
     """Return a folder's safetensors files; reject a folder without any or an index that lists other files."""
-    check_indices(folder)
+    check_references(folder)
     found = sorted(folder.glob("*.safetensors"))
     if not found:
         pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
@@ -215,7 +215,7 @@ def _pretrained(model: ModelSettings, data: Texts, folder: Path) -> tuple[Any, A
             **ONLY_FILES,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, **ONLY_FILES)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (ImportError, OSError, ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"model {model.name}: {folder} can't be loaded: {cause(error)}") from error
     _check_loaded(model, folder, info)
     return network, tokenizer

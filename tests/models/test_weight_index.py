@@ -1,4 +1,4 @@
-"""An index of weights may name nothing but safetensors files in the same folder."""
+"""The files of a model's folder may name nothing but safetensors files in the same folder."""
 
 import json
 
@@ -55,4 +55,32 @@ def test_an_index_that_names_other_files_is_refused(name, sharded):
 def test_an_index_that_cannot_be_read_is_one_sentence(text, sharded):
     (sharded / INDEX).write_text(text)
     with pytest.raises(UserError, match=f"{INDEX} cannot be read as an index of weights"):
+        pretrained.from_pretrained(sharded)
+
+
+@pytest.mark.parametrize(
+    ("file", "entry", "part"),
+    [
+        ("config.json", {"_attn_implementation": "someone/kernel"}, "code of the hub, which is never run"),
+        ("config.json", {"attn_implementation": {"text_config": "someone/kernel"}}, "code of the hub"),
+        ("config.json", {"text_config": {"_attn_implementation": "someone/kernel:f"}}, "code of the hub"),
+        ("config.json", {"transformers_weights": "../outside.safetensors"}, "in the same folder"),
+        ("config.json", {"transformers_weights": "inside.bin"}, "in the same folder"),
+        ("adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "/elsewhere"}, "an adapter"),
+    ],
+)
+def test_a_configuration_that_names_code_or_files_elsewhere_is_refused(file, entry, part, sharded):
+    path = sharded / file
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | entry))
+    for read in (pretrained.from_pretrained, prepare):
+        with pytest.raises(UserError, match=f"{file}: .*{part}"):
+            read(sharded)
+
+
+def test_a_package_that_is_missing_is_named_in_a_sentence(sharded, monkeypatch):
+    def refuse(*_, **__):
+        raise ImportError("bitsandbytes is required")
+
+    monkeypatch.setattr(BertForSequenceClassification, "from_pretrained", refuse)
+    with pytest.raises(UserError, match="bitsandbytes is required"):
         pretrained.from_pretrained(sharded)
