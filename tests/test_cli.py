@@ -1,4 +1,4 @@
-"""The command line: quick where it should be, sentences instead of tracebacks, whole files or none."""
+"""The command line: fast start, sentences instead of tracebacks, complete files or none."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Two processes train as one does with the same rows a step, shrinking, evaluation and resuming included."""
+"""Two processes train like one with the same rows per step, including shrinking, evaluation and resuming."""
 
 import os
 from pathlib import Path
@@ -44,7 +44,7 @@ def chosen(kind, processes=1, **more):
 
 
 def train_all(data_root: Path, folder: Path) -> None:
-    """What each of two processes does: all runs, one after the other, and one that is broken off and goes on."""
+    """Run in each of two processes: all runs one after the other, and one that is interrupted and resumed."""
     with distributed.joined(2):
         for kind in KINDS:
             training.train(chosen(kind, 2), folder / kind / "run.json", data_root)

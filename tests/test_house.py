@@ -14,13 +14,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "neuroprune"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-# Tables and figures are drawn from records alone, also where no training library is wanted.
+# Tables and figures are drawn from records only and must not import training libraries.
 TABLE_READERS = {"errors", "files", "config", "results"}
 HEAVY = {"torch", "transformers", "datasets"}
 
 
 def loaded_by(modules: list[str], watched: set[str]) -> set[str]:
-    """Those of the watched packages that a fresh interpreter has loaded after importing the modules."""
+    """Return the watched packages that a fresh interpreter loads when importing the modules."""
     code = f"import sys, {', '.join(modules)}; print(*({watched!r} & set(sys.modules)))"
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 

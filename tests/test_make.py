@@ -1,4 +1,4 @@
-"""What `make` does beyond one line of a tool: publishing a study, and finding where its results lie."""
+"""`make` targets with logic: publishing a study, and locating its results."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""What a release consists of agrees: versions, the container's pins, and what continuous integration builds."""
+"""Consistency of a release: versions, the container's pins, and the builds of continuous integration."""
 
 import re
 import tomllib

@@ -18,7 +18,7 @@ VARIANTS |= {"score counts": "counts by Taylor", "score taylor": "Taylor's score
 
 
 class Cell(NamedTuple):
-    """Runs that differ in the seed alone; `sparsity` is empty for dense runs."""
+    """Runs that differ only in the seed; `sparsity` is empty for dense runs."""
 
     task: str
     beginning: str

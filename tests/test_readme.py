@@ -1,4 +1,4 @@
-"""The code of the README and of docs/tutorials/loops.md runs as it stands and does what the text around it says."""
+"""The code of the README and of docs/tutorials/loops.md runs unchanged and does what the text says."""
 
 import re
 from pathlib import Path
@@ -26,7 +26,7 @@ COMMON |= {"report_to": "none", "save_strategy": "no", "disable_tqdm": True}
 
 
 def block(text):
-    """Return the one block that holds a text."""
+    """Return the only block that contains a text."""
     (found,) = [code for code in BLOCKS if text in code]
     return found
 
@@ -37,7 +37,7 @@ def rows(count=24, labels=None):
 
 
 def run(code, monkeypatch, folder, **names):
-    """Run a block as it stands, in a folder of its own, with the names that it takes for granted."""
+    """Run a block unchanged in a separate folder, with the names that it assumes."""
     monkeypatch.chdir(folder)
     exec(compile(code, "README.md", "exec"), names)
     return names

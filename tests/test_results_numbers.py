@@ -55,7 +55,7 @@ def sst2_table(rows):
 
 
 def demo_table(rows):
-    """What `make demo` gives: every method of the demo, with the training time as a part of the dense model's."""
+    """Results of `make demo`: every method, with training time relative to dense."""
     yield ["movie_snippets, 800 rows", "setting", "sparsity", "accuracy", "inference, batch 32", "training, dense = 1"]
     groups = ["dense", *(f"neuroprune-{point}" for point in (50, 80)), "neuroprune-80-budget_dense_flops"]
     groups += [f"neuroprune-{point}" for point in (90, 95)]

@@ -1,4 +1,4 @@
-"""The tutorials' code runs as it stands, with a tiny model in place of the one on the hub."""
+"""The tutorials' code runs unchanged, with a tiny model instead of the one on the hub."""
 
 import re
 import shlex
@@ -44,7 +44,7 @@ def place(tmp_path, monkeypatch):
 
 
 def tutorial(name, hub_id, folder):
-    """Return the language and text of a tutorial's blocks, with a local folder in place of the hub's model."""
+    """Return the language and text of a tutorial's blocks, with a local folder instead of the hub's model."""
     text = (ROOT / "docs" / "tutorials" / f"{name}.md").read_text()
     assert hub_id in text
     return BLOCK.findall(text.replace(hub_id, str(folder)))

@@ -1,4 +1,4 @@
-"""Checks of models and datasets before anything is loaded: missing data are skipped, unsuitable models refused."""
+"""Early checks of models and datasets: missing data are skipped, unsuitable models rejected."""
 
 import json
 
@@ -73,7 +73,7 @@ def test_a_mirror_of_the_hub_has_the_configurations_that_its_card_or_a_folder_na
     assert has_data(glue(), tmp_path) and has_data(glue(None), tmp_path)
     assert not has_data(glue("cola"), tmp_path)
     (folder / "sst2").rename(folder / "files")
-    assert not has_data(glue(), tmp_path)  # the card names files that are not there
+    assert not has_data(glue(), tmp_path)  # the card lists files that do not exist
     card = folder / "README.md"
     card.write_text(card.read_text().replace("sst2/", "files/"))
     assert has_data(glue(), tmp_path)

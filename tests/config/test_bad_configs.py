@@ -1,4 +1,4 @@
-"""Bad study files: `neuroprune plan` ends with a sentence that names the file and the key, and writes nothing."""
+"""Invalid study files: `neuroprune plan` reports file and key in one sentence and writes nothing."""
 
 # ruff: noqa: E501 (the tables have one case a line)
 
@@ -12,7 +12,7 @@ import yaml
 from neuroprune.cli import main
 from neuroprune.config.yaml_files import read_yaml
 
-SECONDS = 10  # of processor time: far above what a refusal takes, far below a hang
+SECONDS = 10  # seconds of processor time: far above a rejection, far below a hang
 STUDY = {
     "study": "s",
     "models": {"m": {"source": "random:bert", "config": {"hidden_size": 32, "num_attention_heads": 4}}},
@@ -392,12 +392,12 @@ FILES = [
 
 
 def parts(place):
-    """Split a dotted place with numbers in brackets into its parts."""
+    """Split a dotted location with bracketed numbers into its parts."""
     return [int(part) if part.isdigit() else part for part in place.replace("[", ".").replace("]", "").split(".")]
 
 
 def changed(place, value):
-    """Return the study as text, with a value replaced."""
+    """Return the study as YAML text with one value replaced."""
     study = copy.deepcopy(STUDY)
     *above, last = parts(place)
     inner = study
@@ -408,7 +408,7 @@ def changed(place, value):
 
 
 def refusal(folder, monkeypatch, capsys, data):
-    """Plan a study file in a folder; return the sentences with which it is refused."""
+    """Plan a study file in a folder; return the reported problems."""
     monkeypatch.chdir(folder)
     Path("study.yaml").write_bytes(data)
     begun = time.process_time()

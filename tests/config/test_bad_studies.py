@@ -1,4 +1,4 @@
-"""Studies that would fail or hang later are refused while they are planned, with the key in a sentence."""
+"""Studies that would fail or hang later are rejected during planning, with the key in the message."""
 
 import copy
 

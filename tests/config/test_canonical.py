@@ -1,4 +1,4 @@
-"""Canonical JSON and hashes: equal exactly for what gives the same result."""
+"""Canonical JSON and hashes are equal if and only if results are equal."""
 
 import pytest
 

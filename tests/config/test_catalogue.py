@@ -1,4 +1,4 @@
-"""A study file becomes exactly the plan that was meant, or one sentence for each mistake in it."""
+"""Study files expand to the intended plan, or to one sentence per mistake."""
 
 # ruff: noqa: E501 (the tables have one case a line)
 
@@ -38,7 +38,7 @@ experiments:
 
 
 def changed(**values):
-    """The small study with values replaced; keys are dotted paths with `__` for dots."""
+    """Return the small study with values replaced; keys are paths with `__` for dots."""
     study = copy.deepcopy(STUDY)
     for path, value in values.items():
         *parents, last = path.split("__")
@@ -389,11 +389,11 @@ def test_mistakes_in_rows_are_told_with_their_own_file(tmp_path):
     ]
 
 
-# ---- what the project ships
+# ---- the project's own configuration
 
 
 def grid_size(experiment, study):
-    """Models times tasks times seeds times the combinations of each method's listed values."""
+    """Count the runs of a grid: models x tasks x seeds x combinations of each method's listed values."""
     points = sum(prod(len(v) for v in method.values() if isinstance(v, list)) for method in experiment["methods"])
     seeds = experiment.get("seeds", study.get("seeds", [0]))
     return len(experiment["models"]) * len(experiment["tasks"]) * len(seeds) * points

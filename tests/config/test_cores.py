@@ -1,4 +1,4 @@
-"""Studies that use more threads than there are cores say so, in the plan and when they start."""
+"""A warning about more threads than cores appears in the plan and at the start of a study."""
 
 import copy
 import logging

@@ -1,4 +1,4 @@
-"""The sizes that a plan assumes are those of transformers."""
+"""The sizes assumed in planning equal those of transformers."""
 
 import json
 from dataclasses import replace

@@ -63,6 +63,6 @@ def test_the_papers_study_is_known_in_full():
 
 
 def _penalties(plan, model, task):
-    """Settings of NeuroPrune's penalty form on one model and task."""
+    """Return the settings of NeuroPrune's penalty runs on one model and task."""
     runs = [run for run in plan.runs.values() if (run.model.name, run.task.name) == (model, task)]
     return [run.method for run in runs if run.method.name == "neuroprune" and run.method.form == "penalty"]

@@ -1,4 +1,4 @@
-"""Dividing a plan's runs into jobs, and what a plan says of its jobs."""
+"""Grouping of a plan's runs into jobs, and the overview of jobs."""
 
 from pathlib import Path
 

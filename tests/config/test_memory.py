@@ -44,7 +44,7 @@ def test_what_is_not_known_is_said():
 
 @pytest.mark.parametrize("name", ["bert", "t5", "bart", "opt", "llama", "gpt2"])
 def test_a_random_models_configuration_gives_its_size(name):
-    """But for positions, norms and biases."""
+    """Except for positions, norms and biases."""
     model = make_model(name)
     config = model.config.to_dict()
     found = memory.shape_of(f"random:{model.config.model_type}", config)
@@ -61,7 +61,7 @@ def test_known_models_have_a_number_of_parameters():
 
 
 def kept_numbers(model, batch):
-    """How many numbers a forward pass keeps for the backward pass, weights apart."""
+    """Count the activations that a forward pass stores for the backward pass."""
     kept = {}
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(storage(t), t), lambda t: t):
         model(**batch)

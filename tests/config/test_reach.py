@@ -1,4 +1,4 @@
-"""Learning rates of penalty runs beside the weights: which sparsities coupled penalties can't reach."""
+"""Comparison of learning rates with weights: sparsities out of reach of coupled penalties."""
 
 import numpy as np
 import pytest

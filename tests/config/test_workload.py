@@ -1,4 +1,4 @@
-"""Work of runs: known models and datasets by their operations, others by rows and epochs."""
+"""Estimated work of runs: by operations for known models and datasets, else by rows and epochs."""
 
 from pathlib import Path
 

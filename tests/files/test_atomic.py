@@ -1,4 +1,4 @@
-"""Files and folders are replaced at once or not at all, with the mode of the umask."""
+"""Files and folders are replaced atomically, with the mode of the umask."""
 
 import errno
 import os
@@ -29,7 +29,7 @@ def save(path):
 
 def test_arrays_have_the_mode_of_the_umask(umask, tmp_path):
     save(tmp_path / "private")
-    assert mode(tmp_path / "private") == 0o600  # otherwise this test shows nothing
+    assert mode(tmp_path / "private") == 0o600  # otherwise this test would prove nothing
     with whole_file(tmp_path / "arrays") as temporary:
         save(temporary)
     write_text(tmp_path / "text", "a")

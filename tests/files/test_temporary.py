@@ -1,4 +1,4 @@
-"""Temporary folders: deleted at the end, and after a kill by the next process that creates one."""
+"""Temporary folders are deleted at the end or, after a kill, by the next process that creates one."""
 
 import multiprocessing
 import os
@@ -73,7 +73,7 @@ def as_another_user(theirs):
     os.setgid(65534)
     os.setuid(65534)
     with pytest.raises(PermissionError):
-        list(theirs.iterdir())  # otherwise this test shows nothing
+        list(theirs.iterdir())  # otherwise this test would prove nothing
     with temporary_folder("work-", theirs.parent) as folder:
         assert folder.exists()
 

@@ -1,4 +1,4 @@
-"""Tiny datasets in the hub's layout, for tests of everything that reads data."""
+"""Tiny datasets in the hub's layout."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 ROOT = Path(__file__).parents[2]
 
-# The columns and classes of GLUE's eight classification tasks, as `nyu-mll/glue` has them.
+# Columns and classes of GLUE's eight classification tasks in `nyu-mll/glue`.
 GLUE = {
     "cola": (("sentence",), ("unacceptable", "acceptable")),
     "mnli": (("premise", "hypothesis"), ("entailment", "neutral", "contradiction")),
@@ -34,7 +34,7 @@ def glue_features(name: str) -> Features:
 
 
 def glue_rows(name: str, count: int, label: int | None = None) -> list[dict[str, Any]]:
-    """Rows of a GLUE task whose texts all differ; the class goes by turns unless it is given."""
+    """Rows of a GLUE task with distinct texts and, by default, alternating classes."""
     columns, labels = GLUE[name]
     return [
         {column: sentence(17 * i + 5 * j) for j, column in enumerate(columns)}
@@ -44,7 +44,7 @@ def glue_rows(name: str, count: int, label: int | None = None) -> list[dict[str,
 
 
 def sentence(number: int) -> str:
-    """A sentence of six words, the same for the same number."""
+    """Return a sentence of six words, determined by the number."""
     return " ".join(WORDS[(number // len(WORDS) ** i) % len(WORDS)] for i in range(6))
 
 
@@ -64,7 +64,7 @@ def write_glue(data_root: Path, *names: str, train: int = 12, evaluated: int = 6
 
 
 def write_hub(folder: Path, configs: dict[str, tuple[Features, dict[str, list[dict[str, Any]]]]]) -> None:
-    """Write a dataset as the hub keeps it: parquet files a configuration, and a card that names them."""
+    """Write a dataset in the hub's layout: parquet files per configuration, and a card that lists them."""
     infos, entries = [], []
     for config, (features, splits) in configs.items():
         (folder / config).mkdir(parents=True, exist_ok=True)

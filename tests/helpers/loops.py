@@ -23,7 +23,7 @@ from neuroprune.pruning.sparsity import prunable_projections
 
 
 def labelled_batch(name: str, seed: int, rows: int = 4) -> dict[str, Tensor]:
-    """A batch with labels: two classes, or the next tokens where the model generates."""
+    """A batch with labels: two classes, or the next tokens for generating models."""
     batch = make_batch(name, rows=rows, seed=seed)
     if ROWS[name].seq2seq:
         batch["labels"] = batch.pop("decoder_input_ids")
@@ -42,7 +42,7 @@ def make_run(model: nn.Module, steps: int, scheduled: bool = True, lr: float = 1
 
 
 def take_step(method: Method, run: Run, name: str = "bert") -> None:
-    """Take one optimizer step as a user's own loop would."""
+    """Take one optimizer step like a user's custom loop."""
     for micro in range(run.accumulation):
         batch = labelled_batch(name, seed=run.step * run.accumulation + micro)
         (run.model(**batch).loss / run.accumulation).backward()
@@ -57,7 +57,7 @@ def take_step(method: Method, run: Run, name: str = "bert") -> None:
 
 
 def train_bare(method: Method, model: nn.Module, name: str = "bert", steps: int = 12, **kwargs: Any) -> Run:
-    """Train for some steps, of which an epoch has half."""
+    """Train for some steps in two epochs."""
     run = make_run(model.train(), steps, **kwargs)
     method.start(run)
     while run.step < steps:
@@ -71,7 +71,7 @@ def train_bare(method: Method, model: nn.Module, name: str = "bert", steps: int 
 def make_trainer(
     method: Any, model: nn.Module, folder: Path, rows: int = 48, name: str = "bert", **arguments: Any
 ) -> Trainer:
-    """A real Trainer on the CPU, for encoder-decoders one that generates; two epochs of batches of four."""
+    """A real Trainer on the CPU (generating for encoder-decoders) with two epochs and batches of four."""
     batches = [labelled_batch(name, seed=i, rows=1) for i in range(rows)]
     trainer_class, arguments_class = Trainer, TrainingArguments
     if ROWS[name].seq2seq:
@@ -103,7 +103,7 @@ def weights(model: nn.Module) -> list[Tensor]:
 
 
 def assert_optimizer_fits(run: Run) -> None:
-    """The optimizer holds the model's own parameters, all that are trained, with moments of their shapes."""
+    """Assert that the optimizer contains exactly the model's trainable parameters, with moments of the same shapes."""
     held = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
     assert {id(p) for p in run.model.parameters() if p.requires_grad} <= held
     assert held <= {id(p) for p in run.model.parameters()}

@@ -1,4 +1,4 @@
-"""Tiny random models, one row an architecture; used by the tests of everything that looks at a model."""
+"""Tiny random models, one row per architecture."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WIDTH = 24
 
 @dataclass(frozen=True)
 class Row:
-    """How to make a tiny model: config class, its values, model class; what find_blocks must see in it."""
+    """Recipe of a tiny model (config class, its values, model class) and the expected result of find_blocks."""
 
     config: str
     values: dict[str, Any]
@@ -216,7 +216,7 @@ def apply_to(model: nn.Module, change: Callable[[Tensor], None], *names: str) ->
 
 
 def make_alike(attention: Attention, copy: int, of: int) -> None:
-    """Give one head, with the queries that read it, the Q, K and V of another, biases included; O stays as it is."""
+    """Copy Q, K and V, including biases, from one head (with its query heads) to another; O is not changed."""
     with torch.no_grad():
         for projection, groups in ((attention.q, attention.groups), (attention.k, 1), (attention.v, 1)):
             size = attention.head_dim * groups

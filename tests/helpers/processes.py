@@ -1,10 +1,10 @@
-"""Processes as /proc shows them."""
+"""Information about processes from /proc."""
 
 from pathlib import Path
 
 
 def alive(number: int) -> bool:
-    """Return whether a process exists and has not ended; one that nobody has waited for yet counts as ended."""
+    """Return whether a process exists and has not ended; zombies count as ended."""
     try:
         return _status(number)[0] != "Z"
     except OSError:
@@ -12,7 +12,7 @@ def alive(number: int) -> bool:
 
 
 def children(number: int) -> list[int]:
-    """Return the processes that a process has started and that have not ended."""
+    """Return the running child processes of a process."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

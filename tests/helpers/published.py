@@ -1,4 +1,4 @@
-"""The published records as the documentation quotes them: look up a setting, and format its numbers."""
+"""Look-up and formatting of numbers from the published records for checking the documentation."""
 
 import json
 import math
@@ -27,7 +27,7 @@ SYMBOLS = {"alpha": "α", "beta": "β", "theta": "θ", "strength": "λ"}
 def published_rows(folder):
     """Return a function that looks up the mean over seeds of a published setting, computed from its records.
 
-    The records are copied into `folder`; what is tabulated beside them in `results/published` is not read.
+    The records are copied to `folder`; published tables are not read.
     """
     found = {}
     for study in STUDIES:
@@ -45,7 +45,7 @@ def percent(fraction, digits=1):
 
 
 def sparsity(row):
-    """Return a sparsity, without decimals where it was the target."""
+    """Format a sparsity, without decimals if it was the target."""
     return percent(row["sparsity"], 0 if row["sparsity"] == 0 or math.isfinite(row["point"]) else 1)
 
 

@@ -1,7 +1,7 @@
-"""The paper's formulas and algorithms written down literally: slow, loop by loop, in plain numbers.
+"""Literal reference implementation of the paper's formulas and algorithms with plain loops and numbers.
 
-From arXiv 2404.01306 with the readings that the documentation names. Matrices are lists of rows of Python floats; in
-the paper's orientation where it says so. Nothing here may import from neuroprune.
+Based on arXiv 2404.01306 with the documented readings. Matrices are lists of rows of Python floats, in the paper's
+orientation where stated. This module must not import from neuroprune.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def absent(row: list[float], eps: float) -> int:
 
 
 def degree_weight(row: list[float], eps: float, reading: str) -> float:
-    """w_i of a neuron: inversely proportional to its fractional connectivity, or the missing share, or 1."""
+    """w_i of a neuron: the inverse of its fractional connectivity, the missing fraction, or 1."""
     if reading == "none":
         return 1.0
     missing = absent(row, eps) / len(row)
@@ -44,7 +44,7 @@ def eq1(matrices: list[Matrix], eps: float, reading: str) -> float:
 
 
 def side_by_side(*blocks: Matrix) -> Matrix:
-    """[Q, K, V]: the columns of several matrices one after the other."""
+    """[Q, K, V]: the concatenated columns of several matrices."""
     return [[entry for block in blocks for entry in block[i]] for i in range(len(blocks[0]))]
 
 
@@ -73,7 +73,7 @@ def similarity(heads: list[Matrix], theta: float) -> list[list[int]]:
 
 
 def find_dominating(s: list[list[int]]) -> list[int]:
-    """Algorithm 3: the head that stands for each head."""
+    """Algorithm 3: the dominating head of each head."""
     found = []
     for i in range(len(s)):
         star = i
@@ -96,7 +96,7 @@ def eliminate_heads(a: list[Matrix], w_o: list[Matrix], theta: float) -> tuple[l
         theta: Threshold of the distance.
 
     Returns:
-        The heads that are left, and their columns of W^O.
+        The remaining heads and their columns of W^O.
     """
     dominating = find_dominating(similarity(a, theta))
     folded = [[list(row) for row in columns] for columns in w_o]

@@ -1,4 +1,4 @@
-"""A small made-up results folder with valid records, for the tests of tables and figures.
+"""A small synthetic results folder with valid records, for tests of tables and figures.
 
 The values follow simple formulas, so that means and spreads can be checked by hand: seed s of 0, 1, 2 shifts the metric
 by (s - 1) / 100, so three seeds have the mean of the formula and a standard deviation of 0.01.
@@ -25,7 +25,7 @@ from neuroprune.results.records import (
 
 DENSE = {"movie_snippets": 0.86, "verse_pairs": 0.82}
 MAJORITY = {"movie_snippets": 0.52, "verse_pairs": 0.5}
-LOSS_AT_ALL = {"neuroprune": 0.05, "l1": 0.12}  # of the metric, at sparsity 1, growing with the square
+LOSS_AT_ALL = {"neuroprune": 0.05, "l1": 0.12}  # loss of the metric at sparsity 1, quadratic in sparsity
 LAYERS, HEADS, WIDTH, MLP_WIDTH = 3, 4, 32, 64
 CUTS = ("neuroprune", "dsp")  # methods that make the model smaller
 PARAMETERS, PRUNABLE = 100_000, 80_000
@@ -71,7 +71,7 @@ def settings(
 
 
 def removed_heads(left, seed):
-    """Remove the first heads of each layer, another one first in each seed."""
+    """Remove the first heads of each layer, starting at a different one for each seed."""
     return [sorted((head + seed) % HEADS for head in range(HEADS - count)) for count in left]
 
 
@@ -125,7 +125,7 @@ def record(run, sparsity=None, status="done", value=None, metrics=(), parameters
 
 
 def timing(run, gone, parameters=PARAMETERS, dense_parameters=PARAMETERS):
-    """Return a timing: dense 8 ms an example at batch 1 and 4 ms at batch 32, cut by three quarters of what is gone."""
+    """Return a timing: dense 8 ms per example at batch 1 and 4 ms at batch 32, reduced by 3/4 of the sparsity."""
     share = 1 - 0.75 * gone if run.method.name == "neuroprune" else 1.0
     batches = []
     for size, dense in ((1, 8.0), (32, 4.0)):
@@ -151,7 +151,7 @@ def timing(run, gone, parameters=PARAMETERS, dense_parameters=PARAMETERS):
 
 
 def arrays(gone, seed, width=WIDTH, mlp_width=MLP_WIDTH):
-    """Return the small arrays of a model in which whole rows and columns and some single entries are gone."""
+    """Return the small arrays of a model without some rows, columns and single entries."""
     generator = np.random.default_rng(seed)
     units, inputs = 1 - 0.7 * gone, 1 - 0.4 * gone
 
@@ -210,7 +210,7 @@ PENALTIES = {0.5: {"alpha": 1e-4, "beta": 1e-4, "theta": 0.2}, 0.9: {"alpha": 1e
 
 
 def write_study(study, tasks=tuple(DENSE), points=(0.5, 0.8, 0.9), seeds=3, penalty=True, **options):
-    """Write a study like the demo: dense, NeuroPrune and l1 to targets, and two runs of the paper's form a task."""
+    """Write a study like the demo: dense, NeuroPrune and l1 to targets, and two runs of the paper's form per task."""
     runs = []
     for task in tasks:
         grid = [{"name": "dense"}] + [{"name": name, "sparsity": s} for name in ("neuroprune", "l1") for s in points]
@@ -225,7 +225,7 @@ def write_study(study, tasks=tuple(DENSE), points=(0.5, 0.8, 0.9), seeds=3, pena
 
 
 def write_plan(study, runs, timed=None):
-    """Write the plan of a study, all runs timed if not said otherwise, and return the names of its runs."""
+    """Write the plan of a study, by default with all runs timed, and return the names of its runs."""
     planned = {run.run: run.model_dump(mode="json") for run in runs}
     names = [run.run for run in (runs if timed is None else timed)]
     write_json(Path(study) / "plan.json", {"schema_version": 1, "runs": planned, "timed": names})

@@ -1,4 +1,4 @@
-"""Models with PEFT's adapters: refused wherever the adapters are; the advice works; pruned models take new ones."""
+"""Models with PEFT adapters are rejected with working advice, and pruned models accept new adapters."""
 
 import peft
 import pytest

@@ -1,4 +1,4 @@
-"""Padding never changes what is measured, whatever form the mask and the batch have."""
+"""Padding never affects measurements, for all forms of masks and batches."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def assert_same(found, expected):
 
 
 def padded(batch, value=0):
-    """The batch with `PAD` more columns of padding in everything that has columns of tokens."""
+    """The batch with `PAD` more columns of padding in all token tensors."""
     fill = {"labels": -100}
     return {
         key: torch.nn.functional.pad(tensor, (0, PAD), value=fill.get(key, value)) if key in TOKENS else tensor
@@ -105,7 +105,7 @@ def test_labels_of_tokens_are_no_mask():
     model = model_of("BertForTokenClassification")
     batch = {"input_ids": ids(3, 7), "attention_mask": mask(3, 7)}
     labels = (batch["input_ids"] % 2).masked_fill(batch["attention_mask"] == 0, -100)
-    labels[:, 0] = -100  # a special token, which is text all the same
+    labels[:, 0] = -100  # a special token, which counts as text
     few = measured(model, batch | {"labels": labels})
     more = padded(batch) | {"labels": torch.nn.functional.pad(labels, (0, PAD), value=-100)}
     assert_same(measured(model, more), few)
@@ -127,7 +127,7 @@ def test_a_decoder_that_reads_the_input_has_its_padding(name):
 
 
 def test_a_decoder_without_labels_ends_where_its_text_does():
-    """As in a Trainer with label smoothing, which keeps the labels to itself."""
+    """As in a Trainer with label smoothing, which does not pass the labels to the model."""
     model = make_model("bart")  # begins with 2, ends with 2, pads with 0
     decoder = torch.tensor([[2, 5, 6, 7, 8], [2, 5, 6, 2, 0], [2, 9, 2, 0, 0]])
     found = Batch.from_call(type(model).forward, model, (), {"input_ids": ids(3, 6), "decoder_input_ids": decoder})

@@ -13,7 +13,7 @@ from neuroprune.pruning.blocks import find_blocks
 
 
 def sample_losses(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """A loss of its own for each sample, over the tokens that are not padding."""
+    """A separate loss for each sample, over the tokens that are not padding."""
     logits = model(**batch).logits
     factors = torch.randn(logits.shape, generator=torch.Generator().manual_seed(5))
     if logits.shape[:2] == batch["attention_mask"].shape:

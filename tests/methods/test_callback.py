@@ -1,4 +1,4 @@
-"""Names, settings, and what goes wrong in words for people."""
+"""Names, settings and error messages of methods."""
 
 import json
 import logging
@@ -70,7 +70,7 @@ def test_a_trainer_that_would_load_other_shapes_is_refused(method, tmp_path):
 
 @pytest.mark.parametrize("make", [NeuroPrune, L1, Taylor, CoFi])
 def test_the_best_checkpoint_and_early_stopping_count_from_the_last_event_on(make, tmp_path):
-    """The metric gets worse all the time, so that a checkpoint of the dense model would be the best."""
+    """The metric decreases steadily, so that a checkpoint of the dense model would be the best."""
     arguments = {"load_best_model_at_end": True, "metric_for_best_model": "score", "greater_is_better": True}
     steps = {"eval_strategy": "steps", "eval_steps": 3, "save_strategy": "steps", "save_steps": 3}
     method = make(sparsity=0.5)
@@ -180,7 +180,7 @@ def test_an_optimizer_of_another_model_is_refused_at_the_start(method):
 
 
 class Blockwise(torch.optim.SGD):
-    """Has a state of its own for each weight, as 8-bit and low-rank optimizers do."""
+    """Has a separate state for each weight, like 8-bit and low-rank optimizers."""
 
     def __init__(self, parameters, make):
         super().__init__(parameters, lr=1e-3)
@@ -193,7 +193,7 @@ class Blockwise(torch.optim.SGD):
 
 
 class Quantized(torch.Tensor):
-    """A tensor that is not stored as it looks, as torchao's."""
+    """A tensor with a different internal storage, like torchao's."""
 
 
 STATES = {
@@ -292,7 +292,7 @@ def test_reentrant_checkpointing_is_refused_where_masks_are_learned(method, tmp_
         trainer.train()
     assert trainer.state.global_step == 0
     model = make_model("bert")
-    model.gradient_checkpointing_enable({"use_reentrant": True})  # as a loop of one's own would
+    model.gradient_checkpointing_enable({"use_reentrant": True})  # as in a custom loop
     with pytest.raises(UserError, match="'use_reentrant': False"):
         method.start(make_run(model, steps=4))
     model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -1,4 +1,4 @@
-"""CoFi: gates and sparsity against hand-worked values, exact compaction of every kind of mask, targets that are met."""
+"""CoFi: gates and sparsity against hand-computed values, exact compaction of every kind of mask, exact targets."""
 
 import json
 import math
@@ -60,7 +60,7 @@ def batch_of(name, **kwargs):
 
 
 def random_masks(model, fractional, seed=0, hidden=True):
-    """Masks with zeros of every kind: one attention and one MLP gone, some heads, neurons and dimensions."""
+    """Masks with zeros of every kind: one attention, one MLP, some heads, neurons and dimensions."""
     sizes, generator = Sizes.of(find_blocks(model)), torch.Generator().manual_seed(seed)
 
     def mask(count, zeros):
@@ -115,7 +115,7 @@ def test_evaluation_gates_by_hand():
     """Expected closed: .953 + .168 + .002 = 1.1, so one zero; the rest are sigmoid(1.2 log alpha)."""
     gates = evaluation_gates(torch.tensor([0.0, -math.log(100), math.log(100)]))
     assert gates.tolist() == pytest.approx([0.5, 0.0, 0.996], abs=1e-3)
-    assert evaluation_gates(torch.tensor([-1.7])).tolist() == [0]  # a layer's own gate: P(open) < .5
+    assert evaluation_gates(torch.tensor([-1.7])).tolist() == [0]  # a layer gate: P(open) < .5
     assert evaluation_gates(torch.tensor([-1.5])).tolist() == pytest.approx([1 / (1 + math.exp(1.8))])
 
 
@@ -466,7 +466,7 @@ def test_settings_from_before_frozen_embeddings_could_be_chosen_keep_their_hash(
 
 @pytest.mark.parametrize("stop", [1, 5, 11])
 def test_a_run_goes_on_from_its_state(stop, tmp_path):
-    """In every stage: the same weights whether or not another object has taken over in between."""
+    """In every stage, the weights are the same with and without a switch to another object."""
     finals = []
     for stopped in (False, True):
         model, method = make_model("bert").train(), CoFi(sparsity=0.6, start=0.2, warmup=0.2, end=0.7, final_lr=2.0)

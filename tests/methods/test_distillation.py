@@ -15,7 +15,7 @@ from neuroprune.pruning.sparsity import measure_sparsity
 
 
 def assert_detached(model):
-    """Nothing of ours is left; those hooks that transformers itself records layers with stay on the layers."""
+    """Assert that none of our hooks remain; transformers' own hooks for recording layers stay."""
     assert not model._forward_hooks and not model._forward_pre_hooks
 
 
@@ -53,7 +53,7 @@ def test_partners_by_hand():
 
 
 def test_partners_are_those_of_the_literal_search():
-    """The published search (version 4), with its mask looked up for the layers it is of."""
+    """The published search (version 4), with the mask looked up for the correct layers."""
     torch.manual_seed(0)
     for _ in range(20):
         losses, existing = torch.rand(4, 12), torch.rand(12) > 0.3

@@ -24,7 +24,7 @@ from neuroprune.pruning.sparsity import measure_sparsity
 
 
 def literal_top_k(scores, count, temperature, noise):
-    """The procedure as it is written: noise once, then K softmaxes."""
+    """The literal procedure: noise once, then K softmaxes."""
     r = [s + g for s, g in zip(scores, noise, strict=True)]
     total = [0.0] * len(r)
     for j in range(count):
@@ -76,7 +76,7 @@ def test_straight_through_is_a_hard_choice_with_the_identity_as_gradient():
 
 
 def test_the_temperature_is_log_linear():
-    """From 1000 to 1e-8 in ten steps: 1.1 decades a step; then it stays."""
+    """From 1000 to 1e-8 in ten steps, 1.1 decades per step; then constant."""
     found = [log_linear(step, 10, 1000, 1e-8) for step in (0, 1, 5, 10, 11)]
     assert found == pytest.approx([1000, 10**1.9, 10**-2.5, 1e-8, 1e-8], rel=1e-9)
     assert log_linear(0, 0, 1000, 1e-8) == pytest.approx(1e-8)
@@ -178,7 +178,7 @@ def test_joint_trains_weights_and_scores_and_pipelined_only_scores():
 
 
 def test_the_scores_learn_which_heads_matter():
-    """Two heads of four pass nearly nothing on: they go."""
+    """Two of four heads have almost no output and are removed."""
     model = make_model("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_hidden_layers=1).train()
     with torch.no_grad():
         output = find_blocks(model).attentions[0].o.weight
@@ -210,7 +210,7 @@ def test_the_trainer_needs_nothing_but_the_callback(arguments, tmp_path):
 
 
 def test_a_run_goes_on_from_its_state():
-    """Six steps are the same six steps whether or not another object has taken over in between."""
+    """Six steps are the same with and without a switch to another object."""
     finals = []
     for stop in (None, 3):
         model, method = make_model("bert").train(), DSP(heads=3)

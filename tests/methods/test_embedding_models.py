@@ -1,4 +1,4 @@
-"""Modules around a transformers model: sentence-transformers' trainers, and wrappers of one's own."""
+"""Modules around a transformers model: sentence-transformers' trainers, and custom wrappers."""
 
 import copy
 import inspect
@@ -79,7 +79,7 @@ def rows():
 
 
 def trainer(model, method, folder, loss=None, **arguments):
-    """The trainer that belongs to an embedding model or a cross-encoder; 12 steps of four pairs."""
+    """The trainer of an embedding model or a cross-encoder, with 12 steps of four pairs."""
     crosses = isinstance(model, CrossEncoder)
     kind, settings_class = SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     if crosses:
@@ -148,7 +148,7 @@ def test_a_loss_that_compares_the_rows_of_a_batch(base, tmp_path):
 
 
 def test_padding_is_left_out_where_forward_is_called_directly(base, tmp_path):
-    """The same texts with more padding: the cut and the fold must not change."""
+    """With the same texts and more padding, the cut and the fold must not change."""
     found = []
     for pad in (0, 20):
         model = embedder(base)
@@ -171,11 +171,11 @@ def _padded(features, pad):
     }
 
 
-# ---- modules of one's own
+# ---- custom modules
 
 
 class Pair(nn.Module):
-    """Two heads on one body, which it calls in a way of its own; it has neither a config nor a prefix."""
+    """Two heads on one body with a custom call, without config and prefix."""
 
     def __init__(self):
         super().__init__()

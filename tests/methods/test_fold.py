@@ -73,7 +73,7 @@ def test_the_ridge_by_hand():
 
 def test_a_ridge_below_rounding_errors_is_raised():
     moments = torch.ones(3, 3)
-    moments[0, 0] = moments[1, 1] = 1 - 1e-3  # no longer a matrix of second moments
+    moments[0, 0] = moments[1, 1] = 1 - 1e-3  # not a valid matrix of second moments
     change, _ = fold_solution(moments, torch.ones(1, 2), torch.tensor([0]), torch.tensor([1]), 1e-12, constant=True)
     assert change.isfinite().all() and change.abs().max() < 1000
 
@@ -116,7 +116,7 @@ def test_nothing_to_remove_changes_nothing():
 
 @each_model
 def test_with_two_equal_heads_the_fold_is_the_papers_merge(name):
-    """Both leave the model's output as it was; the columns of the head that stays are the sum."""
+    """Both preserve the model's output; the columns of the remaining head are the sum."""
     model, batch = make_model(name), make_batch(name)
     attention = next(a for a in find_blocks(model).attentions if a.cross or model.config.model_type != "t5")
     width = attention.head_dim * attention.groups

@@ -1,4 +1,4 @@
-"""NeuroPrune(heads=...): exactly so many heads, alone or beside a sparsity; monotone; the paper's threshold."""
+"""NeuroPrune(heads=...): exact number of heads, alone or with a sparsity; monotonicity; the paper's threshold."""
 
 import json
 

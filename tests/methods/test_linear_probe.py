@@ -1,4 +1,4 @@
-"""The head is fitted first: golden values of scikit-learn, every architecture, and a training's random numbers kept."""
+"""Linear probing: golden values of scikit-learn, every architecture, and unchanged random numbers of training."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A run that was interrupted leaves nothing behind that troubles the next one; two methods at once are refused."""
+"""An interrupted run does not affect the next one; two simultaneous methods are rejected."""
 
 import copy
 
@@ -16,7 +16,7 @@ from neuroprune.pruning.surgery import remove
 
 
 class Stop(TrainerCallback):
-    """Ends training as a key or a full memory does, once."""
+    """Interrupt training once, like a keyboard interrupt or an out-of-memory error."""
 
     def __init__(self, step, error=KeyboardInterrupt):
         self.step, self.error = step, error

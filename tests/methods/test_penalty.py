@@ -1,4 +1,4 @@
-"""The penalty form: the step of the paper's loss, redundant heads merged, what is empty removed."""
+"""The penalty form: steps of the paper's loss, merging of redundant heads, removal of empty units."""
 
 import json
 
@@ -186,7 +186,7 @@ def test_the_penalty_forms_work_in_the_trainer(mode, tmp_path):
 
 
 def _make_heads_equal(model):
-    """Give the first head of every layer the queries, keys and values of the third."""
+    """Copy the queries, keys and values of the third head to the first in every layer."""
     for attention in find_blocks(model).attentions:
         make_alike(attention, 0, 2)
 
@@ -281,7 +281,7 @@ def test_coupled_penalties_ask_for_no_more_than_adam_can_move(mode, optimizer, g
 
 @pytest.mark.parametrize("mode", ["coupled", "decoupled"])
 def test_regulated_penalties_stop_after_the_cut(mode):
-    """Where the loss has no gradient, nothing but the penalties moves a weight."""
+    """If the loss has no gradient, only the penalties move weights."""
     model = make_model("bert")
     run = Run(model, torch.optim.SGD(model.parameters(), lr=0.1), total_steps=10)
     method = NeuroPrune(sparsity=0.6, algorithm="penalties", mode=mode, alpha=0.1, beta=0.1)
@@ -352,7 +352,7 @@ def test_what_regulated_penalties_refuse(fields, text):
 
 
 def test_the_usual_algorithm_leaves_no_trace_in_settings():
-    """Results that were recorded before there was a choice keep their identity."""
+    """Results recorded before the setting existed keep their identity."""
     assert "algorithm" not in NeuroPrune(sparsity=0.5).settings.model_dump(mode="json")
     chosen = NeuroPrune(sparsity=0.5, algorithm="penalties").settings
     assert chosen.model_dump(mode="json")["algorithm"] == "penalties"

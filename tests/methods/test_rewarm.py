@@ -1,4 +1,4 @@
-"""The learning rate after the last event: raised above every schedule, refused where an optimizer has none."""
+"""Re-warming of the learning rate after the last event with every schedule; rejected for optimizers without a rate."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ RATE = 0.01
 
 
 class Recorder(torch.optim.AdamW):
-    """Notes the rate of each step; its `step` calls that of its class, as optimizers of users do."""
+    """Record the rate of each step; its `step` calls the class's, like custom optimizers."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

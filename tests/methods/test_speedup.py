@@ -1,4 +1,4 @@
-"""NeuroPrune towards a speed-up: the time of a model is what the table predicts, and the last event corrects it."""
+"""NeuroPrune with a target speed-up: predictions of the latency table, corrected by the last event."""
 
 import logging
 
@@ -17,11 +17,11 @@ from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.sparsity import prunable_weights, removed_weights
 from neuroprune.pruning.surgery import kept_units
 
-FIXED = 0.25  # share of the dense model's time that no cut saves
+FIXED = 0.25  # fraction of the dense model's time that pruning cannot save
 
 
 def model_seconds(model, factor=1.0):
-    """Time of a machine on which a weight takes as long as any other."""
+    """Model time on a machine where every weight takes the same time."""
     dense = prunable_weights(model)
     left = dense - removed_weights(model)
     return FIXED * dense + (left if left == dense else factor * left)
@@ -29,7 +29,7 @@ def model_seconds(model, factor=1.0):
 
 @pytest.fixture(params=[1.0, 0.8], ids=["as predicted", "faster than predicted"])
 def machine(request, monkeypatch):
-    """Replace the clock; small copies may be faster than their parts promise."""
+    """Replace the clock; small copies may be faster than predicted from their parts."""
 
     def interleave(functions, repeats, warmup, sync):
         assert not any(function.func.training for function in functions.values())

@@ -1,4 +1,4 @@
-"""The controller of the penalties' strengths leads a simulated run to its target."""
+"""The controller of penalty strengths steers a simulated run to its target."""
 
 import math
 

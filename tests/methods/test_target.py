@@ -1,4 +1,4 @@
-"""The target form: exact at any size, in any number of steps, on every architecture; zeros stay; the rate is raised."""
+"""The target form: exact targets for all sizes, step counts and architectures; kept zeros; re-warmed learning rate."""
 
 import json
 from types import SimpleNamespace
@@ -135,7 +135,7 @@ def test_both_target_forms_follow_the_same_schedule():
 
 
 def test_outside_its_windows_it_is_plain_training():
-    """Until the first event the weights are those of a dense run, to the bit."""
+    """Up to the first event, the weights are bitwise those of a dense run."""
     models = {}
     for method in (Dense(), NeuroPrune(sparsity=0.8, start=0.5, end=0.6, calibration_rows=8)):
         torch.manual_seed(1)
@@ -157,7 +157,7 @@ def test_the_window_counts_the_rows_of_an_accumulated_step(accumulation, first):
     run = make_run(model, steps=20, accumulation=accumulation)
     method.start(run)
     for step in range(first):
-        assert step == 0 or not model._forward_pre_hooks  # the first step tries the calibration out
+        assert step == 0 or not model._forward_pre_hooks  # the first step is a trial of the calibration
         take_step(method, run)
     assert model._forward_pre_hooks  # 32 rows, four a batch, before the event at step 10
 
@@ -197,7 +197,7 @@ def test_l1_removes_units_that_it_leaves_empty():
 
 
 def test_the_fold_helps():
-    """Without training after it, a folded model stays nearer to the dense one."""
+    """Without further training, a folded model is closer to the dense one."""
     errors = {}
     batch = make_batch("bert", rows=4)
     for fold in (True, False):

@@ -1,4 +1,4 @@
-"""NeuroPrune-FC with a teacher: whose predictions are learned, from when on, and through interruptions."""
+"""NeuroPrune-FC with a teacher: choice of teacher, start of distillation, and interruptions."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def no_dropout(model):
 
 
 def begun(method, model, steps):
-    """A run of twenty steps of which some are taken."""
+    """A run of twenty steps with some steps completed."""
     run = make_run(model.train(), 20)
     method.start(run)
     while run.step < steps:
@@ -33,7 +33,7 @@ def begun(method, model, steps):
 
 
 def losses(model):
-    """The loss that the model reports in training, and its own."""
+    """The model's training loss with distillation, and without."""
     batch = labelled_batch("bert", seed=99)
     output = model(**batch)
     return output.loss.item(), torch.nn.functional.cross_entropy(output.logits, batch["labels"]).item()

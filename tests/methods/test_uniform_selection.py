@@ -58,7 +58,7 @@ def test_the_width_is_a_multiple(multiple_of):
 
 
 def test_the_weakest_slices_go_first():
-    """Neurons have four times the score of heads for their size here, so that only heads go while there are any."""
+    """Neurons have four times the score per weight of heads, so that heads are removed first."""
     run = make_run(make_model("qwen3"), steps=1)
     scores = scores_of(run.blocks)
     for mlp in run.blocks.mlps:
@@ -84,7 +84,7 @@ def test_a_slice_that_does_not_fit_leaves_the_budget_to_smaller_ones():
 
 
 def test_heads_that_share_a_position_bias_are_chosen_together():
-    """Over both layers of a stack, position 2 is the weakest, although it is the strongest of the first layer."""
+    """Summed over both layers of a stack, position 2 is the weakest, although it is strongest in the first."""
     run = make_run(make_model("t5"), steps=1)
     scores = {block: score + 1000 for block, score in scores_of(run.blocks).items()}
     selves = [attention for attention in run.blocks.attentions if not attention.cross]
@@ -128,7 +128,7 @@ def test_a_run_resumes_with_the_same_layout(tmp_path):
 
 
 def test_defaults_are_not_part_of_the_settings():
-    """Settings from before the layout keep their hash."""
+    """Settings from before `layout` existed keep their hash."""
     assert {"layout", "multiple_of"} & set(NeuroPruneSettings(sparsity=0.5).model_dump()) == set()
     given = NeuroPruneSettings(sparsity=0.5, layout="uniform", multiple_of=8).model_dump()
     assert (given["layout"], given["multiple_of"]) == ("uniform", 8)

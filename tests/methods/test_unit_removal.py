@@ -1,4 +1,4 @@
-"""Taylor and random units: whole units go by a score, the target is met exactly; what the scores are."""
+"""Taylor and random units: removal of whole units by score, exact targets, and values of the scores."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Selection of units under a budget of weights; blocks are only keys here, so numbers stand in for them."""
+"""Selection of units under a budget of weights; blocks are represented by numbers."""
 
 import torch
 from hypothesis import given
@@ -48,7 +48,7 @@ def test_the_budget_is_kept_and_used(rows, room):
         units = chosen[block]
         assert len(row) - len(units) >= fewest
         if len(row) - len(units) > fewest:
-            assert spent + size > room  # nothing that would still fit stays
+            assert spent + size > room  # nothing that would still fit remains
         left = [value for unit, value in enumerate(row) if unit not in units]
         assert not units or not left or max(row[unit] for unit in units) <= min(left)
 

@@ -1,4 +1,4 @@
-"""Model cards promise: they tell what is left, how well it does and how to load it, and the hub can read them."""
+"""Model cards: sizes, metrics, loading instructions, and metadata that the hub can read."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Exports promise: the same outputs where this package is not installed, and a sentence where that can't be."""
+"""Full-size export: equal outputs without this package, and clear errors if impossible."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""GGUF files: shapes for each layer, the order of channels, the tokenizer, and what is refused."""
+"""GGUF export: shapes per layer, channel order, tokenizer, and rejected models."""
 
 import subprocess
 import sys

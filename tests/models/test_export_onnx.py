@@ -1,4 +1,4 @@
-"""ONNX files promise: plain onnxruntime runs them, for any batch and length, and gives the model's outputs."""
+"""ONNX export: onnxruntime reproduces the model's outputs for any batch size and length."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ onnx_only = pytest.mark.skipif(
     not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))),
     reason="ONNX export needs optional packages: pip install 'neuroprune[onnx]'",
 )
-# One of each way to build a model; how they differ within a family is told by the tests of the full size.
+# One model per kind of construction; the tests of the full-size export cover the rest of each family.
 ONNX_ROWS = ["bert", "distilbert", "t5", "marian", "opt", "gpt2", "qwen3"]
 
 
@@ -69,7 +69,7 @@ def test_attentions_and_mlps_that_are_empty_are_left_out(name, tmp_path):
 @onnx_only
 @pytest.mark.parametrize("name", ["bert", "bart"])
 def test_all_logits_are_exported_under_their_names(name, tmp_path, capsys):
-    """An answer's start is of no use without its end."""
+    """The start of an answer is useless without its end."""
     import onnxruntime
 
     model_class = getattr(transformers, f"{ROWS[name].config.removesuffix('Config')}ForQuestionAnswering")
@@ -118,7 +118,7 @@ def test_the_onnx_folder_has_what_is_needed_to_use_it(tmp_path, tokenizer, capsy
 
 @onnx_only
 def test_operators_are_fused_where_the_fused_file_gives_the_same_outputs(tmp_path):
-    """GPT-2's file is one that onnxruntime refuses once it is fused."""
+    """GPT-2's fused file is one that onnxruntime cannot run."""
     import onnx as onnx_package
 
     fused = {}

@@ -1,4 +1,4 @@
-"""The hook promises: after `import neuroprune`, in whatever order, plain transformers loads and saves cut models."""
+"""Import hook: after `import neuroprune`, in any order, plain transformers loads and saves cut models."""
 
 import json
 import subprocess
@@ -93,7 +93,7 @@ def test_a_module_that_fails_to_import_can_be_imported_later(tmp_path):
 
 
 def test_a_pushed_model_loads_as_it_was(saved, tmp_path, monkeypatch):
-    """What would be sent to the hub is what loads; only the sending is replaced."""
+    """Files to be uploaded to the hub can be loaded; only the upload is replaced."""
     from transformers.utils import hub
 
     class Hub:

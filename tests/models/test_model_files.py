@@ -1,4 +1,4 @@
-"""A model's damaged files are refused by prepare-model, in a sentence with the file, and nothing is written."""
+"""`prepare-model` rejects damaged model files with a message that includes the file, and writes nothing."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Checkpoints promise: what was saved comes back bit by bit, everywhere in transformers, or one clear sentence."""
+"""Saving and loading: bitwise restoration everywhere in transformers, or one clear error."""
 
 import json
 import os
@@ -168,7 +168,7 @@ def test_weights_that_another_class_needs_are_never_made_up(tmp_path):
 
 
 def test_other_layers_are_in_the_right_place_after_loading(tmp_path):
-    """T5's position bias depends on which heads are left, not only on how many."""
+    """T5's position bias depends on the positions of the remaining heads, not only on their number."""
     model, batch = make_model("t5"), make_batch("t5")
     remove(model, {0: [0, 1, 2], 1: [0, 1], 2: [1], 4: [2, 3]})
     save_pretrained(model, tmp_path)
@@ -176,7 +176,7 @@ def test_other_layers_are_in_the_right_place_after_loading(tmp_path):
 
 
 def test_weights_lie_in_memory_of_their_own(tmp_path):
-    """Not where the file's header left them: sums over memory that is not aligned round otherwise."""
+    """Weights are copied to aligned memory, because sums over unaligned memory are rounded differently."""
     save_pretrained(make_model("bert"), tmp_path)
     assert {p.data_ptr() % 64 for p in from_pretrained(tmp_path).parameters()} == {0}
 
@@ -212,7 +212,7 @@ def test_tokenizer_is_saved_beside_the_model(tokenizer, tmp_path):
 
 
 def from_cache(cache, name):
-    """Load a model by its id in a process that has the hub's cache and no network; return what it prints."""
+    """Load a model by its id in a process with the hub's cache but without network; return its output."""
     code = (
         "import sys; from neuroprune import from_pretrained\n"
         "model = from_pretrained(sys.argv[1]); print(model.config.name_or_path)\n"

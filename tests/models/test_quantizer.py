@@ -31,7 +31,7 @@ class EighthsConfig(QuantizationConfigMixin):
 
 
 class Eighths(HfQuantizer):
-    """Another quantizer, in the form of those of transformers; it insists on weights that were not quantized."""
+    """A quantizer with transformers' interface that requires unquantized weights."""
 
     def _process_model_before_weight_loading(self, model, **_):
         assert not self.pre_quantized

@@ -1,4 +1,4 @@
-"""A model that could not be loaded again is told of while it is in memory."""
+"""A model that could not be reloaded is reported while it is still in memory."""
 
 import copy
 import logging
@@ -84,7 +84,7 @@ def test_a_run_says_so_at_its_end():
 
 
 class Wrapper(nn.Module):
-    """A user's own module around a transformers model, as the refusal of unknown modules advises."""
+    """A custom module around a transformers model, as advised by the error for unknown modules."""
 
     base_model_prefix = "body"
 
@@ -104,7 +104,7 @@ class Wrapper(nn.Module):
 
 
 class Around(transformers.BertPreTrainedModel):
-    """A model class of a user's own, whose inner model has a configuration of its own."""
+    """A custom model class whose inner model has a separate configuration."""
 
     base_model_prefix = "inner"
 

@@ -1,4 +1,4 @@
-"""Training resumes from the checkpoint of a cut model with a model that has been built anew."""
+"""Training resumes from the checkpoint of a cut model with a newly built model."""
 
 import shutil
 
@@ -18,7 +18,7 @@ NAMES = ["bert", "t5", "opt"]  # events at steps 8, 10 and 12 of 24
 
 
 def fit(folder, name, model=None, add_later=False, resume=None, method=None, save_steps=10):
-    """Train for two epochs, or resume with a model that is dense."""
+    """Train for two epochs, or resume with a dense model."""
     method = method or NeuroPrune(sparsity=0.7, calibration_rows=8)
     model = model or make_model(name)
     trainer = make_trainer(method, model, folder, name=name, save_strategy="steps", save_steps=save_steps)

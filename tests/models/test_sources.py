@@ -1,4 +1,4 @@
-"""Models: whole weights from wherever they come, a new head from the seed, and no surprises."""
+"""Sources of models: complete weights from every source, and a new head initialised from the seed."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ WRITERS = {"t5": T5, "bart": BART, "marian": BART}
 
 
 class Words:
-    """What `models.load` asks of a task."""
+    """The part of a task that `sources.load` uses."""
 
     labels = ("bad", "good", "so so")
 
@@ -43,7 +43,7 @@ class Words:
 
 
 class Answers(Words):
-    """A task whose answer is text."""
+    """A task with text answers."""
 
     labels = ()
 
@@ -167,7 +167,7 @@ def test_loading_is_quiet(bert, capfd, caplog):
 
 
 def cut_folder(kind, data, folder):
-    """A small model of which heads and neurons are gone, saved with its tokenizer."""
+    """A small model without some heads and neurons, saved with its tokenizer."""
     config = {"bert": SMALL, **OTHERS, **WRITERS}[kind] | {"vocab_size": 300}
     model, tokenizer = sources.load(settings(f"random:{kind}", layers=2, config=config), data, seed=0)
     neuroprune.remove(model, heads={0: [1]}, neurons={1: [0, 3, 4]})
@@ -322,7 +322,7 @@ def test_a_saved_t5_is_loaded_whole(tmp_path):
 
 
 def test_a_model_without_padding_token_pads_with_its_end_token(tmp_path):
-    """As GPT-2's tokenizer; a sequence classifier looks for the last token that is no padding."""
+    """Like GPT-2's tokenizer; a sequence classifier reads the last non-padding token."""
     model, tokenizer = load("random:opt", layers=2, config=OTHERS["opt"] | {"vocab_size": 90})
     tokenizer.eos_token, tokenizer.pad_token, tokenizer.padding_side = "[SEP]", None, "left"
     for part in (model, tokenizer):

@@ -1,4 +1,4 @@
-"""A trimmed model computes what it did on the texts that it was trimmed to, with fewer parameters."""
+"""A trimmed model has the same outputs on its texts with fewer parameters."""
 
 import copy
 

@@ -16,7 +16,7 @@ SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "i
 
 @pytest.fixture
 def sharded(tmp_path):
-    """A model in several files, beside a pickle of one of its weights."""
+    """A model in several files, along with a pickle of one of its weights."""
     folder = tmp_path / "model"
     model = BertForSequenceClassification(BertConfig(vocab_size=64, **SIZES))
     model.save_pretrained(folder, max_shard_size="40KB")
@@ -27,7 +27,7 @@ def sharded(tmp_path):
 
 
 def rename(folder, name):
-    """Let the index name another file for the classifier's bias."""
+    """Make the index list another file for the classifier's bias."""
     index = json.loads((folder / INDEX).read_text())
     index["weight_map"]["classifier.bias"] = name
     (folder / INDEX).write_text(json.dumps(index))

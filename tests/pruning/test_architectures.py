@@ -25,7 +25,7 @@ OTHERS = {
 
 @pytest.fixture
 def own_table(monkeypatch):
-    """Undo what is registered."""
+    """Undo registrations."""
     before = dict(architectures._ROWS)
     yield
     architectures._ROWS.clear()
@@ -95,6 +95,6 @@ def test_types_that_the_table_cannot_describe_are_refused_with_the_reason(name, 
 
 
 def test_a_matrix_that_the_row_does_not_list_is_refused():
-    """DeBERTa-v2 has matrices of their own for relative positions; version 3 has not."""
+    """DeBERTa-v2 has separate matrices for relative positions; version 3 has none."""
     with pytest.raises(UserError, match=r"does not list the matrix \S*pos_key_proj"):
         find_blocks(make_model("deberta-v3", share_att_key=False))

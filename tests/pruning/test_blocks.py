@@ -1,4 +1,4 @@
-"""Blocks promise that every architecture looks the same: these shapes, and views that reach the parameters."""
+"""Blocks: equal shapes for every architecture, and views that write to the parameters."""
 
 import pytest
 import torch
@@ -137,7 +137,7 @@ def test_layers_that_are_elsewhere():
 
 
 class Wrapper(nn.Module):
-    """A model of somebody's own around two transformers models."""
+    """A custom model around two transformers models."""
 
     def __init__(self):
         super().__init__()

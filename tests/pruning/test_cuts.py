@@ -1,4 +1,4 @@
-"""Parameters that two layers share are cut at equal positions or not at all."""
+"""Shared parameters are cut at equal positions or not at all."""
 
 import copy
 

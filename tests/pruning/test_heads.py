@@ -1,4 +1,4 @@
-"""Redundant heads: FIND_DOMINATING and merging, against the literal reference and what the paper promises."""
+"""Redundant heads: FIND_DOMINATING and merging, against the literal reference and the paper's claims."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from neuroprune.pruning.surgery import remove
 
 @st.composite
 def relations(draw: st.DrawFn) -> torch.Tensor:
-    """Symmetric relations with a true diagonal, as distances give them; not transitive."""
+    """Symmetric, reflexive, non-transitive relations, as derived from distances."""
     size = draw(st.integers(1, 9))
     pairs = draw(st.lists(st.booleans(), min_size=size * size, max_size=size * size))
     upper = torch.tensor(pairs).view(size, size).triu()
@@ -60,7 +60,7 @@ def test_find_dominating_by_hand():
 
 
 def head_slices(attention) -> list[reference.Matrix]:
-    """A_H of every head as the paper has it: [d, 3 head_dim]; with grouped queries all queries of a key head."""
+    """A_H of every head in the paper's layout [d, 3 head_dim]; with grouped queries, all queries of a key head."""
     slices = []
     for head in range(attention.heads // attention.groups):
         rows = slice(head * attention.head_dim, (head + 1) * attention.head_dim)

@@ -1,4 +1,4 @@
-"""Eq. 1 and Eq. 2: against the literal reference, autograd, and numbers worked out by hand."""
+"""Eq. 1 and Eq. 2 against the literal reference, autograd, and hand-computed numbers."""
 
 from types import SimpleNamespace
 
@@ -32,7 +32,7 @@ def hand_attention(cross: bool = False) -> SimpleNamespace:
 
 
 def sparse_model(name: str) -> nn.Module:
-    """A model in which many entries are absent, some of them zero, and a whole input dimension too."""
+    """A model with many absent entries, some of them zero, including a whole input dimension."""
     model = make_model(name)
     with torch.no_grad():
         for projection in all_projections(model):
@@ -133,7 +133,7 @@ def test_soft_threshold_is_the_proximal_step_of_l1():
 
 @READINGS
 def test_shrinking_an_mlp_minimises_penalty_plus_distance(reading):
-    """The proximal step of h: argmin_x h(x) + |x - w|^2 / 2, found here by a grid for each entry."""
+    """The proximal step of h, argmin_x h(x) + |x - w|^2 / 2, is found by a grid search for each entry."""
     mlp, strength = hand_mlp(), 0.4
     before = mlp.out.weight.detach().clone()
     weights = [reference.degree_weight(row, 1e-4, reading) for row in before.tolist()]

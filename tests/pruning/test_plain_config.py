@@ -1,4 +1,4 @@
-"""Plain configurations: a process without this package loads the model; cutting goes on from the record."""
+"""Plain configurations: a process without this package loads the model; further cuts use the record."""
 
 import copy
 import json
@@ -60,7 +60,7 @@ def uniform(name, sparsity=0.5, **fields):
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
-    """Name of an architecture -> whether plain transformers computes the same logits from the saved model."""
+    """Architecture -> whether plain transformers computes the same logits from the saved model."""
     folders = {}
     for name in NAMES:
         folders[name] = str(tmp_path_factory.mktemp(name))

@@ -1,4 +1,4 @@
-"""Weights that are not plain parameters are refused wherever a model's blocks are looked up, with the remedy."""
+"""Weights that are not plain parameters are rejected with a remedy wherever a model's blocks are used."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ PATH = "bert.encoder.layer.1.intermediate.dense"
 
 
 class Adapted(nn.Module):
-    """A linear layer with an adapter, in the form that PEFT gives it."""
+    """A linear layer with an adapter in PEFT's form."""
 
     def __init__(self, base_layer):
         super().__init__()
@@ -37,7 +37,7 @@ class Adapted(nn.Module):
 
 
 class LoraLinear(nn.Linear):
-    """A linear layer with an adapter, in the form that loralib gives it."""
+    """A linear layer with an adapter in loralib's form."""
 
     def __init__(self, layer):
         super().__init__(layer.in_features, layer.out_features)
@@ -45,7 +45,7 @@ class LoraLinear(nn.Linear):
 
 
 class Scaled(nn.Linear):
-    """A linear layer that is quantized and keeps a scale, in the form of transformers' FP8Linear."""
+    """A quantized linear layer with a scale, like transformers' FP8Linear."""
 
     def __init__(self, layer):
         super().__init__(layer.in_features, layer.out_features)
@@ -53,7 +53,7 @@ class Scaled(nn.Linear):
 
 
 class Sub(torch.Tensor):
-    """A tensor of another kind, as torchao's quantized tensors are."""
+    """A tensor subclass, like torchao's quantized tensors."""
 
 
 def prune(layer):

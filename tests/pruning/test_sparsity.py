@@ -1,4 +1,4 @@
-"""Counts, schedules and thresholds: exact, also after cuts, ties and in very short runs."""
+"""Exact counts, schedules and thresholds, including after cuts, with ties and in very short runs."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ GATED = {"t5-gated", "llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "
 
 
 def dense_weights(name: str) -> int:
-    """Count Q, K, V, O and the MLP from the shapes that the row of the test's table gives."""
+    """Count the weights of Q, K, V, O and the MLP from the shapes in the test's table."""
     row = ROWS[name]
     inner, keys = row.heads * 4, row.heads // row.groups * 4
     mlp = 3 if name in GATED else 2
@@ -86,7 +86,7 @@ def test_schedule_by_hand():
 def test_events_by_hand():
     assert sparsity.event_steps(300, 1 / 3, 1 / 2, 3) == [100, 125, 150]
     assert sparsity.event_steps(300, 1 / 3, 1 / 2, 1) == [150]
-    assert sparsity.event_steps(4, 1 / 3, 1 / 2, 3) == [1, 2]  # events that coincide become one
+    assert sparsity.event_steps(4, 1 / 3, 1 / 2, 3) == [1, 2]  # coinciding events are merged
     assert sparsity.event_steps(1, 1 / 3, 1 / 2, 3) == [1]
 
 
@@ -143,7 +143,7 @@ def test_counts_out_of_range_are_refused(count):
 
 
 def test_single_queries_that_went_from_a_group_are_counted():
-    """Eight query heads read four key/value heads of 4 x 16 weights each way; one query of each group goes."""
+    """Eight query heads use four key/value heads of 4 x 16 weights each; one query of each group is removed."""
     model = make_model("llama")
     total = sparsity.prunable_weights(model)
     remove(model, heads={0: [0, 2, 4, 6]})

@@ -1,4 +1,4 @@
-"""Surgery promises: a cut model computes what the masked one did, trains on, and knows what it lost."""
+"""Surgery: a cut model equals the masked one, can be trained further, and records its removed units."""
 
 import copy
 
@@ -35,7 +35,7 @@ def mask(model, heads, neurons):
 
 
 def uneven_cut(name):
-    """Return heads and neurons to remove: other numbers in every layer, one layer untouched, one left with one unit."""
+    """Return heads and neurons to remove: different numbers per layer, one layer uncut, one with a single unit left."""
     row = ROWS[name]
     choices = [[0, 1, 3], [], [2]] if row.groups == 1 else [[0, 1, 3, 4, 6], [2, 3], []]
     heads = {i: choices[i % 3] for i in range(row.attentions)}
@@ -113,7 +113,7 @@ def test_cutting_twice_is_cutting_once(name):
 
 
 def _rest(positions):
-    """Return where positions[3:] are after positions[:3] went."""
+    """Return the new positions of positions[3:] after removing positions[:3]."""
     return [position - sum(gone < position for gone in positions[:3]) for position in positions[3:]]
 
 
@@ -160,7 +160,7 @@ def test_t5_hands_its_position_bias_on_when_checkpointing_gradients():
     copy.deepcopy(saving)
 
 
-# ---- training goes on
+# ---- further training
 
 
 @each_model
@@ -169,7 +169,7 @@ def test_optimizer_goes_on_with_the_moments_of_the_units_kept(name):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     train(model, optimizer, batch)
     heads, neurons = uneven_cut(name)
-    # Weights are cut exactly (above), so a model whose weights are the moments says what must be left of them.
+    # Weights are cut exactly (above), so cutting a model whose weights are the moments gives the expected moments.
     moments = copy.deepcopy(model)
     with torch.no_grad():
         for moment, parameter in zip(moments.parameters(), model.parameters(), strict=True):
@@ -271,7 +271,7 @@ def test_state_of_another_shape_is_refused_before_anything_is_cut():
     assert find_blocks(model).attentions[0].heads == 4
 
 
-# ---- what is left
+# ---- remaining units
 
 
 def test_an_uncut_model_has_everything():
@@ -321,7 +321,7 @@ def test_positions_survive_packing(positions):
     assert unpack_positions(pack_positions(positions)) == sorted(positions)
 
 
-# ---- what is refused
+# ---- rejected cuts
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Degrees and degree weights, against numbers worked out by hand and the literal reference."""
+"""Degrees and degree weights against hand-computed numbers and the literal reference."""
 
 import pytest
 import torch

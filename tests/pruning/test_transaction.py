@@ -1,4 +1,4 @@
-"""Surgery is atomic: an error at any step leaves the model and the optimizer as they were."""
+"""Surgery is atomic: an error at any step leaves model and optimizer unchanged."""
 
 import sys
 from pathlib import Path
@@ -24,7 +24,7 @@ class InjectedError(Exception):
 
 
 def traced(call, fail_at=None):
-    """Run a call; return the lines of the package that it ran until its commit was done. May fail at one of them."""
+    """Run a call, optionally failing at one line; return the package's lines that ran until the commit was complete."""
     lines = []
 
     def trace(frame, event, _):
@@ -48,7 +48,7 @@ def traced(call, fail_at=None):
 
 
 def steps_of(lines):
-    """Return the first and last time that each line ran, and the last assignments of the commit one by one."""
+    """Return the first and last execution of each line, and each of the last assignments of the commit."""
     first = {line: i for i, line in reversed(list(enumerate(lines)))}
     last = {line: i for i, line in enumerate(lines)}
     commit = [i for i, (file, _) in enumerate(lines) if file.endswith("transaction.py")]
@@ -56,7 +56,7 @@ def steps_of(lines):
 
 
 def describe(model, optimizer):
-    """Return everything that surgery changes: objects by identity, values by content."""
+    """Return all state changed by surgery: objects by identity, values by content."""
     modules = {
         name: (
             type(module),
@@ -85,7 +85,7 @@ def trained(name):
 
 
 def fails_cleanly_at_every_step(model, optimizer, call, copy):
-    """Fail at each step of the call in turn; then let it succeed."""
+    """Make the call fail at each step in turn; then let it succeed."""
     steps = steps_of(traced(copy))
     before = describe(model, optimizer)
     for step in steps:

@@ -1,4 +1,4 @@
-"""Attentions and MLPs that no forward pass runs are left out, or refused before anything is removed."""
+"""Unused attentions and MLPs are left out, or rejected before any removal."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from neuroprune.pruning.surgery import remove
 
 
 def decoder_alone(name="bart", **changes):
-    """Return the decoder of an encoder-decoder as a language model; it has cross-attentions and never runs them."""
+    """Return an encoder-decoder's decoder as a language model, with cross-attentions that are never executed."""
     row = ROWS[name]
     classes = {"bart": "BartForCausalLM", "marian": "MarianForCausalLM"}
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Figures: the csv is what is drawn, odd results give a figure all the same, files are the same each time."""
+"""Figures: the csv contains the plotted data, unusual results are handled, files are reproducible."""
 
 import json
 import math
@@ -50,7 +50,7 @@ def test_a_figure_is_written_whole_and_the_same_each_time(study, name):
     assert not list(study.rglob("*.tmp"))
 
 
-# Columns of the csv whose every number is a mark, a bar or a cell of the figure.
+# Columns of the csv in which every number is a mark, bar or cell of the figure.
 MARKS = {
     **dict.fromkeys(["strengths", "ablations"], ("value",)),
     **dict.fromkeys(["figure4", "figure5", "figure11", "forms"], ("drawn",)),

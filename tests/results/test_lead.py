@@ -1,4 +1,4 @@
-"""The result in sentences: each number is the summary's, and what is not known is not said."""
+"""Generated result sentences: numbers equal those of the summary; unknown values are omitted."""
 
 from helpers import results
 from neuroprune.results import tables

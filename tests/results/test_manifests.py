@@ -12,7 +12,7 @@ from neuroprune.results.manifests import Prepared
 
 
 class Counted:
-    """Data whose copies are judged, and counted."""
+    """Data that counts how often the copying metric is computed."""
 
     sha256 = "a"
     judged = 0

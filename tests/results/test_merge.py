@@ -1,4 +1,4 @@
-"""Several studies become one, and all tables and figures come from records alone."""
+"""Merging of studies, and redrawing of all tables and figures from records only."""
 
 import json
 import shutil
@@ -61,7 +61,7 @@ def test_a_file_that_one_source_lacks_comes_from_the_other(tmp_path, order):
 
 
 def test_of_two_sources_the_first_decides(tmp_path):
-    """Both have timed the same run, and plan another one, which neither has, with different settings."""
+    """Both have timed the same run and plan another, missing in both, with different settings."""
     one, other = study(tmp_path / "one", DENSE), study(tmp_path / "other", DENSE)
     (other / "runs" / DENSE.run / "timing.json").write_text("{}")
     longer = PRUNED.model_copy(update={"training": PRUNED.training.model_copy(update={"epochs": 9.0})})

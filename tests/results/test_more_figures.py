@@ -1,6 +1,6 @@
-"""Golden values of the figures beside 1, 2 and 4, and pictures of a few of them.
+"""Golden values of all figures except 1, 2 and 4, and reference pictures of a few of them.
 
-`python tests/results/test_more_figures.py` draws the stored pictures anew; look at them before they are committed.
+`python tests/results/test_more_figures.py` redraws the reference pictures; look at them before committing.
 """
 
 import io

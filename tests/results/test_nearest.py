@@ -1,4 +1,4 @@
-"""The choice of runs out of a grid of penalties: nearest to each wanted sparsity, the better of two equally near."""
+"""Selection of runs from a grid of penalties: nearest to each wanted sparsity, the better of two equally near ones."""
 
 import pandas as pd
 import pytest

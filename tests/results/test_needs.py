@@ -1,4 +1,4 @@
-"""Runs that figures and tables need: drawn from these alone, they are what they are in the whole study."""
+"""Figures and tables drawn only from their needed runs equal those of the whole study."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Paired tests between runs: exact by hand, said in words, and silent where predictions are missing."""
+"""Paired tests between runs: hand-computed values, wording, and omission without predictions."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Texts of studies and foreign records in csv, Markdown and LaTeX."""
+"""Escaping of texts from studies and foreign records in csv, Markdown and LaTeX."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Progress: a line for each run that finishes while a study is at work, with its result and the time left."""
+"""Progress of a running study: one line per finished run with its result and the remaining time."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Records: what is written is read again, what is not ours is refused in a sentence, and files are whole or absent."""
+"""Records: round trip, rejection of foreign files in one sentence, and atomic writes."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""When a workflow ends with a report, and what is said if it can't be made."""
+"""The report at the end of a workflow, and the message if it can't be generated."""
 
 from pathlib import Path
 

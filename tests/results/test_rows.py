@@ -1,4 +1,4 @@
-"""Times of dense runs that were not timed themselves: taken from the dense passes timed beside other runs."""
+"""Times of untimed dense runs, taken from dense passes in the timings of other runs."""
 
 import pytest
 
@@ -8,7 +8,7 @@ DENSE = {"model": "minilm", "task": "sst2", "device": "cpu", "cpu": "A", "method
 
 
 def timed(milliseconds, **changes):
-    """Return a pruned run beside which the dense model took so many milliseconds an example."""
+    """Return a pruned run whose timing has this dense time in milliseconds per example."""
     times = {"inference_ms_b1": 1.0, "dense_inference_ms_b1": milliseconds, "dense_inference_ms_b1_q1": 3.0}
     return DENSE | {"method": "neuroprune", "timing_device": "cpu", "timing_cpu": "A"} | times | changes
 

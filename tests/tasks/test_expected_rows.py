@@ -1,4 +1,4 @@
-"""A dataset of another size than expected is refused while it is prepared."""
+"""A dataset of unexpected size is rejected during preparation."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Text-to-text and decoder models: how they classify, and whole runs of every kind of task with tiny models."""
+"""Classification with text-to-text and decoder models, and complete runs of every kind of task with tiny models."""
 
 import json
 import random
@@ -62,7 +62,7 @@ def test_inputs_name_the_task_and_its_columns_as_t5_was_trained(words):
 
 @torch.no_grad()
 def test_scores_are_the_log_likelihoods_of_the_names(words):
-    """Against one pass a class and row, without padding, as one would write it first."""
+    """Compared with a naive implementation: one unpadded pass per class and row."""
     rows = list(words.objective.encode(words.data.eval))[:3]
     rows[1]["input_ids"], rows[1]["attention_mask"] = rows[1]["input_ids"][:5], rows[1]["attention_mask"][:5]
     batch = words.objective.question(rows)
@@ -95,7 +95,7 @@ def test_three_classes_are_judged_without_f1():
 
 
 def weather(folder):
-    """Sentences of which two words tell the class."""
+    """Sentences in which two words determine the class."""
     draw = random.Random(0)
     for split, count in (("train", 192), ("validation", 40)):
         labels = [i % 2 for i in range(count)]
@@ -186,5 +186,5 @@ def test_words_of_a_sentence_are_learned_to_tell_its_class(tmp_path, kind, epoch
 
 
 def test_four_sentences_are_learned_by_heart(tmp_path):
-    """The loss, the search and the judge are about the same answers."""
+    """Loss, generation and metric refer to the same answers."""
     assert train(tmp_path, "t5", "translation", "dense", epochs=30).result.value > 0.9

@@ -1,4 +1,4 @@
-"""Language modelling: which tokens are learned, how they are counted, and runs of every method."""
+"""Language modelling: tokens in the loss, their counts, and runs of every method."""
 
 import csv
 import json
@@ -72,7 +72,7 @@ def settings(folder, **changes):
 
 @pytest.fixture
 def words():
-    """A tokenizer whose tokens are words, so that rows can be written down; a space is a token of its own."""
+    """A tokenizer with words and spaces as tokens, so that expected rows can be written by hand."""
     names = ["<pad>", "<eos>", "<user>", "<bot>", *WORDS]
     core = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, unk_token="<pad>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -280,7 +280,7 @@ def test_every_method_trains_a_language_model(method, folder, tmp_path):
     ids=["gpt2", "gpt2-packed", "llama-pairs"],
 )
 def test_training_beats_the_unigram_baseline(kind, config, changes, folder, tmp_path):
-    """Words follow each other by a rule that the frequencies of tokens do not show: the tokens inside of words."""
+    """Words consist of several tokens, whose order a unigram model cannot learn."""
     run = settings(
         folder,
         model={"name": "tiny", "source": f"random:{kind}", "config": config},

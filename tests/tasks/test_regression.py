@@ -1,4 +1,4 @@
-"""Regression tasks: numbers are read as they are, judged by correlation, and learned by every method."""
+"""Regression tasks: numbers are read unchanged, evaluated by correlation, and learned with every method."""
 
 import json
 import math
@@ -39,7 +39,7 @@ FEATURES = Features(
 
 
 def similar(number, hidden=False):
-    """A row of STS-B's form: the fraction of common words decides the label."""
+    """A row like STS-B's, labelled by the fraction of common words."""
     first = sentence(17 * number).split()
     second = first[: number % 6] + sentence(29 * number + 5).split()[number % 6 :]
     label = -1.0 if hidden else float(number % 6)

@@ -1,4 +1,4 @@
-"""Summarization and translation: how rows are read, how a model is asked, and how its answers are judged."""
+"""Summarization and translation: reading of rows, generation, and metrics."""
 
 import json
 
@@ -179,7 +179,7 @@ def test_bleu_by_hand():
 
 
 def loaded(tmp_path, kind="t5", **changes):
-    """A small task of four rows, what a tiny model of a type makes of it, and that model."""
+    """A small task of four rows, its objective for a tiny model of a type, and the model."""
     for split in ("train", "validation"):
         Dataset.from_list(pairs(4)).to_json(tmp_path / f"{split}.json")
     data = tasks.load(own(tmp_path, **changes), tmp_path)

@@ -46,7 +46,7 @@ def test_parts_of_a_step_are_its_rows():
     for step in range(3):
         read = [row for found in parts for part in found[2 * step : 2 * step + 2] for row in part]
         assert sorted(read) == sorted(rows[8 * step : 8 * step + 8])
-    assert split((1, 2), 3) == [[1, 2]] * 3  # no part is empty, and the mean stays
+    assert split((1, 2), 3) == [[1, 2]] * 3  # no part is empty, and the mean does not change
 
 
 def test_each_epoch_has_an_order_of_its_own():
@@ -60,7 +60,7 @@ def test_each_epoch_has_an_order_of_its_own():
 
 
 class Loader:
-    """Stands for the Trainer: returns the parts of one step."""
+    """Replacement for the Trainer that returns the parts of one step."""
 
     callback_handler = SimpleNamespace(callbacks=[])
 

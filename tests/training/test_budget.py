@@ -1,4 +1,4 @@
-"""A run that ends when it has cost as much as dense fine-tuning."""
+"""Runs that end at the cost of dense fine-tuning."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A run that is killed goes on from its last checkpoint and ends with the same weights, whatever its shapes were."""
+"""A killed run resumes from its last checkpoint and ends with the same weights, regardless of its shapes."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ METHODS = {
 STEPS = 40  # events at 13, 17 and 20, the rate rises again in 21
 
 
-# ---- one process: every moment at which a run may stop
+# ---- one process: interruption at every stage of a run
 
 
 def finish(method, run, name):
@@ -50,7 +50,7 @@ def finish(method, run, name):
 
 
 def stop_and_go_on(make_method, name, step, folder):
-    """Train up to a step, write everything down, read it in new objects and train to the end."""
+    """Train up to a step, save the state, load it into new objects and train to the end."""
     method, run = make_method(), make_run(make_model(name), STEPS)
     method.start(run)
     while run.step < step:
@@ -95,7 +95,7 @@ def test_so_it_is_for_fused_shared_and_encoder_decoder_attentions(kind, name, tm
 
 
 def test_a_trainer_of_ones_own_goes_on_too(tmp_path):
-    """Two lines: the cut model from the checkpoint's folder, and `resume_from_checkpoint`."""
+    """Two lines suffice: load the cut model from the checkpoint, and call train with `resume_from_checkpoint`."""
 
     def method():
         return NeuroPrune(sparsity=0.5, start=0.3, calibration_rows=12)
@@ -113,7 +113,7 @@ def test_a_trainer_of_ones_own_goes_on_too(tmp_path):
 @pytest.mark.parametrize("make", [lambda: NeuroPrune(heads=4, sparsity=0.5), lambda: L1(sparsity=0.5)])
 @pytest.mark.parametrize("step", [12, 24])
 def test_a_run_that_is_made_longer_keeps_its_plan(make, step, tmp_path):
-    """Events that were taken are not planned anew, so the rate is raised once; embeddings are free in the end."""
+    """Past events are not planned again, so the rate is raised only once; embeddings are unfrozen at the end."""
     first = make_trainer(make(), make_model("bert"), tmp_path, save_strategy="steps", save_steps=4)
     first.train()  # 24 steps: events at 8, 10 and 12
     checkpoint, method = tmp_path / f"checkpoint-{step}", make()
@@ -179,7 +179,7 @@ def data_root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def processes():
-    """Processes of their own that need not import torch again."""
+    """Separate processes that need not import torch again."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["neuroprune.training.run"])
     return context
@@ -190,7 +190,7 @@ def chosen(method):
 
 
 def kill_at(step, processes, chosen, data_root, folder, train=training.train):
-    """Train in another process and kill it as soon as its checkpoint of this step, or a later one, is whole."""
+    """Train in another process and kill it as soon as its checkpoint of this or a later step is complete."""
     process = processes.Process(target=train, args=(chosen, folder / "run.json", data_root, 0.0))
     process.start()
     deadline = time.monotonic() + 120
@@ -203,7 +203,7 @@ def kill_at(step, processes, chosen, data_root, folder, train=training.train):
 
 
 def comparable(record):
-    """A record without what depends on the clock; the mean loss of the stretch with the kill has lost some steps."""
+    """A record without values that depend on the clock or on lost steps."""
     plain = json.loads(record.model_dump_json())["result"]
     history = [{key: value for key, value in entry.items() if key != "loss"} for entry in plain.pop("history")]
     timed = [(stretch["parameters"], stretch["steps"]) for stretch in plain.pop("step_times")]  # all jobs' steps, once
@@ -259,7 +259,7 @@ def test_processor_time_is_that_of_training_without_evaluation(monkeypatch):
 
 
 def train_as_a_job(chosen, output, data_root, minutes):
-    """Train with all words going to the run's log, which Snakemake has deleted."""
+    """Train with all output going to the run's log, which Snakemake has deleted."""
     log = output.with_name("train.log")
     log.parent.mkdir(exist_ok=True)
     log.unlink(missing_ok=True)
@@ -326,7 +326,7 @@ def cut(path):
 
 
 def change(path):
-    """Replace one byte in the middle; the size stays."""
+    """Replace one byte in the middle without changing the size."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(bytes(content))

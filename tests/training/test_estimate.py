@@ -1,4 +1,4 @@
-"""The estimate before a study starts: runs that are missing, time on this machine, disk space."""
+"""Estimate before a study: missing runs, time on this machine, disk space."""
 
 from pathlib import Path
 

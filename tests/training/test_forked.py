@@ -1,4 +1,4 @@
-"""Tasks in forks: one that fails does not affect the others, and none outlives the process that started it."""
+"""Forked tasks: failures do not affect other tasks, and no task outlives its parent process."""
 
 import multiprocessing
 import os
@@ -41,7 +41,7 @@ def make_pieces(folder, *works):
 
 
 def run_to_file(folder, *works):
-    """In a process of its own: what it prints, and which pieces failed, go to a file."""
+    """In a separate process: write the output and the failed tasks to a file."""
     os.dup2(os.open(folder / "said", os.O_WRONLY | os.O_CREAT), 1)
     print([piece.name for piece in run_in_forks(make_pieces(folder, *works))])
 
@@ -83,7 +83,7 @@ def test_a_piece_ends_with_the_process_that_started_it(name, tmp_path):
 
 
 def write_number_and_spin(folder):
-    """What a process of a run with `processes: 2` does: it ignores a SIGINT and computes."""
+    """Behave like a process of a run with `processes: 2`: ignore SIGINT and compute."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with distributed.joined(2):
         (folder / f"worker{os.getpid()}").touch()

@@ -1,4 +1,4 @@
-"""A disk that fills up at any file of a run: a sentence, nothing half written, and the same result with room again."""
+"""A full disk at any file of a run: a clear error, no partial files, and the same result once there is space."""
 
 import resource
 import shutil
@@ -64,14 +64,14 @@ def files_up_to(size):
 
 
 def check_refused(code, capsys, folder):
-    """The run ended with a sentence, and what is left is whole."""
+    """Check that the run ended with a clear error and that remaining files are complete."""
     err = capsys.readouterr().err
     assert code == 1 and "run the command again." in err and "Traceback" not in err, err
     assert not (folder / "run.json").exists() and not (folder / "model").exists()
 
 
 def check_same(data_root, folder, undisturbed):
-    """With room again the run ends in the undisturbed result, and leaves no temporary file."""
+    """Check that, with free space, the run ends with the undisturbed result and no temporary files."""
     assert train(data_root, folder, 1000.0) == 0
     result = read_record(folder / "run.json").result
     assert (result.files, result.metrics) == (undisturbed.files, undisturbed.metrics)

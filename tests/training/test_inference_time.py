@@ -1,4 +1,4 @@
-"""Timing: turns are taken as promised, the statistics are right, and a real cut model is timed beside its dense one."""
+"""Timing: alternating passes, correct statistics, and a real cut model timed with its dense counterpart."""
 
 import json
 from types import SimpleNamespace
@@ -35,7 +35,7 @@ TASK = TaskSettings(name="sst2", source="nyu-mll/glue", config="sst2", inputs=("
 
 
 class Clock:
-    """A clock that moves only when a function that is timed says so."""
+    """A clock that is advanced only by the timed functions."""
 
     def __init__(self):
         self.now, self.calls = 0.0, []
@@ -88,7 +88,7 @@ def test_quartiles():
 
 
 def test_the_speed_up_is_a_ratio_of_neighbouring_passes(monkeypatch):
-    """A machine that gets ten times slower for a while changes the times and not the speed-up."""
+    """A temporary tenfold slowdown of the machine changes the times but not the speed-up."""
     seconds = {"cut": [0.1, 1.0, 0.1], "dense": [0.4, 4.0, 0.4]}
     monkeypatch.setattr(inference_time, "interleave", lambda *_: seconds)
     found = inference_time.time_batch_size({"cut": None, "dense": None}, [], 32, 100, TimingSettings())

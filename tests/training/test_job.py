@@ -1,4 +1,4 @@
-"""Runs that share a job: each as if it were alone, and only what is missing is done."""
+"""Runs that share a job: equal to separate runs, and only missing runs are made."""
 
 import json
 import multiprocessing
@@ -36,7 +36,7 @@ TIMING = TimingSettings(batch_sizes=(8,), examples=8, repeats=2, warmup=0)
 
 @pytest.fixture(scope="module")
 def processes():
-    """Processes of their own that need not import torch again."""
+    """Separate processes that need not import torch again."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(several.LIBRARIES))
     return context
@@ -44,7 +44,7 @@ def processes():
 
 @dataclass
 class Study:
-    """A study's folder, and what calls jobs on it as the workflow does, in a process of their own."""
+    """A study's folder with functions that run jobs like the workflow, in separate processes."""
 
     processes: object
     place: several.Place
@@ -78,7 +78,7 @@ class Study:
 
 
 def to_file(log, function, *arguments):
-    """Call a function and send what it prints to a file, errors too."""
+    """Call a function with standard output and error redirected to a file."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(file, stream)
@@ -87,7 +87,7 @@ def to_file(log, function, *arguments):
 
 @pytest.fixture(scope="module")
 def made_once(processes, tmp_path_factory):
-    """Three runs, the first two of them to be timed, after their training; not to be changed."""
+    """Three trained runs, the first two of them to be timed; read-only."""
     folder = tmp_path_factory.mktemp("several")
     study = study_in(folder, processes, write_glue(folder / "data", "sst2", train=60, evaluated=24))
     assert study.train(job()) == 0
@@ -108,7 +108,7 @@ def study(made_once, processes, tmp_path):
 
 @pytest.fixture
 def empty(made_once, processes, tmp_path):
-    """The same before anything is there."""
+    """The same study before any run."""
     return study_in(tmp_path, processes, made_once.place.data_root)
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.large
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
 def test_two_steps_of_300_million_parameters_fit_in_12_gib(optimizer, tmp_path):
-    """With a calibration, a fold and a cut between them; and the estimate is about right."""
+    """Including a calibration, a fold and a cut; the estimate is approximately right."""
     run = settings(
         model={"name": "large", "source": "random:bert", "config": CONFIG},
         method={"name": "neuroprune", "sparsity": 0.5, "events": 1, "start": 0.5, "end": 0.5, "calibration_rows": 8},

@@ -1,4 +1,4 @@
-"""`neuroprune prune` promises: a small model without writing code, or a sentence that names the option to mend."""
+"""`neuroprune prune`: a small model without code, or an error message with the option to correct."""
 
 import json
 
@@ -61,7 +61,7 @@ def test_a_folder_can_be_pruned_again_on_a_task_of_ones_own(at_home, capsys):
 
 @pytest.mark.parametrize("out", [".", "../link"])
 def test_an_empty_folder_is_filled_wherever_it_is(out, at_home, monkeypatch, capsys):
-    """Where one stands, behind a link, or a mount: no folder can be moved onto those."""
+    """The current folder, a link, or a mount, which cannot be replaced by moving a folder."""
     (at_home / "here" / ".here-left").mkdir(parents=True)  # by an earlier start that was killed
     (at_home / "link").symlink_to("here")
     monkeypatch.chdir(at_home / "here")

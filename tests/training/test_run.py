@@ -1,4 +1,4 @@
-"""One run from settings to its folder: what is written, when it is not, and that it can be trusted."""
+"""A single run from settings to its folder: written files, failures, and reproducibility."""
 
 import copy
 import json
@@ -125,7 +125,7 @@ def test_deterministic_training_refuses_what_has_no_repeatable_result(data_root,
             settings(training={"epochs": 0.5, "batch_size": 8, "deterministic": True}), tmp_path / "run.json", data_root
         )
         assert torch.are_deterministic_algorithms_enabled()
-        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] in (":16:8", ":4096:8")  # else cuBLAS may choose anew each time
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] in (":16:8", ":4096:8")  # otherwise cuBLAS may vary its algorithm
         with pytest.raises(RuntimeError, match="deterministic"):
             torch.zeros(4).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
     finally:
@@ -214,7 +214,7 @@ def test_a_run_without_finite_loss_is_recorded_as_diverged(data_root, tmp_path):
 
 @pytest.mark.parametrize("learning_rate", [1e30, 1e39])  # weights that are huge; that are infinite
 def test_a_run_that_diverges_in_its_last_step_is_recorded_as_diverged(learning_rate, data_root, tmp_path):
-    """The only logged loss is that of the weights before the step."""
+    """The only logged loss is computed with the weights before the step."""
     training_settings = {"epochs": 0.1, "batch_size": 8, "learning_rate": learning_rate, "warmup": 0.0}
     record = run(settings(method={"name": "dense"}, training=training_settings), data_root, tmp_path / "tiny")
     assert [entry["loss"] < 1 for entry in record.result.history if "loss" in entry] == [True]

@@ -1,4 +1,4 @@
-"""Random kills of a job that trains three runs: whatever is killed and when, the results stay the same."""
+"""Random kills of a job that trains three runs do not change the results."""
 
 import os
 import random
@@ -20,7 +20,7 @@ VICTIMS = ("job", "child", "all")
 
 
 def start(study):
-    """Start the job in a process of its own that leads a session."""
+    """Start the job in a separate process that leads a session."""
     arguments = (job(training=LONG), study.made, study.place, study.list_of("runs"), CHECKPOINT_MINUTES)
     process = study.processes.Process(target=in_session, args=arguments)
     process.start()
@@ -35,7 +35,7 @@ def in_session(*arguments):
 
 
 def kill(process, victim):
-    """Kill the job, the fork that trains a run, or both at once as the failure of a machine does."""
+    """Kill the job, the fork that trains a run, or both together, like a machine failure."""
     forks = children(process.pid)
     found = {"job": [process.pid], "child": forks, "all": [process.pid, *forks]}[victim]
     for number in found:

@@ -1,4 +1,4 @@
-"""Published runs are retrained and compared number by number; what cannot be retrained is said."""
+"""Verification of published runs: number-by-number comparison, and reports of runs that cannot be retrained."""
 
 import json
 

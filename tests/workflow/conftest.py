@@ -1,4 +1,4 @@
-"""Run the project's workflow in a folder of its own, as a user would."""
+"""Fixtures that run the project's workflow in a separate folder, like a user."""
 
 import os
 import re
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass
 class Finished:
-    """What a call of Snakemake left behind."""
+    """Result of a call of Snakemake."""
 
     code: int
     out: str
@@ -32,7 +32,7 @@ class Finished:
 
     @property
     def complaints(self):
-        """What stands on the standard error, without the line that names the profile."""
+        """Return standard error without the line about the profile."""
         return [line for line in self.err.splitlines() if not line.startswith("Using workflow specific profile")]
 
 

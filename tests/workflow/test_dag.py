@@ -1,4 +1,4 @@
-"""The graph of jobs: what would be run, without running it."""
+"""The graph of jobs, checked in dry runs."""
 
 import json
 import os
@@ -224,7 +224,7 @@ def write_empty(*files):
 
 
 def finished_jobs(*runs):
-    """Name the files that a study with these runs has after its training and timing jobs."""
+    """List the files of a study with these runs after its training and timing jobs."""
     of_runs = [f"runs/{run}/{kind}.json" for run in runs for kind in ("run", "timing")]
     of_jobs = [f"jobs/{run}/{name}" for run in runs for name in ("models", "runs.json", "timings.json")]
     return ["plan.json", "data/weather.json", "models/tiny.json", *of_runs, *of_jobs]

@@ -1,4 +1,4 @@
-"""`make gpu-timing`: its study has the sizes that it says, runs at tiny ones, and a CPU is not timed by mistake."""
+"""`make gpu-timing`: correct model sizes, a run with tiny models, and a refusal to time a CPU by mistake."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The real workflow on a tiny study: what it leaves behind, does again, and draws from records alone."""
+"""The real workflow on a tiny study: results, reruns, and redrawing from records only."""
 
 import csv
 import json
@@ -50,7 +50,7 @@ def write_weather(root, seed=0):
 
 @pytest.fixture(scope="module")
 def finished(snakemake, tmp_path_factory):
-    """A folder in which the mini study has been run to its end; not to be changed."""
+    """A folder with the finished mini study; read-only."""
     folder = tmp_path_factory.mktemp("mini")
     write_weather(folder / "data")
     done = snakemake(folder, "--cores", "2", "--configfile", MINI)
@@ -62,7 +62,7 @@ def finished(snakemake, tmp_path_factory):
 
 @pytest.fixture
 def own_copy(finished, tmp_path):
-    """A copy of that folder, times of files and all, which may be changed."""
+    """A modifiable copy of that folder, including modification times."""
     return Path(shutil.copytree(finished, tmp_path / "mini"))
 
 

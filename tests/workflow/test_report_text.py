@@ -1,4 +1,4 @@
-"""Captions of the report: what a study says stays text, whatever it says."""
+"""Captions of the report: arbitrary texts of a study are escaped."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Restarts: finished runs survive a killed Snakemake; deleted files and replaced data redo only what needs them."""
+"""Restarts: finished runs survive a killed Snakemake; deleted files and replaced data repeat only dependent jobs."""
 
 import os
 import shutil
@@ -68,7 +68,7 @@ def stop_training(folder, stopped):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A folder in which the study was finished after Snakemake had been killed; not to be changed."""
+    """A folder with a study that was finished after a kill of Snakemake; read-only."""
     folder = tmp_path_factory.mktemp("restart")
     write_weather(folder / "data")
     study_file(folder, lambda study: study.update(artefacts=["summary"], training=study["training"] | {"epochs": 20}))
@@ -97,7 +97,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def own_copy(finished, tmp_path):
-    """A copy of that folder, including modification times, which may be changed."""
+    """A modifiable copy of that folder, including modification times."""
     return Path(shutil.copytree(finished, tmp_path / "mini"))
 
 

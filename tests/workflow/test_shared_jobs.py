@@ -1,4 +1,4 @@
-"""The real workflow where runs share jobs: the same results, and after a kill or a change only what is missing."""
+"""The real workflow with shared jobs: the same results, and only missing runs after a kill or change."""
 
 import os
 import shutil
@@ -42,7 +42,7 @@ def kill_after_first_run(folder, study):
 
 @pytest.fixture(scope="module")
 def finished(snakemake, tmp_path_factory):
-    """A folder in which the study has been run to its end, after a kill; not to be changed."""
+    """A folder with a study that was finished after a kill; read-only."""
     folder = tmp_path_factory.mktemp("shared")
     write_weather(folder / "data")
     study = shared_study(folder)
@@ -60,7 +60,7 @@ def finished(snakemake, tmp_path_factory):
 
 @pytest.fixture
 def own_copy(finished, tmp_path):
-    """A copy of that folder, times of files and all, which may be changed."""
+    """A modifiable copy of that folder, including modification times."""
     return Path(shutil.copytree(finished, tmp_path / "mini"))
 
 

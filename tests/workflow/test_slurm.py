@@ -1,4 +1,4 @@
-"""The mini study through a real SLURM: jobs fail, are cancelled, run out of time; controller and Snakemake go away."""
+"""The mini study on a real SLURM: failed, cancelled and timed-out jobs, and outages of controller and Snakemake."""
 
 import os
 import shutil
@@ -49,7 +49,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
-    """A SLURM of its own: the environment to use it with, and a function that calls its script."""
+    """A private SLURM: its environment, and a function that calls its script."""
     base = tmp_path_factory.mktemp("slurm")
     base.chmod(0o755)
     path = os.pathsep.join([str(base / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -67,7 +67,7 @@ def slurm(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prepared(snakemake, tmp_path_factory):
-    """A folder with the mini study and the project's profile, in which data and model are there; not to be changed."""
+    """A folder with the mini study and the project's profile, with prepared data and model; read-only."""
     folder = tmp_path_factory.mktemp("prepared")
     write_weather(folder / "data")
     write_study(folder / "study.yaml")
@@ -80,7 +80,7 @@ def prepared(snakemake, tmp_path_factory):
 
 @pytest.fixture
 def folder(prepared, tmp_path):
-    """A copy of that folder, times of files and all."""
+    """A copy of that folder, including modification times."""
     return Path(shutil.copytree(prepared, tmp_path / "mini"))
 
 
@@ -106,7 +106,7 @@ def write_profile(folder):
 
 @contextmanager
 def study_at_work(folder, environment, *words):
-    """Snakemake, working on a folder's study with the profile; gone at the end."""
+    """A Snakemake process working on a folder's study with the profile; ended afterwards."""
     command = ["snakemake", *words, "--snakefile", ROOT / "Snakefile", "--configfile", "study.yaml"]
     command += ["--workflow-profile", "slurm"]
     with (folder / "snakemake.log").open("a") as log:
@@ -119,7 +119,7 @@ def study_at_work(folder, environment, *words):
 
 
 class Queue:
-    """What SLURM knows of the jobs of a folder: all, because it forgets none in this set-up."""
+    """SLURM's information about the jobs of a folder, which is never purged in this set-up."""
 
     def __init__(self, environment, folder):
         self.environment, self.folder = environment, folder
@@ -132,7 +132,7 @@ class Queue:
         return sorted((job[:5] for job in jobs if job[5] == str(self.folder)), key=lambda job: int(job[0]))
 
     def asked(self, job):
-        """Everything that SLURM says of a job."""
+        """Return all of SLURM's information about a job."""
         words = ["scontrol", "show", "job", job[0]]
         return subprocess.run(words, env=self.environment, capture_output=True, text=True, check=True).stdout
 
@@ -141,7 +141,7 @@ class Queue:
 
 
 def wait_until(condition, snakemake, what):
-    """Wait until a condition gives something, and return it; Snakemake, if given, has to be at work all the time."""
+    """Wait until a condition returns a value, and return it; Snakemake, if given, must keep running."""
     deadline = time.monotonic() + 400
     while not (found := condition()):
         assert snakemake is None or snakemake.poll() is None, what
@@ -151,7 +151,7 @@ def wait_until(condition, snakemake, what):
 
 
 def disturb(queue, snakemake):
-    """Let one training run out of time, one fail, and have one cancelled, in the order in which they start."""
+    """Make one training time out, one fail, and cancel one, in the order of their starts."""
 
     def out_of_time(processes):
         signal_all(processes, signal.SIGSTOP)
@@ -248,7 +248,7 @@ def test_after_a_kill_of_snakemake_no_run_is_written_by_two_jobs(slurm, folder):
 
 
 def what_lies_in(run):
-    """Names and times of a run's files, but for the log and the lock that a second job opens before it fails."""
+    """Names and times of a run's files, except the log and the lock that a second job opens before it fails."""
     return {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name not in ("train.log", ".lock")}
 
 
