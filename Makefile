@@ -1,8 +1,8 @@
-# Thin: everything a target does can be done by hand with the line it prints.
+# Thin wrapper: every target can be run by hand with the line that it prints.
 PYTHON ?= python3
 CONFIG ?= config/config.yaml
 CORES ?= all
-# With a profile, such as workflow/profiles/slurm, jobs run where it says, and it gives the number of cores.
+# A profile, such as workflow/profiles/slurm, determines where jobs run and the number of cores.
 PROFILE ?=
 KILLS ?= 100
 BIN := .venv/bin
@@ -13,13 +13,13 @@ export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.NOTPARALLEL: # results come before their report
+.NOTPARALLEL: # results must precede their report
 .PHONY: help demo run report figures publish verify test test-oldest large soak lint format bench gpu-timing docs lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# One set-up for all targets, done again only when the pins change. Whole or absent: the mark is written last.
+# One set-up for all targets, repeated only when the pins change. The mark is written last, after success.
 $(BIN)/.ready: requirements.lock
 .venv-oldest/bin/.ready: requirements-oldest.lock
 .venv-docs/bin/.ready: requirements-docs.lock
@@ -34,10 +34,10 @@ $(BIN)/.ready: requirements.lock
 
 demo: run report ## Run the default study to its report; CONFIG=config/paper.yaml for another one
 
-# The plan comes first: it reads the study file itself, and names file and line of what Snakemake could only fail at.
-# A lock of the kernel keeps two starts apart, so it is safe to clear the lock that a killed Snakemake left behind. Where
-# there is no `flock`, Snakemake's own lock keeps them apart, and says what to do after a kill.
-# The workflow itself makes no report here: the target `report` does, also where nothing else was to be done.
+# The plan comes first, because its errors contain file and line, unlike those of Snakemake.
+# A kernel lock prevents two simultaneous starts, so that the lock of a killed Snakemake can be cleared safely. Without
+# `flock`, Snakemake's own lock is used, whose message explains what to do after a kill.
+# The workflow makes no report here, because the target `report` does so even if nothing else had to be done.
 run: export NEUROPRUNE_REPORT =
 run: $(BIN)/.ready
 	@$(BIN)/neuroprune plan --config $(CONFIG) $(if $(PROFILE),--folder >/dev/null,--estimate --cores $(CORES))
@@ -61,7 +61,7 @@ publish: $(BIN)/.ready ## Copy a study's records, tables and figures to results/
 	( cd $(PUBLISHED)/.new && rm -rf logs jobs report.html runs/*/model runs/*/*.log runs/*/.lock runs/*/checkpoint* figures/*.png ) && \
 	rm -rf "$(PUBLISHED)/$$study" && mv $(PUBLISHED)/.new "$(PUBLISHED)/$$study" && echo "To be committed: $(PUBLISHED)/$$study"
 
-verify: $(BIN)/.ready ## Retrain N=3 random published runs and compare them with their records; STUDY=demo for one study's
+verify: $(BIN)/.ready ## Retrain N=3 random published runs and compare them with their records; STUDY=demo for one study
 	$(BIN)/neuroprune verify --number $(or $(N),3) $(if $(STUDY),$(PUBLISHED)/$(STUDY))
 
 test: $(BIN)/.ready ## Run the tests
@@ -86,7 +86,7 @@ lint: $(BIN)/.ready ## Style, types, docstrings, import directions, workflow
 	$(BIN)/snakefmt --check --compact-diff Snakefile workflow/rules
 	@. $(BIN)/activate && snakemake --lint
 
-format: $(BIN)/.ready ## Let ruff and snakefmt rewrite the files
+format: $(BIN)/.ready ## Reformat the files with ruff and snakefmt
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow/rules
@@ -104,7 +104,7 @@ docs: $(BIN)/.ready .venv-docs/bin/.ready ## Generate config/schema.json and con
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 	@echo "The site: site/index.html; with its search: python3 -m http.server -d site"
 
-# Not pinned: what belongs to one kind of GPU.
+# Not pinned: packages for one kind of GPU.
 ANY_GPU = grep -v -i -E '^(nvidia-|triton|cuda-|neuroprune)' | sed -E 's/\+[a-z0-9]+$$//'
 FREEZE = .venv-lock/bin/pip freeze --exclude-editable | $(ANY_GPU)
 

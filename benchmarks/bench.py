@@ -1,9 +1,9 @@
-"""Cost of a training step of each method, of an event, of whole runs with their peak memory, and of starting a command.
+"""Cost of each method's training steps, of an event, of whole runs with peak memory, and of starting a command.
 
-Steps are timed in turns on a random model of MiniLM's size, in one process and on one thread: ratios carry over to
-other machines, seconds do not. Whole runs have a process each and are measured in processor time. `make bench` takes
-about five minutes of one core; `python -m benchmarks.bench --steps N` times more steps. A line contains seconds and
-their ratio to a plain step:
+Steps are timed alternately on a random model of MiniLM's size, in one process and on one thread; ratios are valid for
+other machines, seconds are not. Whole runs use separate processes and are measured in processor time. `make bench`
+takes about five minutes of one core; `python -m benchmarks.bench --steps N` times more steps. Each line contains
+seconds and their ratio to a plain step:
 
     target 80 %, after the last event          0.424    0.28
 """
@@ -26,12 +26,12 @@ from transformers import BertConfig, BertForSequenceClassification
 from neuroprune import L1, Dense, NeuroPrune, Run, Taylor
 
 ROWS, TOKENS = 16, 32
-TOTAL = 1000  # steps that the schedules believe in
+TOTAL = 1000  # total steps assumed by the schedules
 SIZES = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 
 
 class Loop:
-    """A training loop in which a method stands just before step `first`."""
+    """A training loop with a method that has completed all steps before `first`."""
 
     def __init__(self, method: object, first: int, total: int = TOTAL) -> None:
         torch.manual_seed(0)
@@ -57,7 +57,7 @@ class Loop:
 
 
 def in_turns(loops: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Call all by turns; return the median seconds of each, the first round left out."""
+    """Call functions alternately; return the median seconds of each, excluding the first round."""
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     for round_ in range(rounds + 1):
         for name, step in loops.items():
@@ -68,7 +68,7 @@ def in_turns(loops: dict[str, Callable[[], float]], rounds: int) -> dict[str, fl
 
 
 def after_last_event(sparsity: float) -> Loop:
-    """A loop whose model has just been cut for the last time."""
+    """Return a loop right after the last event."""
     method = NeuroPrune(sparsity=sparsity, start=0.009, end=0.01, events=1)
     loop = Loop(method, 0)
     while loop.run.step < 10:
@@ -77,8 +77,8 @@ def after_last_event(sparsity: float) -> Loop:
 
 
 def steps(rounds: int) -> None:
-    """Print what a step costs, in plain steps."""
-    window = 0.5  # the only event lies far behind the window that is timed
+    """Print the cost of a step relative to a plain step."""
+    window = 0.5  # the only event is long after the timed window
     loops = {
         "plain": Loop(Dense(), 0),
         "penalty, coupled": Loop(NeuroPrune(alpha=1e-4, beta=1e-4), 0),
@@ -98,7 +98,7 @@ def steps(rounds: int) -> None:
 
 
 def event(sparsity: float) -> float:
-    """Seconds of a step with an event in it."""
+    """Return the seconds of a step with an event."""
     loop = Loop(NeuroPrune(sparsity=sparsity, start=0.003, end=0.003, events=1, calibration_rows=64), 0)
     return [loop.step() for _ in range(3)][-1]
 
@@ -126,7 +126,7 @@ def _whole_run(method: object, total: int, sizes: dict[str, int]) -> tuple[float
 
 
 def commands(rounds: int) -> None:
-    """Print how long commands take that must not import torch, beside one that does."""
+    """Print the times of commands that must not import torch, and of one that does."""
     lines = {
         "python -c 'import torch'": [sys.executable, "-c", "import torch"],
         "neuroprune --help": [sys.executable, "-m", "neuroprune.cli", "--help"],

@@ -1,8 +1,8 @@
 """Inference of a study's models by engine: torch, torch.compile, onnxruntime, and onnxruntime with 8-bit weights.
 
-Every model answers the same rows of its task's judged split with every engine, on one thread. Engines and models take
-turns, so that other load on the machine meets all of them. The speed-up is relative to the dense model in torch.
-Accuracy is that of all judged rows.
+Every model is run on the same rows of its task's evaluation split with every engine, on one thread. Engines and models
+alternate, so that other load on the machine affects all of them. The speed-up is relative to the dense model in torch.
+Accuracy is computed over the whole split.
 
     python -m benchmarks.engines --study results/sst2 --runs minilm-sst2-dense-s0 minilm-sst2-neuroprune-80-s0
 """
@@ -34,7 +34,7 @@ from neuroprune.results.environment import environment
 from neuroprune.results.records import RunRecord, read_record
 
 BATCHES = {1: 16, 32: 4}
-"""Batch size -> batches that are timed."""
+"""Batch size -> number of timed batches."""
 COLUMNS = (
     *("run", "sparsity", "engine", "batch", "parameters", "flops", "accuracy", "milliseconds", "speed-up"),
     *("rounds", "commit", "cpu", "torch", "onnxruntime"),
@@ -44,7 +44,7 @@ Engine = Callable[[Inputs], Tensor]
 
 
 def engines(model: Any, files: Path) -> dict[str, Engine]:
-    """Return what gives a model's logits, by engine.
+    """Return functions that compute a model's logits, by engine.
 
     Args:
         model: In eval mode.
@@ -74,7 +74,7 @@ def _run_session(session: onnxruntime.InferenceSession, batch: Inputs) -> Tensor
 
 
 class Bench:
-    """The models of a study's runs, with their engines and the rows they answer."""
+    """The models of a study's runs, with their engines and rows."""
 
     def __init__(self, folder: Path, data_root: Path, scratch: Path) -> None:
         self.record: RunRecord = read_record(folder / "run.json")
@@ -86,12 +86,12 @@ class Bench:
         self.engines = engines(self.model, scratch / folder.name)
 
     def batches(self, size: int) -> list[Inputs]:
-        """Return batches of rows of like length, spread over all lengths."""
+        """Return batches of rows of similar length, spread over all lengths."""
         starts = range(0, len(self.rows) - size, (len(self.rows) - size) // BATCHES[size])
         return [self._collate(self.rows[start : start + size]) for start in list(starts)[: BATCHES[size]]]
 
     def accuracy(self, engine: Engine) -> float:
-        """Return the fraction of all judged rows that an engine answers rightly."""
+        """Return an engine's accuracy on the evaluation split."""
         right = 0
         for start in range(0, len(self.rows), 32):
             rows = self.rows[start : start + 32]
@@ -111,7 +111,7 @@ class Bench:
 
 
 def timed(benches: list[Bench], size: int, rounds: int) -> dict[tuple[str, str], float]:
-    """Return the median seconds of a batch for each run and engine; all take turns, after two rounds of warming up."""
+    """Return the median seconds of a batch for each run and engine; all alternate, after two warm-up rounds."""
     work = [
         ((bench.record.run, name), engine, bench.batches(size))
         for bench in benches

@@ -1,4 +1,4 @@
-"""Say which device `make gpu-timing` will time, and stop if it is not a GPU and nobody asked for that."""
+"""Print the device for `make gpu-timing`, and stop if it is not a GPU, unless requested."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""Compare settings of NeuroPrune-FC in paired runs that share their training up to the first step that differs.
+"""Comparison of settings of NeuroPrune-FC in paired runs that share all steps up to the first difference.
 
 Each run is a bare loop around the library's hooks. Runs of one task and seed have the same initialisation, batches and
-dropout; the process forks where a method begins to watch, so what comes before is trained once. Besides the
-task's own rows to judge on (dev), models are judged on thousands of training rows that none of them saw (pool).
-`--beginning head_first` fits the classifier alone before the first step, in all variants; `longer` trains for as much
-longer as that costs. A run that is in the table already is not repeated, so that an interrupted command can be given
-again.
+dropout; the process forks where a method starts its measurements, so that earlier steps are trained once. In addition
+to the task's evaluation rows (dev), models are evaluated on thousands of training rows unseen by all of them (pool).
+`--beginning head_first` fits the classifier before the first step in all variants; `longer` trains for the same
+additional cost. Runs that are already in the table are not repeated, so that an interrupted command can be restarted.
 
     python -m benchmarks.research --task movie_512 --seeds 0 1 2 --variants usual late taylor --out runs.csv
 """
@@ -52,12 +51,12 @@ RATE, WARMUP = 1.5e-4, 0.06
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows to train on, further training rows to judge on, rows of a step and epochs.
+    """Numbers of training rows, of further training rows for evaluation, of rows per step, and of epochs.
 
     Args:
         rows: Training rows.
-        pool: Rows of the training split that are only judged.
-        batch: Rows of a step.
+        pool: Rows of the training split used only for evaluation.
+        batch: Rows per step.
         epochs: Passes.
         source: Keys of `TaskSettings`.
     """
@@ -89,13 +88,13 @@ PLANS = {
 
 
 class OtherScore(NeuroPruneTarget):
-    """The target form with its fold, but another score for the units."""
+    """The target form with its fold but a different score."""
 
     score: ClassVar[str]
     _sums: dict[Block, Tensor] | None = None
 
     def before_step(self, run: Run) -> None:
-        """Sum |w dL/dw| up while the calibration is at work."""
+        """Accumulate |w dL/dw| during calibration."""
         super().before_step(run)
         if self._calibration is not None:
             now, before = taylor_scores(run), self._sums
@@ -114,7 +113,7 @@ class OtherScore(NeuroPruneTarget):
 
 
 def ranked_like(order: Tensor, values: Tensor) -> Tensor:
-    """Return the values, dealt out in the order of another score: the smallest value to the unit with the least."""
+    """Return the values permuted to the order of another score."""
     dealt = torch.empty_like(values)
     dealt[order.argsort()] = values.sort().values
     return dealt
@@ -124,8 +123,8 @@ def scored(score: str, **fields: Any) -> NeuroPrune:
     """Return NeuroPrune with another score.
 
     Args:
-        score: `taylor`; `root` of the Fisher information; `both`, their product; or `counts`: how many units a block
-            loses follows Taylor, which ones the Fisher information.
+        score: `taylor`; `root` of the Fisher information; `both`, their product; or `counts`: the number of units per
+            block follows Taylor, their choice the Fisher information.
         **fields: Settings of NeuroPrune.
 
     Returns:
@@ -184,7 +183,7 @@ class Bench:
 
     @cached_property
     def source(self) -> ModelSettings:
-        """MiniLM-L6, as the catalogue has it."""
+        """MiniLM-L6 as in the catalogue."""
         return ModelSettings(name="minilm", **read_catalogue(Path("config")).models["minilm"])
 
     def model(self, seed: int) -> tuple[Any, Any]:
@@ -199,7 +198,7 @@ class Bench:
 
     @torch.no_grad()
     def accuracy(self, model: Any, rows: list[dict[str, Any]]) -> float:
-        """Return the share of right answers; rows of like length go together."""
+        """Return the accuracy, with rows batched by length."""
         rows = sorted(rows, key=lambda row: len(row["input_ids"]))
         model.eval()
         right = 0
@@ -210,7 +209,7 @@ class Bench:
 
 
 class Training:
-    """One run of a task and seed, that others branch off from."""
+    """Common run of a task and seed, from which others branch off."""
 
     def __init__(self, bench: Bench, seed: int, beginning: str = "usual") -> None:
         self.bench, self.seed, self.batches, self.seconds = bench, seed, bench.batches(seed), 0.0
@@ -237,7 +236,7 @@ class Training:
         return (collate(rows[first : first + 64]) for first in range(0, len(rows), 64))
 
     def go_on(self, until: int, method: Method | None = None) -> None:
-        """Train until so many steps are done."""
+        """Train up to this number of steps."""
         started = time.process_time()
         while self.run.step < until:
             self._step(method)
@@ -257,7 +256,7 @@ class Training:
         self.run.optimizer.zero_grad()
 
     def branch(self, name: str, method: Method, out: Path) -> None:
-        """Train to the end with a method, judge, and add a line to the table."""
+        """Train to the end with a method, evaluate, and add a line to the table."""
         method.start(self.run)
         self.go_on(self.run.total_steps, method)
         method.finish(self.run)
@@ -271,7 +270,7 @@ class Training:
 
 
 def head_steps(plan: Plan) -> int:
-    """Return how many steps cost as much as fitting the head: a forward pass is a third of a step."""
+    """Return the number of steps with the cost of fitting the head, counting a forward pass as a third of a step."""
     return math.ceil(min(linear_probe.ROWS, plan.rows) / 3 / plan.batch)
 
 
@@ -283,7 +282,7 @@ def changes(fields: dict[str, Any]) -> str:
 
 
 def add_line(out: Path, values: Sequence[Any]) -> None:
-    """Append to the table; begin it with its heading."""
+    """Append a line to the table, with a header if it is new."""
     new = not out.exists()
     with out.open("a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -291,14 +290,14 @@ def add_line(out: Path, values: Sequence[Any]) -> None:
 
 
 def commit() -> str:
-    """Return the commit of the code, shortened."""
+    """Return the abbreviated commit of the code."""
     return subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
 
 
 def first_watched(method: Method, total: int, batch: int) -> int:
-    """Return the step from which on a run with this method is one of its own."""
+    """Return the step from which a run with this method differs from the common run."""
     asked: Any = method.settings
     if isinstance(method, Dense):
         return total
@@ -307,7 +306,7 @@ def first_watched(method: Method, total: int, batch: int) -> int:
 
 
 def finished(out: Path) -> set[tuple[str, ...]]:
-    """Return task, beginning, variant, seed and sparsity asked for of every run in the table."""
+    """Return task, beginning, variant, seed and target sparsity of every run in the table."""
     if not out.exists():
         return set()
     with out.open(newline="") as file:

@@ -173,8 +173,8 @@ def _add_prune(commands: Any) -> None:
     )
     command.add_argument("--model", required=True, help="a row of models.yaml, a folder or a hub id")
     command.add_argument("--task", required=True, help="a task of the catalogue, or a YAML file in the same format")
-    text = "share of the weights in attentions and MLPs that is to go, such as 0.8"
-    text += "; with several, the first third is trained once and all of them go on from there"
+    text = "fraction of the weights in attentions and MLPs to remove, such as 0.8"
+    text += "; several share the first third of the training"
     command.add_argument("--sparsity", type=float, nargs="+", required=True, metavar="SHARE", help=text)
     command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder for the model")
     for name, kind, text in subcommands.TRAINING_OPTIONS:

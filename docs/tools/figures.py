@@ -27,7 +27,7 @@ GONE_HEADS, GONE_NEURONS = {2}, {0, 3, 4, 6}
 
 
 def units() -> Figure:
-    """Matrices of one layer: what one head and some neurons own, before and after removal."""
+    """Matrices of one layer with the parts of one head and some neurons, before and after removal."""
     figure = Figure(figsize=(6.3, 3.3), layout="constrained")
     for axes, cut in zip(figure.subplots(2, 1), (False, True), strict=True):
         heads = [head for head in range(HEADS) if not (cut and head in GONE_HEADS)]
@@ -120,7 +120,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {"units": units, "schedule": schedule
 
 
 def draw(name: str) -> str:
-    """Return a figure as SVG, the same each time."""
+    """Return a figure as reproducible SVG."""
     with print_style():
         mpl.rcParams["svg.fonttype"] = "none"
         written = io.StringIO()

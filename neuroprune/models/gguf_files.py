@@ -1,4 +1,4 @@
-"""Pretrained models that travel as a GGUF file inside a package: converted once to a folder with safetensors."""
+"""Conversion of pretrained models from GGUF files in packages to folders with safetensors."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from neuroprune.files.atomic import file_hash, open_to_umask, write_json
 from neuroprune.files.packages import RESOURCES, Package, build_once, cause, unpack
 
 SOURCE = "converted_from.json"
-"""File beside a converted model: what it was made from, and the hashes of its files."""
+"""File next to a converted model with its source and the hashes of its files."""
 SINGLE_DIGITS = ("smollm",)
-"""llama.cpp's names of tokenizers that split digits from each other, and then words as GPT-2's."""
+"""llama.cpp's names of tokenizers that split digits individually and words like GPT-2."""
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -28,8 +28,8 @@ def unpack_gguf(package: Package, inside: str, file: str, resources: Path = RESO
     is kept if it was made from the pinned package and its files are unchanged.
 
     Args:
-        package: The wheel that holds the file.
-        inside: The folder inside the wheel that holds it.
+        package: The wheel with the file.
+        inside: The file's folder inside the wheel.
         file: Name of the GGUF file, a language model.
         resources: The folder is `<resources>/models/<name>-<version>/<file without .gguf>-safetensors`.
 
@@ -52,7 +52,7 @@ def unpack_gguf(package: Package, inside: str, file: str, resources: Path = RESO
 
 
 def _convert(folder: Path, source: dict[str, str], new: Path) -> None:
-    """Read a GGUF file and save it as plain transformers would save the model."""
+    """Read a GGUF file and save the model in transformers' usual format."""
     if find_spec("gguf") is None:
         raise UserError(f"{source['file']} is read with gguf; install with: pip install 'neuroprune[gguf]'.")
     options = {"gguf_file": source["file"], **LOCAL}
@@ -71,7 +71,7 @@ def _convert(folder: Path, source: dict[str, str], new: Path) -> None:
 
 
 def _restore_pretokenizer(tokenizer: Any, file: Path) -> None:
-    """Split digits from each other if the GGUF file says so; transformers does not read this for every tokenizer."""
+    """Split digits individually if the GGUF file requires it, which transformers does not read for every tokenizer."""
     from gguf import GGUFReader
 
     field = GGUFReader(file).get_field("tokenizer.ggml.pre")
@@ -85,7 +85,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def _is_whole(folder: Path, source: dict[str, str]) -> bool:
-    """Return whether a folder was converted from this file and is as it was written."""
+    """Return whether a folder was converted from this file and is unchanged."""
     try:
         noted = json.loads((folder / SOURCE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -156,7 +156,7 @@ def align(model: nn.Module) -> None:
 
 
 def _from_hub(name: str, revision: str | None = None) -> Path:
-    """Return the cached path of a hub model's configuration; its index of weights, if any, is cached beside it."""
+    """Return the cached path of a hub model's configuration; an index of weights is cached in the same folder."""
     try:
         with suppress(EntryNotFoundError):
             hf_hub_download(name, SAFE_WEIGHTS_INDEX_NAME, revision=revision)

@@ -180,7 +180,7 @@ class Blocks:
 
     @property
     def present(self) -> Blocks:
-        """Those that have units left."""
+        """The attentions and MLPs with remaining units."""
         return Blocks([a for a in self.attentions if a.units], [m for m in self.mlps if m.units])
 
     @property

@@ -1,7 +1,7 @@
-"""Attentions without heads and MLPs without neurons: the forward pass skips them.
+"""Forward pass of attentions without heads and MLPs without neurons, which are skipped.
 
-Such a block adds the bias of its output projection, or nothing, to the residual stream. Its projections stay as weights
-of size zero, so that names, records and the state dict have the same entries as those of the dense model.
+Such a block adds only the bias of its output projection, if any, to the residual stream. Its projections remain as
+weights of size zero, so that names, records and the state dict have the same entries as in the dense model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FORWARD = "forward"
 
 
 class ConstantOutput:
-    """Takes the place of the forward pass of an output projection that has no inputs left.
+    """Replacement for the forward pass of an output projection without inputs.
 
     Args:
         module: The projection.
@@ -35,7 +35,7 @@ class ConstantOutput:
 
 
 class SkippedAttention:
-    """Takes the place of the forward pass of an attention that has no heads left.
+    """Replacement for the forward pass of an attention without heads.
 
     Args:
         module: The attention's module.
@@ -49,18 +49,18 @@ class SkippedAttention:
     def __call__(
         self, hidden_states: Tensor, *args: Any, past_key_values: Any = None, **kwargs: Any
     ) -> tuple[Any, ...]:
-        """Return what the projection makes of no heads, and no attention weights."""
+        """Return the projection's output without heads, and no attention weights."""
         if past_key_values is not None and not self.cross:
             self.count_tokens(hidden_states, past_key_values)
         return self.project(hidden_states), None
 
     def project(self, hidden_states: Tensor) -> Tensor:
-        """Return the module's output: the projection's, or no channels where the projection is elsewhere."""
+        """Return the projection's output, or no channels if the projection is outside the module."""
         context = hidden_states.new_zeros(*hidden_states.shape[:-1], 0)
         return attrgetter(self.output)(self.module)(context) if self.output else context
 
     def count_tokens(self, hidden_states: Tensor, cache: Any) -> int:
-        """Add one number for each token to the layer's cache, whose length is that of the text; return the length.
+        """Add one number per token to the layer's cache, whose length is that of the text; return the length.
 
         Transformers takes the number of cached tokens from the first layer, even if that one is skipped.
         """
@@ -71,7 +71,7 @@ class SkippedAttention:
 
 
 def stage_skip(changes: Transaction, block: Block) -> None:
-    """Stage that the forward pass skips a block that has no units left.
+    """Stage the replacement of the forward pass of a block without units.
 
     Args:
         changes: Where the assignments are staged.

@@ -83,7 +83,8 @@ def remove_zero_units(model: nn.Module, optimizer: Any = None, *, empty: bool = 
     Args:
         model: A transformers model of a known type; changed in place.
         optimizer: As in `remove`.
-        empty: Whether an attention or MLP may lose all its units, so that it is skipped; if not, each keeps one.
+        empty: Whether an attention or MLP may lose all its units and then be skipped; otherwise each keeps at least
+            one.
 
     Returns:
         The numbers of removed heads and neurons.

@@ -32,7 +32,7 @@ Found = tuple[RunRecord, TimingRecord | None]
 
 
 def collect(study_dir: Path, output: Path | None = None) -> list[str]:
-    """Write the study's tidy table, one row per run, and its provenance beside it.
+    """Write the study's tidy table, one row per run, and its provenance file next to it.
 
     If ``plan.json`` exists, rows follow its order and unplanned runs are left out. Otherwise rows are sorted by name.
 

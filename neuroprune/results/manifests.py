@@ -43,9 +43,9 @@ class Prepared:
         return cls(data_sha256, model_sha256, copied)
 
     def gave(self, record: RunRecord, settings: RunSettings) -> bool:
-        """Return whether a record is the result of these settings, data, model and teacher.
+        """Return whether a record belongs to these settings, data, model and teacher.
 
-        Older records name neither model nor teacher.
+        Older records have no hashes of model and teacher.
         """
         environment = record.environment
         return (
@@ -61,7 +61,7 @@ class Prepared:
 
 
 def teacher_hash(settings: RunSettings) -> str | None:
-    """Return the hash of a run's teacher, as it is now; None without a teacher in a folder, or if it is missing."""
+    """Return the current hash of a run's teacher; None without a teacher in a folder, or if it is missing."""
     files = teacher_files(settings.method)
     return files_hash(files) if files and all(path.is_file() for path in files) else None
 

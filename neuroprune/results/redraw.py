@@ -1,4 +1,4 @@
-"""Redraw the tables and figures of a study from its records alone."""
+"""Redraw the tables and figures of a study from its records only."""
 
 from __future__ import annotations
 

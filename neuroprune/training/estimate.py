@@ -14,8 +14,8 @@ from neuroprune.errors import UserError
 from neuroprune.results.progress import minutes
 from neuroprune.training.machine_speed import operations_per_second
 
-RUN_SECONDS = 20.0  # of a core for each run beside training: loading, evaluation, timing
-STUDY_SECONDS = 60.0  # of the tables, figures and report
+RUN_SECONDS = 20.0  # core seconds per run in addition to training: loading, evaluation, timing
+STUDY_SECONDS = 60.0  # seconds for tables, figures and report
 
 
 def estimate(plan: Plan, cores: str = "all") -> str:

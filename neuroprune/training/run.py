@@ -335,7 +335,7 @@ def _delete_temporary(folder: Path) -> None:
 
 
 def _set_up(settings: RunSettings) -> None:
-    """Set threads and seeds before any random number is drawn; say so if there are too few cores for the threads."""
+    """Set threads and seeds before the first random number is drawn; warn if there are too few cores."""
     if distributed.is_main() and (text := crowded(settings.training, available_cores())):
         log.warning("%s: %s.", settings.run, text)
     torch.set_num_threads(settings.training.threads)

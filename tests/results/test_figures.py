@@ -182,7 +182,7 @@ def test_figure4_gives_marks_at_one_sparsity_a_line_for_each_task_and_leaves_sin
     assert titles(figure) == ["minilm (pretrained), sparsity (%): 80"]
     lines = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert lines == ["movie_snippets\n1,000 training rows", "verse_pairs\n1,000 training rows"]
-    assert "one run alone, see the summary table: minilm on alone" in figure.get_supxlabel()
+    assert "single runs, see the summary table: minilm on alone" in figure.get_supxlabel()
     assert "alone" in set(shown["task"])
 
 

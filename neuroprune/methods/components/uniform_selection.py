@@ -59,12 +59,12 @@ def uniform_groups(run: Run, min_share: float, multiple_of: int) -> list[Uniform
 
 
 def separate_groups(run: Run, min_share: float, multiple_of: int) -> list[UniformGroup]:
-    """Return each block as a group of its own, whose MLP widths are multiples of a number.
+    """Return each block as a separate group, with MLP widths restricted to multiples of a number.
 
     Args:
         run: The run.
         min_share: Fraction of the dense model's neurons that each MLP keeps.
-        multiple_of: The width of an MLP is a multiple of it once neurons were removed.
+        multiple_of: Widths of MLPs are multiples of this number once neurons were removed.
     """
     fewest = fewest_units(run, min_share)
     return [
@@ -144,6 +144,6 @@ def _smaller(run: Run, shared: SharedCount, fewest: Mapping[Block, int], multipl
 
 
 def _widths(block: Block, fewest: int, multiple_of: int) -> list[int]:
-    """Return the numbers of units below a block's present one, descending; of neurons only the multiples."""
+    """Return the smaller numbers of units that a block may have, descending; for neurons, only multiples."""
     step = 1 if isinstance(block, Attention) else multiple_of
     return [units for units in range(block.units - 1, fewest - 1, -1) if units % step == 0]

@@ -90,7 +90,7 @@ class NeuroPruneTarget(TargetForm):
         self._watch(run)
 
     def before_step(self, run: Run) -> None:
-        """Update what the teacher's layers are compared through."""
+        """Update the map for comparing layers with the teacher's."""
         self._teaching.step(run)
         super().before_step(run)
 
@@ -137,7 +137,7 @@ class NeuroPruneTarget(TargetForm):
             )
 
     def complete(self, run: Run) -> None:
-        """Remove units that are entirely zero, unless that would break the widths that were asked for.
+        """Remove all-zero units, unless that would violate the required widths.
 
         In the uniform layout, write the shapes into the configuration.
         """

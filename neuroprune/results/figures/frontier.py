@@ -70,7 +70,7 @@ def _note(runs: pd.DataFrame, rows: pd.DataFrame, shown: pd.DataFrame, drawn: pd
     count = drawn.groupby(["model", "task"]).ngroups
     more = f"of {count} pairs of model and task {MOST_ROWS} are drawn, {count - MOST_ROWS} more are in the csv"
     reading = "numbers: sparsity in %; up and to the left is better"
-    alone = "with one method alone: Figure 4" if len(drawn) < len(shown) else ""
+    alone = "pairs with a single method: Figure 4" if len(drawn) < len(shown) else ""
     texts = [*penalties(rows), seeds(drawn["seeds"]), *rough_times(runs), alone, more if count > MOST_ROWS else ""]
     return below(reading, *texts)
 

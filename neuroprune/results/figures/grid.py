@@ -204,7 +204,7 @@ def _split(shown: pd.DataFrame) -> tuple[list[Pair], list[Pair], list[str]]:
     if alone and not curves and not dots:
         return [], alone, rest
     names = ", ".join(f"{rows['model'].iloc[0]} on {rows['task'].iloc[0]}" for _, rows in alone)
-    return curves, dots, [*rest, *([below(f"one run alone, see the summary table: {names}")] if alone else [])]
+    return curves, dots, [*rest, *([below(f"single runs, see the summary table: {names}")] if alone else [])]
 
 
 def _places(rows: pd.DataFrame) -> int:

@@ -73,7 +73,7 @@ SETTINGS: Any = {
 
 @contextmanager
 def print_style() -> Iterator[None]:
-    """Apply the style of this module in place of the user's settings."""
+    """Apply the style of this module instead of the user's settings."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(SETTINGS)
