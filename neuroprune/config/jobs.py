@@ -24,6 +24,7 @@ from neuroprune.config.settings import ModelSettings, RunSettings, TaskSettings,
 from neuroprune.config.training import TrainingSettings
 from neuroprune.errors import UserError, did_you_mean
 
+CHECKPOINTS = "checkpoints"  # in a run's folder
 LEAST_MINUTES = 240
 LONGEST_COMMAND = 100_000  # Linux allows 131,072 bytes per argument, and a shell command is one argument
 

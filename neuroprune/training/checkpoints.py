@@ -25,12 +25,13 @@ from typing import Any
 from transformers import TrainerCallback
 
 from neuroprune import distributed
+from neuroprune.config.jobs import CHECKPOINTS
 from neuroprune.files.atomic import file_hash, finite, sync, text_hash, write_json
 from neuroprune.pruning.sparsity import event_steps
 
 log = logging.getLogger(__name__)
 
-FOLDER, MARK = "checkpoints", "progress.json"
+MARK = "progress.json"
 STDOUT = 1
 
 
@@ -74,7 +75,7 @@ def find_progress(folder: Path, identity: Mapping[str, Any]) -> Progress:
     Returns:
         The progress stored in that checkpoint, or that of a run that starts from the beginning.
     """
-    for checkpoint in sorted((folder / FOLDER).glob("checkpoint-*"), key=_step, reverse=True):
+    for checkpoint in sorted((folder / CHECKPOINTS).glob("checkpoint-*"), key=_step, reverse=True):
         try:
             progress = _load(checkpoint, identity)
         except (_Unusable, OSError) as problem:
@@ -92,7 +93,7 @@ def find_progress(folder: Path, identity: Mapping[str, Any]) -> Progress:
 
 def delete_checkpoints(folder: Path) -> None:
     """Delete all checkpoints of a run."""
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from neuroprune.config.canonical import settings_hash
+from neuroprune.config.jobs import CHECKPOINTS
 from neuroprune.config.methods import NeuroPruneSettings
 from neuroprune.config.settings import RunSettings
 from neuroprune.errors import UserError
@@ -58,7 +59,7 @@ def continue_from(shared: Path, settings: RunSettings, folder: Path) -> None:
     """
     progress, method = checkpoints.read_progress(shared), cast(NeuroPruneSettings, settings.method)
     step = json.loads((shared / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-    own = folder / checkpoints.FOLDER / f"checkpoint-{step}"
+    own = folder / CHECKPOINTS / f"checkpoint-{step}"
     shutil.copytree(shared, own)
     state = load_state(own)
     assert state is not None, "no method state next to the checkpoint"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from neuroprune.config.canonical import canonical
-from neuroprune.config.jobs import JobRuns
+from neuroprune.config.jobs import CHECKPOINTS, JobRuns
 from neuroprune.config.settings import RunSettings, TimingSettings
 from neuroprune.errors import UserError
 from neuroprune.files.atomic import file_hash, write_json
@@ -71,6 +71,7 @@ def train(runs: JobRuns, made: Prepared, place: Place, output: Path, checkpoint_
         after = _nothing if needed else partial(_delete_model, place.folder(run.run))
         if trained and (not needed or _model(place.folder(run.run)).is_dir()):
             after()
+            shutil.rmtree(place.folder(run.run) / CHECKPOINTS, ignore_errors=True)  # of a job killed at its end
         else:
             forked_tasks.append(_training(run, made, place, checkpoint_minutes, after))
     _do(forked_tasks, len(runs.points), "trained")

@@ -19,6 +19,7 @@ from transformers import Seq2SeqTrainingArguments, Trainer, TrainerCallback, set
 from neuroprune import distributed, methods, tasks
 from neuroprune.config.canonical import settings_hash
 from neuroprune.config.cores import available_cores, crowded
+from neuroprune.config.jobs import CHECKPOINTS
 from neuroprune.config.settings import RunSettings
 from neuroprune.config.training import TrainingSettings
 from neuroprune.errors import UserError
@@ -74,6 +75,7 @@ def train(
         return
     with distributed.joined(processes), _only_writer(folder) if distributed.is_main() else nullcontext():
         if distributed.from_main(_is_done, settings, output, made):
+            distributed.from_main(checkpoints.delete_checkpoints, folder)
             return
         distributed.from_main(partial(_forget, output))
         with checkpoints.kept_log(folder) if distributed.is_main() else nullcontext():
@@ -272,7 +274,7 @@ def _arguments(training: TrainingSettings, seed: int, folder: Path, more: dict[s
     if training.optimizer != "adamw":  # the Trainer's default
         more = more | {"optim": training.optimizer}
     return Seq2SeqTrainingArguments(
-        output_dir=str(folder / checkpoints.FOLDER),
+        output_dir=str(folder / CHECKPOINTS),
         num_train_epochs=training.epochs * (budget.MOST if training.budget == "dense_flops" else 1),
         per_device_train_batch_size=training.batch_size // training.parts,
         per_device_eval_batch_size=max(1, training.batch_size // training.parts),

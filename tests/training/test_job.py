@@ -151,9 +151,16 @@ def test_a_job_that_is_done_again_has_nothing_to_do(study):
     assert study.measure(["dense", "l1"]) == 0
     records, times = contents(study), contents(study, "timing.json")
     assert study.train(job()) == 0
-    assert study.log.read_text() == "3 of 3 runs are trained already\n"
+    assert study.log.read_text() == "3 of 3 runs are already trained\n"
     assert study.measure(["dense", "l1"]) == 0
     assert (contents(study), contents(study, "timing.json")) == (records, times)
+
+
+def test_checkpoints_of_a_job_that_was_killed_at_its_end_are_deleted(study):
+    (left := study.place.folder("l1") / "checkpoints" / "checkpoint-8").mkdir(parents=True)
+    records = contents(study)
+    assert study.train(job()) == 0
+    assert contents(study) == records and not left.parent.exists()
 
 
 def test_runs_put_together_anew_are_not_done_again(study):

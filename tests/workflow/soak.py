@@ -194,10 +194,11 @@ def runs_for(snakemake, seconds):
 
 
 def leftovers(folder):
-    """Return the temporary files and folders in a study's folder and in its folder for temporary files."""
+    """Return what a complete study should not have: temporary files and folders, checkpoints and models."""
     temporary = list((folder / TEMPORARY).glob("neuroprune*"))
-    runs = [path for path in folder.glob("results/**/.*") if path.name != ".lock"]
-    return [str(path.relative_to(folder)) for path in temporary + runs]
+    hidden = [path for path in folder.glob("results/**/.*") if path.name != ".lock"]
+    large = [path for name in ("checkpoints", "model") for path in folder.glob(f"results/mini/runs/*/{name}")]
+    return [str(path.relative_to(folder)) for path in temporary + hidden + large]
 
 
 def soak(folder, kills, seed):
