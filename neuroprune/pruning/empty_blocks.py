@@ -10,28 +10,37 @@ from importlib import import_module
 from operator import attrgetter
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from neuroprune.pruning.blocks import Attention, Block, Projection
+from neuroprune.pruning.blocks import Attention, Block
 from neuroprune.pruning.transaction import Transaction
 
 FORWARD = "forward"
 
 
-class ConstantOutput:
-    """Replacement for the forward pass of an output projection without inputs.
+class EmptyLinear(nn.Linear):
+    """A linear map without inputs or without outputs.
 
-    Args:
-        module: The projection.
+    A class of its own also keeps it from `quantize_dynamic`, whose kernels return arbitrary numbers for such a map.
     """
 
-    def __init__(self, module: Any) -> None:
-        self.module = module
-
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Tensor:
         """Return the bias, or zeros, for every position of `inputs`."""
-        zeros = inputs.new_zeros(*inputs.shape[:-1], len(Projection(self.module).weight))
-        return zeros if self.module.bias is None else zeros + self.module.bias
+        return _constant(inputs, self.out_features, self.bias)
+
+
+class EmptyConv1D(Conv1D):
+    """GPT-2's form of a linear map without inputs or without outputs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the bias, or zeros, for every position of `x`."""
+        return _constant(x, self.nf, self.bias)
+
+
+def _constant(inputs: Tensor, width: int, bias: Tensor | None) -> Tensor:
+    zeros = inputs.new_zeros(*inputs.shape[:-1], width)
+    return zeros if bias is None else zeros + bias
 
 
 class SkippedAttention:
@@ -77,7 +86,8 @@ def stage_skip(changes: Transaction, block: Block) -> None:
         changes: Where the assignments are staged.
         block: An attention or MLP.
     """
-    changes.shadow(block.output.module, FORWARD, ConstantOutput(block.output.module))
+    for module in {projection.module for projection in (*block.inputs, block.output)}:
+        changes.set(module, "__class__", EmptyConv1D if isinstance(module, Conv1D) else EmptyLinear)
     if isinstance(block, Attention):
         path, name = block.row.skipped.split(":")
         below = f"{block.row.module}."

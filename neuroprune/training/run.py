@@ -284,6 +284,7 @@ def _arguments(training: TrainingSettings, seed: int, folder: Path, more: dict[s
         weight_decay=training.weight_decay,
         warmup_steps=training.warmup,  # values below 1 are fractions of the steps
         max_grad_norm=training.max_grad_norm,
+        dataloader_pin_memory=torch.cuda.is_available(),  # without an accelerator torch warns
         bf16=use_bf16(training.precision),
         eval_strategy="epoch" if training.evaluate == "epoch" else "no",
         save_strategy="no",

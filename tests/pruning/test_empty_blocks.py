@@ -1,6 +1,7 @@
 """Attentions without heads and MLPs without neurons: skipped, and otherwise models like any other."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -100,6 +101,22 @@ def test_it_trains_the_same_with_activation_checkpointing(name):
         weights.append(model.state_dict())
     for key, value in weights[0].items():
         torch.testing.assert_close(weights[1][key], value, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "t5", "bart", "modernbert"])
+def test_dynamic_quantization_leaves_what_is_empty_alone(name):
+    model, batch = cut_model(name), make_batch(name)
+    whole = make_model(name)
+    errors = []
+    for each in (whole, model):
+        quantized = torch.ao.quantization.quantize_dynamic(each, {torch.nn.Linear}, dtype=torch.qint8)
+        errors.append((logits(quantized, batch) - logits(each, batch)).abs().max())
+    assert errors[1] < 3 * errors[0]
+
+
+def test_a_pickled_model_skips_the_same_blocks():
+    model, batch = cut_model("t5"), make_batch("t5")
+    assert logits(pickle.loads(pickle.dumps(model)), batch).equal(logits(model, batch))  # noqa: S301
 
 
 def test_a_copy_skips_its_own_blocks():

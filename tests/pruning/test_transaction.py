@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_surgery import mask, train, uneven_cut
 
+import neuroprune.pruning.empty_blocks
 import neuroprune.pruning.t5  # loaded late, and its lines are not to be counted
-from helpers.models import NAMES, logits, make_batch, make_model
+from helpers.models import NAMES, WIDTH, logits, make_batch, make_model
 from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.residual_stream import remove_hidden
 from neuroprune.pruning.surgery import remove, remove_zero_units
@@ -63,6 +64,7 @@ def describe(model, optimizer):
             {key: id(value) for key, value in module._parameters.items()},
             {key: id(value) for key, value in module._buffers.items()},
             set(module._non_persistent_buffers_set),
+            "forward" in vars(module),
             {key: value for key, value in vars(module).items() if isinstance(value, (int, str, tuple))},
         )
         for name, module in model.named_modules()
@@ -100,6 +102,21 @@ def fails_cleanly_at_every_step(model, optimizer, call, copy):
 def test_an_error_at_any_step_of_a_removal_changes_nothing(name):
     (model, optimizer), (twin, twins) = trained(name), trained(name)
     heads, neurons = uneven_cut(name)
+    fails_cleanly_at_every_step(
+        model,
+        optimizer,
+        lambda: remove(model, heads, neurons, optimizer),
+        lambda: remove(twin, heads, neurons, twins),
+    )
+    batch = make_batch(name)
+    assert torch.equal(logits(model, batch), logits(twin, batch))
+    train(model, optimizer, batch)
+
+
+@pytest.mark.parametrize("name", ["t5", "gpt2"])
+def test_an_error_at_any_step_of_emptying_blocks_changes_nothing(name):
+    (model, optimizer), (twin, twins) = trained(name), trained(name)
+    heads, neurons = {0: range(4)}, {1: range(WIDTH)}
     fails_cleanly_at_every_step(
         model,
         optimizer,
