@@ -1,4 +1,4 @@
-"""Token classification: a class for each word of a text, as in named-entity recognition and part-of-speech tagging."""
+"""Token classification: one class per word of a text, as in named-entity recognition and part-of-speech tagging."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ class TaggedTexts:
     eval: Dataset
     labels: tuple[str, ...]
     tagged: ClassVar[bool] = True
-    copied: ClassVar[None] = None  # no text is written
+    copied: ClassVar[None] = None  # the target is not text
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the used rows, their order and the classes' names; the same on every platform."""
+        """Platform-independent hash of the used rows, their order and the class names."""
         parts = [json.dumps(self.labels), *(rows_sha256(sources.each(split)) for split in (self.train, self.eval))]
         return text_hash("\n".join(parts))
 
     @cached_property
     def majority(self) -> float:
-        """What the task's metric gives for always predicting the most frequent class of the evaluation words."""
+        """The metric of always predicting the most frequent class of the evaluation words."""
         counts = np.bincount([number for row in self.eval[self.task.label][:] for number in row])
         share, classes = float(counts.max() / counts.sum()), int((counts > 0).sum())
         return share if self.task.metric == "token_accuracy" else 2 * share / (1 + share) / classes
@@ -60,7 +60,7 @@ class TaggedTexts:
         yield from map(" ".join, self.train[self.task.inputs[0]][:])
 
     def objective(self, model: Any, tokenizer: Any) -> TokenHead:
-        """Return how a model is trained and evaluated on these rows; see `neuroprune.tasks.Objective`.
+        """Return the objective of a model on these rows; see `neuroprune.tasks.Objective`.
 
         Args:
             model: The model.
@@ -70,7 +70,7 @@ class TaggedTexts:
             The objective.
 
         Raises:
-            UserError: If the model answers with text, or the tokenizer does not tell where a token is in the text.
+            UserError: If the model generates text, or the tokenizer does not provide token positions.
         """
         from neuroprune.tasks.token_head import TokenHead
 
@@ -104,12 +104,12 @@ def load(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> Ta
 
 
 def _parts(value: Any) -> list[Any]:
-    """Return a list as it is, and the parts of a text that are separated by spaces."""
+    """Return a list unchanged, and split a text at spaces."""
     return value.split() if isinstance(value, str) else list(value or ())
 
 
 def _names(rows: Dataset, task: TaskSettings) -> tuple[str, ...]:
-    """Return the classes' names if the dataset has them."""
+    """Return the class names if the dataset has them."""
     feature = getattr(rows.features[task.label], "feature", None)
     return tuple(feature.names) if isinstance(feature, ClassLabel) else ()
 

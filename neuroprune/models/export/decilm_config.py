@@ -1,6 +1,6 @@
 """Configuration of a Llama whose layers have MLPs of different sizes, for vLLM's DeciLMForCausalLM.
 
-`neuroprune export --format vllm` copies this file beside the model. It needs transformers alone.
+`neuroprune export --format vllm` copies this file to the model's folder. It depends only on transformers.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from transformers import LlamaConfig
 
 
 class Block(dict[str, Any]):
-    """A part of `block_configs` whose keys can be read as attributes too."""
+    """A part of `block_configs` whose keys are also readable as attributes."""
 
     def __getattr__(self, name: str) -> Any:
         """Return a key's value."""
@@ -25,5 +25,5 @@ class DeciLMConfig(LlamaConfig):
     model_type = "nemotron-nas"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Let the keys of blocks be read as attributes."""
+        """Convert blocks, so that their keys are readable as attributes."""
         super().__setattr__(name, [Block(block) for block in value] if name == "block_configs" else value)

@@ -1,7 +1,7 @@
-"""A Llama whose layers differ, in the form that vLLM's `DeciLMForCausalLM` reads: a size of the MLP for each layer.
+"""Export of Llama models with different layers for vLLM's `DeciLMForCausalLM`, which supports an MLP size per layer.
 
-vLLM builds every attention of that architecture with the same number of query heads. Layers with fewer heads are
-filled up with heads of zeros, which pass nothing on. MLPs keep their own sizes.
+vLLM builds every attention of that architecture with the same number of query heads. Layers with fewer heads are padded
+with zero heads, whose output is zero. MLPs keep their individual sizes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from neuroprune.pruning.kept_units import RECORD, read_record
 from neuroprune.pruning.plain_config import allows, head_values
 
 CODE = "configuration_decilm.py"
-"""Name of the configuration's code beside the model; vLLM needs it with `--trust-remote-code`."""
+"""Name of the configuration's code in the model's folder, which vLLM loads with `--trust-remote-code`."""
 
 
 @torch.no_grad()
@@ -35,13 +35,13 @@ def export(folder: Path, out: Path) -> list[str]:
 
     Args:
         folder: A saved Llama.
-        out: Where to; it is made if need be.
+        out: The folder to write to; created if necessary.
 
     Returns:
-        What was written.
+        A description of the result.
 
     Raises:
-        UserError: If it is no Llama with a language-model head, or its hidden dimension was cut.
+        UserError: If it is not a Llama with a language-model head, or its hidden dimension was cut.
     """
     model: Any = from_pretrained(folder)
     if type(model).__name__ != "LlamaForCausalLM" or read_record(model).get("hidden"):
@@ -66,7 +66,7 @@ def export(folder: Path, out: Path) -> list[str]:
 
 
 def _shared_units(model: Any, blocks: Blocks) -> int:
-    """Return a number of key/value heads that all layers can be filled up to and the configuration accepts."""
+    """Return a number of key/value heads to which all layers can be padded and which the configuration accepts."""
     units = max(attention.units for attention in blocks.attentions)
     while not allows(model, head_values(model, blocks.attentions[0], units)):
         units += 1  # the dense model's number is accepted
@@ -74,7 +74,7 @@ def _shared_units(model: Any, blocks: Blocks) -> int:
 
 
 def _padded(model: Any, blocks: Blocks, units: int) -> dict[str, Tensor]:
-    """Return the weights by their names, with heads of zeros behind those of layers that have fewer than `units`."""
+    """Return the weights by name, with zero heads appended in layers that have fewer than `units`."""
     names = {module: name for name, module in model.named_modules()}
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     if model.config.tie_word_embeddings:
@@ -90,7 +90,7 @@ def _padded(model: Any, blocks: Blocks, units: int) -> dict[str, Tensor]:
 
 
 def _fill(weights: dict[str, Tensor], name: str, size: int) -> None:
-    """Append rows of zeros to the weight and the bias of a projection."""
+    """Append rows of zeros to a projection's weight and bias."""
     for tensor in (f"{name}.weight", f"{name}.bias"):
         if tensor in weights:
             weights[tensor] = _filled(weights[tensor], size, dim=0)
@@ -103,7 +103,7 @@ def _filled(tensor: Tensor, size: int, dim: int) -> Tensor:
 
 
 def _config(model: Any, blocks: Blocks, units: int) -> dict[str, Any]:
-    """Return the configuration: Llama's, with a block for each layer."""
+    """Return Llama's configuration with a block per layer."""
     attention = blocks.attentions[0]
     widths = [mlp.width for mlp in blocks.mlps]
     values = json.loads(model.config.to_json_string(use_diff=False))
