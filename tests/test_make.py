@@ -91,3 +91,10 @@ def test_a_study_that_snakemake_cannot_read_is_refused_in_a_sentence(place):
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert done.stderr.startswith("small.yaml: the file is text in UTF-16; save it as UTF-8\n")
     assert not (place / ".snakemake").exists()
+
+
+def test_a_study_starts_with_a_profile_that_gives_the_number_of_cores(place):
+    plain, cluster = (make(place, "-n", "run", *words).stdout for words in ((), ("PROFILE=workflow/profiles/slurm",)))
+    assert "snakemake --cores all --configfile config/config.yaml" in plain and "--estimate" in plain
+    assert "snakemake --workflow-profile workflow/profiles/slurm --configfile config/config.yaml" in cluster
+    assert "--cores" not in cluster and "--estimate" not in cluster and "plan --config" in cluster
