@@ -48,6 +48,19 @@ def test_the_fewest_units_are_none_only_if_min_share_is_zero():
     assert fewest_units(run, 0.5)[run.blocks.mlps[0]] == WIDTH // 2
 
 
+def test_the_uniform_layout_keeps_a_unit_everywhere():
+    model = make_model("llama")
+    train_bare(NeuroPrune(sparsity=0.98, layout="uniform", min_share=0), model, "llama", steps=6)
+    assert min(units_left(model)) == 1
+
+
+def test_widths_in_multiples_may_be_none():
+    model = make_model("bert")
+    train_bare(NeuroPrune(sparsity=0.98, multiple_of=8, min_share=0), model, steps=6)
+    assert 0 in [mlp.width for mlp in find_blocks(model).mlps]
+    assert {mlp.width % 8 for mlp in find_blocks(model).mlps} == {0}
+
+
 def test_a_number_of_heads_below_one_for_each_attention():
     model = make_model("bert")
     train_bare(NeuroPrune(heads=1, min_share=0), model, steps=6)
