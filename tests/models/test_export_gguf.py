@@ -55,14 +55,14 @@ def test_equal_layers_become_a_plain_llama(tmp_path):
     assert (value(reader, "llama.attention.head_count"), value(reader, "llama.feed_forward_length")) == (6, 16)
 
 
-def test_an_attention_without_heads_is_left_out_and_an_mlp_without_neurons_has_one_of_zeros(tmp_path):
+def test_an_attention_without_heads_and_an_mlp_without_neurons_have_one_of_zeros(tmp_path):
     _, reader = written(tmp_path, cuts=EMPTY)
     found = {tensor.name: tensor.data for tensor in reader.tensors}
     assert value(reader, "general.architecture") == "deci"
-    assert value(reader, "deci.attention.head_count") == [0, 6]
-    assert value(reader, "deci.attention.head_count_kv") == [0, 3]
+    assert value(reader, "deci.attention.head_count") == [1, 6]
+    assert value(reader, "deci.attention.head_count_kv") == [1, 3]
     assert value(reader, "deci.feed_forward_length") == [24, 1]
-    assert not any(name.startswith("blk.0.attn") for name in found)
+    assert found["blk.0.attn_q.weight"].shape == (4, 16) and not found["blk.0.attn_output.weight"].any()
     assert found["blk.1.ffn_up.weight"].shape == (1, 16) and not found["blk.1.ffn_down.weight"].any()
 
 

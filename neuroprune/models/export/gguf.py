@@ -55,7 +55,7 @@ def export(folder: Path, out: Path) -> list[str]:
     _check(model)
     blocks = find_blocks(model)
     shapes = _shapes(blocks)
-    kind = "llama" if len(set(shapes)) == 1 and all(shapes[0]) else "deci"
+    kind = "llama" if len(set(shapes)) == 1 else "deci"
     out.mkdir(parents=True, exist_ok=True)
     writer = GGUFWriter(out / FILE, kind)
     _add_values(writer, model)
@@ -109,16 +109,10 @@ def _add_values(writer: Any, model: Any) -> None:
 def _shapes(blocks: Blocks) -> list[tuple[int, int, int]]:
     """Return the query heads, key/value heads and neurons of each layer, as they are written.
 
-    llama.cpp leaves out an attention without heads, but not its bias, and it leaves out the attention too where a layer
-    has no MLP. A head or a neuron of zeros is written then.
+    A head or a neuron of zeros stands for a block without units: llama.cpp does not run all models with empty layers.
     """
     pairs = zip(blocks.attentions, blocks.mlps, strict=True)
-    return [(a.heads or int(not _left_out(a)), a.units or int(not _left_out(a)), m.width or 1) for a, m in pairs]
-
-
-def _left_out(attention: Attention) -> bool:
-    """Return whether llama.cpp leaves an attention out."""
-    return not attention.heads and attention.o.bias is None
+    return [(attention.heads or 1, attention.units or 1, mlp.width or 1) for attention, mlp in pairs]
 
 
 def _one_or_all(numbers: list[int]) -> int | list[int]:
@@ -134,10 +128,9 @@ def tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
         yield "output.weight", model.lm_head.weight
     for layer, attention, mlp in zip(base.layers, blocks.attentions, blocks.mlps, strict=True):
         prefix = f"blk.{attention.index}"
+        yield f"{prefix}.attn_norm.weight", layer.input_layernorm.weight
         yield f"{prefix}.ffn_norm.weight", layer.post_attention_layernorm.weight
-        if not _left_out(attention):
-            yield f"{prefix}.attn_norm.weight", layer.input_layernorm.weight
-            yield from _attention_tensors(prefix, attention)
+        yield from _attention_tensors(prefix, attention)
         for name, projection in {"ffn_gate": mlp.ins[0], "ffn_up": mlp.ins[1], "ffn_down": mlp.out}.items():
             yield from _projection_tensors(f"{prefix}.{name}", projection, 1)
 
