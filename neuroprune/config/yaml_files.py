@@ -70,8 +70,10 @@ def _text(path: Path) -> str:
     """Return a file's text; reject files that are not UTF-8."""
     try:
         data = path.read_bytes()
+    except PermissionError as error:
+        raise ConfigError([str(failures.sentence(error))]) from error
     except OSError as error:
-        raise ConfigError([failures.sentence(error) or f"{path}: the file cannot be read: {error.strerror}"]) from error
+        raise ConfigError([f"{path}: the file cannot be read: {error.strerror or error}"]) from error
     except ValueError as error:
         raise ConfigError([f"{shown(str(path))}: the file cannot be read: {error}"]) from error
     for name, marks in _OTHER_ENCODINGS.items():
