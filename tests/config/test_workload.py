@@ -56,6 +56,12 @@ def test_shares_add_up_to_one(model):
     assert list(found.values()) == pytest.approx([1 / (1 + 0.640667), 0.640667 / (1 + 0.640667)], rel=1e-5)
 
 
+def test_a_model_cut_to_its_lowest_layers_takes_their_work():
+    (whole,) = planned([{"name": "dense"}]).values()
+    cut = whole.model_copy(update={"model": whole.model.model_copy(update={"layers": 2})})
+    assert operations(cut) == pytest.approx(operations(whole) / 3)
+
+
 def test_the_work_of_an_unknown_model_is_not_known():
     (run,) = planned([{"name": "dense"}], "own").values()
     assert operations(run) is None
