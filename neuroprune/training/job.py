@@ -26,7 +26,8 @@ from neuroprune.training.forked import ForkedTask, run_in_forks
 
 AnyRecord = TypeVar("AnyRecord", RunRecord, TimingRecord)
 # Imported before the first fork, so that the forked runs need not load them.
-LIBRARIES = ("datasets", "sklearn.metrics", "neuroprune.training.inference_time", "neuroprune.training.run")
+TIMING_LIBRARIES = ("datasets", "neuroprune.training.inference_time")
+LIBRARIES = (*TIMING_LIBRARIES, "sklearn.metrics", "neuroprune.training.run")
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def train(runs: JobRuns, made: Prepared, place: Place, output: Path, checkpoint_
             shutil.rmtree(place.folder(run.run) / CHECKPOINTS, ignore_errors=True)  # of a job killed at its end
         else:
             forked_tasks.append(_training(run, made, place, checkpoint_minutes, after))
-    _do(forked_tasks, len(runs.points), "trained")
+    _do(forked_tasks, len(runs.points), "trained", LIBRARIES)
     _write_list(output, [place.folder(run.run) / "run.json" for run in runs.runs])
 
 
@@ -97,7 +98,7 @@ def measure(timing: TimingSettings, names: Sequence[str], place: Place, output: 
             after()
         else:
             forked_tasks.append(_timing(name, timing, place, after))
-    _do(forked_tasks, len(names), "timed")
+    _do(forked_tasks, len(names), "timed", TIMING_LIBRARIES)
     _write_list(output, [place.folder(name) / "timing.json" for name in names])
 
 
@@ -146,11 +147,11 @@ def _timing(name: str, timing: TimingSettings, place: Place, after: Callable[[],
     return ForkedTask(name, place.folder(name) / "measure.log", work, after)
 
 
-def _do(forked_tasks: Sequence[ForkedTask], total: int, done: str) -> None:
-    """Run the missing tasks; afterwards raise an error that lists failed ones."""
+def _do(forked_tasks: Sequence[ForkedTask], total: int, done: str, libraries: Sequence[str]) -> None:
+    """Import libraries and run the missing tasks; afterwards raise an error that lists failed ones."""
     print(f"{total - len(forked_tasks)} of {total} runs are already {done}", flush=True)
     if forked_tasks:
-        for library in LIBRARIES:
+        for library in libraries:
             importlib.import_module(library)
     if failed := run_in_forks(forked_tasks):
         names = ", ".join(task.name for task in failed)
