@@ -53,6 +53,22 @@ def degree_weight(rows):
     yield effect(rows, names)
 
 
+def matched(rows):
+    """Regulated penalties at exactly the same sparsity."""
+    groups = [f"minilm-sst2-neuroprune-penalties-80-t0.2{name}" for name in ("", "-degree_weight_none")]
+    found = [rows("sst2", group) for group in groups]
+    assert {row["runs"] for row in found} == {2} and {sparsity(row) for row in found} == {"80 %"}
+    yield ["SST-2, regulated, 80 % sparsity, n = 2 seeds", "`inverse`", "`none`"]
+    yield ["accuracy", *map(accuracy, found)]
+    yield ["neurons left, of 9,216", *map(neurons_of_seeds, groups)]
+
+
+def neurons_of_seeds(group):
+    records = sorted((PUBLISHED / "sst2" / "runs").glob(f"{group}-s*/run.json"))
+    counts = [json.loads(record.read_text())["result"]["sparsity"]["neurons_per_layer"] for record in records]
+    return ", ".join(f"{sum(layers):,}" for layers in counts)
+
+
 def merging(rows):
     yield ["study", "setting", "`output`", "`mlp_in`", "`none`"]
     yield effect(rows, (None, "merge_mlp_in", "merge_none"))
@@ -70,7 +86,7 @@ def theta(rows):
     yield ["SST-2", name, *(f"{heads(row)} heads, {accuracy(row)}" for row in found)]
 
 
-@pytest.mark.parametrize("expected", [degree_weight, merging, epsilon, theta])
+@pytest.mark.parametrize("expected", [degree_weight, matched, merging, epsilon, theta])
 def test_a_table_of_effects_equals_the_records(rows, expected):
     header, *lines = expected(rows)
     assert [table[2:] for table in tables(PAGE) if table[0] == header] == [lines]
