@@ -341,8 +341,8 @@ def test_runs_at_the_cost_of_dense_are_ringed_in_the_frontier_alone(tmp_path):
     assert metric[metric["same_cost"]]["value"].tolist() == [90]
     assert sorted(metric[~metric["same_cost"]]["value"]) == [70, 80]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert "trained at the cost of dense" in labels
-    rings = [line for line in figure.axes[1].lines if line.get_label() == "trained at the cost of dense"]
+    assert "at dense cost" in labels
+    rings = [line for line in figure.axes[1].lines if line.get_label() == "at dense cost"]
     assert [line.get_ydata().tolist() for line in rings] == [[90]]
     assert 90 not in figure4(folder)[1].query("panel == 'metric'")["value"].tolist()
 

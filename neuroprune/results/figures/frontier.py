@@ -37,7 +37,7 @@ PANELS = ("inference", "training")
 PLACES = ((4, -7), (4, 3), (-11, 3), (-11, -7), (-3, 6), (-3, -11))  # offset of a number from its mark, in points
 SAME_COST = "budget_dense_flops"  # variant of runs with the training cost of dense fine-tuning
 RING: dict[str, Any] = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 0.7}
-RING |= {"color": INK, "linestyle": "", "label": "trained at the cost of dense"}
+RING |= {"color": INK, "linestyle": "", "label": "at dense cost"}
 NUMBER = (9, 7)  # width and height of a number, in points
 
 
