@@ -26,6 +26,10 @@ class Cell(NamedTuple):
     variant: str
 
 
+DENSE = Cell("sst2_6000", "usual", "", "dense")
+LONG = [Cell("sst2_6000", "usual", "0.8", variant) for variant in ("usual", "taylor")]
+
+
 @pytest.fixture(scope="module")
 def runs():
     """Return the accuracies by cell and seed; dense runs belong to every target."""
@@ -63,6 +67,26 @@ def beginnings(runs):
             if any(others):
                 found = [difference(values, other) if other else "" for other in others]
                 yield [f"`{first.task}`", VARIANTS[first.variant], *found]
+
+
+def value(runs):
+    """Return the value of NeuroPrune-FC by rule 1: the mean over cells, with the interval over the seeds' means."""
+    ours = {cell: values for cell, values in runs.items() if (cell.beginning, cell.variant) == ("usual", "usual")}
+    over_cells = [
+        {seed: statistics.mean(values[seed] for values in found) for seed in next(iter(ours.values()))}
+        for found in (list(ours.values()), [runs[cell._replace(variant="taylor")] for cell in ours])
+    ]
+    return difference(*over_cells)
+
+
+def test_the_decision_follows_from_the_runs(runs):
+    text = " ".join(PAGE.replace("**", "").split())
+    assert f"its mean difference to Taylor over the complete cells is {value(runs)} points" in text
+    below = [
+        100 * float(f"{statistics.mean(runs[cell].values()) / statistics.mean(runs[DENSE].values()):.2f}")
+        for cell in LONG
+    ]
+    assert below == [99, 99]
 
 
 @pytest.mark.parametrize("expected", [cells, beginnings])

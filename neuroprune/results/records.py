@@ -26,6 +26,7 @@ from neuroprune.results.environment import Environment, Part
 SCHEMA_VERSION: Literal[1] = 1
 Time = Annotated[float, Field(ge=0)]
 Number = Annotated[int, Field(ge=0)]
+Rows = Annotated[int, Field(ge=1)]
 ROUNDING = 1e-9
 Share = Annotated[float, Field(ge=-ROUNDING, le=1 + ROUNDING)]
 FileName = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
@@ -51,6 +52,12 @@ class Quartiles(Part):
     q1: Time
     q3: Time
 
+    @model_validator(mode="after")
+    def _ascending(self) -> Quartiles:
+        if not self.q1 <= self.median <= self.q3:
+            raise ValueError(f"q1 {self.q1}, median {self.median} and q3 {self.q3} must ascend")
+        return self
+
 
 class StepTimes(Part):
     """Time per training step between two changes of the model's size, in milliseconds."""
@@ -73,8 +80,8 @@ class Result(Part):
         "many as the training rows' summaries have on average.",
     )
     labels: list[str]
-    train_rows: Number
-    eval_rows: Number
+    train_rows: Rows
+    eval_rows: Rows
     steps: Number
     epochs: Time
     train_seconds: Time = Field(description="Wall-clock time of training including evaluations, over all jobs.")

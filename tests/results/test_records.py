@@ -82,7 +82,8 @@ def test_a_foreign_record_is_refused(tmp_path, record, change, part):
         (("sparsity", "heads"), -0.5, "result.sparsity.heads"),
         (("sparsity", "parameters"), -1, "result.sparsity.parameters"),
         (("sparsity", "heads_per_layer"), [4, -1, 4], "result.sparsity.heads_per_layer.1"),
-        (("eval_rows",), -3, "result.eval_rows"),
+        (("eval_rows",), 0, "result.eval_rows"),
+        (("train_rows",), 0, "result.train_rows"),
         (("steps",), -1, "result.steps"),
         (("epochs",), -2, "result.epochs"),
         (("train_seconds",), -5, "result.train_seconds"),
@@ -101,6 +102,12 @@ def test_a_result_that_no_run_can_have_is_refused(tmp_path, record, place, value
     (tmp_path / "run.json").write_text(json.dumps(edited))
     with pytest.raises(UserError, match=re.escape(key)):
         records.read_record(tmp_path / "run.json")
+
+
+def test_quartiles_that_do_not_ascend_are_refused():
+    assert records.Quartiles(q1=1.0, median=1.0, q3=2.0).q3 == 2.0
+    with pytest.raises(ValueError, match=re.escape("q1 3.0, median 2.0 and q3 4.0 must ascend")):
+        records.Quartiles(q1=3.0, median=2.0, q3=4.0)
 
 
 def test_a_metric_above_one_is_refused_although_it_stands_in_both_places(tmp_path, record):
