@@ -218,7 +218,7 @@ class TaskSettings(Settings):
             )
         if self.label in self.inputs and self.label in self.columns[len(self.inputs) :]:
             raise ValueError(f"label: {self.label!r} is also one of the inputs; give the column with the answer")
-        if self.written and len(self.inputs) > 1:
+        if (self.written or self.kind == "token_classification") and len(self.inputs) > 1:
             raise ValueError(f"inputs: {self.kind} reads one text column, not {len(self.inputs)}")
         return self
 

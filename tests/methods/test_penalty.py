@@ -341,7 +341,7 @@ def test_regulated_penalties_resume_where_they_were(stop):
     ("fields", "text"),
     [
         ({}, "give sparsity"),
-        ({"sparsity": 0.5, "heads": 3}, "number of heads"),
+        ({"sparsity": 0.5, "heads": 3}, "does not support heads"),
         ({"sparsity": 0.5, "penalty_start": 0.9}, "penalty_start"),
         ({"sparsity": 0.5, "alpha": 0.0, "beta": 0.0}, "above 0"),
     ],

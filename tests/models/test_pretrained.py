@@ -120,7 +120,7 @@ def test_a_failed_save_leaves_the_old_model(saved):
 def test_a_model_that_cannot_take_its_place_is_kept(saved):
     (saved / "model-old.safetensors").mkdir()  # which is no file to delete
     model = make_model("bert", seed=1)
-    with pytest.raises(UserError, match=r"model can't be written .*; what is missing there is kept in ") as caught:
+    with pytest.raises(UserError, match=r"model can't be written .*; the missing files are kept in ") as caught:
         save_pretrained(model, saved)
     assert_same(model, from_pretrained(str(caught.value).split("kept in ")[1].rstrip(".")))
 
@@ -274,7 +274,7 @@ DAMAGES = {
     ),
     "record lost": (lambda folder: change_config(folder, lambda c: c.pop("quantization_config")), "can't load"),
     "record of fewer": (lambda folder: change_mask(folder, "fff"), "can't load"),
-    "record of none": (lambda folder: change_mask(folder, "0"), "can't remove all 24 neurons"),
+    "record of none": (lambda folder: change_mask(folder, "0"), "can't load the model"),
     "record unreadable": (lambda folder: change_mask(folder, "?"), "can't load"),
     "weight lost": (lambda folder: change_weights(folder, lambda w: w.pop("classifier.weight")), "missing keys class"),
     "weight too many": (

@@ -111,7 +111,7 @@ def test_what_is_not_one_class_for_each_word_is_refused(train, validation, messa
 def test_one_column_and_a_metric_of_tokens():
     with pytest.raises(ValueError, match="token_classification reads one text column, not 2"):
         task(inputs=["tokens", "more"])
-    with pytest.raises(ValueError, match="metric 'accuracy' is not one of token_classification"):
+    with pytest.raises(ValueError, match="metric 'accuracy' is not a metric of token_classification"):
         task(metric="accuracy")
 
 

@@ -36,7 +36,7 @@ def export(folder: Path, form: str, out: Path, int8: bool = False) -> list[str]:
     if int8 and form != "onnx":
         raise UserError(f"format {form}: only onnx supports 8-bit files; leave --int8 out, or give --format onnx.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}is not empty; give a new folder for the export.")
+        raise UserError(f"{out} is not empty; give a new folder for the export.")
     module, name = FORMATS[form].split(":")
     options = {"int8": True} if int8 else {}
     try:
