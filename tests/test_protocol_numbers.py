@@ -26,10 +26,6 @@ class Cell(NamedTuple):
     variant: str
 
 
-DENSE = Cell("sst2_6000", "usual", "", "dense")
-LONG = [Cell("sst2_6000", "usual", "0.8", variant) for variant in ("usual", "taylor")]
-
-
 @pytest.fixture(scope="module")
 def runs():
     """Return the accuracies by cell and seed; dense runs belong to every target."""
@@ -82,11 +78,6 @@ def value(runs):
 def test_the_decision_follows_from_the_runs(runs):
     text = " ".join(PAGE.replace("**", "").split())
     assert f"its mean difference to Taylor over the complete cells is {value(runs)} points" in text
-    below = [
-        100 * float(f"{statistics.mean(runs[cell].values()) / statistics.mean(runs[DENSE].values()):.2f}")
-        for cell in LONG
-    ]
-    assert below == [99, 99]
 
 
 @pytest.mark.parametrize("expected", [cells, beginnings])
