@@ -65,6 +65,11 @@ class Shape:
     vocabulary: int = 0
     decoder: int = 0
 
+    @property
+    def layer_weights(self) -> int:
+        """Weights of one layer's attention (Q, K, V, O) and of an MLP without gate."""
+        return 4 * self.width**2 + 2 * self.width * self.neurons
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -113,7 +118,7 @@ def shape_of(
     shape = _whole_shape(source, config, parameters)
     if layers is None or layers >= shape.layers:
         return shape
-    gone = (shape.layers - layers) * (4 * shape.width**2 + 2 * shape.width * shape.neurons)
+    gone = (shape.layers - layers) * shape.layer_weights
     return replace(shape, layers=layers, parameters=parameters or max(0, (shape.parameters or 0) - gone))
 
 

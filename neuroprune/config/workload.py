@@ -31,8 +31,7 @@ def operations(run: RunSettings) -> float | None:
     rows, tokens = known_rows(run), known_tokens(run)
     if rows is None or tokens is None or not shape.layers:
         return None
-    weights = shape.layers * (4 * shape.width**2 + 2 * shape.width * shape.neurons)
-    return OPERATIONS * weights * tokens * rows * run.training.epochs * _share(run)
+    return OPERATIONS * shape.layers * shape.layer_weights * tokens * rows * run.training.epochs * _share(run)
 
 
 def shares(runs: Mapping[str, RunSettings]) -> dict[str, float]:

@@ -76,5 +76,5 @@ class ClassHead:
         return self.collate([{name: row[name] for name in row if name != "labels"} for row in features])
 
     def answer(self, model: Any, **batch: torch.Tensor) -> torch.Tensor:
-        """Return the logits `[rows, outputs]` for a batch from `question`."""
+        """Return the logits, `[rows, outputs]` or `[rows, tokens, classes]`, for a batch from `question`."""
         return model(**batch).logits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,11 +14,9 @@ from datasets import ClassLabel, Dataset, Value
 
 from neuroprune.config.settings import TaskSettings
 from neuroprune.errors import UserError
-from neuroprune.files.atomic import text_hash
 from neuroprune.files.packages import RESOURCES
 from neuroprune.pruning.architectures import find_architecture
 from neuroprune.tasks import sources
-from neuroprune.tasks.text import rows_sha256
 
 if TYPE_CHECKING:
     from neuroprune.tasks.class_head import ClassHead
@@ -51,8 +48,7 @@ class TaskData:
     @cached_property
     def sha256(self) -> str:
         """Platform-independent hash of the used rows, their order and the class names."""
-        parts = [json.dumps(self.labels), *(rows_sha256(sources.each(split)) for split in (self.train, self.eval))]
-        return text_hash("\n".join(parts))
+        return sources.splits_sha256(self.train, self.eval, labels=self.labels)
 
     @cached_property
     def majority(self) -> float:

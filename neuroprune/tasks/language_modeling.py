@@ -12,10 +12,8 @@ from datasets import Dataset
 
 from neuroprune.config.settings import TaskSettings
 from neuroprune.errors import UserError
-from neuroprune.files.atomic import text_hash
 from neuroprune.files.packages import RESOURCES
 from neuroprune.tasks import sources
-from neuroprune.tasks.text import rows_sha256
 
 if TYPE_CHECKING:
     from neuroprune.tasks.next_token import NextToken
@@ -42,7 +40,7 @@ class Texts:
     @cached_property
     def sha256(self) -> str:
         """Platform-independent hash of the used rows and their order."""
-        return text_hash("\n".join(rows_sha256(sources.each(split)) for split in (self.train, self.eval)))
+        return sources.splits_sha256(self.train, self.eval)
 
     def texts(self) -> Iterator[str]:
         """Yield every text of the training rows."""

@@ -13,11 +13,9 @@ from datasets import ClassLabel, Dataset, Value
 
 from neuroprune.config.settings import TaskSettings
 from neuroprune.errors import UserError
-from neuroprune.files.atomic import text_hash
 from neuroprune.files.packages import RESOURCES
 from neuroprune.pruning.architectures import find_architecture
 from neuroprune.tasks import sources
-from neuroprune.tasks.text import rows_sha256
 
 if TYPE_CHECKING:
     from neuroprune.tasks.class_head import ClassHead
@@ -47,7 +45,7 @@ class ScoredTexts:
     @cached_property
     def sha256(self) -> str:
         """Platform-independent hash of the used rows and their order."""
-        return text_hash("\n".join(rows_sha256(sources.each(split)) for split in (self.train, self.eval)))
+        return sources.splits_sha256(self.train, self.eval)
 
     def texts(self) -> Iterator[str]:
         """Yield every text of the training rows."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import numpy as np
 from neuroprune.config.availability import dataset_folder
 from neuroprune.config.settings import TaskSettings
 from neuroprune.errors import UserError, did_you_mean
+from neuroprune.files.atomic import text_hash
 from neuroprune.files.packages import cause
 from neuroprune.tasks import demo_data
 from neuroprune.tasks.folders import no_progress_bars, read_folder
+from neuroprune.tasks.text import rows_sha256
 
 SHUFFLE_SEED = 0
 LONGEST_WORD = 10_000  # letters; tokenizer training takes time quadratic in the length of words
@@ -134,6 +137,12 @@ def each(rows: datasets.Dataset) -> Iterator[dict[str, Any]]:
     """Yield a dataset's rows, read by columns because this is many times faster."""
     columns = rows[:]
     return (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+
+
+def splits_sha256(*splits: datasets.Dataset, labels: Sequence[str] | None = None) -> str:
+    """Return a platform-independent hash of the rows of splits, their order, and the class names if there are any."""
+    names = [] if labels is None else [json.dumps(labels)]
+    return text_hash("\n".join([*names, *(rows_sha256(each(split)) for split in splits)]))
 
 
 def mapped(rows: datasets.Dataset, function: Callable[[dict[str, list[Any]]], dict[str, Any]]) -> datasets.Dataset:

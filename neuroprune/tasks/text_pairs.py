@@ -12,9 +12,8 @@ from datasets import Dataset
 
 from neuroprune.config.settings import TaskSettings
 from neuroprune.errors import UserError
-from neuroprune.files.atomic import text_hash
 from neuroprune.tasks import sources
-from neuroprune.tasks.text import Copy, Judge, rows_sha256
+from neuroprune.tasks.text import Copy, Judge
 
 if TYPE_CHECKING:
     from neuroprune.tasks.generation import Generation
@@ -49,8 +48,7 @@ class TextPairs:
     @cached_property
     def sha256(self) -> str:
         """Platform-independent hash of the used rows and their order."""
-        parts = (rows_sha256(sources.each(split)) for split in (self.train, self.eval))
-        return text_hash("\n".join(parts))
+        return sources.splits_sha256(self.train, self.eval)
 
     def texts(self) -> Iterator[str]:
         """Yield every text of the training rows."""

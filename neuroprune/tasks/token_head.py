@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
-from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding, Trainer
+from transformers import DataCollatorForTokenClassification
 
-from neuroprune.config.settings import TaskSettings
+from neuroprune.tasks.class_head import ClassHead
+from neuroprune.tasks.next_token import IGNORED
 from neuroprune.tasks.sources import mapped
 
-IGNORED = -100
+
+def judge(scores: Any, labels: Any) -> dict[str, float]:
+    """Return all metrics by name, over the labelled tokens.
+
+    Args:
+        scores: Scores of the classes, `[rows, tokens, classes]`; the largest is the prediction.
+        labels: True classes, int `[rows, tokens]`.
+
+    Returns:
+        The values.
+    """
+    from neuroprune.tasks import metrics  # scikit-learn is slow to import
+
+    present = labels != IGNORED
+    return metrics.tagging(np.argmax(scores, axis=-1)[present], labels[present])
 
 
 @dataclass(frozen=True)
-class TokenHead:
+class TokenHead(ClassHead):
     """Cross-entropy at the first token of each word; other tokens have no label.
 
     Args:
         task: The task.
         tokenizer: The model's tokenizer, a fast one.
+        judge: Function from logits `[rows, tokens, classes]` and labels `[rows, tokens]` to values by metric.
     """
 
-    task: TaskSettings
-    tokenizer: Any
-    trainer_class: ClassVar[type] = Trainer
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Arguments for the Trainer in addition to the training settings: none."""
-        return {}
+    judge: Callable[[Any, Any], dict[str, float]] = judge
 
     def encode(self, rows: Dataset) -> Dataset:
         """Tokenise the words, joined by spaces; return the tokenizer's columns and `labels`."""
@@ -50,22 +59,6 @@ class TokenHead:
     def collate(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         """Pad rows and their labels to a batch."""
         return DataCollatorForTokenClassification(self.tokenizer)(features)
-
-    def compute_metrics(self, prediction: Any) -> dict[str, float]:
-        """Compute the metrics over all labelled tokens."""
-        from neuroprune.tasks import metrics  # scikit-learn is slow to import
-
-        present = prediction.label_ids != IGNORED
-        return metrics.tagging(np.argmax(prediction.predictions, axis=-1)[present], prediction.label_ids[present])
-
-    def question(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        """Pad rows without labels."""
-        rows = [{name: row[name] for name in row if name != "labels"} for row in features]
-        return DataCollatorWithPadding(self.tokenizer)(rows)
-
-    def answer(self, model: Any, **batch: torch.Tensor) -> torch.Tensor:
-        """Return the logits `[rows, tokens, classes]` for a batch from `question`."""
-        return model(**batch).logits
 
 
 def _labels(encoded: Any, row: int, words: list[str], tags: list[int]) -> list[int]:

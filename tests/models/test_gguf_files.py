@@ -23,7 +23,7 @@ TEXTS = ["a warm story of a long film is great", "the very dull film is not a st
 
 
 class Labels:
-    """What `sources.load` asks of a task with classes."""
+    """Minimal classification task for `sources.load`."""
 
     labels = ("bad", "good")
 
@@ -32,7 +32,7 @@ class Labels:
 
 
 class Causal:
-    """What `sources.load` asks of a language-modelling task."""
+    """Minimal language-modelling task for `sources.load`."""
 
     labels = ()
     causal = True
