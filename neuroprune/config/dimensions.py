@@ -203,6 +203,9 @@ def bad_values(config: Mapping[str, Any], kind: str | None = None) -> dict[str, 
     Args:
         config: The values.
         kind: The model's type, if it is known.
+
+    Returns:
+        Sentences by configuration key; empty if every value is valid.
     """
     plain = {
         key: value for key, value in config.items() if not (key == TOKEN_TYPES and _has_no_token_types(kind, value))

@@ -36,6 +36,13 @@ class Prepared:
     def read(cls, data: Path, model: Path) -> Prepared:
         """Read the manifests of a task's data and of a model.
 
+        Args:
+            data: Manifest of the task's data.
+            model: Manifest of the model.
+
+        Returns:
+            The hashes that both manifests name.
+
         Raises:
             UserError: A manifest is missing or damaged.
         """

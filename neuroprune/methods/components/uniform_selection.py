@@ -65,6 +65,9 @@ def separate_groups(run: Run, min_share: float, multiple_of: int) -> list[Unifor
         run: The run.
         min_share: Fraction of the dense model's neurons that each MLP keeps.
         multiple_of: Widths of MLPs are multiples of this number once neurons were removed.
+
+    Returns:
+        One group per block, each with its allowed numbers of units in descending order.
     """
     fewest = fewest_units(run, min_share)
     return [
