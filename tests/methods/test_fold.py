@@ -88,6 +88,13 @@ def test_a_ridge_is_raised_tenfold_until_it_is_large_enough():
     torch.testing.assert_close(found, expected)
 
 
+def test_solving_leaves_the_moments_and_the_weights_as_they_are():
+    moments, weight = moments_of(tokens()), torch.randn(3, 5)
+    before = moments.clone(), weight.clone()
+    fold_solution(moments, weight, KEPT, GONE, ridge=0.1, constant=True)
+    assert torch.equal(moments, before[0]) and torch.equal(weight, before[1])
+
+
 def test_dead_channels_do_no_harm():
     change, shift = fold_solution(torch.zeros(6, 6), torch.randn(3, 5), KEPT, GONE, 0.01, constant=True)
     assert not change.any() and not shift.any()

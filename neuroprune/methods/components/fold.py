@@ -32,19 +32,23 @@ def fold_solution(
         it.
     """
     dtype = torch.float32 if moments.device.type == "mps" else torch.float64
-    moments = moments.to(dtype)
     last = torch.tensor([len(moments) - 1], device=kept.device)
     base = torch.cat([kept, last]) if constant else kept
-    level = moments.diagonal()[:-1].mean().clamp_min(torch.finfo(torch.float32).tiny)
-    target = moments[base][:, removed] @ weight[:, removed].to(dtype).T
-    change = torch.cholesky_solve(target, _ridge_factor(moments[base][:, base], ridge * level)).T
+    level = moments.diagonal()[:-1].to(dtype).mean().clamp_min(torch.finfo(torch.float32).tiny)
+    target = moments[base][:, removed].to(dtype) @ weight[:, removed].to(dtype).T
+    change = torch.cholesky_solve(target, _ridge_factor(moments[base][:, base].to(dtype), ridge * level)).T
     return (change[:, :-1], change[:, -1]) if constant else (change, None)
 
 
 def _ridge_factor(system: Tensor, ridge: Tensor) -> Tensor:
-    """Factorise system + ridge I; multiply the ridge by ten until rounding errors no longer prevent it."""
+    """Factorise system + ridge I; multiply the ridge by ten until rounding errors no longer prevent it.
+
+    The diagonal of `system` is overwritten: for wide MLPs, copies of this matrix would dominate a run's peak memory.
+    """
+    diagonal = system.diagonal().clone()
     while True:
-        factor, failed = torch.linalg.cholesky_ex(system + ridge * torch.eye(len(system)).to(system))
+        system.diagonal().copy_(diagonal + ridge)
+        factor, failed = torch.linalg.cholesky_ex(system)
         if not failed:
             return factor
         ridge = ridge * 10
