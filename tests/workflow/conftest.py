@@ -14,6 +14,15 @@ import pytest
 from neuroprune.results.report import ASKED
 
 ROOT = Path(__file__).parents[2]
+LONGEST = ("workflow", "training", "models")  # folders of tests/
+
+
+def pytest_collection_modifyitems(items):
+    """Start the longest files first, so that the processes that share the suite end at about the same time."""
+    folders = [ROOT / "tests" / name for name in LONGEST]
+    items.sort(
+        key=lambda item: next((i for i, folder in enumerate(folders) if folder in item.path.parents), len(LONGEST))
+    )
 
 
 @dataclass
