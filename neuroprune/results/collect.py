@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from neuroprune.config.settings import RunSettings
 from neuroprune.errors import UserError
-from neuroprune.files.atomic import file_hash, write_json, write_text
+from neuroprune.files.atomic import write_json, write_text
+from neuroprune.results.consistency import changed_files, check_metrics, timed_another
 from neuroprune.results.environment import PACKAGES
 from neuroprune.results.groups import first_of_each_kind, groups, usual_first
 from neuroprune.results.plain_text import csv_text
@@ -112,7 +113,7 @@ def _read_all(study_dir: Path, plan: dict[str, Any]) -> tuple[list[Found], list[
 
 def _read_run(folder: Path, problems: list[str]) -> Found | None:
     """Read a run's record and timing; leave out and report files that contradict the record."""
-    run = _read_or_note(read_record, folder / "run.json", problems)
+    run = _read_or_note(_checked_record, folder / "run.json", problems)
     if run is None:
         return None
     if run.run != folder.name:
@@ -126,6 +127,13 @@ def _read_run(folder: Path, problems: list[str]) -> Found | None:
     return run, timing
 
 
+def _checked_record(path: Path) -> RunRecord:
+    """Read a record whose metrics agree with the run's predictions and evaluations."""
+    run = read_record(path)
+    check_metrics(path, run)
+    return run
+
+
 def _read_or_note(read: Callable[[Path], AnyRecord], path: Path, problems: list[str]) -> AnyRecord | None:
     """Read a record; return None if it is missing or damaged, and report damage."""
     try:
@@ -133,33 +141,6 @@ def _read_or_note(read: Callable[[Path], AnyRecord], path: Path, problems: list[
     except UserError as error:
         problems.append(str(error))
         return None
-
-
-def changed_files(folder: Path, run: RunRecord) -> list[str]:
-    """Return one warning per array file that is missing or whose content differs from the hash in the record."""
-    problems = []
-    for path, wanted in {folder / name: wanted for name, wanted in run.result.files.items()}.items():
-        if not path.is_file():
-            problems.append(f"{path}: is missing, although run.json names it; restore it or repeat the run.")
-        elif file_hash(path) != wanted:
-            text = "differs from the file that the run wrote (SHA-256 in run.json); restore it or repeat the run."
-            problems.append(f"{path}: {text}")
-    return problems
-
-
-def timed_another(run: RunRecord, timing: TimingRecord) -> str:
-    """Describe how a timing contradicts the record of its run; return an empty string if they match."""
-    sizes = run.result.sparsity
-    pairs = {
-        "run": (timing.run, run.run),
-        "data": (timing.environment.data_sha256, run.environment.data_sha256),
-        "parameters": (timing.parameters, sizes.parameters),
-        "dense parameters": (timing.dense_parameters, sizes.dense_parameters),
-    }
-    differences = [
-        f"{name} {ours} instead of {wanted}" for name, (ours, wanted) in pairs.items() if ours not in (None, wanted)
-    ]
-    return f"times of another model ({', '.join(differences)})" if differences else ""
 
 
 def _notes(found: list[Found], plan: dict[str, Any]) -> list[str]:

@@ -28,6 +28,7 @@ Time = Annotated[float, Field(ge=0)]
 Number = Annotated[int, Field(ge=0)]
 Rows = Annotated[int, Field(ge=1)]
 ROUNDING = 1e-9
+PREDICTIONS = "predictions.safetensors"  # next to the record: predicted and true classes of the evaluation rows
 Share = Annotated[float, Field(ge=-ROUNDING, le=1 + ROUNDING)]
 FileName = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
 _POSITIONS: TypeAdapter[list[list[int]]] = TypeAdapter(list[list[Annotated[int, Field(ge=0, strict=True)]]])

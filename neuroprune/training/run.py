@@ -304,7 +304,7 @@ def _save_arrays(model: torch.nn.Module, folder: Path, eps: float, answers: dict
         "degrees.safetensors": degrees,
         "cells.safetensors": weight_arrays.cells(model, eps),
         "heads.safetensors": weight_arrays.head_arrays(model),
-        **({"predictions.safetensors": answers} if answers else {}),
+        **({records.PREDICTIONS: answers} if answers else {}),
     }
     room = ARRAY_BYTES - sum(array.nbytes for tensors in arrays.values() for array in tensors.values())
     arrays["patterns.safetensors"] = records.pack_patterns(weight_arrays.patterns(model, eps), room)

@@ -4,6 +4,7 @@ The values follow simple formulas, so that means and spreads can be checked by h
 by (s - 1) / 100, so three seeds have the mean of the formula and a standard deviation of 0.01.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,13 @@ def record_files(folder):
     entry = read_record(folder / "run.json")
     entry.result.files.update({path.name: file_hash(path) for path in folder.glob("*.safetensors")})
     write_json(folder / "run.json", entry)
+
+
+def edit(path, change):
+    """Apply a function to the content of a JSON file."""
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
 
 
 PENALTIES = {0.5: {"alpha": 1e-4, "beta": 1e-4, "theta": 0.2}, 0.9: {"alpha": 1e-3, "beta": 1e-3, "theta": 0.25}}

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 
 import pandas as pd
 import pytest
@@ -151,106 +150,6 @@ def test_a_damaged_timing_costs_the_times_alone(empty):
     assert read_runs(empty)["value"].notna().all() and "inference_ms_b1" not in read_runs(empty)
 
 
-# ---- records that contradict themselves or each other
-
-
-@pytest.fixture
-def pair(empty):
-    """Two timed runs with arrays whose hashes are recorded."""
-    settings = [
-        {"method": {"name": "neuroprune", "sparsity": gone}, "seed": seed} for seed, gone in enumerate((0.5, 0.8))
-    ]
-    runs = [results.settings(**values) for values in settings]
-    for run in runs:
-        results.record_files(results.write_run(empty, run))
-    results.write_plan(empty, runs)
-    assert collect(empty) == []
-    return [empty / "runs" / run.run for run in runs]
-
-
-def edit(path, change):
-    data = json.loads(path.read_text())
-    change(data)
-    path.write_text(json.dumps(data))
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        (lambda run: run["settings"].update(seed=9), "do not match environment.settings_sha256"),
-        (lambda run: run["result"].update(value=7.0), "value 7.0 and metrics.accuracy 0.8375 must be the same"),
-        (lambda run: run["result"]["metrics"].update(accuracy=0.9), "metrics.accuracy 0.9 must be the same"),
-        (lambda run: run["result"].update(train_seconds=-1.0), "result.train_seconds: Input should be greater than"),
-        (lambda run: run["result"]["step_times"][0]["ms"].update(q1=-1), "ms.q1: Input should be greater than"),
-        (
-            lambda run: run["result"]["method"].update(removed_heads=[1, 2]),
-            "removed_heads must be 3 lists",
-        ),
-        (lambda run: run["result"]["method"].update(removed_heads=[[1]]), "removed_heads must be 3 lists"),
-        (lambda run: run["result"]["method"].update(removed_heads=[[-1]] * 3), "removed_heads must be 3 lists"),
-    ],
-)
-def test_a_record_that_contradicts_itself_is_named_and_left_out(pair, empty, change, sentence):
-    edit(pair[0] / "run.json", change)
-    missing, said = collect(empty)
-    assert missing == f"1 of 2 runs without a readable record: {pair[0].name}."
-    assert f"{pair[0].name}/run.json" in said and sentence in said and "\n" not in said
-    assert list(read_runs(empty)["run"]) == [pair[1].name]
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        (lambda timing: timing["batches"][0]["ms_per_example"].update(median=-1.0), "Input should be greater than"),
-        (lambda timing: timing["settings"].update(repeats=99), "do not match environment.settings_sha256"),
-        (lambda timing: timing.update(parameters=5), "times of another model (parameters 5 instead of 60000)"),
-        (lambda timing: timing["environment"].update(data_sha256="2" * 64), "times of another model (data 2222"),
-    ],
-)
-def test_times_that_contradict_the_record_are_named_and_left_out(pair, empty, change, sentence):
-    edit(pair[0] / "timing.json", change)
-    untimed, said = collect(empty)
-    assert untimed == f"1 of 2 runs not timed: {pair[0].name}."
-    assert f"{pair[0].name}/timing.json" in said and sentence in said and "\n" not in said
-    assert list(read_runs(empty)["inference_ms_b1"].isna()) == [True, False]
-
-
-def test_times_of_another_run_are_named_and_left_out(pair, empty):
-    shutil.copy(pair[1] / "timing.json", pair[0])
-    said = collect(empty)[-1]
-    assert f"{pair[0].name}/timing.json: times of another model (run {pair[1].name} instead of {pair[0].name}" in said
-
-
-@pytest.mark.parametrize("name", ["degrees", "cells", "heads", "patterns"])
-def test_arrays_of_another_run_are_named(pair, empty, name):
-    shutil.copy(pair[1] / f"{name}.safetensors", pair[0])
-    (said,) = collect(empty)
-    assert f"{pair[0].name}/{name}.safetensors: differs from the file that the run wrote" in said
-
-
-@pytest.mark.parametrize("folder", [False, True])
-def test_missing_arrays_are_named(pair, empty, folder):
-    path = pair[0] / "degrees.safetensors"
-    path.unlink()
-    if folder:
-        path.mkdir()
-    (said,) = collect(empty)
-    assert said.startswith(f"{path}: is missing, although run.json names it; ")
-
-
-def test_a_record_may_say_that_nothing_is_known_of_removed_heads(pair, empty):
-    edit(pair[0] / "run.json", lambda run: run["result"]["method"].update(removed_heads=None))
-    assert collect(empty) == []
-
-
-def test_a_copied_run_is_named_and_counted_once(pair, empty):
-    shutil.copytree(pair[0], pair[0].with_name("copy"))
-    (empty / "plan.json").unlink()
-    (said,) = collect(empty)
-    assert f"runs/copy: contains the record of the run {pair[0].name} and is left out" in said
-    assert list(read_runs(empty)["run"]) == [folder.name for folder in pair]
-
-
 @pytest.mark.parametrize("content", ["{", "[]", '{"runs": []}', '{"runs": {}, "timed": null}'])
 def test_a_damaged_plan_is_told_in_a_sentence(empty, content):
     write(empty, (results.settings(), {}))
@@ -278,9 +177,10 @@ def test_times_of_another_machine_than_the_trainings_are_said(empty):
 def test_a_diverged_run_was_not_timed_on_any_machine(empty):
     run = results.settings()
     write(empty, (run, {"status": "diverged"}))
-    edit(empty / "runs" / run.run / "timing.json", lambda timing: timing["environment"].update(device="Fast GPU"))
+    path = empty / "runs" / run.run / "timing.json"
+    results.edit(path, lambda timing: timing["environment"].update(device="Fast GPU"))
     assert any("timed on another machine" in note for note in collect(empty))
-    edit(empty / "runs" / run.run / "timing.json", lambda timing: timing.update(batches=[]))
+    results.edit(path, lambda timing: timing.update(batches=[]))
     assert not any("timed on another machine" in note for note in collect(empty))
 
 

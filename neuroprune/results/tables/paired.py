@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from neuroprune.results.records import read_arrays
+from neuroprune.results.records import PREDICTIONS, read_arrays
 from neuroprune.results.runs import run_file
 from neuroprune.results.tables.partners import dense_rows, functional_rows, partners
 
-PREDICTIONS = "predictions.safetensors"
 LEVEL = 0.05  # p from which a difference is reported as none
 FLIPS = 9999  # sign flips of the permutation test for several seeds
 TESTED = {"p_dense", "p_fc"}
