@@ -152,6 +152,15 @@ class RunRecord(Part):
             raise ValueError(f"run {self.run!r} and settings.run {self.settings.run!r} must be the same")
         return self
 
+    @model_validator(mode="after")
+    def _metric_of_the_settings(self) -> RunRecord:
+        found, wanted = self.result.metric, self.settings.task.metric
+        if found != wanted:
+            raise ValueError(f"result.metric {found!r} and settings.task.metric {wanted!r} must be the same")
+        if self.status == "diverged" and self.result.value is not None:
+            raise ValueError(f"a diverged run has no metric, but result.value is {self.result.value}")
+        return self
+
 
 class BatchTiming(Part):
     """Inference times of the pruned and the dense model at one batch size, in milliseconds per example."""

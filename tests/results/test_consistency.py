@@ -40,6 +40,11 @@ def pair(empty):
         (lambda run: run["settings"].update(seed=9), "do not match environment.settings_sha256"),
         (lambda run: run["result"].update(value=7.0), "value 7.0 and metrics.accuracy 0.8375 must be the same"),
         (lambda run: run["result"]["metrics"].update(accuracy=0.9), "metrics.accuracy 0.9 must be the same"),
+        (
+            lambda run: run["result"].update(metric="f1", metrics={"f1": run["result"]["value"]}),
+            "result.metric 'f1' and settings.task.metric 'accuracy' must be the same",
+        ),
+        (lambda run: run.update(status="diverged"), "a diverged run has no metric, but result.value is 0.8375"),
         (lambda run: run["result"].update(train_seconds=-1.0), "result.train_seconds: Input should be greater than"),
         (lambda run: run["result"]["step_times"][0]["ms"].update(q1=-1), "ms.q1: Input should be greater than"),
         (
