@@ -18,6 +18,8 @@ from neuroprune.errors import ConfigError
 from neuroprune.files.atomic import text_hash
 from neuroprune.pruning.architectures import find_architecture
 
+HEADED = ("question_answering", "regression", "token_classification")  # kinds of task that need a head
+
 
 def dataset_folder(task: TaskSettings, data_root: Path) -> Path | None:
     """Return the folder of a task's dataset: the source below `data_root`, or the source itself.
@@ -106,26 +108,32 @@ def cannot_answer(study: StudySettings) -> list[str]:
         One sentence per experiment, model and task.
     """
     return [
-        f"experiments.{name}: the model {model!r} ({kind}) can't {obstacle}"
+        f"experiments.{name}: the model {model!r} ({kind}) can't {text}"
         for name, experiment in study.experiments.items()
         for model in experiment.models
         if (kind := model_type(study.models[model].source))
         for task in experiment.tasks
-        if (obstacle := _obstacle(kind, study.tasks[task]))
+        if (text := obstacle(kind, study.tasks[task]))
     ]
 
 
-def _obstacle(kind: str, task: TaskSettings) -> str | None:
-    """Return the reason why models of a type can't be used for a task, with suitable types."""
+def obstacle(kind: str, task: TaskSettings) -> str | None:
+    """Return the reason why models of a type can't be used for a task, with suitable types.
+
+    Args:
+        kind: The model type.
+        task: The task.
+
+    Returns:
+        The end of a sentence that begins with "the model can't"; None if such models can be used.
+    """
     row, what = find_architecture(kind), f"the answers of the task {task.name!r} ({task.kind})"
     if task.written and not row.encoder_decoder:
         return f"generate {what}; use an encoder-decoder such as t5, bart or marian"
     if task.kind == "language_modeling" and not row.causal:
         return f"predict the next token for the task {task.name!r} ({task.kind}); use a decoder such as llama or gpt2"
-    if task.kind == "regression" and row.text_to_text:
+    if task.kind in HEADED and row.text_to_text:
         return f"give {what}, because it generates text; use a model with a head such as bert, roberta or opt"
-    if task.kind == "token_classification" and row.text_to_text:
-        return f"give {what}, because it generates text; use a model with a head such as bert or roberta"
     return None
 
 

@@ -35,12 +35,14 @@ Schedule = Annotated[float, Field(ge=0.0, le=1.0)]
 KIND_METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "f1", "matthews_correlation"),
     "language_modeling": ("token_accuracy",),
+    "question_answering": ("f1", "exact_match"),
     "regression": ("spearmanr", "pearson"),
     "summarization": ("rouge1", "rouge2", "rougeL", "rougeLsum"),
     "token_classification": ("token_accuracy", "macro_f1"),
     "translation": ("bleu",),
 }
 TASK_KINDS = tuple(KIND_METRICS)
+ANSWER_START = "answer_start"  # column of question answering: the first character of the answer in the context
 WRITTEN_KINDS = ("summarization", "translation")  # kinds with text answers
 
 

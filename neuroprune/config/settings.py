@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from neuroprune.config.fields import (
+    ANSWER_START,
     KIND_METRICS,
     SHA256,
     WRITTEN_KINDS,
@@ -112,6 +113,7 @@ Metric = Literal[
     "matthews_correlation",
     "token_accuracy",
     "macro_f1",
+    "exact_match",
     "spearmanr",
     "pearson",
     "rouge1",
@@ -132,12 +134,18 @@ class TaskSettings(Settings):
 
     name: Name = Field(description="Short name: used in the names of runs and in figures.")
     kind: Literal[
-        "classification", "language_modeling", "regression", "summarization", "token_classification", "translation"
+        "classification",
+        "language_modeling",
+        "question_answering",
+        "regression",
+        "summarization",
+        "token_classification",
+        "translation",
     ] = Field(
         default="classification",
         description="Kind of task. Regression predicts a number. Summarization and translation generate text with an "
         "encoder-decoder. Language modelling predicts the next token with a decoder. Token classification predicts a "
-        "class for each word.",
+        "class for each word. Question answering marks the answer in a context.",
     )
     source: Source = Field(
         description="A hub id, which is looked up below `data_root` first; a local folder with one csv, json or "
@@ -154,12 +162,14 @@ class TaskSettings(Settings):
         max_length=2,
         description="The text columns: a sentence or a pair of sentences; one text to summarize or translate; for "
         "language modelling, a text, or a prompt and its completion, of which only the completion is learned; for "
-        "token classification, lists of words, or texts whose words are separated by spaces.",
+        "token classification, lists of words, or texts whose words are separated by spaces; for question answering, "
+        "question and context.",
     )
     label: Label = Field(
         default="label",
         description="The column with the class, number, summary or translation; for token classification, one class "
-        "per word, as a list or separated by spaces; language modelling has none.",
+        "per word, as a list or separated by spaces; for question answering, the text of the answer, whose first "
+        "character is in the column `answer_start`, or lists of several answers; language modelling has none.",
     )
     train_split: Label = Field(default="train", description="Training split.")
     eval_split: Label = Field(default="validation", description="Evaluation split.")
@@ -167,8 +177,9 @@ class TaskSettings(Settings):
         default="accuracy",
         description="Metric shown in tables and figures; all metrics of the task are recorded. The first three "
         "are for classes, token accuracy for language modelling (its perplexity is recorded and shown as well) and for "
-        "token classification, which also has the mean F1 of the classes (`macro_f1`), correlations "
-        "for numbers, ROUGE for summaries, BLEU for translations. All are fractions, not percentages.",
+        "token classification, which also has the mean F1 of the classes (`macro_f1`). Question answering has "
+        "the F1 of words (`f1`) and `exact_match`, as in SQuAD. Correlations are for numbers, ROUGE for summaries, "
+        "BLEU for translations. All are fractions, not percentages.",
     )
     max_length: Tokens = Field(default=128, description="Inputs are truncated to at most this many tokens.")
     train_rows: Count | None = Field(
@@ -220,6 +231,8 @@ class TaskSettings(Settings):
             raise ValueError(f"label: {self.label!r} is also one of the inputs; give the column with the answer")
         if (self.written or self.kind == "token_classification") and len(self.inputs) > 1:
             raise ValueError(f"inputs: {self.kind} reads one text column, not {len(self.inputs)}")
+        if self.kind == "question_answering" and len(self.inputs) != 2:
+            raise ValueError("inputs: question_answering reads two columns; give [question, context]")
         return self
 
     @model_serializer(mode="wrap")
@@ -231,7 +244,9 @@ class TaskSettings(Settings):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns in use: the inputs and, except in language modelling, the label."""
+        """The columns in use: the inputs, the label except in language modelling, and the start of an answer."""
+        if self.kind == "question_answering":
+            return (*self.inputs, self.label, ANSWER_START)
         return self.inputs if self.kind == "language_modeling" else (*self.inputs, self.label)
 
     @property

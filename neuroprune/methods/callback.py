@@ -65,7 +65,7 @@ class Method(TrainerCallback):
     def run(self) -> Run:
         """The run of the Trainer, available once training has begun."""
         if self._run is None:
-            raise UserError(f"{type(self).__name__}has no run yet; start training with a Trainer first.")
+            raise UserError(f"{type(self).__name__} has no run yet; start training with a Trainer first.")
         return self._run
 
     @classmethod

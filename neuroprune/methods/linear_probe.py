@@ -18,13 +18,13 @@ from transformers import TrainerCallback
 from neuroprune import distributed
 from neuroprune.errors import UserError
 from neuroprune.pruning.blocks import base_of
+from neuroprune.pruning.defaults import IGNORED
 
 ROWS = 1000
 """Maximum number of training rows for fitting the head."""
 L2 = 0.01
 """Factor of half the squared norm of the weights, added to the mean loss; biases are not penalised."""
 ITERATIONS = 200
-IGNORED = -100
 
 logger = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ MARK = "<!-- Written by neuroprune. Delete this line, and saving a model will le
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PIPELINES = {
     "SequenceClassification": "text-classification",
+    "QuestionAnswering": "question-answering",
     "TokenClassification": "token-classification",
     "CausalLM": "text-generation",
     "LMHeadModel": "text-generation",

@@ -62,3 +62,12 @@ def _derived(config: Any, model: ModelSettings) -> dict[str, Any]:
     if groups and "num_key_value_heads" not in given and new["num_attention_heads"] % groups:
         names += ["num_key_value_heads", "head_dim"]
     return {name: new[name] for name in names if name in new}
+
+
+def set_classes(config: Any, labels: tuple[str, ...]) -> None:
+    """Set the outputs in a model's configuration: class names or a single number; nothing if the target is text."""
+    if not labels:
+        return
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    config.problem_type = "single_label_classification" if len(labels) > 1 else "regression"

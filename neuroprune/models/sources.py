@@ -17,6 +17,7 @@ import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -28,7 +29,7 @@ from neuroprune.config.settings import ModelSettings
 from neuroprune.errors import UserError, did_you_mean
 from neuroprune.files.atomic import files_hash, text_hash
 from neuroprune.files.packages import RESOURCES, Package, cause, unpack
-from neuroprune.models.configuration import with_values
+from neuroprune.models.configuration import set_classes, with_values
 from neuroprune.models.gguf_files import unpack_gguf
 from neuroprune.models.model_files import check_construction, check_description, check_weights
 from neuroprune.models.vocabulary import trim_vocabulary
@@ -39,7 +40,14 @@ log = logging.getLogger(__name__)
 
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # configuration, weights and tokenizer files
 ONLY_FILES: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # no network, no remote code
-HEADS = re.compile(r"(^|\.)(pooler|classifier|score|classification_head|pre_classifier|sequence_summary|logits_proj)\.")
+HEADS = re.compile(
+    r"(^|\.)(pooler|classifier|score|qa_outputs|classification_head|pre_classifier|sequence_summary|logits_proj)\."
+)
+TOKEN_HEADS: dict[str, tuple[Any, str]] = {
+    "tagged": (AutoModelForTokenClassification, "gives a class to each token"),
+    "spans": (AutoModelForQuestionAnswering, "marks an answer in a text"),
+}
+"""Attribute of a task's data -> the class of models with a head for each token, and what the head does."""
 
 
 class Texts(Protocol):
@@ -204,7 +212,7 @@ def _pretrained(model: ModelSettings, data: Texts, folder: Path) -> tuple[Any, A
     check_weights(_weights(model, folder))
     try:
         config = with_values(AutoConfig.from_pretrained(folder, **ONLY_FILES), model)
-        _set_classes(config, data.labels)
+        set_classes(config, data.labels)
         network, info = _auto_class(model, config, data).from_pretrained(
             folder,
             config=config,
@@ -237,8 +245,8 @@ def _check_loaded(model: ModelSettings, folder: Path, info: dict[str, Any]) -> N
 def _random(model: ModelSettings, data: Texts) -> tuple[Any, Any]:
     """Initialise a model from its configuration and train a tokenizer for it."""
     config = _random_config(model)
-    _set_classes(config, data.labels)
-    if _auto_class(model, config, data) not in (AutoModelForSequenceClassification, AutoModelForTokenClassification):
+    set_classes(config, data.labels)
+    if _auto_class(model, config, data) in (AutoModelForCausalLM, AutoModelForSeq2SeqLM):
         tokenizer = train_text_tokenizer(data.texts(), config.vocab_size)
     else:
         token_types = getattr(config, "type_vocab_size", 0) > 1
@@ -279,13 +287,14 @@ def _auto_class(model: ModelSettings, config: Any, data: Texts) -> Any:
                 "opt or gpt2"
             )
         return AutoModelForCausalLM
-    if getattr(data, "tagged", False):
-        if type(config) not in AutoModelForTokenClassification._model_mapping:
-            raise UserError(
-                f"model {model.name}: {config.model_type} has no head that gives a class to each token; take a model "
-                "such as bert, roberta, distilbert or modernbert"
-            )
-        return AutoModelForTokenClassification
+    for kind, (wanted, what) in TOKEN_HEADS.items():
+        if getattr(data, kind, False):
+            if type(config) not in wanted._model_mapping:
+                raise UserError(
+                    f"model {model.name}: {config.model_type} has no head that {what}; take a model such as bert, "
+                    "roberta, distilbert or modernbert"
+                )
+            return wanted
     if data.labels and not find_architecture(config.model_type).text_to_text:
         return AutoModelForSequenceClassification
     if not config.is_encoder_decoder:
@@ -294,15 +303,6 @@ def _auto_class(model: ModelSettings, config: Any, data: Texts) -> Any:
             "such as t5, bart or marian"
         )
     return AutoModelForSeq2SeqLM
-
-
-def _set_classes(config: Any, labels: tuple[str, ...]) -> None:
-    """Set the outputs in a model's configuration: class names or a single number; nothing if the target is text."""
-    if not labels:
-        return
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: index for index, label in enumerate(labels)}
-    config.problem_type = "single_label_classification" if len(labels) > 1 else "regression"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, token_types: bool = True) -> PreTrainedTokenizerFast:

@@ -209,18 +209,30 @@ def _smaller_state(state: dict[str, Any], old: Tensor, use: Use) -> dict[str, An
     }
 
 
-def _dimensions(key: str, value: object, parameter: Tensor) -> tuple[int, ...] | None:
-    """Return the parameter's dimensions that a state tensor has: () for a scalar, None if unknown."""
+def _dimensions(key: str, value: object, parameter: Tensor) -> tuple[int | None, ...] | None:
+    """Match the dimensions of a state tensor with the parameter's.
+
+    Args:
+        key: The name of the state.
+        value: The state.
+        parameter: The parameter.
+
+    Returns:
+        The parameter's dimension for each of the tensor's, or None for one that was averaged to size 1; () for a scalar
+        or other values; None for a tensor of unknown shape or kind.
+    """
     if isinstance(value, list | tuple | dict):
         return None if any(isinstance(part, Tensor) for part in _parts(value)) else ()
     if not isinstance(value, Tensor) or not value.dim():
         return ()
     if type(value) not in (Tensor, nn.Parameter):
         return None  # quantized or sharded
-    whole = tuple(range(parameter.dim()))
-    factors = {"_row": whole[:-1], "_col": (*whole[:-2], *whole[-1:])}  # factored state of transformers' Adafactor
+    whole: tuple[int | None, ...] = tuple(range(parameter.dim()))
+    rows, columns = whole[:-1], (*whole[:-2], *whole[-1:])
+    factors = {"_row": rows, "_col": columns}  # factored state of transformers' Adafactor
+    factors |= {"row_var": (*rows, None), "col_var": (*whole[:-2], None, *whole[-1:])}  # of torch's
     found = next((dims for suffix, dims in factors.items() if key.endswith(suffix)), whole)
-    return found if value.shape == tuple(parameter.shape[dim] for dim in found) else None
+    return found if value.shape == tuple(1 if dim is None else parameter.shape[dim] for dim in found) else None
 
 
 def _parts(value: Any) -> Iterable[Any]:

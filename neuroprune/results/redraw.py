@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+from neuroprune.config.cores import available_cores
 from neuroprune.errors import UserError, did_you_mean
 from neuroprune.results import figures, tables
 from neuroprune.results.collect import collect
@@ -44,7 +44,7 @@ def redraw(study_dir: Path, names: Sequence[str] = ()) -> list[str]:
     notes = collect(study_dir)
     names = [name for name in names if named or name != "figure11" or _has_large_models(study_dir)]
     import_module("neuroprune.results.figures.style")  # imported before forking, so that matplotlib is loaded once
-    with ProcessPoolExecutor(min(_cores(), len(names))) as pool:
+    with ProcessPoolExecutor(min(available_cores(), len(names))) as pool:
         said = list(pool.map(partial(_make, study_dir), names))
     return notes + [note for note in said if note]
 
@@ -57,11 +57,6 @@ def _asked_for(study_dir: Path) -> Sequence[str]:
 def _has_large_models(study_dir: Path) -> bool:
     """Return whether the study has models for Figure 11."""
     return bool((read_runs(study_dir)["dense_parameters"] > figures.LARGE).any())
-
-
-def _cores() -> int:
-    """Return the number of processes that can run at the same time."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _make(study_dir: Path, name: str) -> str:

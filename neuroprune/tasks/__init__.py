@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 KINDS = {
     "classification": "neuroprune.tasks.classification",
     "language_modeling": "neuroprune.tasks.language_modeling",
+    "question_answering": "neuroprune.tasks.question_answering",
     "regression": "neuroprune.tasks.regression",
     "summarization": "neuroprune.tasks.summarization",
     "token_classification": "neuroprune.tasks.token_classification",
@@ -35,7 +36,7 @@ class Data(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Class names in order; for regression, the label column; empty if the target is text."""
+        """Class names in order; for numbers, the label column; for answers, start and end; empty for generated text."""
 
     @property
     def majority(self) -> float | None:
@@ -43,7 +44,7 @@ class Data(Protocol):
 
     @property
     def copied(self) -> float | None:
-        """The metric of copying the source, or its first words as a summary; None for classification."""
+        """The metric of copying the source, or its first words as a summary; None if the target is not text."""
 
     @property
     def sha256(self) -> str:

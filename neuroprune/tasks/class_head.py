@@ -11,7 +11,9 @@ import torch
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, Trainer
 
+from neuroprune.config.availability import obstacle
 from neuroprune.config.settings import TaskSettings
+from neuroprune.errors import UserError
 from neuroprune.tasks.sources import mapped
 
 
@@ -29,6 +31,27 @@ def judge(scores: Any, labels: Any) -> dict[str, float]:
 
     names = [name for name in metrics.METRICS if name != "f1" or scores.shape[-1] == 2]
     return metrics.judge(names, np.argmax(scores, axis=-1), np.asarray(labels))
+
+
+def check_has_head(model: Any, task: TaskSettings, tokenizer: Any = None) -> None:
+    """Reject a model that generates text for a task whose answers are not text.
+
+    Args:
+        model: The model.
+        task: The task.
+        tokenizer: The model's tokenizer, if the task needs the places of tokens in the text.
+
+    Raises:
+        UserError: If the model's type generates text, or the tokenizer does not provide token positions.
+    """
+    kind = model.config.model_type
+    if text := obstacle(kind, task):
+        raise UserError(f"a {kind} model can't {text}.")
+    if tokenizer is not None and not tokenizer.is_fast:
+        raise UserError(
+            f"task {task.name}: {type(tokenizer).__name__} does not tell where a token is in the text; save a fast "
+            "tokenizer (tokenizer.json) with the model."
+        )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding, Seq2SeqTrainer
 
 from neuroprune.config.settings import TaskSettings
+from neuroprune.pruning.defaults import IGNORED
 from neuroprune.tasks.sources import mapped
 from neuroprune.tasks.text import Judge
 
@@ -64,12 +65,12 @@ class Generation:
     def collate(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Pad rows to a batch with a decoder mask that excludes padding."""
         batch = DataCollatorForSeq2Seq(self.tokenizer, model=self.model)(features)
-        batch["decoder_attention_mask"] = (batch["labels"] != -100).long()
+        batch["decoder_attention_mask"] = (batch["labels"] != IGNORED).long()
         return batch
 
     def compute_metrics(self, prediction: Any) -> dict[str, float]:
         """Compare the texts generated for the evaluation rows with the references instead of their tokens."""
-        tokens = np.where(prediction.predictions == -100, self.tokenizer.pad_token_id, prediction.predictions)
+        tokens = np.where(prediction.predictions == IGNORED, self.tokenizer.pad_token_id, prediction.predictions)
         written = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return self.judge([text.strip() for text in written], self.references)
 

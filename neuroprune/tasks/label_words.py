@@ -15,10 +15,9 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from neuroprune.config.settings import TaskSettings
 from neuroprune.errors import UserError
+from neuroprune.pruning.defaults import IGNORED
 from neuroprune.tasks import class_head
 from neuroprune.tasks.sources import mapped
-
-NO_TOKEN = -100  # label ignored by transformers' losses
 
 
 class LabelWordsTrainer(Trainer):
@@ -32,7 +31,7 @@ class LabelWordsTrainer(Trainer):
 
     def count_targets(self, inputs: dict[str, Any]) -> Tensor:
         """Count the tokens of the names of a batch's classes, for `batches.SplitSteps`."""
-        return (self._names[inputs["labels"].to(self.args.device)] != NO_TOKEN).sum()
+        return (self._names[inputs["labels"].to(self.args.device)] != IGNORED).sum()
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Return the cross-entropy of the class names' tokens."""
@@ -46,7 +45,7 @@ class LabelWordsTrainer(Trainer):
         names, labels = self._names, inputs.pop("labels")
         with torch.no_grad(), self.compute_loss_context_manager():
             scores = score_names(model, names, **inputs)
-        tokens = (names[labels] != NO_TOKEN).sum()
+        tokens = (names[labels] != IGNORED).sum()
         loss = -scores.gather(1, labels[:, None]).sum() / tokens
         return loss, None if prediction_loss_only else scores, labels
 
@@ -113,7 +112,7 @@ def label_tokens(names: Sequence[str], tokenizer: Any) -> Tensor:
         tokenizer: The model's tokenizer.
 
     Returns:
-        int64 `[classes, tokens]`, with the tokenizer's end token, padded with -100.
+        int64 `[classes, tokens]`, with the tokenizer's end token, padded with `IGNORED`.
 
     Raises:
         UserError: If two names have the same tokens.
@@ -124,7 +123,7 @@ def label_tokens(names: Sequence[str], tokenizer: Any) -> Tensor:
             twin = names[rows.index(row)]
             raise UserError(f"classes {twin!r} and {names[number]!r} have the same tokens; rename one of them")
     longest = max(map(len, rows))
-    return torch.tensor([row + [NO_TOKEN] * (longest - len(row)) for row in rows])
+    return torch.tensor([row + [IGNORED] * (longest - len(row)) for row in rows])
 
 
 def score_names(model: Any, names: Tensor, input_ids: Tensor, attention_mask: Tensor, **_: Tensor) -> Tensor:
@@ -132,7 +131,7 @@ def score_names(model: Any, names: Tensor, input_ids: Tensor, attention_mask: Te
 
     Args:
         model: An encoder-decoder with a language-modelling head.
-        names: Tokens of the names, int64 `[classes, tokens]`, padded with -100.
+        names: Tokens of the names, int64 `[classes, tokens]`, padded with `IGNORED`.
         input_ids: `[rows, input tokens]`.
         attention_mask: `[rows, input tokens]`.
 
@@ -149,4 +148,4 @@ def score_names(model: Any, names: Tensor, input_ids: Tensor, attention_mask: Te
         decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels=answers),
     ).logits
     chosen = logits.float().log_softmax(-1).gather(-1, answers.clamp_min(0)[..., None])[..., 0]
-    return chosen.masked_fill(answers == NO_TOKEN, 0.0).sum(-1).view(rows, classes)
+    return chosen.masked_fill(answers == IGNORED, 0.0).sum(-1).view(rows, classes)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import string
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,6 +54,38 @@ def tagging(predictions: Any, references: Any) -> dict[str, float]:
     """
     macro = f1_score(references, predictions, average="macro", zero_division=0.0)
     return {"token_accuracy": float(accuracy_score(references, predictions)), "macro_f1": float(macro)}
+
+
+def answers(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Return SQuAD's exact match and F1 of words (Rajpurkar et al. 2016), as fractions.
+
+    Case, punctuation and articles do not count. Of several reference answers, the best counts for each row.
+
+    Args:
+        predictions: Answers of a model.
+        references: Reference answers of each row, at least one.
+
+    Returns:
+        `f1` and `exact_match`, means over the rows.
+    """
+    rows = [
+        (_words(found), [_words(text) for text in texts]) for found, texts in zip(predictions, references, strict=True)
+    ]
+    return {
+        "f1": float(np.mean([max(_common_share(found, wanted) for wanted in texts) for found, texts in rows])),
+        "exact_match": float(np.mean([found in texts for found, texts in rows])),
+    }
+
+
+def _words(answer: str) -> list[str]:
+    letters = answer.lower().translate(str.maketrans("", "", string.punctuation))
+    return re.sub(r"\b(a|an|the)\b", " ", letters).split()
+
+
+def _common_share(found: list[str], wanted: list[str]) -> float:
+    """Return the harmonic mean of precision and recall of words; without any words, whether both have none."""
+    common = (Counter(found) & Counter(wanted)).total()
+    return 2 * common / (len(found) + len(wanted)) if found or wanted else 1.0
 
 
 def correlations(predictions: Any, references: Any) -> dict[str, float]:

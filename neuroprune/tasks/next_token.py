@@ -17,9 +17,8 @@ from transformers import Trainer
 
 from neuroprune.config.settings import TaskSettings
 from neuroprune.errors import UserError
+from neuroprune.pruning.defaults import IGNORED
 
-IGNORED = -100
-"""Label of tokens excluded from the loss: padding and prompts."""
 LARGEST = 700.0
 """Upper bound on the mean loss in the perplexity, because `exp` overflows at 710."""
 

@@ -14,7 +14,6 @@ from datasets import ClassLabel, Dataset, Value
 from neuroprune.config.settings import TaskSettings
 from neuroprune.errors import UserError
 from neuroprune.files.packages import RESOURCES
-from neuroprune.pruning.architectures import find_architecture
 from neuroprune.tasks import sources
 
 if TYPE_CHECKING:
@@ -65,14 +64,9 @@ class ScoredTexts:
         Raises:
             UserError: If the model generates text.
         """
-        from neuroprune.tasks.class_head import ClassHead
+        from neuroprune.tasks.class_head import ClassHead, check_has_head
 
-        kind = model.config.model_type
-        if find_architecture(kind).text_to_text:
-            raise UserError(
-                f"task {self.task.name}: a {kind} model answers with text, not with a number; for regression take a "
-                "model with a classification head, such as bert, roberta or opt."
-            )
+        check_has_head(model, self.task)
         return ClassHead(self.task, tokenizer, judge)
 
 

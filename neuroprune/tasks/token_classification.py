@@ -14,7 +14,6 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from neuroprune.config.settings import TaskSettings
 from neuroprune.errors import UserError
 from neuroprune.files.packages import RESOURCES
-from neuroprune.pruning.architectures import find_architecture
 from neuroprune.tasks import sources
 
 if TYPE_CHECKING:
@@ -68,19 +67,10 @@ class TaggedTexts:
         Raises:
             UserError: If the model generates text, or the tokenizer does not provide token positions.
         """
+        from neuroprune.tasks.class_head import check_has_head
         from neuroprune.tasks.token_head import TokenHead
 
-        kind = model.config.model_type
-        if find_architecture(kind).text_to_text:
-            raise UserError(
-                f"task {self.task.name}: a {kind} model answers with text; for token classification take a model with "
-                "a head, such as bert or roberta."
-            )
-        if not tokenizer.is_fast:
-            raise UserError(
-                f"task {self.task.name}: {type(tokenizer).__name__} does not tell where a token is in the text; save "
-                "a fast tokenizer (tokenizer.json) with the model."
-            )
+        check_has_head(model, self.task, tokenizer)
         return TokenHead(self.task, tokenizer)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from datasets import Dataset
 from transformers import DataCollatorForTokenClassification
 
+from neuroprune.pruning.defaults import IGNORED
 from neuroprune.tasks.class_head import ClassHead
-from neuroprune.tasks.next_token import IGNORED
 from neuroprune.tasks.sources import mapped
 
 

@@ -16,6 +16,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from neuroprune import distributed
 from neuroprune.methods.callback import Method
+from neuroprune.pruning.defaults import IGNORED
 
 
 class ShuffledLengthGroups(Sampler[int]):
@@ -158,7 +159,7 @@ class SplitSteps(LengthGroups):
         if hasattr(self, "count_targets"):  # for Trainers whose labels are not the model's targets
             return self.count_targets(inputs)
         labels = inputs["labels"]
-        return (labels[..., 1:] if getattr(self, "_loss_shifts_labels", False) else labels).ne(-100).sum()
+        return (labels[..., 1:] if getattr(self, "_loss_shifts_labels", False) else labels).ne(IGNORED).sum()
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[dict[str, Any]], Any]:
         """Return this process's parts of a step; store their weights."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 
+from neuroprune.config.cores import available_cores
 from neuroprune.config.gpu_hours import cost
 from neuroprune.config.plan import Plan
 from neuroprune.config.workload import operations
@@ -46,7 +46,7 @@ def _folder(plan: Plan) -> Path:
 
 def _count(cores: str) -> int:
     if cores == "all":
-        return os.cpu_count() or 1
+        return available_cores()
     if not cores.isdecimal() or int(cores) < 1:
         raise UserError(f"--cores {cores}: give a number of cores, or `all`.")
     return int(cores)

@@ -135,11 +135,15 @@ def test_models_with_a_head_answer_with_numbers(kind):
     assert plan_of(grid("new", new={"source": f"random:{kind}"}) | {"tasks": {"news": SCORING}}).runs
 
 
+TAGGING = {"kind": "token_classification", "source": "me/tags", "inputs": ["tokens"], "metric": "token_accuracy"}
+
+
 @pytest.mark.parametrize("kind", ["t5", "marian"])
-def test_models_that_answer_with_text_are_refused_for_numbers(kind):
-    assert problems_of(grid("new", new={"source": f"random:{kind}"}) | {"tasks": {"news": SCORING}}) == [
+@pytest.mark.parametrize("task", [SCORING, TAGGING], ids=lambda task: task["kind"])
+def test_models_that_answer_with_text_are_refused_for_numbers_and_tags(kind, task):
+    assert problems_of(grid("new", new={"source": f"random:{kind}"}) | {"tasks": {"news": task}}) == [
         f"study.yaml: experiments.write: the model 'new' ({kind}) can't give the answers of the task 'news' "
-        "(regression), because it generates text; use a model with a head such as bert, roberta or opt"
+        f"({task['kind']}), because it generates text; use a model with a head such as bert, roberta or opt"
     ]
 
 

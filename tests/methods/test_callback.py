@@ -60,6 +60,11 @@ def test_every_public_name_loads():
     assert all(getattr(neuroprune, name) is not None for name in neuroprune.__all__)
 
 
+def test_a_method_without_a_run_says_so():
+    with pytest.raises(UserError, match=r"^NeuroPrune has no run yet; start training"):
+        NeuroPrune(sparsity=0.5).run  # noqa: B018
+
+
 @pytest.mark.parametrize("method", [NeuroPrune(alpha=0.1), L1(strength=0.1), DSP(heads=5)])
 def test_a_trainer_that_would_load_other_shapes_is_refused(method, tmp_path):
     arguments = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
@@ -214,10 +219,24 @@ def test_a_state_that_cannot_be_cut_is_refused_after_the_first_step(make):
         take_step(method, run)
 
 
-@pytest.mark.parametrize("kind", [torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.NAdam, torch.optim.Adadelta])
-def test_optimizers_whose_state_has_the_shapes_of_the_weights_are_followed(kind):
+FOLLOWED = "ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax Muon NAdam RAdam RMSprop Rprop SGD"
+REFUSED = "LBFGS SparseAdam"  # the first by us, the second by torch
+
+
+def test_every_optimizer_of_torch_is_known():
+    found = [kind for kind in vars(torch.optim).values() if isinstance(kind, type)]
+    names = {kind.__name__ for kind in found if issubclass(kind, torch.optim.Optimizer)}
+    assert names - {"Optimizer"} == {*FOLLOWED.split(), *REFUSED.split()}
+
+
+@pytest.mark.parametrize("name", FOLLOWED.split())
+def test_optimizers_of_torch_are_followed(name):
     run, method = make_run(make_model("bert").train(), steps=12, scheduled=False), NeuroPrune(sparsity=0.5)
-    run.optimizer = kind(run.model.parameters(), lr=1e-3)
+    trained = [weight for weight in run.model.parameters() if name != "Muon" or weight.dim() == 2]  # only matrices
+    run.model.requires_grad_(False)
+    for weight in trained:
+        weight.requires_grad_(True)
+    run.optimizer = getattr(torch.optim, name)(trained, lr=1e-3)
     method.start(run)
     while run.step < 12:
         take_step(method, run)

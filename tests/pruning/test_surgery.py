@@ -261,6 +261,22 @@ def test_adafactors_factors_are_cut_with_their_weights():
     train(model, optimizer, make_batch("t5"), steps=1)
 
 
+def test_factors_that_keep_the_averaged_dimension_are_cut_as_well():
+    """As in torch's Adafactor: `row_var` is [out, 1], `col_var` is [1, in]."""
+    model = make_model("t5")
+    optimizer = torch.optim.Adafactor(model.parameters(), lr=1e-3)
+    train(model, optimizer, make_batch("t5"), steps=1)
+    attention = find_blocks(model).attentions[0]
+    before = [dict(optimizer.state[projection.module.weight]) for projection in (attention.q, attention.o)]
+    remove(model, {0: [0]}, {0: [1, 2]}, optimizer=optimizer)
+    query, output = (optimizer.state[projection.module.weight] for projection in (attention.q, attention.o))
+    assert torch.equal(query["row_var"], before[0]["row_var"][HEAD_DIM:])
+    assert torch.equal(query["col_var"], before[0]["col_var"])
+    assert torch.equal(output["col_var"], before[1]["col_var"][:, HEAD_DIM:])
+    assert torch.equal(output["row_var"], before[1]["row_var"])
+    train(model, optimizer, make_batch("t5"), steps=1)
+
+
 def test_state_of_another_shape_is_refused_before_anything_is_cut():
     model = make_model("t5")
     optimizer = torch.optim.AdamW(model.parameters())

@@ -14,7 +14,7 @@ REFERENCE = {"accuracy": accuracy_score, "f1": f1_score, "matthews_correlation":
 
 
 def test_every_metric_that_a_task_may_name_is_there():
-    judged = {*METRICS, "token_accuracy", "macro_f1", *CORRELATIONS, *ROUGE, "bleu"}
+    judged = {*METRICS, "token_accuracy", "macro_f1", "exact_match", *CORRELATIONS, *ROUGE, "bleu"}
     assert set(TaskSettings.model_fields["metric"].annotation.__args__) == judged
     assert {name for names in KIND_METRICS.values() for name in names} == judged
 

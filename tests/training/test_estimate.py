@@ -1,5 +1,6 @@
 """Estimate before a study: missing runs, time on this machine, disk space."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,13 @@ def test_time_follows_the_speed_of_the_machine_and_the_runs_that_are_missing(pla
     done.mkdir(parents=True)
     (done / "run.json").write_text("{}")
     assert estimate.estimate(plan, "1").startswith("two: 2 runs, 1 of them done. About 3 min on 1 core if ")
+
+
+def test_all_cores_are_those_that_the_process_may_use(plan, monkeypatch):
+    monkeypatch.setattr(estimate, "operations_per_second", lambda: OPERATIONS / 100)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3}, raising=False)
+    assert " on 1 core if nothing else runs (" in estimate.estimate(plan)
 
 
 def test_runs_of_unknown_models_are_counted(plan, monkeypatch):

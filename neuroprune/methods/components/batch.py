@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from neuroprune.errors import UserError
+from neuroprune.pruning.defaults import IGNORED
 
-IGNORED = -100  # label of tokens excluded from the loss
 ALLOWED = -1.0  # additive masks above this value allow attention
 
 

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from neuroprune.errors import UserError
-from neuroprune.methods.components.batch import IGNORED, Batch
+from neuroprune.methods.components.batch import Batch
 from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.hooks import State
 from neuroprune.models.pretrained import from_pretrained
 from neuroprune.models.quantizer import cut_to_record
+from neuroprune.pruning.defaults import IGNORED
 from neuroprune.pruning.plain_config import is_plain, to_plain
 
 TEACHER_LAYERS = 4  # evenly spaced teacher layers per stack: 3, 6, 9, 12 of twelve

@@ -25,6 +25,7 @@ OTHERS = (
     "pearson",
     "token_accuracy",
     "macro_f1",
+    "exact_match",
 )  # metrics of other tasks
 
 
