@@ -7,6 +7,7 @@ effect is that transformers can then load cut models like any other (see `models
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from neuroprune.models.import_hook import teach_transformers
@@ -71,6 +72,8 @@ def __getattr__(name: str) -> Any:
     """Load a public name when it is first used."""
     if name in _MODULES:
         return getattr(import_module(f"neuroprune.{_MODULES[name]}"), name)
+    if name == "__version__":
+        return version("neuroprune")
     if name in __all__:
         return import_module(f"neuroprune.pruning.{name}")
     raise AttributeError(f"module 'neuroprune' has no attribute {name!r}")

@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all sub-commands."""
     root = argparse.ArgumentParser(prog="neuroprune", description="Transformers that shrink during fine-tuning.")
+    root.add_argument("--version", action="version", version=f"%(prog)s {version('neuroprune')}")
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_plan(commands)
     command = _command(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import neuroprune
 from neuroprune import cli, subcommands
 from neuroprune.cli import main
 from neuroprune.config.catalogue import make_plan, read_study
@@ -30,6 +31,7 @@ def at_the_root(monkeypatch):
     "words",
     [
         ["--help"],
+        ["--version"],
         ["train", "--help"],
         ["prune", "--help"],
         ["export", "--help"],
@@ -50,6 +52,12 @@ print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
+
+
+def test_the_version_is_printed(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0 and capsys.readouterr().out == f"neuroprune {neuroprune.__version__}\n"
 
 
 def test_help_names_every_command(capsys):

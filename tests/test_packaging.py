@@ -6,6 +6,8 @@ from pathlib import Path
 
 import yaml
 
+import neuroprune
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -13,6 +15,7 @@ def test_the_version_is_the_same_everywhere():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     (newest, *_) = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version == newest
+    assert neuroprune.__version__ == version
 
 
 def test_the_container_installs_the_locked_versions():

@@ -11,6 +11,7 @@ from helpers.published import (
     ROOT,
     accuracy,
     heads,
+    paired_difference,
     percent,
     published_rows,
     setting,
@@ -57,10 +58,15 @@ def matched(rows):
     """Regulated penalties at exactly the same sparsity."""
     groups = [f"minilm-sst2-neuroprune-penalties-80-t0.2{name}" for name in ("", "-degree_weight_none")]
     found = [rows("sst2", group) for group in groups]
-    assert {row["runs"] for row in found} == {2} and {sparsity(row) for row in found} == {"80 %"}
-    yield ["SST-2, regulated, 80 % sparsity, n = 2 seeds", "`inverse`", "`none`"]
+    assert {row["runs"] for row in found} == {3} and {sparsity(row) for row in found} == {"80 %"}
+    yield ["SST-2, regulated, 80 % sparsity, n = 3 seeds", "`inverse`", "`none`"]
     yield ["accuracy", *map(accuracy, found)]
     yield ["neurons left, of 9,216", *map(neurons_of_seeds, groups)]
+
+
+def test_the_difference_of_degree_weights_equals_the_records():
+    groups = [f"minilm-sst2-neuroprune-penalties-80-t0.2{name}" for name in ("", "-degree_weight_none")]
+    assert f"the paired difference is {paired_difference('sst2', *groups)} points (95 % interval)" in TEXT
 
 
 def neurons_of_seeds(group):

@@ -16,6 +16,7 @@ from helpers.published import (
     label,
     millions,
     neurons,
+    paired_difference,
     percent,
     published_rows,
     score,
@@ -172,7 +173,9 @@ def sst2_claims(rows):
     assert heads(paper[0.15]) == heads(paper[0.2]) == heads(dense)
     plain = row("neuroprune-penalties-80-t0.2-degree_weight_none")
     weighted = row("neuroprune-penalties-80-t0.2")
-    yield f"have {accuracy(weighted)} with them and {accuracy(plain)} without (n = {plain['runs']} seeds each)"
+    yield f"have {accuracy(weighted)} with them and {accuracy(plain)} without (n = {plain['runs']} seeds each; "
+    groups = [f"minilm-sst2-neuroprune-penalties-80-t0.2{name}" for name in ("", "-degree_weight_none")]
+    yield f"paired difference {paired_difference('sst2', *groups)}, 95 % interval)"
     yield f"{neurons(weighted):,} are left against {neurons(plain):,}"
     led = {point: row(f"neuroprune-penalties-{point}-t0.2") for point in (50, 80, 90)}
     yield f"at {setting(magnitude)} sparsity they keep {accuracy(led[80])}, magnitude {accuracy(magnitude)}"

@@ -4,7 +4,10 @@ import json
 import math
 import re
 import shutil
+import statistics
 from pathlib import Path
+
+from scipy import stats
 
 from neuroprune.results.collect import collect
 from neuroprune.results.runs import read_runs
@@ -38,6 +41,22 @@ def published_rows(folder):
             (record, *_) = sorted((copy / "runs").glob(f"{row['group']}-s*/run.json"))
             found[study, row["group"]] = row | {"result": json.loads(record.read_text())["result"]}
     return lambda study, group: found[study, group]
+
+
+def paired_difference(study, ours, theirs):
+    """Return the mean over seeds of paired differences in points, with half of its 95 % interval (t)."""
+    values = [[_value(record) for record in _records(study, group)] for group in (ours, theirs)]
+    points = [100 * (one - other) for one, other in zip(*values, strict=True)]
+    half = stats.t.ppf(0.975, len(points) - 1) * statistics.stdev(points) / math.sqrt(len(points))
+    return f"{statistics.mean(points):.1f} ± {half:.1f}"
+
+
+def _records(study, group):
+    return sorted((PUBLISHED / study / "runs").glob(f"{group}-s*/run.json"))
+
+
+def _value(record):
+    return json.loads(record.read_text())["result"]["value"]
 
 
 def percent(fraction, digits=1):
