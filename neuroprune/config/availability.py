@@ -138,7 +138,7 @@ def obstacle(kind: str, task: TaskSettings) -> str | None:
 
 
 def absent_folders(study: StudySettings) -> list[str]:
-    """Report missing folders of a study's teachers and models.
+    """Report folders of a study's teachers and models that are missing or contain no model.
 
     Args:
         study: A study, with all rows that it names. From results alone nothing is trained, so no folder is needed.
@@ -151,17 +151,29 @@ def absent_folders(study: StudySettings) -> list[str]:
     used = dict.fromkeys(model for experiment in study.experiments.values() for model in experiment.models)
     sources = {name: study.models[name].source for name in used}
     return [
-        f"models.{name}: there is no folder {source!r}; change the source"
+        f"models.{name}: there is no {absent}; change the source"
         for name, source in sources.items()
-        if (source.count("/") > 1 or source.startswith(("/", "."))) and ":" not in source and not Path(source).is_dir()
+        if ":" not in source and (absent := _absent_model(source, _is_path(source)))
     ] + [
-        f"experiments.{name}.methods[{number}].teacher: there is no folder {teacher!r}; train the teacher first, or "
-        "change the path"
+        f"experiments.{name}.methods[{number}].teacher: there is no {absent}; train the teacher first, or change the "
+        "path"
         for name, experiment in study.experiments.items()
         for number, method in enumerate(experiment.methods)
         for teacher in _teachers(method)
-        if teacher != "run" and not Path(teacher).is_dir()
+        if teacher != "run" and (absent := _absent_model(teacher))
     ]
+
+
+def _is_path(source: str) -> bool:
+    """Return whether a model's source must be a folder and cannot be a hub id."""
+    return source.count("/") > 1 or source.startswith(("/", "."))
+
+
+def _absent_model(source: str, must_exist: bool = True) -> str:
+    """Describe what is missing, a folder or the configuration in it; return an empty string if neither is."""
+    if not Path(source).is_dir():
+        return f"folder {source!r}" if must_exist else ""
+    return "" if Path(source, "config.json").is_file() else f"config.json in the folder {source!r}"
 
 
 def _teachers(method: Mapping[str, Any]) -> list[str]:

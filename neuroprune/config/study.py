@@ -153,7 +153,7 @@ def _known(kind: str) -> AfterValidator:
 
 def _folder_name(path: str) -> str:
     """Reject paths that a shell or Snakemake would interpret, and names that are too long for a file system."""
-    if odd := re.search(r"[{}<>*?~\x00-\x1f]|^-", path):
+    if odd := re.search(r"[{}<>*?~$\x00-\x1f]|^-", path):
         raise ValueError(f"{shown(path)} has {odd.group()!r}, which has a special meaning in commands; leave it out")
     if any(len(part.encode()) > 200 for part in Path(path).parts):
         raise ValueError(f"{shown(path)} has a part of more than 200 bytes; shorten it")
@@ -260,6 +260,16 @@ class StudySettings(Settings):
             wrong = [name for name, row in rows.items() if row.name != name]
             if wrong:
                 raise ValueError(f"{kind}.{wrong[0]}.name must be {wrong[0]!r}, the same as its key; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _evaluated_on_other_rows(self) -> StudySettings:
+        same = [name for name, row in self.tasks.items() if row.train_split == row.eval_split]
+        if same:
+            raise ValueError(
+                f"tasks.{same[0]}: train_split and eval_split are both {self.tasks[same[0]].eval_split!r}; evaluate on "
+                "rows that are not trained on"
+            )
         return self
 
     @property

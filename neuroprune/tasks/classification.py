@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -96,6 +97,11 @@ def _label_names(train: Dataset, task: TaskSettings) -> tuple[str, ...]:
     if isinstance(feature, ClassLabel):
         return tuple(feature.names)
     if isinstance(feature, Value) and feature.dtype.startswith(("float", "double")):
+        if missing := _missing_among_classes(train[task.label][:]):
+            raise UserError(
+                f"task {task.name}: {missing} rows of column {task.label!r} of {task.source} have no label; leave them "
+                "out"
+            )
         raise UserError(
             f"task {task.name}: column {task.label!r} of {task.source} contains numbers ({feature.dtype}), not "
             "classes; for regression set kind: regression and metric: spearmanr"
@@ -109,6 +115,12 @@ def _label_names(train: Dataset, task: TaskSettings) -> tuple[str, ...]:
     names = tuple(str(value) for value in sorted(set(train[task.label][:]) - {None}))
     _check_names(names, train, task)
     return names
+
+
+def _missing_among_classes(values: Sequence[float | None]) -> int:
+    """Return how many numbers are missing if the others are whole, as csv readers give classes with missing ones."""
+    found = [value for value in values if value is not None and not math.isnan(value)]
+    return len(values) - len(found) if found and all(value.is_integer() for value in found) else 0
 
 
 def _check_names(names: tuple[str, ...], train: Dataset, task: TaskSettings) -> None:
@@ -154,6 +166,8 @@ def _some(names: Sequence[str]) -> str:
 
 def _check_numbers(values: Sequence[int], classes: int, where: str) -> None:
     """Reject class numbers for which the dataset has no name."""
+    if not classes:
+        raise UserError(f"{where}: its labels are numbers of classes without names; declare the names in the dataset")
     if outside := {value for value in values if not 0 <= value < classes}:
         raise UserError(f"{where}: label {min(outside)} is not a class; the {classes} classes are 0 to {classes - 1}")
 

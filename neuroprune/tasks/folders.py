@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import datasets
 import yaml
@@ -22,6 +23,7 @@ from neuroprune.files.temporary import temporary_folder
 
 DISAGREE = (NonMatchingSplitsSizesError, ExpectedMoreSplitsError, UnexpectedSplitsError)
 CARD = "README.md"
+PATHS = ("data_files", "data_dir")  # keys of a card's configuration
 TEXT_FILES = {".csv", ".tsv", ".json", ".jsonl", ".txt"}
 
 
@@ -41,6 +43,11 @@ def read_folder(task: TaskSettings, folder: Path, config: str | None) -> dataset
     Raises:
         UserError: If a file can't be read.
     """
+    if (outside := _file_outside(folder / CARD)) is not None:
+        raise UserError(
+            f"task {task.name}: {CARD} of {task.source} in {folder} names {outside!r}, which is not in this folder; "
+            "put the file there and give its relative path"
+        )
     try:
         with no_progress_bars(), _no_messages(), _strict_csv(), temporary_folder("neuroprune-") as cache:
             builder = datasets.load_dataset_builder(str(folder), config, cache_dir=str(cache / "datasets"))
@@ -91,19 +98,24 @@ def _reason(error: Exception, folder: Path) -> str:
     """Return the reason why a folder can't be read: a problem of its card or a file, or the error's message."""
     if (text := failures.sentence(error)) is not None:
         return text
-    causes = _causes(error)
+    causes, no_rows = _causes(error), ("corresponds to no data", "BatchSize must be greater than 0")
     if isinstance(error, DISAGREE):
         return f"{CARD} and the files disagree about rows or splits; correct one of them"
     if problem := _card_problem(folder / CARD):
         return problem
     if any(isinstance(one, UnicodeError) or "UTF8" in str(one) for one in causes):
         return f"{_not_utf8(folder)} is not UTF-8; save it as UTF-8"
-    if any(isinstance(one, StopIteration | EmptyDataError) or "corresponds to no data" in str(one) for one in causes):
+    if any(isinstance(one, StopIteration | EmptyDataError) or _has(one, no_rows) for one in causes):
         return f"{_smallest(folder)} is empty or has no row; every split needs rows"
     if any(isinstance(one, ParserWarning) for one in causes):
         return "rows of a csv file have more cells than its first line has names; put texts with commas in quotes"
     described = f" ({CARD} describes the files)" if (folder / CARD).exists() else ""
     return f"{cause(error)}{described}"
+
+
+def _has(error: BaseException, parts: Sequence[str]) -> bool:
+    """Return whether an error's message contains any of these parts."""
+    return any(part in str(error) for part in parts)
 
 
 def _causes(error: BaseException) -> list[BaseException]:
@@ -114,13 +126,40 @@ def _causes(error: BaseException) -> list[BaseException]:
     return found
 
 
+def _front_matter(card: Path) -> Any:
+    """Return the content of the lines between `---` of a dataset's card; an empty mapping if there are none."""
+    front = re.match(r"---\n(.*?)\n---(\n|$)", card.read_text(encoding="utf-8-sig"), flags=re.DOTALL)
+    return yaml.safe_load(front[1]) if front else {}
+
+
+def _file_outside(card: Path) -> str | None:
+    """Return the first file of a dataset's card that is a URL, an absolute path or above the dataset's folder."""
+    try:
+        found = _front_matter(card)["configs"] if card.is_file() else []
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError):
+        return None  # read_folder reports what is wrong with the card
+    entries = found if isinstance(found, list) else [found]
+    values = [entry[key] for entry in entries if isinstance(entry, dict) for key in PATHS if key in entry]
+    return next(
+        (path for path in _texts(values) if "://" in path or path.startswith("/") or ".." in Path(path).parts), None
+    )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield all texts in nested lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
+
+
 def _card_problem(card: Path) -> str | None:
     """Describe a problem in the front matter of a dataset's card; return None if it is a mapping or absent."""
     if not card.is_file():
         return None
     try:
-        front = re.match(r"---\n(.*?)\n---(\n|$)", card.read_text(encoding="utf-8-sig"), flags=re.DOTALL)
-        content = yaml.safe_load(front[1]) if front else {}
+        content = _front_matter(card)
     except UnicodeDecodeError:
         return f"{CARD} is not UTF-8; save it as UTF-8"
     except (yaml.YAMLError, ValueError, RecursionError) as error:

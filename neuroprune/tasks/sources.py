@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from neuroprune.tasks.folders import no_progress_bars, read_folder
 from neuroprune.tasks.text import rows_sha256
 
 SHUFFLE_SEED = 0
-LONGEST_WORD = 10_000  # letters; tokenizer training takes time quadratic in the length of words
-_LONG_WORD = re.compile(rf"\w{{{LONGEST_WORD + 1},}}")
+LONGEST_WORD = 10_000  # letters or signs; tokenizer training takes time quadratic in the length of words
+_LONG_WORD = re.compile(rf"[^\W_]{{{LONGEST_WORD + 1},}}|(?:[^\w\s]|_){{{LONGEST_WORD + 1},}}")
 
 
 def read(task: TaskSettings, data_root: Path, resources: Path) -> tuple[datasets.Dataset, datasets.Dataset]:
@@ -61,14 +62,20 @@ def read(task: TaskSettings, data_root: Path, resources: Path) -> tuple[datasets
 
 
 def _check_words(rows: datasets.Dataset, task: TaskSettings, split: str) -> None:
-    """Reject columns that are not text: words of many thousand letters."""
-    for column in task.inputs:
-        for number, text in enumerate(rows[column][:], start=1):
-            if isinstance(text, str) and len(text) > LONGEST_WORD and (word := _LONG_WORD.search(text)):
+    """Reject columns that are not text: words, answers or class names of many thousand letters or signs."""
+    for column in task.columns:
+        for number, value in enumerate(rows[column][:], start=1):
+            if longest := max(map(_longest_word, value if isinstance(value, list) else [value]), default=0):
                 raise UserError(
                     f"task {task.name}: row {number} of column {column!r} (split {split} of {task.source}) has a word "
-                    f"of {len(word[0]):,} letters, more than {LONGEST_WORD:,}: is it text? Put spaces between words"
+                    f"of {longest:,} letters or signs, more than {LONGEST_WORD:,}: is it text? Put spaces between words"
                 )
+
+
+def _longest_word(text: Any) -> int:
+    """Return the length of a text's first word that is too long, 0 if there is none."""
+    word = _LONG_WORD.search(text) if isinstance(text, str) and len(text) > LONGEST_WORD else None
+    return len(word[0]) if word else 0
 
 
 def locate(task: TaskSettings, data_root: Path, resources: Path) -> tuple[Path, str | None]:
@@ -114,9 +121,14 @@ def _from_hub(task: TaskSettings, data_root: Path) -> Path:
 
 def _spread(splits: datasets.DatasetDict) -> datasets.DatasetDict:
     """Split a column with several texts by name, such as `translation`, into separate columns."""
-    columns = next(iter(splits.values())).features.items()
-    parts = {f"{column}.{name}": name for column, feature in columns for name in _names_within(feature)}
-    return splits.flatten().rename_columns(parts) if parts else splits
+    columns = next(iter(splits.values())).features
+    parts = {f"{column}.{name}": name for column, feature in columns.items() for name in _names_within(feature)}
+    if not parts:
+        return splits
+    flat = splits.flatten()
+    counts = Counter([*parts.values(), *columns])  # a name that is taken stays `column.name`
+    here = set.intersection(*(set(rows.column_names) for rows in flat.values()))
+    return flat.rename_columns({old: new for old, new in parts.items() if old in here and counts[new] == 1})
 
 
 def _names_within(feature: object) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -79,6 +80,11 @@ def load(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> Ta
     splits = sources.read(task, data_root, resources)
     tags = [[_parts(value) for value in rows[task.label][:]] for rows in splits]
     names = _names(splits[0], task) or tuple(sorted({str(tag) for row in tags[0] for tag in row}))
+    if negative := [name for name in names if re.fullmatch(r"-\d+", name)]:
+        raise UserError(
+            f"task {task.name}, split {splits[0].split} of {task.source}: label {negative[0]} is not a class; number "
+            "classes from 0, or use their names"
+        )
     train, held_out = (_checked(rows, found, task, names) for rows, found in zip(splits, tags, strict=True))
     data = TaggedTexts(task, sources.first(train, task.train_rows), sources.first(held_out, task.eval_rows), names)
     if len({number for row in data.train[task.label][:] for number in row}) < 2:

@@ -184,6 +184,7 @@ def test_lists_and_paths_are_written_with_what_a_name_may_have(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     for teacher in ("a b", "a_b"):
         Path("runs", teacher).mkdir(parents=True)
+        Path("runs", teacher, "config.json").write_text("{}")
     cofi = {"name": "cofi", "sparsity": 0.8}
     methods = [cofi, cofi | {"masks": [["head", "intermediate"]]}, cofi | {"teacher": ["runs/a b", "runs/a_b", "run"]}]
     sweep = {"models": ["tiny"], "tasks": ["sst2"], "methods": methods, "seeds": [0]}

@@ -22,6 +22,7 @@ LINES = [{"text": f"film {number}", "label": number % 2} for number in range(6)]
 SUMMARIES = {"kind": "summarization", "metric": "rouge1", "label": "summary"}
 GERMAN = {"kind": "translation", "metric": "bleu", "inputs": ["de"], "label": "en"}
 WORDS = {"kind": "language_modeling", "metric": "token_accuracy"}
+TAGS = {"kind": "token_classification", "metric": "token_accuracy"}
 SCORES = {"kind": "regression", "metric": "spearmanr"}
 
 
@@ -136,6 +137,10 @@ BAD = {
         card("dataset_info:\n  features:\n  - {name: text, dtype: int64}\n  - {name: label, dtype: int64}"), {}, "",
     ),
     "card: latin-1": ({**both(ROWS, "csv"), "README.md": "---\nx: für\n---\n".encode("latin-1")}, {}, "README.md"),
+    "card: a file above the folder": (card("configs:\n- {config_name: d, data_files: ../../t.csv}"), {}, "'../../t.csv', which is not in this folder"),
+    "card: a file elsewhere": (card("configs:\n- {config_name: d, data_files: [{split: train, path: [/t.csv]}]}"), {}, "'/t.csv', which is not in this folder"),
+    "card: a file of the web": (card("configs:\n  config_name: d\n  data_files: {train: 'http://localhost:9/t.csv'}"), {}, "not in this folder"),
+    "card: a folder above": (card("configs:\n- {config_name: d, data_dir: ..}"), {}, "'..', which is not in this folder"),
     "card: an unknown configuration": (card("license: mit"), {"config": "big"}, "big"),
     # ---- columns
     "misspelled column": (both(ROWS, "csv"), {"inputs": ["txt"]}, "did you mean 'text'"),
@@ -147,6 +152,11 @@ BAD = {
     "text: lists": (both(retold(["a", "b"], ["c"])), {}, "no text"),
     "text: mappings": (both(retold({"a": "b"}, {"a": "c"})), {}, ""),
     "text: bytes": (both(parquet({"text": [b"a", b"b"], "label": [0, 1]}), "parquet"), {}, "no text"),
+    "text: nested mappings": (both(retold({"a": {"b": "c"}}, {"a": {"b": "d"}})), {}, "no column"),
+    "text: mappings with the label's name": (both(retold({"label": "a"}, {"label": "c"})), {}, "no column"),
+    "text: a million dashes": (both(retold("-" * 1_000_000, "b")), {}, "1,000,000 letters or signs"),
+    "text: a million joiners": (both(retold("\u200d" * 1_000_000, "b")), {}, "letters or signs"),
+    "text: a million underscores and dashes": (both(retold("_-" * 500_000, "b")), {}, "letters or signs"),
     "text: a word of a million letters": (both(retold("a" * 1_000_000, "b")), {}, "letters"),
     # ---- labels
     "label: -1": (both("text,label\na,-1\nb,0\n", "csv"), {}, "hidden"),
@@ -160,6 +170,11 @@ BAD = {
     "label: mappings": (both(relabelled({"a": 0}, {"a": 1})), {}, "label"),
     "label: bytes": (both(parquet({"text": ["a", "b"], "label": [b"x", b"y"]}), "parquet"), {}, "label"),
     "label: infinite": (both(parquet({"text": ["a", "b"], "label": [float("inf"), 1.0]}), "parquet"), {}, "not classes"),
+    "label: missing among numbers": (both("text,label\na,\nb,0\nc,1\n", "csv"), {}, "1 rows of column 'label' of folder have no label"),
+    "label: NaN among numbers": (both('{"text": "a", "label": NaN}\n{"text": "b", "label": 1}\n'), {}, "1 rows of column 'label'"),
+    "label: a million letters": (both(relabelled("x" * 1_000_000, "y")), {}, "letters"),
+    "label: classes without names": (both(classes([], [0, 1]), "parquet"), {}, "classes without names"),
+    "no row in parquet": (both(parquet({"text": pa.array([], pa.string()), "label": pa.array([], pa.int64())}), "parquet"), {}, "empty or has no row"),
     "label: one class": (both("text,label\na,1\nb,1\n", "csv"), {}, "only one class"),
     "label: one class in the used rows": (both(ROWS, "csv"), {"train_rows": 1}, "only one class"),
     "label: unknown when judged": (judged("text,label\na,2\nb,0\n"), {}, "class '2'"),
@@ -188,6 +203,11 @@ BAD = {
     "completion: missing": (both(lines({"text": "a", "label": None}, {"text": "b", "label": "c"})), WORDS | {"inputs": ["text", "label"]}, ""),
     "completion: a number": (both(lines({"text": "a", "label": 1}, {"text": "b", "label": 2})), WORDS | {"inputs": ["text", "label"]}, ""),
     "completion: empty": (both(lines({"text": "a", "label": ""}, {"text": "b", "label": ""})), WORDS | {"inputs": ["text", "label"]}, ""),
+    "words: label -100": (both(lines({"text": ["a", "b"], "label": [-100, 1]}, {"text": ["c"], "label": [0]})), TAGS, "label -100 is not a class"),
+    "words: a million letters": (both(lines({"text": ["a" * 1_000_000], "label": ["x"]}, {"text": ["c"], "label": ["y"]})), TAGS, "letters"),
+    "words: too few classes": (both(lines({"text": ["a", "b"], "label": ["x"]})), TAGS, "2 words in column 'text' but 1 classes"),
+    "words: lists of lists": (both(lines({"text": [["a"]], "label": [["x"]]})), TAGS, "holds no words"),
+    "summary: a word of a million letters": (both(lines({"text": "a", "summary": "b" * 1_000_000})), SUMMARIES, "letters"),
     # ---- sources
     "unknown demo data": (None, {"source": "demo", "config": "movie_snipets"}, "did you mean 'movie_snippets'"),
     "no hub id": (None, {"source": "a/b/c/d"}, "neither a folder"),
