@@ -2,10 +2,12 @@
 
 import re
 import shlex
+import sys
 from importlib.metadata import version
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from pkgutil import resolve_name
+from types import SimpleNamespace
 from unicodedata import normalize
 
 import pytest
@@ -179,9 +181,9 @@ def test_the_checks_read_what_they_should():
     assert not importable("neuroprune.missing")
 
 
-def figures():
-    """Import docs/tools/figures.py, which belongs to no package."""
-    spec = spec_from_file_location("docs_figures", ROOT / "docs" / "tools" / "figures.py")
+def tool(name):
+    """Import a file of docs/tools, which belongs to no package."""
+    spec = spec_from_file_location(f"docs_{name}", ROOT / "docs" / "tools" / f"{name}.py")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -189,6 +191,36 @@ def figures():
 
 @pytest.mark.skipif(f"matplotlib=={version('matplotlib')}" not in PINS, reason="texts have other widths elsewhere")
 def test_figures_of_the_documentation_are_drawn_by_the_current_code():
-    drawn = figures()
+    drawn = tool("figures")
     assert {path.stem for path in drawn.FOLDER.glob("*.svg")} == set(drawn.FIGURES)
     assert [name for name in drawn.FIGURES if drawn.draw(name) != (drawn.FOLDER / f"{name}.svg").read_text()] == []
+
+
+@pytest.fixture
+def site(monkeypatch):
+    """The hooks of the site, without MkDocs, which is installed in an environment of its own."""
+    monkeypatch.setitem(sys.modules, "mkdocs.structure.files", SimpleNamespace(File=None, Files=None))
+    return tool("pages")
+
+
+@pytest.mark.parametrize(
+    ("link", "expected"),
+    [
+        ("[research](../results/published/research)", "[research](repository/results/published/research/README.md)"),
+        ("[sst2](../results/published/sst2), [keys](../config/README.md)", "sst2, [keys](configuration.md)"),
+        ("[figures](methods.md#add-a-method)", "[figures](methods.md#add-a-method)"),
+    ],
+)
+def test_the_site_links_to_its_copies_and_not_to_folders(site, link, expected):
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="method.md"))
+    assert site.on_page_markdown(link, page) == expected
+
+
+def test_usages_of_commands_fit_the_page(site):
+    usages = re.findall(r"```text\n(.*?)```", site.commands(), flags=re.DOTALL)
+    assert usages
+    assert max(len(line) for usage in usages for line in usage.splitlines()) <= 80
+
+
+def test_descriptions_of_methods_are_text_and_not_code():
+    assert re.findall(r"^ {4}.*", (ROOT / "config" / "README.md").read_text(), flags=re.MULTILINE) == []

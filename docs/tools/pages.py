@@ -1,7 +1,7 @@
 """Hooks of MkDocs: pages generated at build time, and links from docs/ to other files of the repository.
 
 Pages in docs/ link to files elsewhere in the repository by relative paths, so that they can be read without the site.
-The site contains a copy of each such file; a link to a folder becomes plain text.
+The site contains a copy of each such file. A link to a folder leads to its README.md or becomes plain text.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import posixpath
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"\]\(([^)#\s:]+)(#[^)\s]*)?\)")
+WHOLE_LINK = re.compile(r"\[([^\[\]]+)\]\(([^)#\s:]+)\)")
 PAGES = {"config/README.md": "configuration.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 CODE = {".py": "python", ".yaml": "yaml", ".json": "json", ".toml": "toml", ".cff": "yaml", "": "text"}
 
@@ -38,7 +40,14 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Let links that leave docs/ lead to the site's copies."""
     uri = page.file.src_uri
-    return LINK.sub(lambda link: redirect(link, source_of(uri), uri), markdown)
+    source = source_of(uri)
+    text = WHOLE_LINK.sub(lambda link: link[1] if is_bare_folder(resolve(source, link[2])) else link[0], markdown)
+    return LINK.sub(lambda link: redirect(link, source, uri), text)
+
+
+def is_bare_folder(target: str) -> bool:
+    """Return whether a target is a folder without a page to show for it."""
+    return (ROOT / target).is_dir() and not (ROOT / target / "README.md").exists()
 
 
 def redirect(link: re.Match[str], source: str, uri: str) -> str:
@@ -46,8 +55,6 @@ def redirect(link: re.Match[str], source: str, uri: str) -> str:
     target = resolve(source, link[1])
     if source.startswith("docs/") and target.startswith("docs/"):
         return link[0]
-    if (ROOT / target).is_dir():
-        return "]"
     return f"]({posixpath.relpath(place(target), posixpath.dirname(uri) or '.')}{link[2] or ''})"
 
 
@@ -80,8 +87,9 @@ def linked(sources: set[str]) -> Iterator[str]:
 
 
 def resolve(source: str, link: str) -> str:
-    """Return the path in the repository that a link of a source leads to."""
-    return posixpath.normpath(posixpath.join(posixpath.dirname(source), link))
+    """Return the path in the repository that a link of a source leads to; for a folder, that of its README.md."""
+    target = posixpath.normpath(posixpath.join(posixpath.dirname(source), link))
+    return f"{target}/README.md" if (ROOT / target / "README.md").is_file() else target
 
 
 def listing(target: str, language: str) -> str:
@@ -101,7 +109,8 @@ def commands() -> str:
 
 def section(name: str, command: argparse.ArgumentParser) -> str:
     """Return the part of one sub-command: usage and a table of its arguments."""
-    usage = " ".join(command.format_usage().removeprefix("usage: ").split())
+    words = " ".join(command.format_usage().removeprefix("usage: ").split())
+    usage = textwrap.fill(words, 80, subsequent_indent="    ")
     rows = [row(action) for action in command._actions if action.dest != "help"]
     table = "\n".join(["| argument | meaning |", "|---|---|", *rows]) if rows else ""
     return f"## `neuroprune {name}`\n\n{command.description}\n\n```text\n{usage}\n```\n\n{table}".rstrip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def readme() -> str:
 
 def _method(name: str) -> str:
     settings = METHOD_SETTINGS[name]
-    return f"### `{name}`\n\n{settings.__doc__}\n\n{_table(settings, leave_out=('name', 'version'))}".rstrip()
+    return f"### `{name}`\n\n{getdoc(settings)}\n\n{_table(settings, leave_out=('name', 'version'))}".rstrip()
 
 
 def _table(settings: type[BaseModel], leave_out: tuple[str, ...] = ()) -> str:
