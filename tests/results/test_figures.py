@@ -14,11 +14,13 @@ from neuroprune.errors import UserError
 from neuroprune.results import figures
 from neuroprune.results.collect import collect
 from neuroprune.results.figures import grid
+from neuroprune.results.figures.context import rough_times
 from neuroprune.results.figures.figure1 import figure1
 from neuroprune.results.figures.figure2 import figure2
 from neuroprune.results.figures.figure4 import figure4
 from neuroprune.results.figures.style import print_style
 from neuroprune.results.records import shrink
+from neuroprune.results.runs import read_runs
 
 SIGNATURES = {"pdf": b"%PDF", "png": b"\x89PNG", "svg": b"<?xml"}
 
@@ -189,14 +191,21 @@ def test_figure4_gives_marks_at_one_sparsity_a_line_for_each_task_and_leaves_sin
 def test_figures_say_that_times_are_rough_if_the_dense_models_differ(tmp_path):
     runs = [results.settings(method={"name": "neuroprune", "sparsity": s}) for s in (0.5, 0.8)]
     folder = write(tmp_path, *((run, {}) for run in runs))
-    assert "rough" not in figure4(folder)[0].get_supxlabel()
+    assert "inference times are rough" not in figure4(folder)[0].get_supxlabel()
     path = folder / "runs" / runs[0].run / "timing.json"
     timing = json.loads(path.read_text())
     timing["batches"][1]["dense_ms_per_example"] = {"q1": 8.0, "median": 8.0, "q3": 8.0}
     path.write_text(json.dumps(timing))
     collect(folder)
     note = figure4(folder)[0].get_supxlabel().replace("\n", " ")
-    assert "times are rough: one dense model took 4.0 to 8.0 ms an example in different timings" in note
+    assert "inference times are rough: one dense model took 4.0 to 8.0 ms an example in different timings" in note
+
+
+@pytest.mark.parametrize(("seconds", "rough"), [([3.0, 4.0], False), ([3.0, None], True)])
+def test_figures_say_that_training_times_are_rough_if_one_is_no_processor_time(tmp_path, seconds, rough):
+    runs = [results.settings(method={"name": "neuroprune", "sparsity": s}) for s in (0.5, 0.8)]
+    table = read_runs(write(tmp_path, *((run, {}) for run in runs))).assign(train_cpu_seconds=seconds)
+    assert rough_times(table) == ["training times are rough: some include waiting for other jobs"] * rough
 
 
 def test_figure4_uses_quartiles_of_passes_for_one_seed(tmp_path):

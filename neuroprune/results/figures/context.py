@@ -82,6 +82,14 @@ def seeds(counts: pd.Series) -> str:
 
 
 def rough_times(runs: pd.DataFrame) -> list[str]:
+    """Return warnings about times that depend on what else the machine was doing."""
+    done = runs[runs["status"] == "done"]
+    shared = (done["train_seconds_without_eval"].notna() & done["train_cpu_seconds"].isna()).any()
+    texts = ["training times are rough: some include waiting for other jobs"] if shared else []
+    return [*texts, *_unsteady_inference(runs)]
+
+
+def _unsteady_inference(runs: pd.DataFrame) -> list[str]:
     """Return a warning if the same dense model was timed very differently in different jobs."""
     timed = runs[runs["method"] != "dense"]
     columns = [f"dense_inference_ms_b{size}" for size in batch_sizes(timed)][-1:]
@@ -90,7 +98,7 @@ def rough_times(runs: pd.DataFrame) -> list[str]:
     if not worst["max"] > UNSTEADY * worst["min"]:
         return []
     return [
-        f"times are rough: one dense model took {worst['min']:.1f} to {worst['max']:.1f} ms an example "
+        f"inference times are rough: one dense model took {worst['min']:.1f} to {worst['max']:.1f} ms an example "
         "in different timings"
     ]
 
