@@ -43,8 +43,8 @@ class CoFiSettings(PruningSettings):
     )
     start: Schedule = Field(
         default=0.042,
-        description="Fraction of the steps at which pruning starts (published: after 1 of 20 epochs, or 4 of 100; the "
-        "last 4 or 20 are final fine-tuning).",
+        description="Fraction of the steps at which pruning starts (published: after 1 of 20 epochs, or 4 of "
+        "100; 20 epochs of fine-tuning follow).",
     )
     warmup: Schedule = Field(
         default=0.083,
