@@ -13,6 +13,7 @@ from neuroprune.files.atomic import file_hash
 from neuroprune.results.records import PREDICTIONS, ROUNDING, RunRecord, TimingRecord, read_arrays
 
 CLASSES = 256  # of one byte
+REMEDY = "restore the file, or delete run.json beside it and run again"
 
 
 def changed_files(folder: Path, run: RunRecord) -> list[str]:
@@ -20,10 +21,9 @@ def changed_files(folder: Path, run: RunRecord) -> list[str]:
     problems = []
     for path, wanted in {folder / name: wanted for name, wanted in run.result.files.items()}.items():
         if not path.is_file():
-            problems.append(f"{path}: is missing, although run.json names it; restore it or repeat the run.")
+            problems.append(f"{path}: is missing, although run.json names it; {REMEDY}.")
         elif file_hash(path) != wanted:
-            text = "differs from the file that the run wrote (SHA-256 in run.json); restore it or repeat the run."
-            problems.append(f"{path}: {text}")
+            problems.append(f"{path}: differs from the file that the run wrote (SHA-256 in run.json); {REMEDY}.")
     return problems
 
 
@@ -68,7 +68,7 @@ def _computed(path: Path, rows: int) -> dict[str, float]:
     arrays = read_arrays(path)
     found = [arrays.get(name, np.array([])) for name in ("predicted", "true")]
     if any(array.shape != (rows,) or array.dtype != np.uint8 for array in found):
-        raise UserError(f"{path}: does not contain the classes of {rows} rows; repeat this run.")
+        raise UserError(f"{path}: does not contain the classes of {rows} rows, as run.json says; {REMEDY}.")
     counts = _confusion(*found)
     return {name: metric(counts) for name, metric in METRICS.items()}
 

@@ -45,6 +45,12 @@ class SparsityRecord(Part):
     heads_per_layer: list[Number] = Field(description="Remaining heads of each attention.")
     neurons_per_layer: list[Number] = Field(description="Remaining neurons of each MLP.")
 
+    @model_validator(mode="after")
+    def _not_larger_than_dense(self) -> SparsityRecord:
+        if self.parameters > self.dense_parameters:
+            raise ValueError(f"parameters {self.parameters} exceed dense_parameters {self.dense_parameters}")
+        return self
+
 
 class Quartiles(Part):
     """Median and quartiles over the measured passes."""
@@ -113,8 +119,9 @@ class Result(Part):
         value, measured = (_known(found) for found in (self.value, self.metrics.get(self.metric)))
         if value != measured:
             raise ValueError(f"value {value} and metrics.{self.metric} {measured} must be the same")
-        if value is not None and abs(value) > 1 + ROUNDING:
-            raise ValueError(f"value {value} of {self.metric} must be a fraction, not a percentage")
+        for name, found in (("value", value), ("majority", self.majority), ("copied", self.copied)):
+            if found is not None and abs(found) > 1 + ROUNDING:
+                raise ValueError(f"{name} {found} of {self.metric} must be a fraction, not a percentage")
         return self
 
     @model_validator(mode="after")

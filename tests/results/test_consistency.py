@@ -44,6 +44,12 @@ def pair(empty):
             lambda run: run["result"].update(metric="f1", metrics={"f1": run["result"]["value"]}),
             "result.metric 'f1' and settings.task.metric 'accuracy' must be the same",
         ),
+        (lambda run: run["result"].update(majority=2.0), "majority 2.0 of accuracy must be a fraction"),
+        (lambda run: run["result"].update(copied=50.0), "copied 50.0 of accuracy must be a fraction"),
+        (
+            lambda run: run["result"]["sparsity"].update(dense_parameters=5),
+            "parameters 60000 exceed dense_parameters 5",
+        ),
         (lambda run: run.update(status="diverged"), "a diverged run has no metric, but result.value is 0.8375"),
         (lambda run: run["result"].update(train_seconds=-1.0), "result.train_seconds: Input should be greater than"),
         (lambda run: run["result"]["step_times"][0]["ms"].update(q1=-1), "ms.q1: Input should be greater than"),
@@ -104,7 +110,7 @@ def test_predictions_of_other_rows_are_named(empty, rows):
     classes = np.zeros(rows, dtype=np.uint8)
     save_file({"predicted": classes, "true": classes}, place / PREDICTIONS)
     results.record_files(place)
-    with pytest.raises(UserError, match="does not contain the classes of 200 rows; repeat this run"):
+    with pytest.raises(UserError, match=r"the classes of 200 rows, as run\.json says; restore"):
         collect(empty)
 
 
@@ -164,7 +170,9 @@ def test_missing_arrays_are_named(pair, empty, folder):
     if folder:
         path.mkdir()
     (said,) = collect(empty)
-    assert said.startswith(f"{path}: is missing, although run.json names it; ")
+    assert said == (
+        f"{path}: is missing, although run.json names it; restore the file, or delete run.json beside it and run again."
+    )
 
 
 def test_a_record_may_say_that_nothing_is_known_of_removed_heads(pair, empty):
