@@ -334,6 +334,12 @@ OPTIONS = [
     {"full_determinism": True},
     {"optim": "adamw_torch_fused"},
     {"optim": "adafactor"},
+    {"optim": "rmsprop"},
+    {"bf16": True},
+    {"debug": "underflow_overflow"},
+    {"train_sampling_strategy": "group_by_length"},
+    {"accelerator_config": {"split_batches": True}},
+    {"activation_checkpointing": True},
     {"gradient_accumulation_steps": 3, "average_tokens_across_devices": True},
 ]
 
