@@ -3,9 +3,9 @@
 import csv
 
 import pytest
+from test_protocol_numbers import Cell, difference, runs  # noqa: F401  (a fixture)
 
 from helpers.published import PUBLISHED, ROOT, tables
-from test_protocol_numbers import Cell, difference, runs  # noqa: F401  (a fixture)
 
 TEXT = (ROOT / "docs" / "method.md").read_text()
 LATE = "start=0.333 end=0.667 post_lr=3"
