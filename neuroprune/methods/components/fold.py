@@ -35,8 +35,8 @@ def fold_solution(
     last = torch.tensor([len(moments) - 1], device=kept.device)
     base = torch.cat([kept, last]) if constant else kept
     level = moments.diagonal()[:-1].to(dtype).mean().clamp_min(torch.finfo(torch.float32).tiny)
-    target = moments[base][:, removed].to(dtype) @ weight[:, removed].to(dtype).T
-    change = torch.cholesky_solve(target, _ridge_factor(moments[base][:, base].to(dtype), ridge * level)).T
+    target = moments[base[:, None], removed].to(dtype) @ weight[:, removed].to(dtype).T
+    change = torch.cholesky_solve(target, _ridge_factor(moments[base[:, None], base].to(dtype), ridge * level)).T
     return (change[:, :-1], change[:, -1]) if constant else (change, None)
 
 

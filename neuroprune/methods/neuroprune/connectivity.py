@@ -187,6 +187,7 @@ class NeuroPruneTarget(TargetForm):
         for block, found in calibration.statistics.items():
             if found.moments is not None:
                 fold(found.projection, found.moments, found.channels_of(chosen.get(block, [])), self.settings.ridge)
+                found.moments = None  # freed before the removal allocates the smaller weights
         remove_units(run, chosen)
 
     def _choose_units(self, run: Run, calibration: Calibration, room: int) -> Chosen:
