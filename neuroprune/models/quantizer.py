@@ -26,6 +26,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from neuroprune.pruning.architectures import ARCHITECTURES
 from neuroprune.pruning.blocks import Blocks, find_blocks
+from neuroprune.pruning.empty_blocks import EmptyConv1D, EmptyLinear
 from neuroprune.pruning.kept_units import (
     METHOD,
     RECORD,
@@ -228,6 +229,7 @@ def choose_quantizer(choose: Callable[..., Any]) -> Callable[..., Any]:
 def _after_cut(quantizer: HfQuantizer, wanted: Any) -> HfQuantizer:
     """Make a quantizer start from a cut model. The result can't be saved, because there is only one record."""
     preprocess, postprocess, parts = quantizer.preprocess_model, quantizer.postprocess_model, []
+    skip = quantizer.get_modules_to_not_convert
 
     def cut_first(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
         """Cut the model according to its records, then preprocess it."""
@@ -243,8 +245,14 @@ def _after_cut(quantizer: HfQuantizer, wanted: Any) -> HfQuantizer:
             settle(part.blocks, part.kept)
         return done
 
+    def skip_empty(model: PreTrainedModel, *args: Any, **kwargs: Any) -> list[str]:
+        """Return the names of layers that are not quantized: also those without units, which have no scales."""
+        empty = [name for name, module in model.named_modules() if isinstance(module, EmptyLinear | EmptyConv1D)]
+        return [*skip(model, *args, **kwargs), *empty]
+
     never = lambda *_, **__: False  # noqa: E731
-    vars(quantizer).update(preprocess_model=cut_first, postprocess_model=settle_last, is_serializable=never)
+    changed = {"preprocess_model": cut_first, "postprocess_model": settle_last, "is_serializable": never}
+    vars(quantizer).update(changed, get_modules_to_not_convert=skip_empty)
     return quantizer
 
 

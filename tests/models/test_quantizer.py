@@ -10,7 +10,7 @@ from transformers.quantizers import HfQuantizer, register_quantization_config, r
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from helpers.models import logits, make_batch, make_model
+from helpers.models import WIDTH, logits, make_batch, make_model
 from neuroprune.errors import UserError
 from neuroprune.models import pretrained, quantizer
 from neuroprune.pruning.kept_units import kept_units
@@ -35,6 +35,7 @@ class Eighths(HfQuantizer):
 
     def _process_model_before_weight_loading(self, model, **_):
         assert not self.pre_quantized
+        self.left_out = self.get_modules_to_not_convert(model, [])
         self.shapes = [module.weight.shape for module in model.modules() if isinstance(module, nn.Linear)]
 
     def _process_model_after_weight_loading(self, model, **_):
@@ -78,6 +79,17 @@ def test_another_quantizer_gets_the_cut_model(name, eighths, tmp_path):
             if isinstance(module, nn.Linear):
                 module.weight.copy_((module.weight * 8).round() / 8)
     torch.testing.assert_close(logits(found, batch), logits(model, batch))
+
+
+def test_layers_without_units_are_not_quantized(eighths, tmp_path):
+    """torchao and quanto fail on matrices of size zero."""
+    model = make_model("bert")
+    remove(model, {0: range(4)}, {1: range(WIDTH)})
+    pretrained.save_pretrained(model, tmp_path)
+    found = CLASSES["bert"].from_pretrained(tmp_path, quantization_config=eighths)
+    below = ("0.attention.self.query", "0.attention.self.key", "0.attention.self.value", "0.attention.output.dense")
+    below = (*below, "1.intermediate.dense", "1.output.dense")
+    assert set(found.hf_quantizer.left_out) == {f"bert.encoder.layer.{name}" for name in below}
 
 
 def test_the_quantized_model_is_not_saved_without_the_record_of_what_was_removed(eighths, tmp_path):
