@@ -154,6 +154,10 @@ RUN = {
             ],
             "--settings: method.l1.sparsity: 2 is not allowed; it must be greater than 0 and less than 1",
         ),
+        (
+            ["train", "--settings", json.dumps(RUN | {"seed": 2**32}), "--output", "run.json"],
+            "--settings: seed: 4294967296 is not allowed; it must be at least 0 and at most 4,294,967,295",
+        ),
         (["prepare-data", "--settings", '{"nme": 1}', "--output", "x.json"], "--settings: name: this key is missing"),
         (["measure", "--settings", '{"repeats": 0}', "--run", "r", "--output", "x"], "--settings: repeats: 0 is not"),
         (["plan", "--settings", "["], "--settings: not JSON: "),

@@ -55,6 +55,7 @@ _FORBIDDEN = {
     "is_decoder": _CAUSAL,
     "add_cross_attention": "requires an encoder, but there is none; leave it out",
     "dtype": "is not used: weights are float32; set precision in the training settings",
+    "output_attentions": "is not supported by the attention in use, and saving would fail; leave it out",
     "return_dict": "must be true; leave it out",
 }
 _USUAL = {"return_dict": True, "dtype": None}

@@ -289,4 +289,6 @@ class RunSettings(Settings):
     task: TaskSettings
     method: MethodSettings
     training: TrainingSettings
-    seed: Annotated[int, Field(ge=0)] = Field(description="Seed of the head's initialisation, data order and dropout.")
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(
+        description="Seed of the head's initialisation, data order and dropout."
+    )

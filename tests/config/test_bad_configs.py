@@ -282,6 +282,7 @@ VALUES = [
     (MODEL, known(max_position_embeddings=64), f"{MODEL}.config.max_position_embeddings"),
     (MODEL, known(hidden_act="gelloo"), f"{MODEL}.config.hidden_act"),
     (MODEL, bert(is_decoder=True), MODEL),
+    (MODEL, bert(output_attentions=True), f"{MODEL}.config.output_attentions"),
     (MODEL, bert(add_cross_attention=True), MODEL),
     (MODEL, bert(model_type="t5"), MODEL),
     (MODEL, random("t5", d_model=0), MODEL),
