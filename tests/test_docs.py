@@ -19,6 +19,7 @@ from neuroprune.config import gpu_hours
 from neuroprune.config.catalogue import make_plan, read_study
 from neuroprune.methods import METHODS
 from neuroprune.pruning.architectures import ARCHITECTURES
+from neuroprune.pruning.residual_stream import TIED_NORMS
 from neuroprune.results.figures import FIGURES
 from neuroprune.results.needs import needed_runs
 from neuroprune.results.tables import TABLES
@@ -158,6 +159,12 @@ def column(page, title):
 def test_pages_list_every_architecture_and_method():
     assert sorted(column("architectures.md", "model type")) == sorted(ARCHITECTURES)
     assert set(column("methods.md", "name in a study")) == set(METHODS)
+
+
+def test_the_pitfalls_name_the_types_with_hidden_masks():
+    text = " ".join((ROOT / "docs" / "pitfalls.md").read_text().split())
+    *first, last = (f"`{kind}`" for kind in sorted(TIED_NORMS))
+    assert f"They are supported for {', '.join(first)} and {last}, except" in text
 
 
 def test_costs_of_the_papers_artefacts_are_those_of_the_plan():

@@ -138,3 +138,16 @@ def test_the_spread_of_degrees_equals_the_records(rows):
     found = [rows("sst2", f"minilm-sst2-neuroprune-{group}") for group in groups]
     spread = ", ".join(f"{row['degree_sd_percent']:.2f} ({sparsity(row)})" for row in found)
     assert f"{dense:.2f} (dense), {spread}" in PAGE
+
+
+def test_heads_merge_only_where_the_summary_says_so():
+    merged = {}
+    for path in (PUBLISHED / "sst2" / "runs").glob("*-neuroprune-a*-s0/run.json"):
+        record = json.loads(path.read_text())
+        method, removed = record["settings"]["method"], record["result"]["method"]["removed_heads"]
+        merged[method["alpha"], method["beta"], method["theta"]] = sum(map(len, removed))
+    assert "Five heads merge at θ = 0.25; at θ = 0.2, one with β 3e-3 and none with smaller β." in PAGE
+    assert {theta for *_, theta in merged} == {0.15, 0.2, 0.25}
+    assert max(beta for _, beta, _ in merged) == 3e-3
+    for (_, beta, theta), count in merged.items():
+        assert count == (5 if theta == 0.25 else int(beta == 3e-3))

@@ -1,6 +1,9 @@
-"""The table of docs/sparsity.md equals the published records."""
+"""The table of docs/sparsity.md equals the published records, and its number of forward passes the code."""
 
 from helpers.published import ROOT, accuracy, faster, heads, millions, neurons, published_rows, sparsity, tables
+from neuroprune.config.methods import NeuroPruneSettings
+from neuroprune.methods.components.latency import REPEATS, SHARES, WARMUP
+from neuroprune.methods.neuroprune.speedup import TRIES
 
 
 def test_the_reference_equals_the_records(tmp_path):
@@ -17,3 +20,12 @@ def test_the_reference_equals_the_records(tmp_path):
     assert {(row["runs"], row["result"]["train_rows"], row["result"]["eval_rows"]) for row in found} == {
         (1, 67349, 872)
     }
+
+
+def test_the_measurement_of_a_speed_up_takes_the_passes_of_the_code():
+    times = WARMUP + REPEATS
+    table, events = 2 * (len(SHARES) + 1), NeuroPruneSettings(speedup=2).events
+    fewest, most = (times * (table + 2 * (events - 1 + tries)) for tries in (1, TRIES))
+    assert f"the measurements take {fewest} to {most} forward passes" in " ".join(
+        (ROOT / "docs" / "sparsity.md").read_text().split()
+    )
