@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from neuroprune.config.settings import TaskSettings
-from neuroprune.config.study import ExperimentSettings, StudySettings, model_type
+from neuroprune.config.study import ExperimentSettings, StudySettings, folder_name, model_type
 from neuroprune.errors import ConfigError
 from neuroprune.files.atomic import text_hash
 from neuroprune.pruning.architectures import find_architecture
@@ -155,13 +155,23 @@ def absent_folders(study: StudySettings) -> list[str]:
         for name, source in sources.items()
         if ":" not in source and (absent := _absent_model(source, _is_path(source)))
     ] + [
-        f"experiments.{name}.methods[{number}].teacher: there is no {absent}; train the teacher first, or change the "
-        "path"
+        f"experiments.{name}.methods[{number}].teacher: {problem}"
         for name, experiment in study.experiments.items()
         for number, method in enumerate(experiment.methods)
         for teacher in _teachers(method)
-        if teacher != "run" and (absent := _absent_model(teacher))
+        if teacher != "run" and (problem := _teacher_problem(teacher))
     ]
+
+
+def _teacher_problem(teacher: str) -> str:
+    """Describe why a teacher's folder cannot be an input of a job; return an empty string if it can."""
+    if absent := _absent_model(teacher):
+        return f"there is no {absent}; train the teacher first, or change the path"
+    try:
+        folder_name(teacher)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _is_path(source: str) -> bool:

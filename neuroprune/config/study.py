@@ -151,7 +151,7 @@ def _known(kind: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _folder_name(path: str) -> str:
+def folder_name(path: str) -> str:
     """Reject paths that a shell or Snakemake would interpret, and names that are too long for a file system."""
     if odd := re.search(r"[{}<>*?~$\x00-\x1f]|^-", path):
         raise ValueError(f"{shown(path)} has {odd.group()!r}, which has a special meaning in commands; leave it out")
@@ -241,10 +241,10 @@ class StudySettings(Settings):
         description="Minutes between checkpoints of a training run; 0 for every step. An interrupted run resumes from "
         "the last one. Changing it does not cause reruns.",
     )
-    data_root: Annotated[str, AfterValidator(_folder_name)] = Field(
+    data_root: Annotated[str, AfterValidator(folder_name)] = Field(
         default="resources/data", min_length=1, description="Folder of datasets."
     )
-    results: Annotated[str, AfterValidator(_folder_name)] = Field(
+    results: Annotated[str, AfterValidator(folder_name)] = Field(
         default="results", min_length=1, description="Folder of the results of all studies."
     )
     skip_absent_data: bool = Field(

@@ -191,3 +191,14 @@ def test_the_prune_command_says_which_option_is_wrong(tmp_path, capsys):
     words = ["prune", "--model", str(tmp_path / "bert"), "--task", "docstrings", "--sparsity", "0.5"]
     assert cli.main([*words, "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.startswith("--model: the model 'bert' (bert) can't generate the answers of the task")
+
+
+@pytest.mark.parametrize("name", ["a{b}", "<study>", "a*b", "$HOME", "-x", "a\nb"])
+def test_a_teacher_in_a_folder_that_snakemake_would_not_find_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.json").write_text("{}")
+    method = {"name": "neuroprune", "sparsity": 0.5, "teacher": name}
+    (problem,) = problems_of(changed(experiments__sweep__methods=[method]))
+    begin = f"study.yaml: experiments.sweep.methods[0].teacher: {name!r} has "
+    assert problem.startswith(begin) and problem.endswith(", which has a special meaning in commands; leave it out")
