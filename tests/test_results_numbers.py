@@ -31,7 +31,7 @@ PAGE, README = (ROOT / "docs" / "results.md").read_text(), (ROOT / "README.md").
 MEASURED = re.compile(
     r"[\d.,–]*\d (?:M|ms|s|points?|heads?|neurons|rows|steps|times)\b|[\d.,–]*\d [%×]|\b(?:BLEU|Lsum) [\d.]+"
 )
-TARGET = re.compile(r"\b[Aa]t (?:50|80|80 and 90) %")
+TARGET = re.compile(r"\b[Aa]t (?:50|80|80 and 90|30 and 50) %")
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,19 @@ def random_table(rows):
         yield [name, metric(dense), metric(ours), faster(ours)]
 
 
-TABLES = (sst2_table, demo_table, small_table, compared_table, glue_table, random_table)
+def decoder_table(rows):
+    """SmolLM2 as a classifier, its lowest ten layers, and as a language model."""
+    names = ["sparsity", "SST-2, 1,000 rows", "inference, batch 16", "next tokens, 512 rows", "perplexity"]
+    yield ["SmolLM2-135M, pretrained", *names]
+    for group in ("dense", *(f"{method}-{point}" for method in ("neuroprune", "taylor") for point in (30, 50, 80))):
+        classifier = rows("smollm2", f"smollm2_10-sst2_1000-{group}")
+        language = rows("smollm2", f"smollm2-snippet_texts-{group}")
+        assert [row["result"]["train_rows"] for row in (classifier, language)] == [1000, 512]
+        left = [label(classifier), sparsity(classifier), accuracy(classifier), faster(classifier, 16)]
+        yield [*left, accuracy(language), f"{language['metric_perplexity']:.0f}"]
+
+
+TABLES = (sst2_table, demo_table, small_table, compared_table, glue_table, decoder_table, random_table)
 
 
 @pytest.mark.parametrize("expected", TABLES)
@@ -187,6 +199,24 @@ def sst2_claims(rows):
     yield f"θ = 0.25 merges {heads(dense) - heads(paper[0.25])} heads, all in the last layer"
     yield f"{accuracy(ours)} and {accuracy(taylor)} at {setting(ours)} sparsity, no difference within noise"
     yield f"All {len(list((PUBLISHED / 'sst2' / 'runs').glob('*/run.json')))} runs"
+
+
+def decoder_claims(rows):
+    """Yield the parts that state a measured value of the study smollm2."""
+    row = lambda group: rows("smollm2", group)  # noqa: E731
+    group = lambda method, point: f"smollm2_10-sst2_1000-{method}-{point}"  # noqa: E731
+    dense, ours = row("smollm2_10-sst2_1000-dense"), row(group("neuroprune", 80))
+    yield f"n = {dense['runs']} seeds, evaluated on {dense['result']['eval_rows']} rows"
+    yield f"at 80 % sparsity NeuroPrune-FC keeps {accuracy(ours)} of {accuracy(dense)}"
+    pairs = {
+        point: paired_difference("smollm2", group("taylor", point), group("neuroprune", point))
+        for point in (30, 50, 80)
+    }
+    yield f"{pairs[30]} points at 30 %, {pairs[50]} points at 50 % "
+    yield f"and {pairs[80]} points at 80 % sparsity (95 % intervals"
+    language = [row(f"smollm2-snippet_texts-{name}") for name in ("dense", "neuroprune-30")]
+    yield f"{language[0]['result']['steps']} steps are too few to recover"
+    yield "perplexity rises from {:.0f} to {:.0f} at 30 %".format(*(one["metric_perplexity"] for one in language))
 
 
 def other_claims(rows):
@@ -241,7 +271,7 @@ def prose(page):
 
 def test_measured_values_in_the_text_equal_the_records(rows):
     text = prose(PAGE)
-    for claim in (*sst2_claims(rows), *other_claims(rows)):
+    for claim in (*sst2_claims(rows), *decoder_claims(rows), *other_claims(rows)):
         assert claim in text
         text = text.replace(claim, "")
     assert MEASURED.findall(TARGET.sub("", text)) == []

@@ -15,7 +15,7 @@ from neuroprune.results.tables.summary import summarize
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "results" / "published"
-STUDIES = ("ablations", "architectures", "demo", "inhouse", "small", "sst2")
+STUDIES = ("ablations", "architectures", "demo", "inhouse", "small", "smollm2", "sst2")
 LABELS = {"dense": "dense", "cofi": "CoFi", "dsp": "DSP", "taylor": "Taylor", "random": "random heads and neurons"}
 FORMS = {
     ("neuroprune", "penalty"): "NeuroPrune (penalties)",
@@ -110,10 +110,11 @@ def seconds(row):
     return f"{row['train_time']:.0f} s"
 
 
-def faster(row):
+def faster(row, batch=32):
     if row["method"] == "dense":
         return ""
-    return "no faster" if row["speedup_b32"] < 1.05 else f"{row['speedup_b32']:.1f} × faster"
+    speedup = row[f"speedup_b{batch}"]
+    return "no faster" if speedup < 1.05 else f"{speedup:.1f} × faster"
 
 
 def inference(row):
