@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     command = _command(commands, "export", subcommands.export, "export a saved model for use without neuroprune")
     command.add_argument("folder", type=Path, metavar="FOLDER", help="a saved model")
     text = (
-        "full: the dense model's size, zeros where units are gone, for plain transformers; plain: its own size, for "
+        "full: the dense model's size, zeros for removed units, for plain transformers; plain: its own size, for "
         "plain transformers, if all layers have equal shapes; onnx: for onnxruntime; gguf: for llama.cpp; "
         "vllm: a Llama for vLLM's DeciLMForCausalLM, not tried in vLLM"
     )
@@ -185,7 +185,7 @@ def _add_prune(commands: Any) -> None:
         )
     text = "keep only the embeddings of tokens that the task's training rows use"
     command.add_argument("--trim-vocabulary", action="store_true", help=text)
-    command.add_argument("--seed", type=int, default=0, help="0")
+    command.add_argument("--seed", type=int, default=0, help="seed of initialisation, data order and dropout (0)")
     command.add_argument(
         "--catalogue", type=Path, default=Path("config"), metavar="FOLDER", help="models and tasks (config)"
     )

@@ -25,8 +25,8 @@ CONFIG = Path("config/config.yaml")
 PUBLISHED = Path("results/published")
 TRAINING_OPTIONS = (
     ("epochs", float, "passes over the training rows"),
-    ("batch_size", int, "rows a step"),
-    ("learning_rate", float, "AdamW's peak"),
+    ("batch_size", int, "rows per step"),
+    ("learning_rate", float, "peak learning rate"),
     ("threads", int, "CPU threads"),
 )
 
