@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from neuroprune.results.records import PREDICTIONS, read_arrays
 from neuroprune.results.runs import run_file
@@ -86,6 +85,8 @@ def p_value(differences: np.ndarray, seeds: int) -> float:
     if not len(changed):
         return 1.0
     if seeds == 1:
+        from scipy.stats import binomtest  # slow to import, and most figures need no test
+
         return float(binomtest(int((changed > 0).sum()), len(changed)).pvalue)
     draw = np.random.default_rng(0)
     signs = draw.integers(0, 2, size=(FLIPS, len(changed)), dtype=np.int8) * 2 - 1
