@@ -11,6 +11,7 @@ from scipy import stats
 
 from helpers.published import PUBLISHED, ROOT, percent, tables
 
+LAYOUTS = (ROOT / "docs" / "architectures.md").read_text()
 PAGE = (ROOT / "docs" / "method.md").read_text()
 BEGINNINGS = {"usual": "usual", "head_first": "head first", "longer": "longer"}
 VARIANTS = {"dense": "dense", "usual": "NeuroPrune-FC", "taylor": "Taylor", "no fold": "without fold"}
@@ -28,9 +29,13 @@ class Cell(NamedTuple):
 
 @pytest.fixture(scope="module")
 def runs():
+    return complete_cells("protocol.csv")
+
+
+def complete_cells(name):
     """Return the accuracies by cell and seed; dense runs belong to every target."""
     found = defaultdict(dict)
-    with (PUBLISHED / "research" / "protocol.csv").open(newline="") as file:
+    with (PUBLISHED / "research" / name).open(newline="") as file:
         for row in csv.DictReader(file):
             cell = Cell(row["task"], row["beginning"], row["asked"], row["variant"])
             found[cell][row["seed"]] = 100 * float(row["metric pool"])
@@ -85,3 +90,13 @@ def test_a_table_of_the_page_is_that_of_the_runs(runs, expected):
     header, *lines = expected(runs)
     (found,) = [table for table in tables(PAGE) if table[0] == header]
     assert found[2:] == lines
+
+
+def test_the_cost_of_uniform_layers_is_that_of_the_runs():
+    runs = complete_cells("uniform.csv")
+    usual, uniform, multiple = (
+        runs[Cell("sst2_1000", "usual", "0.5", name)] for name in ("usual", "uniform", "uniform, 64")
+    )
+    text = " ".join(LAYOUTS.split())
+    assert f"loses {difference(usual, uniform).removeprefix('+')} points against freely chosen widths" in text
+    assert f"and {difference(usual, multiple).removeprefix('+')} points with `multiple_of=64`" in text
