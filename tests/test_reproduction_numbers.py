@@ -56,10 +56,12 @@ def degree_weight(rows):
 
 def matched(rows):
     """Regulated penalties at exactly the same sparsity."""
-    groups = [f"minilm-sst2-neuroprune-penalties-80-t0.2{name}" for name in ("", "-degree_weight_none")]
+    names = {"inverse": "", "missing": "-degree_weight_missing", "none": "-degree_weight_none"}
+    groups = [f"minilm-sst2-neuroprune-penalties-80-t0.2{name}" for name in names.values()]
     found = [rows("sst2", group) for group in groups]
-    assert {row["runs"] for row in found} == {3} and {sparsity(row) for row in found} == {"80 %"}
-    yield ["SST-2, regulated, 80 % sparsity, n = 3 seeds", "`inverse`", "`none`"]
+    assert {sparsity(row) for row in found} == {"80 %"}
+    counted = [f"`{name}`, n = {row['runs']}" for name, row in zip(names, found, strict=True)]
+    yield ["SST-2, regulated, 80 % sparsity", *counted]
     yield ["accuracy", *map(accuracy, found)]
     yield ["neurons left, of 9,216", *map(neurons_of_seeds, groups)]
 
@@ -67,6 +69,13 @@ def matched(rows):
 def test_the_difference_of_degree_weights_equals_the_records():
     groups = [f"minilm-sst2-neuroprune-penalties-80-t0.2{name}" for name in ("", "-degree_weight_none")]
     assert f"the paired difference is {paired_difference('sst2', *groups)} points (95 % interval)" in TEXT
+    runs = [PUBLISHED / "sst2" / "runs" / f"{group}-s0" for group in (groups[0], f"{groups[0]}-degree_weight_missing")]
+    usual, missing = (json.loads((run / "run.json").read_text())["result"] for run in runs)
+    assert f"accuracy is {100 * (usual['value'] - missing['value']):.1f} points lower in its only seed" in TEXT
+    *others, last = missing["sparsity"]["heads_per_layer"]
+    assert set(others) == {12} and f"and {12 - last} heads of the last layer are merged" in TEXT
+    left = [sum(load_file(run / "degrees.safetensors")[f"in.{layer}"].mean() for layer in range(6)) for run in runs]
+    assert left[1] > left[0]  # fewer zeros in the MLPs
 
 
 def neurons_of_seeds(group):
