@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -153,13 +155,15 @@ def _work_folder(out: Path, stack: ExitStack) -> Path:
     """
     try:
         place = out.resolve()
+        if place.is_symlink():  # Python 3.13 returns circular links unresolved; before, they raised a RuntimeError
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         prefix = f".{place.name}-"  # also deletes leftovers of a killed process in an existing folder
         if place.exists() and not (place.is_dir() and all(file.name.startswith(prefix) for file in place.iterdir())):
             raise UserError(f"--out: {out} is not empty; give a new folder.")
         parent = place if place.exists() else place.parent
         parent.mkdir(parents=True, exist_ok=True)
         return stack.enter_context(temporary_folder(prefix, parent))
-    except (OSError, RuntimeError) as error:  # circular links raise a RuntimeError
+    except (OSError, RuntimeError) as error:
         raise UserError(f"--out: {out} can't be written ({_reason(error)}); give another folder.") from error
 
 
