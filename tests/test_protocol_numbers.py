@@ -85,6 +85,17 @@ def test_the_decision_follows_from_the_runs(runs):
     assert f"its mean difference to Taylor over the complete cells is {value(runs)} points" in text
 
 
+def test_the_share_of_dense_accuracy_is_that_of_the_runs(runs):
+    ours, dense, taylor = (
+        runs[Cell("sst2_6000", "usual", asked, name)]
+        for asked, name in (("0.8", "usual"), ("", "dense"), ("0.8", "taylor"))
+    )
+    share = statistics.mean(ours[seed] / dense[seed] for seed in dense)
+    text = " ".join(PAGE.replace("**", "").split())
+    assert f"the difference is {difference(ours, taylor)} points" in text
+    assert f"At 80 % sparsity NeuroPrune-FC keeps {percent(share)} of the dense accuracy there" in text
+
+
 @pytest.mark.parametrize("expected", [cells, beginnings])
 def test_a_table_of_the_page_is_that_of_the_runs(runs, expected):
     header, *lines = expected(runs)
