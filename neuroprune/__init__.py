@@ -7,7 +7,6 @@ effect is that transformers can then load cut models like any other (see `models
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from neuroprune.models.import_hook import teach_transformers
@@ -73,6 +72,8 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(import_module(f"neuroprune.{_MODULES[name]}"), name)
     if name == "__version__":
+        from importlib.metadata import version  # half of the time that importing this package takes
+
         return version("neuroprune")
     if name in __all__:
         return import_module(f"neuroprune.pruning.{name}")

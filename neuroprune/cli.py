@@ -9,10 +9,10 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import neuroprune
 from neuroprune import subcommands
 from neuroprune.errors import UserError
 from neuroprune.files import failures
@@ -44,10 +44,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Version(argparse.Action):
+    """Print the version and exit; unlike argparse's action, look it up only then, not at every start."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Print the version and exit."""
+        print(f"{parser.prog} {neuroprune.__version__}")
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all sub-commands."""
     root = argparse.ArgumentParser(prog="neuroprune", description="Transformers that shrink during fine-tuning.")
-    root.add_argument("--version", action="version", version=f"%(prog)s {version('neuroprune')}")
+    root.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_plan(commands)
     command = _command(

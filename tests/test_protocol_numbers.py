@@ -1,15 +1,13 @@
 """The tables of the protocol in docs/method.md are those of its runs."""
 
 import csv
-import math
 import statistics
 from collections import defaultdict
 from typing import NamedTuple
 
 import pytest
-from scipy import stats
 
-from helpers.published import PUBLISHED, ROOT, percent, tables
+from helpers.published import PUBLISHED, ROOT, mean_interval, percent, tables
 
 LAYOUTS = (ROOT / "docs" / "architectures.md").read_text()
 PAGE = (ROOT / "docs" / "method.md").read_text()
@@ -44,9 +42,7 @@ def complete_cells(name):
 
 def difference(ours, theirs):
     """Return the mean of paired differences with the half width of its 95 % interval (t over five seeds)."""
-    found = [ours[seed] - theirs[seed] for seed in sorted(ours)]
-    half = stats.t.ppf(0.975, len(found) - 1) * statistics.stdev(found) / math.sqrt(len(found))
-    return f"{statistics.mean(found):+.1f} ± {half:.1f}".replace("-", "−")
+    return mean_interval([ours[seed] - theirs[seed] for seed in sorted(ours)])
 
 
 def cells(runs):

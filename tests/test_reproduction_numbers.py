@@ -14,6 +14,7 @@ from helpers.published import (
     paired_difference,
     percent,
     published_rows,
+    seed_results,
     setting,
     sparsity,
     standard_error,
@@ -79,8 +80,7 @@ def test_the_difference_of_degree_weights_equals_the_records():
 
 
 def neurons_of_seeds(group):
-    records = sorted((PUBLISHED / "sst2" / "runs").glob(f"{group}-s*/run.json"))
-    counts = [json.loads(record.read_text())["result"]["sparsity"]["neurons_per_layer"] for record in records]
+    counts = [result["sparsity"]["neurons_per_layer"] for result in seed_results("sst2", group)]
     return ", ".join(f"{sum(layers):,}" for layers in counts)
 
 

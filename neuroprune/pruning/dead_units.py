@@ -61,9 +61,7 @@ def constant_context(attention: Attention) -> Tensor:
 def constant_activation(mlp: Mlp) -> Tensor:
     """Return the constant activations of the neurons, nan where they depend on the input: `[width]`."""
     factors = torch.stack([_constant_output(projection) for projection in mlp.ins])
-    unknown = factors[
-        0
-    ].isnan()  # a user's hooks on the activation, such as the Trainer's debug option, must not see nan
+    unknown = factors[0].isnan()  # users' hooks on the activation, such as the Trainer's debug option, must not see nan
     factors[0] = mlp.activation(factors[0].masked_fill(unknown, 0)).masked_fill(unknown, torch.nan)
     return factors.prod(0).masked_fill((factors == 0).any(0), 0)
 

@@ -44,19 +44,21 @@ def published_rows(folder):
 
 
 def paired_difference(study, ours, theirs):
-    """Return the mean over seeds of paired differences in points, with half of its 95 % interval (t)."""
-    values = [[_value(record) for record in _records(study, group)] for group in (ours, theirs)]
-    points = [100 * (one - other) for one, other in zip(*values, strict=True)]
+    """Return the mean over seeds of a published setting's paired differences in points, as `mean_interval` does."""
+    values = [[result["value"] for result in seed_results(study, group)] for group in (ours, theirs)]
+    return mean_interval([100 * (one - other) for one, other in zip(*values, strict=True)]).removeprefix("+")
+
+
+def mean_interval(points):
+    """Return a mean with its sign, and half of its 95 % interval (t)."""
     half = stats.t.ppf(0.975, len(points) - 1) * statistics.stdev(points) / math.sqrt(len(points))
-    return f"{statistics.mean(points):.1f} ± {half:.1f}"
+    return f"{statistics.mean(points):+.1f} ± {half:.1f}".replace("-", "−")
 
 
-def _records(study, group):
-    return sorted((PUBLISHED / study / "runs").glob(f"{group}-s*/run.json"))
-
-
-def _value(record):
-    return json.loads(record.read_text())["result"]["value"]
+def seed_results(study, group):
+    """Return the results of a published setting's records, in the order of the seeds."""
+    records = sorted((PUBLISHED / study / "runs").glob(f"{group}-s*/run.json"))
+    return [json.loads(record.read_text())["result"] for record in records]
 
 
 def percent(fraction, digits=1):
