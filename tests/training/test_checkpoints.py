@@ -24,7 +24,7 @@ from neuroprune.methods.components.state_files import load_state, save_state
 from neuroprune.models import pretrained
 from neuroprune.pruning.sparsity import measure_sparsity
 from neuroprune.results.records import read_record
-from neuroprune.training import checkpoints
+from neuroprune.training import checkpoints, job
 from neuroprune.training import run as training
 
 METHODS = {
@@ -181,7 +181,7 @@ def data_root(tmp_path_factory):
 def processes():
     """Separate processes that need not import torch again."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["neuroprune.training.run"])
+    context.set_forkserver_preload(list(job.LIBRARIES))
     return context
 
 

@@ -71,7 +71,7 @@ def finished(tmp_path_factory):
     """A folder with a study that was finished after a kill of Snakemake; read-only."""
     folder = tmp_path_factory.mktemp("restart")
     write_weather(folder / "data")
-    study_file(folder, lambda study: study.update(artefacts=["summary"], training=study["training"] | {"epochs": 20}))
+    study_file(folder, lambda study: study.update(artefacts=["summary"], training=study["training"] | {"epochs": 10}))
     old = kill_while_two_runs_train(folder)
     assert call_snakemake(folder, "--unlock", *WORDS).code == 0
     training = {run.name for run in runs_of(folder).iterdir()}
