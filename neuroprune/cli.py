@@ -84,12 +84,14 @@ def parser() -> argparse.ArgumentParser:
     _add_results(commands)
     _add_verify(commands)
     _add_prune(commands)
-    command = _command(commands, "export", subcommands.export, "export a saved model for use without neuroprune")
+    command = _command(commands, "export", subcommands.export, "export a saved model to another format")
     command.add_argument("folder", type=Path, metavar="FOLDER", help="a saved model")
     text = (
         "full: the dense model's size, zeros for removed units, for plain transformers; plain: its own size, for "
         "plain transformers, if all layers have equal shapes; onnx: for onnxruntime; gguf: for llama.cpp; "
-        "vllm: a Llama for vLLM's DeciLMForCausalLM, not tried in vLLM"
+        "vllm: a Llama for vLLM's DeciLMForCausalLM, not tried in vLLM; per-layer: its own size, with the layers' "
+        "sizes also in transformers' per_layer_config; loads after `import neuroprune`, because no transformers up to "
+        "5.24 builds layers by it"
     )
     command.add_argument("--format", required=True, metavar="FORMAT", help=text)
     command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")

@@ -24,6 +24,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.quantizers import HfQuantizer, auto, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from neuroprune.pruning import per_layer_config
 from neuroprune.pruning.architectures import ARCHITECTURES
 from neuroprune.pruning.blocks import Blocks, find_blocks
 from neuroprune.pruning.empty_blocks import EmptyConv1D, EmptyLinear
@@ -178,19 +179,21 @@ def has_record(config: Any) -> bool:
 def leave_shapes_to_the_record(config: Any) -> None:
     """Remove numbers of heads and neurons from a configuration's `per_layer_config`, in place.
 
-    They repeat the record, by which the model is cut. transformers 5.24 refuses to build the models of such a
-    configuration; a later version that builds each layer at its own size would leave a model that is cut twice.
+    They repeat the record, by which the model is cut. transformers 5.24 can't build the model with them, and a version
+    that builds each layer at its own size would leave a model that is cut twice.
 
     Args:
         config: A configuration with the record of a cut model.
     """
-    layers = config.to_dict().get("per_layer_config")
+    layers = config.to_dict().get(per_layer_config.KEY)
     row = ARCHITECTURES.get(config.model_type)
     if not layers or row is None or row.config is None:
         return
     names = {*row.config.neurons, row.config.heads, row.config.key_heads}
     others = {layer: {k: v for k, v in values.items() if k not in names} for layer, values in layers.items()}
     config.per_layer_config = {layer: values for layer, values in others.items() if values} or None
+    if not any(others.values()):
+        vars(config).pop(per_layer_config.READABLE, None)
 
 
 def choose_quantizer(choose: Callable[..., Any]) -> Callable[..., Any]:

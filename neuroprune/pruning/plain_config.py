@@ -24,6 +24,9 @@ from neuroprune.pruning.cuts import Cut, stage_cuts, unwrap
 from neuroprune.pruning.kept_units import METHOD, RECORD, configs_of, kept_units, module_keys, plain_record, read_record
 from neuroprune.pruning.transaction import Transaction
 
+FORM = "a plain configuration"
+"""What error messages call this form of configuration."""
+
 
 @dataclass(frozen=True)
 class SharedCount:
@@ -71,7 +74,7 @@ def is_plain(model: nn.Module) -> bool:
 
 def allows(model: nn.Module, values: Mapping[str, int]) -> bool:
     """Return whether a model's configuration class accepts these values; in Llama, heads must divide the width."""
-    return not _objection(model, values)
+    return not objection_to(model, values)
 
 
 def head_values(model: nn.Module, attention: Attention, units: int) -> dict[str, int]:
@@ -142,21 +145,41 @@ def plain_values(model: nn.Module) -> dict[str, int]:
     """
     blocks = find_blocks(model, unused=True)
     values: dict[str, int] = {}
-    if read_record(model).get("hidden"):
-        raise _refusal(model, "its hidden dimension was cut")
-    if empty := [block.name for block in blocks.all if not block.units]:
-        raise _refusal(model, f"{empty[0]} has no units left, and transformers can't leave out a part of a layer")
-    counts = shared_counts(model, blocks)
-    fixed = set(blocks.all) - {block for shared in counts for block in shared.blocks}
-    kept = kept_units(model, unused=True)
-    if cut := [block.name for block in blocks.all if block in fixed and kept.of(block).removed()]:
-        raise _refusal(model, f"{cut[0]} was cut, and {type(model.config).__name__} has no separate value for its size")
+    counts = stated_counts(model, blocks, FORM)
     for shared in counts:
         _check_agreement(model, shared)
         first = shared.blocks[0]
         values |= head_values(model, first, first.units) if isinstance(first, Attention) else {shared.name: first.units}
-    _check_shapes(model, values)
+    if objection := objection_to(model, values):
+        raise refusal(model, FORM, objection)
+    check_shapes(model, blocks.all, values, FORM)
     return values
+
+
+def stated_counts(model: nn.Module, blocks: Blocks, form: str) -> list[SharedCount]:
+    """Return `shared_counts` of a cut model, and reject cuts that no value of its configuration describes.
+
+    Args:
+        model: A transformers model of a known type.
+        blocks: Its blocks, including unused ones.
+        form: The form of the configuration, for the error message.
+
+    Returns:
+        One entry per configuration value.
+
+    Raises:
+        UserError: If the hidden dimension, all units of a block, or units without a configuration value were removed.
+    """
+    if read_record(model).get("hidden"):
+        raise refusal(model, form, "its hidden dimension was cut")
+    if empty := [block.name for block in blocks.all if not block.units]:
+        raise refusal(model, form, f"{empty[0]} has no units left, and transformers can't leave out a part of a layer")
+    counts, kept = shared_counts(model, blocks), kept_units(model, unused=True)
+    stated = {block for shared in counts for block in shared.blocks}
+    if cut := [block.name for block in blocks.all if block not in stated and kept.of(block).removed()]:
+        reason = f"{cut[0]} was cut, and {type(model.config).__name__} has no separate value for its size"
+        raise refusal(model, form, reason)
+    return counts
 
 
 def _check_agreement(model: nn.Module, shared: SharedCount) -> None:
@@ -164,39 +187,53 @@ def _check_agreement(model: nn.Module, shared: SharedCount) -> None:
     kind = "heads" if isinstance(shared.blocks[0], Attention) else "neurons"
     if len({(block.units, getattr(block, "heads", 0)) for block in shared.blocks}) > 1:
         counts = ", ".join(f"{getattr(block, 'heads', block.units)}" for block in shared.blocks)
-        raise _refusal(model, f"its layers have different numbers of {kind} ({counts}); prune with layout='uniform'")
+        reason = f"its layers have different numbers of {kind} ({counts}); prune with layout='uniform'"
+        raise refusal(model, FORM, reason)
     kept = kept_units(model, unused=True)
     for same in shared.same:
         if len({tuple(kept.of(block).removed()) for block in same}) > 1:
-            raise _refusal(
-                model, f"layers that share a position bias keep different {kind}; prune with layout='uniform'"
+            raise refusal(
+                model, FORM, f"layers that share a position bias keep different {kind}; prune with layout='uniform'"
             )
 
 
-def _check_shapes(model: nn.Module, values: Mapping[str, int]) -> None:
-    """Reject values that the configuration does not accept or that do not give the model's shapes."""
-    if objection := _objection(model, values):
-        raise _refusal(model, objection)
-    config = copy.deepcopy(model.config)
+def check_shapes(model: nn.Module, chosen: Iterable[Block], values: Mapping[str, int], form: str) -> None:
+    """Reject configuration values that do not give the shapes of the chosen blocks.
+
+    Args:
+        model: A cut model.
+        chosen: Some of its blocks.
+        values: Configuration values: name -> value.
+        form: The form of the configuration, for the error message.
+
+    Raises:
+        UserError: If a model with these values has other shapes there.
+    """
+    config: Any = copy.deepcopy(model.config)
     vars(config).pop("quantization_config", None)
     vars(config).update(values)
     with torch.device("meta"):
-        built = type(model)(config)
-    blocks, plain = find_blocks(model, unused=True), find_blocks(built, unused=True)
-    for block, other in zip(blocks.all, plain.all, strict=True):
-        for projection, wanted in zip((*block.inputs, block.output), (*other.inputs, other.output), strict=True):
-            if projection.weight.shape != wanted.weight.shape:
-                raise _refusal(model, f"{type(model.config).__name__} does not give the shape of {block.name}")
+        built: Any = type(model)(config)
+    plain = {block.name: block for block in find_blocks(built, unused=True).all}
+    for block in chosen:
+        if _shapes(block) != _shapes(plain[block.name]):
+            reason = f"{type(model.config).__name__} does not give the shape of {block.name}"
+            raise refusal(model, form, reason)
 
 
-def _refusal(model: nn.Module, reason: str) -> UserError:
+def _shapes(block: Block) -> list[torch.Size]:
+    return [projection.weight.shape for projection in (*block.inputs, block.output)]
+
+
+def refusal(model: nn.Module, form: str, reason: str) -> UserError:
+    """Return the error for a model that can't have a form of configuration."""
     return UserError(
-        f"{type(model).__name__} can't have a plain configuration: {reason}. Save it as it is and load it after "
+        f"{type(model).__name__} can't have {form}: {reason}. Save it as it is and load it after "
         "`import neuroprune`, or export it with --format full."
     )
 
 
-def _objection(model: nn.Module, values: Mapping[str, int]) -> str:
+def objection_to(model: nn.Module, values: Mapping[str, int]) -> str:
     """Return the reason why a model's configuration class rejects these values; empty if it accepts them."""
     config: Any = model.config
     content = {key: value for key, value in config.to_dict().items() if key not in ("quantization_config", RECORD)}

@@ -90,7 +90,7 @@ def test_half_precision_stays_and_tied_weights_stay_tied():
 @pytest.mark.parametrize(
     ("folder", "form", "out", "sentence"),
     [
-        ("small", "ful", "new", "format 'ful': unknown (did you mean 'full'?); known: full, gguf, onnx, plain"),
+        ("small", "ful", "new", "format 'ful': unknown (did you mean 'full'?); known: full, gguf, onnx, per-layer"),
         ("nowhere", "full", "new", "nowhere contains no saved model"),
         ("small", "full", "small/config.json/new", "small/config.json/new can't be written (Not a directory)"),
         ("other", "full", "new", "model type 'clip_text_model' is not supported"),

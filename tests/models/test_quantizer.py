@@ -175,7 +175,7 @@ def test_sizes_in_per_layer_config_are_left_to_the_record(tmp_path):
     remove(model, {0: [0, 1]}, {1: range(5)})
     pretrained.save_pretrained(model, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    assert "per_layer_config" not in config  # transformers could not even read it with numbers of heads
+    assert "per_layer_config" not in config  # only written by `neuroprune export --format per-layer`
     sizes = {"0": {"num_key_value_heads": 3}, "1": {"intermediate_size": 19}}
     (tmp_path / "config.json").write_text(json.dumps(config | {"per_layer_config": sizes}))
     for again in (pretrained.from_pretrained(tmp_path), transformers.AutoModelForCausalLM.from_pretrained(tmp_path)):
@@ -184,8 +184,10 @@ def test_sizes_in_per_layer_config_are_left_to_the_record(tmp_path):
         assert "per_layer_config" not in again.config.to_dict()
 
 
-def test_other_values_in_per_layer_config_stay(tmp_path):
+def test_other_values_in_per_layer_config_stay():
     config = make_model("llama").config
+    config.allow_global_per_layer_attribute_access = True
     config.per_layer_config = {0: {"intermediate_size": 19, "attention_dropout": 0.25}, 1: {"num_key_value_heads": 3}}
     quantizer.leave_shapes_to_the_record(config)
     assert config.to_dict()["per_layer_config"] == {"0": {"attention_dropout": 0.25}}
+    assert config.allow_global_per_layer_attribute_access

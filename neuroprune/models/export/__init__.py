@@ -1,4 +1,4 @@
-"""Export of saved models to formats that do not require this package; one module per format."""
+"""Export of saved models to other formats, mostly ones that do not require this package; one module per format."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ FORMATS = {
     "full": "neuroprune.models.export.full:export",
     "gguf": "neuroprune.models.export.gguf:export",
     "onnx": "neuroprune.models.export.onnx:export",
+    "per-layer": "neuroprune.models.export.per_layer:export",
     "plain": "neuroprune.models.export.plain:export",
     "vllm": "neuroprune.models.export.vllm:export",
 }
