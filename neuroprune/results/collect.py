@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from neuroprune.config.settings import RunSettings
 from neuroprune.errors import UserError
 from neuroprune.files.atomic import write_json, write_text
-from neuroprune.results.consistency import changed_files, check_metrics, timed_another
+from neuroprune.results.consistency import changed_files, check_metrics, check_times, wrong_times
 from neuroprune.results.environment import PACKAGES
 from neuroprune.results.groups import first_of_each_kind, groups, usual_first
 from neuroprune.results.plain_text import csv_text
@@ -121,15 +121,16 @@ def _read_run(folder: Path, problems: list[str]) -> Found | None:
         return None
     problems += changed_files(folder, run)
     timing = _read_or_note(read_timing, folder / "timing.json", problems)
-    if timing is not None and (difference := timed_another(run, timing)):
+    if timing is not None and (difference := wrong_times(run, timing)):
         problems.append(f"{folder / 'timing.json'}: {difference}; its times are left out. Delete it and time again.")
         timing = None
     return run, timing
 
 
 def _checked_record(path: Path) -> RunRecord:
-    """Read a record whose metrics agree with the run's predictions and evaluations."""
+    """Read a record whose times and metrics agree with each other, the run's predictions and its evaluations."""
     run = read_record(path)
+    check_times(path, run)
     check_metrics(path, run)
     return run
 
@@ -164,7 +165,8 @@ def _notes(found: list[Found], plan: dict[str, Any]) -> list[str]:
 def _left_out(study_dir: Path, plan: dict[str, Any]) -> list[str]:
     """Return a warning about records that were not read because their runs are not in the plan."""
     names = sorted({path.parent.name for path in study_dir.glob("runs/*/run.json")} - set(plan["runs"]))
-    return [f"{len(names)} runs are not in the plan and left out: {_some(names)}."] if plan["runs"] and names else []
+    are = "1 run is" if len(names) == 1 else f"{len(names)} runs are"
+    return [f"{are} not in the plan and left out: {_some(names)}."] if plan["runs"] and names else []
 
 
 def _outdated(run: RunRecord, planned: dict[str, Any]) -> bool:

@@ -103,6 +103,27 @@ METRICS: Mapping[str, Callable[[np.ndarray], float]] = {
 }
 
 
+def check_times(path: Path, run: RunRecord) -> None:
+    """Raise UserError if evaluation took longer than the training that includes it."""
+    evaluation, training = run.result.eval_seconds, run.result.train_seconds
+    if evaluation > training:
+        raise UserError(
+            f"{path}: result.eval_seconds {evaluation:g} exceeds result.train_seconds {training:g}, which includes it; "
+            "it was edited after the run. Restore the file, or delete it and run again."
+        )
+
+
+def wrong_times(run: RunRecord, timing: TimingRecord) -> str:
+    """Describe how a timing contradicts the record of its run or its own settings; return an empty string if not."""
+    sizes, wanted = [batch.batch_size for batch in timing.batches], list(timing.settings.batch_sizes)
+    if sizes not in ([], wanted):
+        return f"times of batch sizes {sizes} instead of {wanted}, those of its settings"
+    measured = [times for batch in timing.batches for times in (batch.ms_per_example, batch.dense_ms_per_example)]
+    if any(times.q1 == 0 for times in measured):
+        return "a time of 0 ms, which no pass takes"
+    return timed_another(run, timing)
+
+
 def timed_another(run: RunRecord, timing: TimingRecord) -> str:
     """Describe how a timing contradicts the record of its run; return an empty string if they match."""
     sizes = run.result.sparsity

@@ -20,6 +20,7 @@ from neuroprune.config.canonical import json_hash
 from neuroprune.config.fields import FOLDER_NAME
 from neuroprune.config.settings import RunSettings, TimingSettings
 from neuroprune.errors import UserError
+from neuroprune.files.atomic import finite
 from neuroprune.files.failures import sentence
 from neuroprune.results.environment import Environment, Part
 
@@ -31,7 +32,8 @@ ROUNDING = 1e-9
 PREDICTIONS = "predictions.safetensors"  # next to the record: predicted and true classes of the evaluation rows
 Share = Annotated[float, Field(ge=-ROUNDING, le=1 + ROUNDING)]
 FileName = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
-_POSITIONS: TypeAdapter[list[list[int]]] = TypeAdapter(list[list[Annotated[int, Field(ge=0, strict=True)]]])
+HEADS = 2**16  # more than any layer has
+_POSITIONS: TypeAdapter[list[list[int]]] = TypeAdapter(list[list[Annotated[int, Field(ge=0, lt=HEADS, strict=True)]]])
 
 
 class SparsityRecord(Part):
@@ -200,12 +202,18 @@ AnyRecord = TypeVar("AnyRecord", RunRecord, TimingRecord)
 def _read(path: Path, kind: type[AnyRecord]) -> AnyRecord:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
+        odd = finite(data) != data
     except OSError as error:
         raise UserError(
             sentence(error) or f"{path}: cannot be read ({error.strerror}); run the study first."
         ) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON file ({error}); delete it and run again.") from error
+    if odd:
+        raise UserError(
+            f"{path}: contains a number that is infinite or not a number, which no run writes; restore the file, or "
+            "delete it and run again."
+        )
     found = data.get("schema_version") if isinstance(data, dict) else None
     if found != SCHEMA_VERSION:
         raise UserError(
@@ -230,7 +238,8 @@ def _first_problem(error: ValidationError) -> str:
     if problem["loc"][:2] == ("settings", "method") and problem["loc"][-1] == "version":
         return f"made by version {problem['input']} of {problem['loc'][-2]}, whose results differ from this version's"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{'.'.join(str(part) for part in problem['loc']) or 'record'}: {problem['msg']}{more}"
+    place = ".".join(str(part) for part in problem["loc"]) or "record"
+    return f"{place}: {problem['msg'].removeprefix('Value error, ')}{more}"
 
 
 def read_record(path: Path) -> RunRecord:

@@ -51,6 +51,13 @@ def pair(empty):
             "parameters 60000 exceed dense_parameters 5",
         ),
         (lambda run: run.update(status="diverged"), "a diverged run has no metric, but result.value is 0.8375"),
+        (lambda run: run["result"].update(value=7.0), "result: value 7.0"),
+        (lambda run: run["result"].update(train_seconds=float("inf")), "a number that is infinite or not a number"),
+        (lambda run: run["result"].update(degree_sd_percent=float("nan")), "a number that is infinite or not a number"),
+        (
+            lambda run: run["result"].update(eval_seconds=60.0),
+            "result.eval_seconds 60 exceeds result.train_seconds 40, which includes it",
+        ),
         (lambda run: run["result"].update(train_seconds=-1.0), "result.train_seconds: Input should be greater than"),
         (lambda run: run["result"]["step_times"][0]["ms"].update(q1=-1), "ms.q1: Input should be greater than"),
         (
@@ -59,6 +66,7 @@ def pair(empty):
         ),
         (lambda run: run["result"]["method"].update(removed_heads=[[1]]), "removed_heads must be 3 lists"),
         (lambda run: run["result"]["method"].update(removed_heads=[[-1]] * 3), "removed_heads must be 3 lists"),
+        (lambda run: run["result"]["method"].update(removed_heads=[[2**40]] * 3), "removed_heads must be 3 lists"),
     ],
 )
 def test_a_record_that_contradicts_itself_is_named_and_left_out(pair, empty, change, sentence):
@@ -137,6 +145,16 @@ def test_metrics_of_predictions_are_those_of_the_training(tmp_path, classes):
     ("change", "sentence"),
     [
         (lambda timing: timing["batches"][0]["ms_per_example"].update(median=-1.0), "Input should be greater than"),
+        (lambda timing: timing["batches"][0]["ms_per_example"].update(q3=float("inf")), "a number that is infinite"),
+        (lambda timing: timing["batches"][0]["dense_ms_per_example"].update(q1=0), "a time of 0 ms, which no pass"),
+        (
+            lambda timing: timing["batches"][0].update(batch_size=7),
+            "times of batch sizes [7, 32] instead of [1, 32], those of its settings",
+        ),
+        (
+            lambda timing: timing["batches"].append(timing["batches"][0]),
+            "times of batch sizes [1, 32, 1] instead of [1, 32], those of its settings",
+        ),
         (lambda timing: timing["settings"].update(repeats=99), "do not match environment.settings_sha256"),
         (lambda timing: timing.update(parameters=5), "times of another model (parameters 5 instead of 60000)"),
         (lambda timing: timing["environment"].update(data_sha256="2" * 64), "times of another model (data 2222"),

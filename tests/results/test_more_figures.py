@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 
 from helpers import results
+from neuroprune.errors import UserError
 from neuroprune.pruning import heads
 from neuroprune.pruning.dominating_sets import find_dominating, minimum_dominating_set
 from neuroprune.results.collect import collect
@@ -145,6 +146,19 @@ def test_figure7_compares_removed_heads_with_those_that_stay(study):
     assert seed0["relative_importance"].item() == pytest.approx(1.5 / 3.5)
     layers = shown[(shown["panel"] == "layers") & (shown["form"] == "target")]
     assert list(layers["removed"]) == pytest.approx([(2 + 3 + 3) / 3] * 3)
+
+
+def test_positions_of_removed_heads_that_the_dense_model_lacks(tmp_path):
+    study, run = tmp_path / "odd", results.settings(method={"name": "neuroprune", "sparsity": 0.5})
+    results.write_run(study, results.settings())
+    place = results.write_run(study, run)
+    results.edit(place / "run.json", lambda record: record["result"]["method"].update(removed_heads=[[6], [0], []]))
+    collect(study)
+    assert figure3(study)[1]["head"].max() == 6
+    with pytest.raises(
+        UserError, match=rf"{run.run}: the dense model, whose layers have \[4, 4, 4\] heads, has no heads"
+    ):
+        figure7(study)
 
 
 # ---- topology

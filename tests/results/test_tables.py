@@ -89,7 +89,7 @@ def test_rows_follow_the_plan_and_what_it_does_not_name_is_left_out(empty):
     results.write_run(empty, other, with_arrays=False)
     notes = write(empty, (first, {}), (second, {}))
     assert list(read_runs(empty)["seed"]) == [5, 3]
-    assert notes == [f"1 runs are not in the plan and left out: {other.run}."]
+    assert notes == [f"1 run is not in the plan and left out: {other.run}."]
 
 
 def test_without_a_plan_all_records_are_read(empty):

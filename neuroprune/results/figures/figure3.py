@@ -101,7 +101,7 @@ def _shares(runs: pd.DataFrame, panel: str, over: str, top: bool) -> pd.DataFram
 
 def _by_head(removed: list[list[int]], left: list[int], top: bool) -> np.ndarray:
     """Return, for each head position, the fraction of layers with this head that have lost it."""
-    heads = [len(gone) + there for gone, there in zip(removed, left, strict=True)]
+    heads = [max(len(gone) + there, 1 + max(gone, default=-1)) for gone, there in zip(removed, left, strict=True)]
     layers = list(zip(removed, heads, strict=True))[-TOP if top else 0 :]
     most = max(heads)
     lost, had = np.zeros(most), np.zeros(most)

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from neuroprune.errors import UserError
 from neuroprune.results.figures.context import below, pair_title, penalties
 from neuroprune.results.figures.figure5 import runs_by_heads
 from neuroprune.results.figures.style import (
@@ -42,7 +43,8 @@ def figure7(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         finished run has removed heads.
 
     Raises:
-        UserError: If the table of runs is missing or an array can't be read.
+        UserError: If the table of runs is missing, an array can't be read, or a run has removed heads that the dense
+            model does not have.
     """
     runs = read_runs(study_dir)
     rows, _ = runs_by_heads(summarize(runs))
@@ -99,13 +101,24 @@ def _ratios(runs: pd.DataFrame, importance: list[np.ndarray] | None) -> pd.DataF
             "empty_layers": row["empty_layers"],
             "run": row["run"],
             "heads_left": row["heads_left"],
-            "relative_importance": relative_importance(layers_of(row["removed_heads"]), importance),
+            "relative_importance": _ratio(str(row["run"]), layers_of(row["removed_heads"]), importance),
         }
         for row in runs.to_dict("records")
         if importance is not None
     ]
     shown = pd.DataFrame(found, columns=IMPORTANCE)
     return shown[shown["relative_importance"].notna()].sort_values("heads_left", kind="stable")
+
+
+def _ratio(run: str, removed: list[list[int]], importance: list[np.ndarray]) -> float:
+    """Return the relative importance; raise UserError if the dense model has no such heads."""
+    sizes = [len(weights) for weights in importance]
+    if len(removed) != len(sizes) or any(gone and max(gone) >= size for gone, size in zip(removed, sizes, strict=True)):
+        raise UserError(
+            f"{run}: the dense model, whose layers have {sizes} heads, has no heads at the removed positions "
+            f"{removed}; delete the run's run.json and run again."
+        )
+    return relative_importance(removed, importance)
 
 
 def _layers(runs: pd.DataFrame) -> pd.DataFrame:
