@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ MANY_CLASSES = 50
 
 
 @dataclass(frozen=True)
-class TaskData:
+class TaskData(sources.Rows):
     """The rows of a classification task.
 
     Args:
@@ -40,9 +40,6 @@ class TaskData:
         labels: Names of the classes; class `i` is `labels[i]`.
     """
 
-    task: TaskSettings
-    train: Dataset
-    eval: Dataset
     labels: tuple[str, ...]
     copied: ClassVar[None] = None  # the target is not text
 
@@ -55,11 +52,6 @@ class TaskData:
     def majority(self) -> float:
         """The metric of always predicting the most frequent class."""
         return majority(self.eval[self.task.label][:], self.task.metric)
-
-    def texts(self) -> Iterator[str]:
-        """Yield every text of the training rows."""
-        for column in self.task.inputs:
-            yield from self.train[column][:]
 
     def objective(self, model: Any, tokenizer: Any) -> ClassHead | LabelWords:
         """Return the objective of a model on these rows; see `neuroprune.tasks.Objective`."""

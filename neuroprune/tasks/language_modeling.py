@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Texts:
+class Texts(sources.Rows):
     """The rows of a language-modelling task.
 
     Args:
@@ -29,23 +27,10 @@ class Texts:
         eval: Evaluation rows with the same columns.
     """
 
-    task: TaskSettings
-    train: Dataset
-    eval: Dataset
     labels: ClassVar[tuple[str, ...]] = ()  # there are no classes
     majority: ClassVar[None] = None  # tokens are counted by the objective, which has the tokenizer
     copied: ClassVar[None] = None  # no text is generated
     causal: ClassVar[bool] = True
-
-    @cached_property
-    def sha256(self) -> str:
-        """Platform-independent hash of the used rows and their order."""
-        return sources.splits_sha256(self.train, self.eval)
-
-    def texts(self) -> Iterator[str]:
-        """Yield every text of the training rows."""
-        for column in self.task.inputs:
-            yield from self.train[column][:]
 
     def objective(self, model: Any, tokenizer: Any) -> NextToken:
         """Return the objective of a model on these rows; see `neuroprune.tasks.Objective`."""

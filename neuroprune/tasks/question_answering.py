@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Questions:
+class Questions(sources.Rows):
     """The rows of a question answering task.
 
     Args:
@@ -30,9 +29,6 @@ class Questions:
         eval: Evaluation rows with the same columns.
     """
 
-    task: TaskSettings
-    train: Dataset
-    eval: Dataset
     labels: ClassVar[tuple[str, ...]] = ("start", "end")  # the model's outputs at each token
     majority: ClassVar[None] = None  # there are no classes
     spans: ClassVar[bool] = True
@@ -43,16 +39,6 @@ class Questions:
         from neuroprune.tasks import metrics  # scikit-learn is slow to import
 
         return metrics.answers(self.eval[self.task.inputs[1]][:], self.eval[self.task.label][:])[self.task.metric]
-
-    @cached_property
-    def sha256(self) -> str:
-        """Platform-independent hash of the used rows and their order."""
-        return sources.splits_sha256(self.train, self.eval)
-
-    def texts(self) -> Iterator[str]:
-        """Yield every question and context of the training rows."""
-        for column in self.task.inputs:
-            yield from self.train[column][:]
 
     def objective(self, model: Any, tokenizer: Any) -> SpanHead:
         """Return the objective of a model on these rows; see `neuroprune.tasks.Objective`."""

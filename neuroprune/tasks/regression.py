@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ScoredTexts:
+class ScoredTexts(sources.Rows):
     """The rows of a regression task.
 
     Args:
@@ -30,9 +28,6 @@ class ScoredTexts:
         eval: Evaluation rows with the same columns.
     """
 
-    task: TaskSettings
-    train: Dataset
-    eval: Dataset
     majority: ClassVar[float] = 0.0  # a constant prediction has no correlation
     copied: ClassVar[None] = None  # the target is not text
 
@@ -40,16 +35,6 @@ class ScoredTexts:
     def labels(self) -> tuple[str]:
         """The name of the model's only output: the label column."""
         return (self.task.label,)
-
-    @cached_property
-    def sha256(self) -> str:
-        """Platform-independent hash of the used rows and their order."""
-        return sources.splits_sha256(self.train, self.eval)
-
-    def texts(self) -> Iterator[str]:
-        """Yield every text of the training rows."""
-        for column in self.task.inputs:
-            yield from self.train[column][:]
 
     def objective(self, model: Any, tokenizer: Any) -> ClassHead:
         """Return the objective of a model on these rows; see `neuroprune.tasks.Objective`.

@@ -6,6 +6,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,31 @@ from neuroprune.tasks.text import rows_sha256
 SHUFFLE_SEED = 0
 LONGEST_WORD = 10_000  # letters or signs; tokenizer training takes time quadratic in the length of words
 _LONG_WORD = re.compile(rf"[^\W_]{{{LONGEST_WORD + 1},}}|(?:[^\w\s]|_){{{LONGEST_WORD + 1},}}")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a task: what the kinds of tasks have in common.
+
+    Args:
+        task: The task.
+        train: Training rows with the task's columns.
+        eval: Evaluation rows with the same columns.
+    """
+
+    task: TaskSettings
+    train: datasets.Dataset
+    eval: datasets.Dataset
+
+    @cached_property
+    def sha256(self) -> str:
+        """Platform-independent hash of the used rows and their order."""
+        return splits_sha256(self.train, self.eval)
+
+    def texts(self) -> Iterator[str]:
+        """Yield every text of the training rows."""
+        for column in self.task.inputs:
+            yield from self.train[column][:]
 
 
 def read(task: TaskSettings, data_root: Path, resources: Path) -> tuple[datasets.Dataset, datasets.Dataset]:

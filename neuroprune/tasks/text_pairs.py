@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TextPairs:
+class TextPairs(sources.Rows):
     """The rows of a summarization or translation task.
 
     Args:
@@ -31,9 +31,6 @@ class TextPairs:
         copy: Function from source texts and the training rows' targets to the copying baseline.
     """
 
-    task: TaskSettings
-    train: Dataset
-    eval: Dataset
     judge: Judge
     copy: Copy
     labels: ClassVar[tuple[str, ...]] = ()  # there are no classes,
@@ -44,11 +41,6 @@ class TextPairs:
         """The metric of copying from the source."""
         written = self.copy(self.eval[self.task.inputs[0]][:], self.train[self.task.label][:])
         return self.judge(written, self.eval[self.task.label][:])[self.task.metric]
-
-    @cached_property
-    def sha256(self) -> str:
-        """Platform-independent hash of the used rows and their order."""
-        return sources.splits_sha256(self.train, self.eval)
 
     def texts(self) -> Iterator[str]:
         """Yield every text of the training rows."""

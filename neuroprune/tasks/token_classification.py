@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TaggedTexts:
+class TaggedTexts(sources.Rows):
     """The rows of a token classification task.
 
     Args:
@@ -32,9 +32,6 @@ class TaggedTexts:
         labels: Names of the classes; class `i` is `labels[i]`.
     """
 
-    task: TaskSettings
-    train: Dataset
-    eval: Dataset
     labels: tuple[str, ...]
     tagged: ClassVar[bool] = True
     copied: ClassVar[None] = None  # the target is not text
