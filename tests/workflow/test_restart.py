@@ -153,15 +153,30 @@ def test_a_figure_depends_on_the_runs_that_it_shows_alone(snakemake, own_copy):
     assert snakemake(own_copy, "figure3", "--dry-run", *WORDS).jobs == jobs
 
 
-@pytest.mark.parametrize("seed", [1, 0], ids=["other rows", "touched"])
-def test_replaced_data_train_every_run_again_and_touched_data_none(snakemake, own_copy, seed):
-    records, files = contents(own_copy), [*(own_copy / "data").rglob("*.parquet")]
-    times = {path.name: path.stat() for path in files}
-    shutil.rmtree(own_copy / "data")
-    write_weather(own_copy / "data", seed)
-    for path in (own_copy / "data").rglob("*.parquet") if seed else ():  # as `mv` and `cp -p` leave them
+def write_other_data(folder, seed):
+    """Write the data anew; other rows get older times, as `mv` and `cp -p` leave them."""
+    times = {path.name: path.stat() for path in (folder / "data").rglob("*.parquet")}
+    shutil.rmtree(folder / "data")
+    write_weather(folder / "data", seed)
+    for path in (folder / "data").rglob("*.parquet") if seed else ():
         os.utime(path, ns=(times[path.name].st_atime_ns, times[path.name].st_mtime_ns - 10**9))
+
+
+def test_touched_data_train_no_run_again(snakemake, own_copy):
+    records = contents(own_copy)
+    write_other_data(own_copy, seed=0)
     done = snakemake(own_copy, *WORDS)
     assert done.code == 0, done.out + done.err
     assert done.jobs["prepare_data"] == 1
-    assert changed(own_copy, records) == (set(RUNS) if seed else set())
+    assert contents(own_copy) == records
+
+
+def test_replaced_data_train_every_run_again(snakemake, own_copy):
+    records = contents(own_copy)
+    write_other_data(own_copy, seed=1)
+    one = snakemake(own_copy, f"results/mini/jobs/{DENSE}/runs.json", *WORDS)
+    assert one.code == 0, one.out + one.err
+    assert one.jobs == {"prepare_data": 1, "train": 1}
+    assert changed(own_copy, records) == {DENSE}
+    others = snakemake(own_copy, "--dry-run", *WORDS).jobs
+    assert (others["train"], others["measure"]) == (2, 2)
