@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuroprune.methods.components.strength_control import (
@@ -32,6 +32,7 @@ def test_the_first_updates_by_hand():
     assert control.factor == pytest.approx(math.exp(PROPORTIONAL * -0.2 + INTEGRAL * -0.1))
 
 
+@settings(deadline=None)
 @given(st.floats(0.05, 0.95), st.lists(st.floats(0, 1), min_size=1, max_size=500))
 def test_the_factor_stays_positive_and_bounded(target, measured):
     control = StrengthControl(target, 0.0, 0.6)

@@ -1,7 +1,7 @@
 """Selection of units under a budget of weights; blocks are represented by numbers."""
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.loops import make_run
@@ -39,6 +39,7 @@ ROW = st.lists(SCORES, min_size=1, max_size=8).flatmap(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(ROW, min_size=1, max_size=5), st.integers(0, 200))
 def test_the_budget_is_kept_and_used(rows, room):
     chosen = choose_units(groups(*rows), room)

@@ -90,6 +90,7 @@ def test_events_by_hand():
     assert sparsity.event_steps(1, 1 / 3, 1 / 2, 3) == [1]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 500), st.floats(0, 1), st.floats(0, 1), st.integers(1, 12))
 def test_events_rise_and_stay_inside_the_run(total, first, second, events):
     steps = sparsity.event_steps(total, min(first, second), max(first, second), events)
@@ -103,7 +104,7 @@ numbers = st.one_of(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.lists(numbers, min_size=1, max_size=9), min_size=1, max_size=4), st.data())
 def test_the_smallest_are_marked_exactly(rows, data):
     tensors = [torch.tensor(row) for row in rows]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import reference
@@ -38,6 +38,7 @@ def test_no_gradient_flows_through_a_degree():
     assert not degree_weights(torch.ones(2, 2, requires_grad=True)).requires_grad
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.lists(st.sampled_from([0.0, 1e-5, -1e-5, 0.3, -2.0]), min_size=3, max_size=3), min_size=1, max_size=5)
 )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
@@ -89,6 +90,7 @@ def test_a_figure_looks_as_it_did(study, name):
 # ---- the picture that decides
 
 
+@hypothesis_settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=8))
 def test_a_point_is_efficient_if_no_other_is_as_good_in_both_and_better_in_one(points):
     found = efficient(*zip(*points, strict=True))
@@ -223,6 +225,7 @@ def test_cells_show_dense_and_three_sparsities(study, kinds):
 # ---- dominating sets
 
 
+@hypothesis_settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 8), st.floats(0.1, 0.9))
 def test_the_exact_set_dominates_and_is_no_larger(seed, size, share):
     upper = np.triu(np.random.default_rng(seed).random((size, size)) < share)
