@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas as pd
 import yaml
 from datasets.utils import logging as messages
 from datasets.utils.info_utils import ExpectedMoreSplitsError, NonMatchingSplitsSizesError, UnexpectedSplitsError
-from pandas.errors import EmptyDataError, ParserWarning
+from pandas.errors import EmptyDataError, ParserError, ParserWarning
 
 from neuroprune.config.settings import TaskSettings
 from neuroprune.errors import UserError
@@ -98,7 +99,7 @@ def _reason(error: Exception, folder: Path) -> str:
     """Return the reason why a folder can't be read: a problem of its card or a file, or the error's message."""
     if (text := failures.sentence(error)) is not None:
         return text
-    causes, no_rows = _causes(error), ("corresponds to no data", "BatchSize must be greater than 0")
+    causes, no_rows = _causes(error), ("corresponds to no data", "BatchSize must be greater", "first 0 values")
     if isinstance(error, DISAGREE):
         return f"{CARD} and the files disagree about rows or splits; correct one of them"
     if problem := _card_problem(folder / CARD):
@@ -109,6 +110,8 @@ def _reason(error: Exception, folder: Path) -> str:
         return f"{_smallest(folder)} is empty or has no row; every split needs rows"
     if any(isinstance(one, ParserWarning) for one in causes):
         return "rows of a csv file have more cells than its first line has names; put texts with commas in quotes"
+    if broken := next((one for one in causes if isinstance(one, ParserError)), None):
+        return f"{_unreadable_csv(folder)}: {cause(broken)}; put texts with commas, quotes or line breaks in quotes"
     described = f" ({CARD} describes the files)" if (folder / CARD).exists() else ""
     return f"{cause(error)}{described}"
 
@@ -182,6 +185,18 @@ def _not_utf8(folder: Path) -> str:
         except OSError:
             continue
     return "a file"
+
+
+def _unreadable_csv(folder: Path) -> str:
+    """Return the name of the first csv file in a folder that pandas can't read."""
+    for path in sorted(folder.rglob("*.csv")):
+        try:
+            pd.read_csv(path)
+        except ParserError:
+            return path.name
+        except ValueError:
+            continue
+    return "a csv file"
 
 
 def _smallest(folder: Path) -> str:

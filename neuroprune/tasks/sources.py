@@ -85,6 +85,7 @@ def read(task: TaskSettings, data_root: Path, resources: Path) -> tuple[datasets
         )
     for split in (task.train_split, task.eval_split):
         _check_words(found[split], task, split)
+        _check_empty(found[split], task, split)
     return found[task.train_split], found[task.eval_split]
 
 
@@ -97,6 +98,17 @@ def _check_words(rows: datasets.Dataset, task: TaskSettings, split: str) -> None
                     f"task {task.name}: row {number} of column {column!r} (split {split} of {task.source}) has a word "
                     f"of {longest:,} letters or signs, more than {LONGEST_WORD:,}: is it text? Put spaces between words"
                 )
+
+
+def _check_empty(rows: datasets.Dataset, task: TaskSettings, split: str) -> None:
+    """Reject columns of texts that are all empty; single empty texts are allowed."""
+    for column in task.inputs:
+        texts = rows[column][:]
+        if texts and all(isinstance(text, str) and not text.strip() for text in texts):
+            raise UserError(
+                f"task {task.name}: all {len(texts)} rows of column {column!r} (split {split} of {task.source}) are "
+                "empty; name the column with the text in inputs"
+            )
 
 
 def _longest_word(text: Any) -> int:
