@@ -92,6 +92,14 @@ def test_the_share_of_dense_accuracy_is_that_of_the_runs(runs):
     assert f"At 80 % sparsity NeuroPrune-FC keeps {percent(share)} of the dense accuracy there" in text
 
 
+def test_the_differences_on_sentence_pairs_are_those_of_the_runs(runs):
+    sick, mrpc = (
+        difference(*(runs[Cell(task, "usual", "0.8", name)] for name in ("usual", "taylor")))
+        for task in ("sick_1500", "mrpc_1600")
+    )
+    assert f"{sick} points on SICK, {mrpc} on MRPC" in " ".join(PAGE.split())
+
+
 @pytest.mark.parametrize("expected", [cells, beginnings])
 def test_a_table_of_the_page_is_that_of_the_runs(runs, expected):
     header, *lines = expected(runs)
