@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from neuroprune.errors import UserError
+from neuroprune.files.failures import sentence
 
 STRENGTHS = ("alpha", "beta", "theta", "strength", "mode")
 ABLATED = {  # settings by form
@@ -58,6 +59,8 @@ def read_runs(study_dir: Path) -> pd.DataFrame:
     path = Path(study_dir) / "runs.csv"
     try:
         runs = pd.read_csv(path, dtype=dict.fromkeys((*TEXTS, *LATER), str))
+    except PermissionError as error:
+        raise UserError(str(sentence(error))) from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no table of runs ({error}); run `neuroprune collect --study {study_dir}`.") from error
     missing = [name for name in (*TEXTS, *STRENGTHS, "value", "sparsity", "seed") if name not in runs]

@@ -19,6 +19,7 @@ from neuroprune.config.training import TrainingSettings
 from neuroprune.errors import UserError
 from neuroprune.files import atomic
 from neuroprune.results import environment, records
+from neuroprune.results.runs import read_runs
 
 
 @pytest.fixture
@@ -234,6 +235,15 @@ def test_files_of_countless_brackets_are_no_json(tmp_path):
         records.read_plan(tmp_path)
     with pytest.raises(UserError, match="not a JSON file"):
         records.read_record(tmp_path / "run.json")
+
+
+def test_a_table_without_permission_is_not_called_missing(monkeypatch, tmp_path):
+    def refuse(path, **_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("pandas.read_csv", refuse)
+    with pytest.raises(UserError, match=r"runs\.csv: Permission denied; ask the owner for access"):
+        read_runs(tmp_path)
 
 
 def test_files_without_permission_are_not_to_be_deleted(monkeypatch, tmp_path):
