@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 ARRAY_BYTES = 975_000  # of a run's arrays: with record, times and logs it keeps less than a megabyte
 WORST_LOSS = 30.0  # of a run that has not diverged, as a multiple of the loss of guessing
+WORST_LOSS_OF_ONE_CLASS = 3.0  # the same if the model predicts a single class; right or wrong, it is too certain
 CODE = ("versions", "commit", "dirty")  # of the environment: checkpoints of other code are not used
 
 
@@ -132,9 +133,9 @@ def _run(
     fit = _fit(trainer, checkpoints.Checkpoints(progress, checkpoint_minutes, branch))
     if not distributed.is_main():
         return None
-    if data.labels and _is_lost(fit["metrics"].get("loss"), model.config, len(data.labels)):
-        fit |= {"status": "diverged", "metrics": {}}
     answers = cast(Answers, trainer.compute_metrics).arrays if fit["metrics"] else {}
+    if data.labels and _is_lost(fit["metrics"].get("loss"), model.config, len(data.labels), answers):
+        fit, answers = fit | {"status": "diverged", "metrics": {}}, {}
     with whole_folder(folder / "model") as temporary:
         pretrained.save_pretrained(model, temporary, tokenizer, **_card(settings, data, fit["metrics"]))
     result = {
@@ -173,10 +174,17 @@ def _card(settings: RunSettings, data: tasks.Data, metrics: dict[str, float]) ->
     }
 
 
-def _is_lost(loss: float | None, config: Any, classes: int) -> bool:
-    """Return whether a run with finite weights has diverged: its loss is far above that of guessing."""
+def _is_lost(loss: float | None, config: Any, classes: int, answers: dict[str, Any]) -> bool:
+    """Return whether a run with finite weights has diverged: its loss is far above that of guessing.
+
+    The limit is lower for a model that predicts the same class for rows of several classes: calibrated, it would have
+    the loss of guessing.
+    """
     choices = config.vocab_size if config.is_encoder_decoder else classes
-    return loss is not None and choices > 1 and loss > WORST_LOSS * math.log(choices)
+    predicted, true = (len(set(answers[name].tolist())) if answers else 0 for name in ("predicted", "true"))
+    constant = predicted == 1 < true
+    worst = WORST_LOSS_OF_ONE_CLASS if constant else WORST_LOSS
+    return loss is not None and choices > 1 and loss > worst * math.log(choices)
 
 
 class DivergedError(Exception):

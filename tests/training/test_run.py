@@ -222,12 +222,21 @@ def test_a_run_that_diverges_in_its_last_step_is_recorded_as_diverged(learning_r
     assert record.result.value is None and record.result.metrics == {}
 
 
-@pytest.mark.parametrize("learning_rate", [100, 1e4])
+@pytest.mark.parametrize("learning_rate", [3, 100, 1e4])
 def test_a_run_whose_weights_are_finite_but_useless_is_recorded_as_diverged(learning_rate, data_root, tmp_path):
     training_settings = {"epochs": 2, "batch_size": 8, "learning_rate": learning_rate}
     record = run(settings(method={"name": "dense"}, training=training_settings), data_root, tmp_path / "tiny")
     assert all(entry["loss"] is not None for entry in record.result.history if "loss" in entry)
     assert (record.status, record.result.value, record.result.metrics) == ("diverged", None, {})
+
+
+@pytest.mark.parametrize(
+    ("predicted", "true", "loss", "lost"),
+    [([1, 1], [0, 1], 2.0, False), ([1, 1], [0, 1], 2.2, True), ([0, 1], [0, 1], 2.2, False), ([1], [0], 2.2, False)],
+)
+def test_a_model_that_predicts_one_class_may_not_be_certain_of_it(predicted, true, loss, lost):
+    answers = {"predicted": np.array(predicted), "true": np.array(true)}
+    assert training._is_lost(loss, BertConfig(), 2, answers) == lost  # guessing has a loss of 0.69
 
 
 def test_a_folder_that_is_being_written_is_left_alone(data_root, tmp_path):
