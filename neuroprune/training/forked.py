@@ -6,6 +6,7 @@ before the fork, because a CUDA context does not survive one.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import re
@@ -50,6 +51,7 @@ def run_in_forks(forked_tasks: Sequence[ForkedTask]) -> list[ForkedTask]:
         The tasks that failed.
     """
     failed = []
+    gc.freeze()  # the libraries' objects, or every fork's collections would walk through them and copy their memory
     start = time.monotonic()
     for number, task in enumerate(forked_tasks, start=1):
         begun = time.monotonic()
