@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 ARRAY_BYTES = 975_000  # of a run's arrays: with record, times and logs it keeps less than a megabyte
 WORST_LOSS = 30.0  # of a run that has not diverged, as a multiple of the loss of guessing
-WORST_LOSS_OF_ONE_CLASS = 3.0  # the same if the model predicts a single class; right or wrong, it is too certain
+WORST_LOSS_OF_ONE_CLASS = 5.0  # the same if the model predicts a single class; right or wrong, it is too certain
 CODE = ("versions", "commit", "dirty")  # of the environment: checkpoints of other code are not used
 
 

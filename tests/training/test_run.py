@@ -232,7 +232,7 @@ def test_a_run_whose_weights_are_finite_but_useless_is_recorded_as_diverged(lear
 
 @pytest.mark.parametrize(
     ("predicted", "true", "loss", "lost"),
-    [([1, 1], [0, 1], 2.0, False), ([1, 1], [0, 1], 2.2, True), ([0, 1], [0, 1], 2.2, False), ([1], [0], 2.2, False)],
+    [([1, 1], [0, 1], 3.4, False), ([1, 1], [0, 1], 3.5, True), ([0, 1], [0, 1], 3.5, False), ([1], [0], 3.5, False)],
 )
 def test_a_model_that_predicts_one_class_may_not_be_certain_of_it(predicted, true, loss, lost):
     answers = {"predicted": np.array(predicted), "true": np.array(true)}
