@@ -25,7 +25,7 @@ from neuroprune.pruning.kept_units import METHOD, RECORD, configs_of, kept_units
 from neuroprune.pruning.transaction import Transaction
 
 FORM = "a plain configuration"
-"""What error messages call this form of configuration."""
+"""Name of this form of configuration in error messages."""
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ def test_a_figure_depends_on_the_runs_that_it_shows_alone(snakemake, own_copy):
 
 
 def write_other_data(folder, seed):
-    """Write the data anew; other rows get older times, as `mv` and `cp -p` leave them."""
+    """Replace the data; other rows get older modification times, as after `mv` or `cp -p`."""
     times = {path.name: path.stat() for path in (folder / "data").rglob("*.parquet")}
     shutil.rmtree(folder / "data")
     write_weather(folder / "data", seed)

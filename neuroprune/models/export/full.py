@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from neuroprune.errors import UserError
-from neuroprune.models import card
-from neuroprune.models.export.tokenizers import copy_tokenizer
-from neuroprune.models.pretrained import from_pretrained, save_pretrained
+from neuroprune.models.export.checkpoint import save_copy
+from neuroprune.models.pretrained import from_pretrained
 from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.kept_units import kept_units
 from neuroprune.pruning.plain_config import is_plain, to_plain, to_recorded
@@ -33,9 +32,7 @@ def export(folder: Path, out: Path) -> list[str]:
         A description of the result.
     """
     model = from_pretrained(folder)
-    full, facts = full_size(model), vars(card.read_facts(folder))
-    copy_tokenizer(folder, out)
-    save_pretrained(full, out, name=folder.resolve().name, **facts)
+    save_copy(full_size(model), folder, out)
     return [f"{out}: a {type(model).__name__} of the dense model's size; plain transformers loads it."]
 
 

@@ -11,9 +11,8 @@ from typing import Any
 
 from neuroprune.errors import UserError
 from neuroprune.files.atomic import write_text
-from neuroprune.models import card
-from neuroprune.models.export.tokenizers import copy_tokenizer
-from neuroprune.models.pretrained import from_pretrained, save_pretrained
+from neuroprune.models.export.checkpoint import save_copy
+from neuroprune.models.pretrained import from_pretrained
 from neuroprune.pruning.per_layer_config import KEY, per_layer_entries
 from neuroprune.pruning.plain_config import is_plain, objection_to
 
@@ -35,8 +34,7 @@ def export(folder: Path, out: Path) -> list[str]:
     entries = {} if is_plain(model) else per_layer_entries(model)
     if not entries:
         raise UserError(f"{folder} needs no {KEY}: its configuration gives all sizes, and plain transformers loads it.")
-    copy_tokenizer(folder, out)
-    save_pretrained(model, out, name=folder.resolve().name, **vars(card.read_facts(folder)))
+    save_copy(model, folder, out)
     file = out / "config.json"
     values = json.loads(file.read_text(encoding="utf-8")) | entries
     write_text(file, json.dumps(values, indent=2, sort_keys=True) + "\n")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from neuroprune.models import card
-from neuroprune.models.export.tokenizers import copy_tokenizer
-from neuroprune.models.pretrained import from_pretrained, save_pretrained
+from neuroprune.models.export.checkpoint import save_copy
+from neuroprune.models.pretrained import from_pretrained
 from neuroprune.pruning.plain_config import to_plain
 
 
@@ -26,6 +25,5 @@ def export(folder: Path, out: Path) -> list[str]:
     """
     model: Any = from_pretrained(folder)
     to_plain(model)
-    copy_tokenizer(folder, out)
-    save_pretrained(model, out, name=folder.resolve().name, **vars(card.read_facts(folder)))
+    save_copy(model, folder, out)
     return [f"{out}: a {type(model).__name__} at the cut size, which plain transformers can load."]
