@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # results must precede their report
-.PHONY: help demo run report figures publish verify test test-oldest large soak lint format bench gpu-timing docs lock clean
+.PHONY: help demo run report figures publish verify test test-oldest large soak lint format bench gpu-timing docs lock audit clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -127,6 +127,13 @@ lock: ## Resolve the newest versions that pyproject.toml allows, and the lowest,
 	{ echo "# The documentation site, in an environment of its own. Made by 'make lock'."; $(FREEZE); } > requirements-docs.lock
 	rm -rf .venv-lock
 	$(MAKE) environment.yml
+
+# In an environment of its own, and not pinned: only the newest version knows where to look.
+audit: ## Look up known vulnerabilities of all pinned versions; needs access to pypi.org
+	rm -rf .venv-audit && $(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	.venv-audit/bin/pip-audit --no-deps --disable-pip --strict $(foreach lock,requirements requirements-docs requirements-slurm,-r $(lock).lock)
+	rm -rf .venv-audit
 
 environment.yml: requirements.lock
 	@{ printf '%s\n' "# The same pins for conda users. Made from requirements.lock by 'make environment.yml'." \
