@@ -6,7 +6,7 @@ imports this module while it builds the job graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 from neuroprune.config.settings import RunSettings
 
@@ -88,6 +88,14 @@ def _main_form(runs: Runs) -> Runs:
     return _where(ours, lambda run: getattr(run.method, "form", "") == "penalty") or ours
 
 
+def _by_epochs(runs: Runs) -> Runs:
+    """Return the runs of models, tasks and methods for which several numbers of epochs are planned."""
+    planned: dict[Hashable, set[float]] = {}
+    for run in runs.values():
+        planned.setdefault((*_pair(run), run.method), set()).add(run.training.epochs)
+    return _where(runs, lambda run: len(planned[*_pair(run), run.method]) > 1)
+
+
 def _where(runs: Runs, wanted: Callable[[RunSettings], bool]) -> Runs:
     return {name: run for name, run in runs.items() if wanted(run)}
 
@@ -121,4 +129,5 @@ _SELECTIONS: dict[str, Callable[[Runs], Runs]] = {
     "dominating_sets": _all_of_first_pair,
     "forms": _ours_and_dense,
     "strengths": _with_strength,
+    "training_time": _by_epochs,
 }

@@ -94,9 +94,9 @@ def record(run, sparsity=None, status="done", value=None, metrics=(), parameters
         "train_rows": 1000,
         "eval_rows": 200,
         "steps": 100,
-        "epochs": 3.0,
-        "train_seconds": {"verse_pairs": 35.0}.get(task, 50.0)
-        - (20.0 * gone if name == "neuroprune" else 0.0)
+        "epochs": run.training.epochs,
+        "train_seconds": ({"verse_pairs": 35.0}.get(task, 50.0) - (20.0 * gone if name == "neuroprune" else 0.0))
+        * (run.training.epochs / 3)
         + run.seed,
         "eval_seconds": 2.0,
         "seconds_per_step": 0.5,

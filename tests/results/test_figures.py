@@ -58,6 +58,7 @@ MARKS = {
     **dict.fromkeys(["figure4", "figure5", "figure11", "forms"], ("drawn",)),
     **dict.fromkeys(["figure1", "figure8", "figure9", "figure10"], tuple(f"c{cell}" for cell in range(64))),
     "frontier": ["value", "relative"],
+    "training_time": ["value", "relative"],
     "figure2": ["spread_percent"],
     "figure3": ["removed_percent"],
     "figure6": ["heads_left", "sparsity_percent"],
@@ -81,7 +82,7 @@ def drawn_numbers(figure):
 
 def missing_from(figure, shown, name):
     """Return the numbers of a figure's csv that are not drawn."""
-    if "relative" in shown:  # a time is drawn over the dense model's
+    if {"relative", "panel"} <= set(shown):  # a time is drawn over the dense model's
         shown = shown.assign(drawn=shown["relative"].where(shown["panel"] != "metric", shown["value"]))
     wanted = shown.reindex(columns=list(MARKS[name])).to_numpy(dtype=float)
     wanted = np.unique(SCALED.get(name, 1) * wanted[np.isfinite(wanted)])
@@ -96,7 +97,12 @@ def test_a_figure_draws_every_number_of_its_csv(study, tmp_path, name):
         (results.settings(method=NEUROPRUNE | {"fold": fold}, label=f"fold_{fold}"), {}) for fold in (True, False)
     ]
     large = [(results.settings(method=method), {"parameters": 738_000_000}) for method in (NEUROPRUNE, L1)]
-    own = {"ablations": ablated, "figure11": large}
+    longer = [
+        (results.settings(method=method, training={"epochs": epochs}, label=f"{method['name']}-{epochs}"), {})
+        for method in (NEUROPRUNE, L1, {"name": "dense"})
+        for epochs in (2, 4)
+    ]
+    own = {"ablations": ablated, "figure11": large, "training_time": longer}
     folder = write(tmp_path, *own[name]) if name in own else study
     figure, shown = getattr(import_module(f"neuroprune.results.figures.{name}"), name)(folder)
     assert missing_from(figure, shown, name) == []

@@ -12,6 +12,7 @@ LARGE = 300e6  # parameters; larger models are in Figure 11, the others in Figur
 # Name -> section of the report. A figure's module and function have the same name.
 FIGURES = {
     "frontier": "1 Result",
+    "training_time": "1 Result",
     "figure4": "2 Sparsity against metric and times",
     "figure11": "2 Sparsity against metric and times",
     "figure5": "3 Heads",

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
+from neuroprune.results.figures.beside_marks import write_beside
 from neuroprune.results.figures.context import below, pair_title, penalties, rough_times, seeds
 from neuroprune.results.figures.figure4 import like_with_like
 from neuroprune.results.figures.grid import MOST_ROWS, column, dense_of, drawn_pairs, interval, relative_times
@@ -24,6 +25,7 @@ from neuroprune.results.figures.style import (
     PAGE_WIDTH,
     at_least,
     each_method,
+    inks,
     mark_empty,
     method_look,
     nothing_to_show,
@@ -34,11 +36,9 @@ from neuroprune.results.runs import read_runs
 from neuroprune.results.tables.summary import batch_sizes, summarize
 
 PANELS = ("inference", "training")
-PLACES = ((4, -7), (4, 3), (-11, 3), (-11, -7), (-3, 6), (-3, -11))  # offset of a number from its mark, in points
 SAME_COST = "budget_dense_flops"  # variant of runs with the training cost of dense fine-tuning
 RING: dict[str, Any] = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 0.7}
 RING |= {"color": INK, "linestyle": "", "label": "at dense cost"}
-NUMBER = (9, 7)  # width and height of a number, in points
 
 
 def frontier(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
@@ -244,22 +244,5 @@ def _numbers(axes: Axes, rows: pd.DataFrame) -> None:
     if rows.empty:
         return
     rows = rows.assign(x=cost(rows)).sort_values("efficient", ascending=False, kind="stable")
-    points = 72 / axes.figure.dpi
-    marks = points * axes.transData.transform(rows[["x", "value"]].to_numpy(dtype=float))
-    boxes = [(x - 3, y - 3, 6, 6) for x, y in marks]
-    for (x, y), row in zip(marks, rows.to_dict("records"), strict=True):
-        if row["method"] == "dense":
-            continue
-        for right, up in PLACES:
-            box = (x + right, y + up, *NUMBER)
-            if not any(_overlap(box, other) for other in boxes):
-                boxes.append(box)
-                look: dict[str, Any] = {"textcoords": "offset points", "xytext": (right, up), "fontsize": 6}
-                colour = method_look(row["method"], row["form"])["color"]
-                axes.annotate(f"{row['sparsity_percent']:.0f}", (row["x"], row["value"]), color=colour, **look)
-                break
-
-
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """Return whether two boxes overlap, each given by its left and lower edge, width and height."""
-    return all(one[axis] < other[axis] + other[axis + 2] and other[axis] < one[axis] + one[axis + 2] for axis in (0, 1))
+    texts = rows["sparsity_percent"].map("{:.0f}".format).where(rows["method"] != "dense", "")
+    write_beside(axes, zip(rows["x"], rows["value"], texts, inks(rows), strict=True))

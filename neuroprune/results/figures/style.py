@@ -116,6 +116,12 @@ def method_look(method: str, form: str = "") -> dict[str, Any]:
     return {"markerfacecolor": look["color"] if label in FILLED else "white", "label": label, **look}
 
 
+def inks(rows: pd.DataFrame) -> list[str]:
+    """Return the colour of each row's method."""
+    pairs = zip(rows["method"], rows["form"], strict=True)
+    return [method_look(str(method), str(form))["color"] for method, form in pairs]
+
+
 def each_method(rows: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
     """Yield the rows of each method and form with their style, in order of first appearance."""
     for (method, form), some in rows.groupby(["method", "form"], sort=False):
