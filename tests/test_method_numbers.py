@@ -53,7 +53,7 @@ def test_paired_differences_equal_the_runs(accuracies):
 def test_conclusions_equal_the_runs(accuracies):
     text = " ".join(TEXT.split())
     lines = {line[0]: line[1].removeprefix("+") for line in differences(accuracies)}
-    assert f"adds {lines['centred − whole']} points in runs of 64 steps" in text
+    assert f"The mean gain is {lines['centred − whole']} points in runs of 64 steps" in text
     assert f"the difference is {lines['late − usual, both centred']} points" in text
     whole = accuracies("movie_512", "neuroprune", "", FIRST)
     unfolded = accuracies("movie_512", "neuroprune", "fold=False")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +13,8 @@ from torch.optim import Optimizer
 
 from neuroprune.errors import UserError
 from neuroprune.pruning.blocks import Blocks, find_blocks, unwrapped
+
+logger = logging.getLogger(__name__)
 
 State = dict[str, Any]
 """State of a method for resuming a run: tensors and JSON-serializable values by name."""
@@ -30,7 +33,7 @@ class Run:
         scheduler: The learning-rate schedule, or None for a constant rate; accelerate's wrapper is removed.
         total_steps: Optimizer steps of the whole run.
         steps_per_epoch: Optimizer steps of one epoch.
-        batch_size: Rows per optimizer step, if known.
+        batch_size: Rows per optimizer step, those of all accumulated passes; 32 are assumed if it is not given.
         step: Completed optimizer steps; a bare loop increments it between `optimizer.step()` and `after_step`.
         accumulation: Forward and backward passes per optimizer step.
         loss_rows: Number of rows over which the loss of a pass is averaged, if different from the rows in the pass.
@@ -51,6 +54,7 @@ class Run:
     loss_rows: float | None = None
     training: Any | None = None
     wrapped: bool = field(init=False)
+    _assumed: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         model, self.model = self.model, unwrapped(self.model)
@@ -69,7 +73,13 @@ class Run:
         return find_blocks(self.model)
 
     def steps_for(self, rows: int) -> int:
-        """Return the smallest number of optimizer steps that read at least `rows` rows."""
+        """Return the smallest number of optimizer steps that read at least `rows` rows.
+
+        Warn once if the number of rows per step has to be assumed.
+        """
+        if self.batch_size is None and not self._assumed:
+            self._assumed = True
+            logger.warning("Run(batch_size=…) is not given: %d rows per optimizer step are assumed.", ASSUMED_BATCH)
         return -(-rows // (self.batch_size or ASSUMED_BATCH))
 
     def learning_rates(self) -> dict[nn.Parameter, float]:
@@ -98,7 +108,8 @@ class Hooks:
 
     A bare PyTorch loop calls them itself::
 
-        run = Run(model, optimizer, scheduler, total_steps=len(loader) * epochs, steps_per_epoch=len(loader))
+        steps = len(loader)
+        run = Run(model, optimizer, scheduler, steps * epochs, steps_per_epoch=steps, batch_size=loader.batch_size)
         method.start(run)
         for _ in range(epochs):
             for batch in loader:

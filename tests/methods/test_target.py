@@ -294,3 +294,11 @@ def test_what_was_frozen_before_stays_frozen():
     model.get_input_embeddings().requires_grad_(False)
     train_bare(NeuroPrune(sparsity=0.5), model)
     assert not model.get_input_embeddings().weight.requires_grad
+
+
+def test_a_loop_without_its_batch_size_is_told_once_what_is_assumed(caplog):
+    run = make_run(make_model("bert"), steps=12)
+    assert run.steps_for(9) == 3 and not caplog.messages
+    run.batch_size = None
+    assert [run.steps_for(rows) for rows in (32, 33)] == [1, 2]
+    assert caplog.messages == ["Run(batch_size=…) is not given: 32 rows per optimizer step are assumed."]

@@ -25,11 +25,11 @@ from neuroprune.methods.neuroprune.penalties import NeuroPrunePenalty
 from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, removed_weights
 
 FIRST_ALPHA, FIRST_BETA = 3e-5, 3e-4
-"""Default initial strengths of regulated penalties, chosen on SST-2; see docs/method.md."""
+"""Default initial strengths of regulated penalties, chosen on SST-2."""
 REPORTED = 10
 """Interval, in measurements, between report entries of the regulated penalties."""
 BY_PENALTIES = 0.7
-"""Fraction of the target that the penalties bring near zero before the rest is zeroed; see docs/method.md."""
+"""Fraction of the target that the penalties bring near zero before the rest is zeroed, chosen on SST-2."""
 SHORTFALL = 0.05
 """Fraction of weights by which the penalties may miss their goal without a warning."""
 
