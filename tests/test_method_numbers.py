@@ -58,7 +58,7 @@ def test_conclusions_equal_the_runs(accuracies):
     whole = accuracies("movie_512", "neuroprune", "", FIRST)
     unfolded = accuracies("movie_512", "neuroprune", "fold=False")
     assert list(unfolded) == ["0"]
-    assert f"and {whole['0'] - unfolded['0']:.1f} without it (one seed, whole gate)" in text
+    assert f"and {whole['0'] - unfolded['0']:.1f} without it (one seed, `centred: false`)" in text
 
 
 def test_the_worth_of_the_fold_equals_the_protocol(runs):  # noqa: F811
