@@ -93,8 +93,8 @@ format: $(BIN)/.ready ## Reformat the files with ruff and snakefmt
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow/rules
 
-bench: $(BIN)/.ready ## Time a step of every method, the events and the start of the command line
-	$(BIN)/python -m benchmarks.bench
+bench: $(BIN)/.ready ## Time a step of every method, the events, whole runs and the command line; OUT=file.csv keeps the numbers
+	$(BIN)/python -m benchmarks.bench $(if $(OUT),--out $(OUT))
 
 gpu-timing: $(BIN)/.ready ## Time steps and inference of base-size models on a GPU, to results/gpu-timing; CPU=1 allows a CPU
 	@$(BIN)/python -m benchmarks.gpu $(if $(CPU),--cpu)

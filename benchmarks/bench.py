@@ -11,6 +11,7 @@ seconds and their ratio to a plain step:
 from __future__ import annotations
 
 import argparse
+import csv
 import resource
 import statistics
 import subprocess
@@ -18,15 +19,19 @@ import sys
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
+from pathlib import Path
 
 import torch
 from torch.optim import AdamW
 from transformers import BertConfig, BertForSequenceClassification
 
 from neuroprune import L1, Dense, NeuroPrune, Run, Taylor
+from neuroprune.results.environment import environment
 
 ROWS, TOKENS = 16, 32
 TOTAL = 1000  # total steps assumed by the schedules
+COLUMNS = ("benchmark", "case", "unit", "value", "ratio", "commit", "cpu", "torch")
+Line = tuple[str, str, str, float, float]  # the first five columns
 SIZES = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 
 
@@ -76,8 +81,8 @@ def after_last_event(sparsity: float) -> Loop:
     return loop
 
 
-def steps(rounds: int) -> None:
-    """Print the cost of a step relative to a plain step."""
+def steps(rounds: int) -> list[Line]:
+    """Measure the cost of a step relative to a plain step."""
     window = 0.5  # the only event is long after the timed window
     loops = {
         "plain": Loop(Dense(), 0),
@@ -93,8 +98,9 @@ def steps(rounds: int) -> None:
         "target 90 %, after the last event": after_last_event(0.9),
     }
     seconds = in_turns({name: loop.step for name, loop in loops.items()}, rounds)
-    report("A training step", seconds, seconds["plain"])
-    report("An event (choice, fold, cut)", {"80 % at once": event(0.8) - seconds["plain"]}, seconds["plain"])
+    lines = report("A training step", seconds, seconds["plain"])
+    cut = {"80 % at once": event(0.8) - seconds["plain"]}
+    return lines + report("An event (choice, fold, cut)", cut, seconds["plain"])
 
 
 def event(sparsity: float) -> float:
@@ -103,15 +109,16 @@ def event(sparsity: float) -> float:
     return [loop.step() for _ in range(3)][-1]
 
 
-def whole_runs(total: int) -> None:
-    """Print the processor time and the peak memory of whole runs, which contain three windows of calibration."""
+def whole_runs(total: int) -> list[Line]:
+    """Measure the processor time and the peak memory of whole runs, which contain three windows of calibration."""
     methods = {"dense": Dense(), "target 50 %": NeuroPrune(sparsity=0.5), "target 80 %": NeuroPrune(sparsity=0.8)}
-    methods |= {"Taylor 80 %": Taylor(sparsity=0.8)}
+    methods |= {"target 80 %, no fold": NeuroPrune(sparsity=0.8, fold=False), "Taylor 80 %": Taylor(sparsity=0.8)}
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         found = {name: pool.apply(_whole_run, (method, total, SIZES)) for name, method in methods.items()}
-    report(f"A run of {total} steps", {name: seconds for name, (seconds, _) in found.items()}, found["dense"][0])
+    seconds = {name: taken for name, (taken, _) in found.items()}
     memory = {name: peak for name, (_, peak) in found.items()}
-    report("Peak memory of a run", memory, memory["dense"], unit_name="MB")
+    lines = report(f"A run of {total} steps", seconds, seconds["dense"])
+    return lines + report("Peak memory of a run", memory, memory["dense"], unit_name="MB")
 
 
 def _whole_run(method: object, total: int, sizes: dict[str, int]) -> tuple[float, float]:
@@ -125,8 +132,8 @@ def _whole_run(method: object, total: int, sizes: dict[str, int]) -> tuple[float
     return time.process_time() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def commands(rounds: int) -> None:
-    """Print the times of commands that must not import torch, and of one that does."""
+def commands(rounds: int) -> list[Line]:
+    """Measure the times of commands that must not import torch, and of one that does."""
     lines = {
         "python -c 'import torch'": [sys.executable, "-c", "import torch"],
         "neuroprune --help": [sys.executable, "-m", "neuroprune.cli", "--help"],
@@ -144,14 +151,24 @@ def commands(rounds: int) -> None:
         return run
 
     seconds = in_turns({name: timed(line) for name, line in lines.items()}, rounds)
-    report("A command", seconds, seconds["python -c 'import torch'"])
+    return report("A command", seconds, seconds["python -c 'import torch'"])
 
 
-def report(title: str, seconds: dict[str, float], unit: float, unit_name: str = "seconds") -> None:
-    """Print seconds or megabytes, and their ratio to a unit."""
+def report(title: str, seconds: dict[str, float], unit: float, unit_name: str = "seconds") -> list[Line]:
+    """Print and return seconds or megabytes, and their ratio to a unit."""
     print(f"\n{title:<40}{unit_name:>10}{'ratio':>8}")
     for name, value in seconds.items():
         print(f"  {name:<38}{value:>10.3f}{value / unit:>8.2f}", flush=True)
+    return [(title, name, unit_name, round(value, 4), round(value / unit, 3)) for name, value in seconds.items()]
+
+
+def write(out: Path, lines: list[Line]) -> None:
+    """Write all measurements with commit, machine and version."""
+    place = environment(threads=1)
+    with out.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows([*line, place["commit"], place["cpu"], torch.__version__] for line in lines)
 
 
 def main() -> None:
@@ -159,12 +176,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each method (default 5)")
     parser.add_argument("--run-steps", type=int, default=200, help="steps of a whole run (default 200)")
+    parser.add_argument("--out", type=Path, help="csv file for the measurements")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, one thread, {ROWS} rows of {TOKENS} tokens, medians of {asked.steps}")
-    whole_runs(asked.run_steps)  # first: a child process inherits its parent's peak memory
-    steps(asked.steps)
-    commands(asked.steps)
+    lines = whole_runs(asked.run_steps)  # first: a child process inherits its parent's peak memory
+    lines += steps(asked.steps) + commands(asked.steps)
+    if asked.out is not None:
+        write(asked.out, lines)
 
 
 if __name__ == "__main__":

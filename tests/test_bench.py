@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -11,18 +12,22 @@ from neuroprune import Taylor
 from neuroprune.pruning.surgery import kept_units
 
 
-def test_every_benchmark_prints_its_line(monkeypatch, capsys):
+def test_every_benchmark_prints_and_writes_its_line(monkeypatch, capsys, tmp_path):
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
     from benchmarks import bench
 
     tiny = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     monkeypatch.setattr(bench, "SIZES", tiny)
-    bench.steps(1)
-    bench.whole_runs(12)
+    measured = bench.steps(1) + bench.whole_runs(12)
+    bench.write(tmp_path / "bench.csv", measured)
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
-    assert len(lines) == 18  # nine kinds of steps, an event, and four runs with their memory
+    assert len(lines) == 20  # nine kinds of steps, an event, and five runs with their memory
+    written = pd.read_csv(tmp_path / "bench.csv")
+    assert written["case"].tolist() == [line[1] for line in measured] and len(written) == 20
+    assert set(written.columns) == set(bench.COLUMNS) and written["commit"].notna().all()
+    assert written.query("case == 'dense'")["ratio"].tolist() == [1, 1]
     assert lines[0][0] == "plain" and lines[0][-1] == "1.00"
-    assert all(float(line[-2]) > 0 for line in lines[:-9] + lines[-8:])
+    assert all(float(line[-2]) > 0 for line in lines[:-11] + lines[-10:])
 
 
 @pytest.fixture
