@@ -52,6 +52,11 @@ class LatencyTable:
         """Predict the speed-up over the measured model."""
         return (self.attention or self.mlp)[-1][1] / self.seconds(counts)
 
+    def shortest(self, other: LatencyTable) -> LatencyTable:
+        """Return the shorter of two measurements of the same model, entry by entry."""
+        pairs = ((self.attention, other.attention), (self.mlp, other.mlp))
+        return LatencyTable(*([min(two) for two in zip(one, again, strict=True)] for one, again in pairs))
+
 
 class Example:
     """Capture the inputs of a model's next forward pass.
@@ -112,7 +117,7 @@ def measure_table(model: nn.Module, blocks: Blocks, batch: Mapping[str, Any], le
         least: Units that a block keeps at least.
 
     Returns:
-        Medians of the times.
+        The shortest times.
     """
     models: dict[tuple[bool, int], nn.Module] = {}
     for attention, some in ((True, blocks.attentions), (False, blocks.mlps)):
@@ -140,7 +145,10 @@ def smaller(model: nn.Module, counts: Counts) -> nn.Module:
 
 
 def times(models: Mapping[Any, nn.Module], batch: Mapping[str, Any]) -> dict[Any, float]:
-    """Return the median seconds of a forward pass of each model, measured alternately, without gradients."""
+    """Return the shortest seconds of a forward pass of each model, measured alternately, without gradients.
+
+    Other work on the machine can only lengthen a pass, so the shortest one is the least disturbed.
+    """
     modes = {module: module.training for model in models.values() for module in model.modules()}
     try:
         for model in models.values():
@@ -151,7 +159,7 @@ def times(models: Mapping[Any, nn.Module], batch: Mapping[str, Any]) -> dict[Any
     finally:
         for module, training in modes.items():
             module.training = training
-    return {name: float(np.median(seconds)) for name, seconds in found.items()}
+    return {name: min(seconds) for name, seconds in found.items()}
 
 
 def ratio(before: nn.Module, after: nn.Module, batch: Mapping[str, Any]) -> float:

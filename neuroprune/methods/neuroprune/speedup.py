@@ -26,6 +26,8 @@ CLOSE = 0.03
 """Relative tolerance of the speed-up at which the search ends."""
 TRIES = 5
 """Maximum number of candidates measured at the last event."""
+TABLES = 3
+"""Maximum number of measurements of the latency table before a speed-up is rejected as unreachable."""
 HALVINGS = 20
 """Number of bisection steps in the search for the number of weights."""
 
@@ -72,8 +74,7 @@ class NeuroPruneSpeedup(NeuroPruneTarget):
     def after_step(self, run: Run) -> None:
         """Measure the latencies after the first step, before the first event."""
         if self.table is None and self._example is not None:
-            self.table = measure_table(run.model, run.blocks, self._batch(), least=int(not may_empty(self.settings)))
-            self._check_reachable(run, self.table)
+            self.table = self._reachable_table(run)
         super().after_step(run)
 
     def abandon(self) -> None:
@@ -136,15 +137,26 @@ class NeuroPruneSpeedup(NeuroPruneTarget):
         _, room, self.reached = min(found)
         return room
 
-    def _check_reachable(self, run: Run, table: LatencyTable) -> None:
+    def _reachable_table(self, run: Run) -> LatencyTable:
+        """Measure the latencies, again if other work on the machine may be why the speed-up is out of reach."""
         fewest = fewest_units(run, self.settings.min_share)
-        most = table.speedup({block: min(fewest[block], block.units) for block in run.blocks.all})
+        counts = {block: min(fewest[block], block.units) for block in run.blocks.all}
+        table = self._measure(run)
+        for _ in range(TABLES - 1):
+            if table.speedup(counts) >= self.wanted:
+                break
+            table = table.shortest(self._measure(run))
+        most = table.speedup(counts)
         if self.wanted > most:
             raise UserError(
                 f"speedup={self.wanted:g}: even with the fewest heads and neurons, this model is only "
-                f"{most:.1f} times faster on this machine (batch size {self.settings.speedup_rows}); lower speedup or "
-                "min_share."
+                f"{most:.1f} times faster on this machine (batch size {self.settings.speedup_rows}, measured "
+                f"{TABLES} times); lower speedup or min_share, or start again when less else runs on the machine."
             )
+        return table
+
+    def _measure(self, run: Run) -> LatencyTable:
+        return measure_table(run.model, run.blocks, self._batch(), least=int(not may_empty(self.settings)))
 
 
 def _left(groups: Sequence[UnitGroup], room: int) -> dict[Any, int]:
