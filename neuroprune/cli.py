@@ -189,6 +189,8 @@ def _add_prune(commands: Any) -> None:
     text = "fraction of the weights in attentions and MLPs to remove, such as 0.8"
     text += "; several share the first third of the training"
     command.add_argument("--sparsity", type=float, nargs="+", required=True, metavar="SHARE", help=text)
+    text = "neuroprune (NeuroPrune-FC, the default) or taylor (first-order scores)"
+    command.add_argument("--method", choices=("neuroprune", "taylor"), default="neuroprune", help=text)
     command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder for the model")
     for name, kind, text in subcommands.TRAINING_OPTIONS:
         command.add_argument(

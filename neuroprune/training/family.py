@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from neuroprune.config.canonical import settings_hash
 from neuroprune.config.jobs import CHECKPOINTS
-from neuroprune.config.methods import NeuroPruneSettings
+from neuroprune.config.methods import NeuroPruneSettings, TaylorSettings
 from neuroprune.config.settings import RunSettings
 from neuroprune.errors import UserError
 from neuroprune.files.temporary import temporary_folder
@@ -21,10 +21,10 @@ from neuroprune.training import checkpoints, run
 
 
 def train(family: Sequence[RunSettings], study: Path, data_root: Path) -> list[RunRecord]:
-    """Train runs that differ only in NeuroPrune-FC's sparsity, with the same weights as if trained separately.
+    """Train runs that differ only in their target sparsity, with the same weights as if trained separately.
 
     Args:
-        family: Settings of the runs.
+        family: Settings of the runs, of NeuroPrune-FC or Taylor.
         study: Folder of the study; a run is written to `runs/<name>`.
         data_root: Folder of the datasets.
 
@@ -57,7 +57,7 @@ def continue_from(shared: Path, settings: RunSettings, folder: Path) -> None:
         settings: Settings of the run.
         folder: Folder of the run.
     """
-    progress, method = checkpoints.read_progress(shared), cast(NeuroPruneSettings, settings.method)
+    progress, method = checkpoints.read_progress(shared), cast(NeuroPruneSettings | TaylorSettings, settings.method)
     step = json.loads((shared / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
     own = folder / CHECKPOINTS / f"checkpoint-{step}"
     shutil.copytree(shared, own)

@@ -33,6 +33,7 @@ class Request:
         catalogue: Folder with `models.yaml` and `tasks/`.
         training: Training settings that override those of the catalogue rows.
         trim_vocabulary: Whether to keep only the embeddings of the task's tokens.
+        method: A method that removes whole units to a target sparsity: `neuroprune` or `taylor`.
     """
 
     model: str
@@ -42,6 +43,7 @@ class Request:
     catalogue: Path
     training: Mapping[str, Any] = field(default_factory=dict)
     trim_vocabulary: bool = False
+    method: str = "neuroprune"
 
 
 def prune(request: Request, out: Path, data_root: Path) -> list[str]:
@@ -216,7 +218,7 @@ def family_settings(request: Request, sparsities: Sequence[float]) -> list[RunSe
     if request.trim_vocabulary:
         models = {model: {**models.get(model, {}), "trim_vocabulary": True}}
     task, tasks = _row(request.task, rows.tasks, _task_file(request, rows.tasks))
-    method = {"name": "neuroprune", "sparsity": sparsities[0] if len(sparsities) == 1 else list(sparsities)}
+    method = {"name": request.method, "sparsity": sparsities[0] if len(sparsities) == 1 else list(sparsities)}
     grid: dict[str, Any] = {"models": [model], "tasks": [task], "methods": [method], "seeds": [request.seed]}
     grid["training"] = dict(request.training)
     study = {"study": "prune", "models": models, "tasks": tasks, "experiments": {"prune": grid}}

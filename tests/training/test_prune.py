@@ -158,21 +158,22 @@ def test_the_vocabulary_is_trimmed_to_the_task(at_home, capsys):
     assert transformers.pipeline("text-classification", model="trimmed", device="cpu")("a great film")[0]["label"]
 
 
-def test_a_family_has_the_weights_of_its_members_alone(at_home, capsys):
-    assert main(words(out="alone", sparsity=0.8)) == 0
-    assert main([*words(out="family")[:-4], "--out", "family", "--sparsity", "0.5", "0.8"]) == 0
+@pytest.mark.parametrize("method", ["neuroprune", "taylor"])
+def test_a_family_has_the_weights_of_its_members_alone(method, at_home, capsys):
+    assert main(words(out="alone", sparsity=0.8, method=method)) == 0
+    assert main([*words()[:5], "--method", method, "--out", "family", "--sparsity", "0.5", "0.8"]) == 0
     shown = capsys.readouterr().out
-    assert "tiny-sst2-neuroprune-50-s0" in shown and "frontier.png" in shown
-    folder = at_home / "family"
-    alone, member = (load_file(place / "model.safetensors") for place in (at_home / "alone", folder / MEMBER / "model"))
-    assert alone.keys() == member.keys() and all(value.equal(member[name]) for name, value in alone.items())
-    record, other = (json.loads((place / "run.json").read_text()) for place in (folder / MEMBER, at_home / "alone"))
+    assert f"tiny-sst2-{method}-50-s0" in shown and "frontier.png" in shown
+    folder, name = at_home / "family", f"runs/tiny-sst2-{method}-80-s0"
+    alone, member = (load_file(place / "model.safetensors") for place in (at_home / "alone", folder / name / "model"))
+    assert alone.keys() == member.keys() and all(value.equal(member[key]) for key, value in alone.items())
+    record, other = (json.loads((place / "run.json").read_text()) for place in (folder / name, at_home / "alone"))
     for key in ("value", "metrics", "sparsity", "steps"):
         assert record["result"][key] == other["result"][key]
-    assert record["result"]["method"] == other["result"]["method"]
+    assert record["result"]["method"] == other["result"]["method"] and other["settings"]["method"]["name"] == method
     assert record["result"]["resumed_at"] == [4] and other["result"]["resumed_at"] == []  # 16 steps, a third is 5
-    for name in ("runs.csv", "tables/summary.md", "figures/frontier.png"):
-        assert (folder / name).is_file()
+    for made in ("runs.csv", "tables/summary.md", "figures/frontier.png"):
+        assert (folder / made).is_file()
     assert not list(folder.glob(".*")) and not list(folder.glob("runs/*/checkpoints"))
 
 
@@ -188,6 +189,3 @@ def test_sparsities_that_are_no_family_are_one_sentence(shares, at_home, capsys)
     assert main([*words(out="family")[:-4], "--out", "family", "--sparsity", *shares]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.startswith("--sparsity"), said
-
-
-MEMBER = "runs/tiny-sst2-neuroprune-80-s0"
