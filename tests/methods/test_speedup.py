@@ -1,6 +1,7 @@
 """NeuroPrune with a target speed-up: predictions of the latency table, corrected by the last event."""
 
 import logging
+import time
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def model_seconds(model, factor=1.0):
 def machine(request, monkeypatch):
     """Replace the clock; small copies may be faster than predicted from their parts."""
 
-    def interleave(functions, repeats, warmup, sync):
+    def interleave(functions, repeats, warmup, sync, clock):
         assert not any(function.func.training for function in functions.values())
         return {name: [model_seconds(function.func, request.param)] for name, function in functions.items()}
 
@@ -117,7 +118,7 @@ def busy(monkeypatch):
     """A machine on which the passes of the first measurements of a table are disturbed, as listed."""
     disturbed = []
 
-    def interleave(functions, repeats, warmup, sync):
+    def interleave(functions, repeats, warmup, sync, clock):
         slow = disturbed.pop(0) if disturbed and len(functions) > 2 else 1.0  # ratios take two functions
         seconds = {name: model_seconds(function.func) for name, function in functions.items()}
         dense = max(seconds.values())
@@ -132,6 +133,23 @@ def test_a_table_disturbed_by_other_work_is_measured_again(busy):
     model, method = make_model("bert"), NeuroPrune(speedup=2, calibration_rows=8)
     train_bare(method, model, steps=12)
     assert busy == [] and dense_seconds(model) / model_seconds(model) == pytest.approx(2, rel=0.05)
+
+
+def test_a_table_that_promises_too_little_does_not_make_early_events_remove_too_much(busy):
+    busy += [2.4]
+    model, method = make_model("bert"), NeuroPrune(speedup=1.5, calibration_rows=8)
+    train_bare(method, model, steps=12)
+    assert busy == [] and dense_seconds(model) / model_seconds(model) == pytest.approx(1.5, rel=0.05)
+    assert [event["speedup"] <= 1.5 for event in method.report["events"][:-1]] == [True, True]
+
+
+@pytest.mark.parametrize(("threads", "clock"), [(1, time.process_time), (2, time.perf_counter)])
+def test_other_work_is_not_timed_on_one_thread(monkeypatch, threads, clock):
+    clocks = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(latency, "interleave", lambda functions, *rest: clocks.append(rest[-1]) or {"one": [1.0]})
+    latency.times({"one": make_model("bert")}, {})
+    assert clocks == [clock]
 
 
 def test_a_table_that_stays_disturbed_is_refused(busy):

@@ -147,7 +147,8 @@ def smaller(model: nn.Module, counts: Counts) -> nn.Module:
 def times(models: Mapping[Any, nn.Module], batch: Mapping[str, Any]) -> dict[Any, float]:
     """Return the shortest seconds of a forward pass of each model, measured alternately, without gradients.
 
-    Other work on the machine can only lengthen a pass, so the shortest one is the least disturbed.
+    Other work on the machine can only lengthen a pass, so the shortest one is the least disturbed. On one CPU thread,
+    processor time is measured, which hardly contains other work at all.
     """
     modes = {module: module.training for model in models.values() for module in model.modules()}
     try:
@@ -155,11 +156,17 @@ def times(models: Mapping[Any, nn.Module], batch: Mapping[str, Any]) -> dict[Any
             model.eval()
         with torch.no_grad():
             functions = {name: partial(model, **batch) for name, model in models.items()}
-            found = interleave(functions, REPEATS, WARMUP, synchronise)
+            found = interleave(functions, REPEATS, WARMUP, synchronise, _clock(next(iter(models.values()))))
     finally:
         for module, training in modes.items():
             module.training = training
     return {name: min(seconds) for name, seconds in found.items()}
+
+
+def _clock(model: nn.Module) -> Callable[[], float]:
+    """Return processor time for one CPU thread, otherwise wall-clock time."""
+    alone = next(model.parameters()).device.type == "cpu" and torch.get_num_threads() == 1
+    return time.process_time if alone else time.perf_counter
 
 
 def ratio(before: nn.Module, after: nn.Module, batch: Mapping[str, Any]) -> float:
@@ -169,7 +176,11 @@ def ratio(before: nn.Module, after: nn.Module, batch: Mapping[str, Any]) -> floa
 
 
 def interleave(
-    functions: Mapping[Any, Callable[[], Any]], repeats: int, warmup: int, sync: Callable[[], Any]
+    functions: Mapping[Any, Callable[[], Any]],
+    repeats: int,
+    warmup: int,
+    sync: Callable[[], Any],
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Any, list[float]]:
     """Time functions alternately (A B A B …), so that a temporary slowdown of the machine affects all of them.
 
@@ -178,6 +189,7 @@ def interleave(
         repeats: Measured calls of each function.
         warmup: Warm-up calls of each function.
         sync: Function that synchronizes the device; called before each clock reading.
+        clock: Function that returns the current seconds.
 
     Returns:
         Seconds of each measured call, by name; entries at the same position come from the same round.
@@ -186,11 +198,11 @@ def interleave(
     for turn in range(warmup + repeats):
         for name, function in functions.items():
             sync()
-            start = time.perf_counter()
+            start = clock()
             function()
             sync()
             if turn >= warmup:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 

@@ -25,7 +25,7 @@ from neuroprune.pruning.sparsity import removed_weights
 CLOSE = 0.03
 """Relative tolerance of the speed-up at which the search ends."""
 TRIES = 5
-"""Maximum number of candidates measured at the last event."""
+"""Maximum number of candidates measured at an event."""
 TABLES = 3
 """Maximum number of measurements of the latency table before a speed-up is rejected as unreachable."""
 HALVINGS = 20
@@ -87,9 +87,7 @@ class NeuroPruneSpeedup(NeuroPruneTarget):
         """Remove whole units: this event's part of the total or, at the last event, all that are still needed."""
         calibration = self._take_calibration(run)
         groups = unit_groups(run, self._scores(run, calibration), self.settings.min_share)
-        room = self._last_room(run, groups) if last else self._part(run, self._room(groups, self.wanted))
-        if not last:
-            self.reached *= ratio(run.model, smaller(run.model, _left(groups, room)), self._batch())
+        room, self.reached = self._last_room(run, groups) if last else self._part(run, groups)
         self._remove_units(run, calibration, room)
         self.report["speedup"] |= {"measured": self.reached, "tokens": self._tokens()}
         if last and abs(self.reached / self.wanted - 1) > CLOSE:
@@ -107,10 +105,20 @@ class NeuroPruneSpeedup(NeuroPruneTarget):
         """Return the length of the timed rows."""
         return max((value.shape[1] for value in self._batch().values() if value.dim() > 1), default=0)
 
-    def _part(self, run: Run, room: int) -> int:
-        """Return the number of weights to remove at this event."""
+    def _part(self, run: Run, groups: Sequence[UnitGroup]) -> tuple[int, float]:
+        """Return the weights to remove at an event before the last, and the speed-up, at most the target."""
         removed = removed_weights(run.model)
-        return max(0, round(self._progress() * (removed + room)) - removed)
+        room = max(0, round(self._progress() * (removed + self._room(groups, self.wanted))) - removed)
+        for _ in range(TRIES):
+            speed = self._speed(run, groups, room)
+            if speed <= self.wanted:
+                return room, speed
+            room //= 2
+        return room, speed
+
+    def _speed(self, run: Run, groups: Sequence[UnitGroup], room: int) -> float:
+        """Measure the speed-up over the dense model after the removal of this many weights."""
+        return self.reached * ratio(run.model, smaller(run.model, _left(groups, room)), self._batch())
 
     def _room(self, groups: Sequence[UnitGroup], wanted: float) -> int:
         """Find the smallest number of removed weights with the wanted predicted speed-up over the dense model."""
@@ -124,18 +132,18 @@ class NeuroPruneSpeedup(NeuroPruneTarget):
                 high = middle
         return high
 
-    def _last_room(self, run: Run, groups: Sequence[UnitGroup]) -> int:
+    def _last_room(self, run: Run, groups: Sequence[UnitGroup]) -> tuple[int, float]:
         """Measure candidates next to the current model and correct the prediction until the speed-up is met."""
-        wanted, batch, found = self.wanted, self._batch(), []
+        wanted, found = self.wanted, []
         for _ in range(TRIES):
             room = self._room(groups, wanted)
-            speed = self.reached * ratio(run.model, smaller(run.model, _left(groups, room)), batch)
+            speed = self._speed(run, groups, room)
             found.append((abs(speed / self.wanted - 1), room, speed))
             if found[-1][0] <= CLOSE:
                 break
             wanted *= self.wanted / speed
-        _, room, self.reached = min(found)
-        return room
+        _, room, speed = min(found)
+        return room, speed
 
     def _reachable_table(self, run: Run) -> LatencyTable:
         """Measure the latencies, again if other work on the machine may be why the speed-up is out of reach."""
