@@ -26,11 +26,13 @@ from helpers.published import (
     standard_error,
     tables,
 )
+from neuroprune.config.catalogue import make_plan, read_study
 
 PAGE, README = (ROOT / "docs" / "results.md").read_text(), (ROOT / "README.md").read_text()
 MEASURED = re.compile(
     r"[\d.,–]*\d (?:M|ms|s|points?|heads?|neurons|rows|steps|times)\b|[\d.,–]*\d [%×]|\b(?:BLEU|Lsum) [\d.]+"
 )
+SHALLOW = (1, 2, 3)  # numbers of layers
 TARGET = re.compile(r"\b[Aa]t (?:50|80|80 and 90|30 and 50) %")
 
 
@@ -48,11 +50,15 @@ def sst2_table(rows):
     groups += [f"neuroprune-{point}" for point in (50, 80, 90, 95)]
     groups += [f"{method}-{point}" for method in ("taylor", "l1") for point in (50, 80, 90)]
     table = [rows("sst2", f"minilm-sst2-{group}") for group in groups]
+    shallow = [rows("sst2", f"minilm_{layers}-sst2-dense") for layers in SHALLOW]
     names = ["setting", "sparsity", "accuracy", "heads left", "neurons left", "parameters left", "inference, batch 32"]
     yield [f"SST-2, {table[0]['result']['train_rows']:,} rows", *names]
     for row in table:
         left = [f"{heads(row)}", f"{neurons(row):,}", millions(row)]
         yield [label(row), setting(row), sparsity(row), accuracy(row), *left, faster(row)]
+    for layers, row in zip(SHALLOW, shallow, strict=True):
+        name = f"dense, lowest {layers} of 6 layers"
+        yield [name, "", "", accuracy(row), f"{heads(row)}", f"{neurons(row):,}", millions(row), ""]
 
 
 def demo_table(rows):
@@ -201,6 +207,13 @@ def sst2_claims(rows):
     yield f"θ = {paper[0.15]['theta']} and θ = {one['theta']} merge no head at {strengths}"
     yield f"θ = 0.25 merges {heads(dense) - heads(paper[0.25])} heads, all in the last layer"
     yield f"{accuracy(ours)} and {accuracy(taylor)} at {setting(ours)} sparsity, one seed each"
+    shallow = [rows("sst2", f"minilm_{layers}-sst2-dense") for layers in SHALLOW]
+    one, two, three = (f"{accuracy(run)} with {millions(run)}" for run in shallow)
+    half = row("neuroprune-50")
+    yield f"{accuracy(half)} with {millions(half)} parameters, the lowest three layers fine-tuned alone {three}; "
+    yield f"{accuracy(ours)} with {millions(ours)}, where two layers have {two} and one layer {one}"
+    planned = make_plan(read_study([ROOT / "config" / "sst2.yaml"]), "sst2.yaml", ROOT / "config").runs
+    yield f"(of {len(planned)} that the study contains)"
     yield f"All {len(list((PUBLISHED / 'sst2' / 'runs').glob('*/run.json')))} runs"
 
 
