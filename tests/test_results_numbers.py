@@ -115,6 +115,28 @@ def _compared(rows, study, task, group):
     return row
 
 
+SERIES = {"dense": (2, 4, 8, 16), "neuroprune-80": (2, 4, 8, 16), "taylor-80": (2, 4, 8, 16)}
+SERIES |= {"cofi-80": (4, 8, 16, 40), "dsp-h24": (3, 6, 12)}
+
+
+def by_epochs(rows, group, count):
+    """Return the runs of the study training_time with this number of epochs."""
+    row = rows("training_time", f"minilm-sst2_1000-{group}" + ("" if count == SERIES[group][0] else f"-epochs_{count}"))
+    assert (row["epochs"], row["runs"]) == (count, 3)
+    return row
+
+
+def training_time_table(rows):
+    """Accuracy against training time, in processor time over that of the shortest dense run."""
+    yield ["SST-2, 1,000 rows", "target", "epochs", "accuracy", "training, 2 dense epochs = 1"]
+    unit = by_epochs(rows, "dense", 2)["train_time"]
+    for group, counts in SERIES.items():
+        target = {"dense": "", "dsp-h24": "24 heads"}.get(group, "80 %")
+        for count in counts:
+            row = by_epochs(rows, group, count)
+            yield [label(row), target, f"{count}", accuracy(row), f"{row['train_time'] / unit:.1f}"]
+
+
 def glue_table(rows):
     yield [
         "accuracy, 80 % sparsity",
@@ -157,7 +179,16 @@ def decoder_table(rows):
         yield [*left, accuracy(language), f"{language['metric_perplexity']:.0f}"]
 
 
-TABLES = (sst2_table, demo_table, small_table, compared_table, glue_table, decoder_table, random_table)
+TABLES = (
+    sst2_table,
+    demo_table,
+    small_table,
+    compared_table,
+    training_time_table,
+    glue_table,
+    decoder_table,
+    random_table,
+)
 
 
 @pytest.mark.parametrize("expected", TABLES)
@@ -215,6 +246,20 @@ def sst2_claims(rows):
     planned = make_plan(read_study([ROOT / "config" / "sst2.yaml"]), "sst2.yaml", ROOT / "config").runs
     yield f"(of {len(planned)} that the study contains)"
     yield f"All {len(list((PUBLISHED / 'sst2' / 'runs').glob('*/run.json')))} runs"
+
+
+def training_time_claims(rows):
+    """Yield the parts that state a measured value of the study training_time."""
+    run = partial(by_epochs, rows)
+    ratio = run("cofi-80", 40)["train_time"] / run("neuroprune-80", 2)["train_time"]
+    yield f"CoFi takes {ratio:.0f} times the training of NeuroPrune-FC for the same accuracy: "
+    yield f"{accuracy(run('cofi-80', 40))} after 40 epochs, {accuracy(run('neuroprune-80', 2))} after two"
+    yield f"CoFi has {accuracy(run('cofi-80', 4))}, NeuroPrune-FC {accuracy(run('neuroprune-80', 4))}"
+    error = standard_error(run("taylor-80", 8))
+    yield f"Beyond four epochs neither gains reliably: the standard error of one accuracy is {error:.1f} points"
+    layers = {group: [run(group, count)["empty_layers"] > 0 for count in SERIES[group]] for group in SERIES}
+    assert all(layers.pop("cofi-80")) and layers.pop("dsp-h24") == [False, False, True]
+    assert not any(map(any, layers.values()))
 
 
 def timed_twice(rows):
@@ -304,7 +349,8 @@ def prose(page):
 
 def test_measured_values_in_the_text_equal_the_records(rows):
     text = prose(PAGE)
-    for claim in (*sst2_claims(rows), *decoder_claims(rows), *other_claims(rows)):
+    claims = (*sst2_claims(rows), *training_time_claims(rows), *decoder_claims(rows), *other_claims(rows))
+    for claim in claims:
         assert claim in text
         text = text.replace(claim, "")
     assert MEASURED.findall(TARGET.sub("", text)) == []

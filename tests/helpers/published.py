@@ -15,7 +15,7 @@ from neuroprune.results.tables.summary import summarize
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "results" / "published"
-STUDIES = ("ablations", "architectures", "demo", "inhouse", "small", "smollm2", "sst2")
+STUDIES = ("ablations", "architectures", "demo", "inhouse", "small", "smollm2", "sst2", "training_time")
 LABELS = {"dense": "dense", "cofi": "CoFi", "dsp": "DSP", "taylor": "Taylor", "random": "random heads and neurons"}
 FORMS = {
     ("neuroprune", "penalty"): "NeuroPrune (penalties)",
