@@ -237,7 +237,9 @@ def sst2_claims(rows):
     strengths = setting(one).removesuffix(", θ 0.2")
     yield f"θ = {paper[0.15]['theta']} and θ = {one['theta']} merge no head at {strengths}"
     yield f"θ = 0.25 merges {heads(dense) - heads(paper[0.25])} heads, all in the last layer"
-    yield f"{accuracy(ours)} and {accuracy(taylor)} at {setting(ours)} sparsity, one seed each"
+    yield f"{accuracy(ours)} and {accuracy(taylor)} at {setting(ours)} sparsity (n = {ours['runs']} seeds each; "
+    groups = [f"minilm-sst2-{name}-80" for name in ("taylor", "neuroprune")]
+    yield f"paired difference {paired_difference('sst2', *groups)} points, 95 % interval)"
     shallow = [rows("sst2", f"minilm_{layers}-sst2-dense") for layers in SHALLOW]
     one, two, three = (f"{accuracy(run)} with {millions(run)}" for run in shallow)
     half = row("neuroprune-50")
