@@ -46,7 +46,8 @@ class Loop:
         self.optimizer = AdamW(self.model.parameters(), lr=1e-4, fused=True)
         self.batch = {"input_ids": torch.randint(0, 30000, (ROWS, TOKENS)), "labels": torch.randint(0, 2, (ROWS,))}
         self.method = method
-        self.run = Run(self.model, self.optimizer, total_steps=total, steps_per_epoch=total, step=first)
+        sizes = {"total_steps": total, "steps_per_epoch": total, "batch_size": ROWS, "step": first}
+        self.run = Run(self.model, self.optimizer, **sizes)
         method.start(self.run)
 
     def step(self) -> float:
