@@ -61,3 +61,14 @@ def test_the_times_of_multiples_are_those_of_their_measurement():
     for multiple, words in (("16", "takes {} of the time"), ("8", "take {} of it"), ("64", "of 64 {}.")):
         times = [float(row["time over free widths"]) for row in rows if row["multiple"] == multiple]
         assert words.format(f"{min(times):.2f} to {max(times):.2f}") in text
+
+
+def test_the_costs_of_training_are_those_of_their_measurement():
+    with (PUBLISHED / "research" / "bench.csv").open(newline="") as file:
+        ratios = {(row["benchmark"], row["case"]): float(row["ratio"]) for row in csv.DictReader(file)}
+    text = " ".join(PAGE.split())
+    step = ratios["A training step", "target, in a window"]
+    assert f"a step of NeuroPrune-FC takes about {step:.1f} times as long" in text
+    peak = {case: ratios["Peak memory of a run", case] for case in ("target 80 %", "target 80 %, no fold")}
+    assert f"is {peak['target 80 %']:.2f} of dense training's" in text
+    assert f"Without it (`fold: false`) it is {peak['target 80 %, no fold']:.2f}" in text
