@@ -143,6 +143,19 @@ def test_a_table_that_promises_too_little_does_not_make_early_events_remove_too_
     assert [event["speedup"] <= 1.5 for event in method.report["events"][:-1]] == [True, True]
 
 
+def test_an_early_event_removes_what_was_measured_last_if_all_it_tried_was_too_fast(busy, monkeypatch):
+    tried = []
+    path = "neuroprune.methods.neuroprune.speedup.ratio"
+    monkeypatch.setattr(path, lambda before, after, batch: tried.append(removed_weights(after)) or 9.0)
+    model, method = make_model("bert"), NeuroPrune(speedup=1.5, calibration_rows=8)
+    run = make_run(model.train(), steps=12)
+    method.start(run)
+    while not method.report["events"]:
+        take_step(method, run)
+    assert tried == sorted(tried, reverse=True) and len(tried) == 5
+    assert removed_weights(model) == tried[-1] < tried[0]
+
+
 @pytest.mark.parametrize(("threads", "clock"), [(1, time.process_time), (2, time.perf_counter)])
 def test_other_work_is_not_timed_on_one_thread(monkeypatch, threads, clock):
     clocks = []

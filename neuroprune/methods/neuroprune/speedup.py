@@ -109,12 +109,11 @@ class NeuroPruneSpeedup(NeuroPruneTarget):
         """Return the weights to remove at an event before the last, and the speed-up, at most the target."""
         removed = removed_weights(run.model)
         room = max(0, round(self._progress() * (removed + self._room(groups, self.wanted))) - removed)
-        for _ in range(TRIES):
-            speed = self._speed(run, groups, room)
+        for part in (room >> halved for halved in range(TRIES)):
+            speed = self._speed(run, groups, part)
             if speed <= self.wanted:
-                return room, speed
-            room //= 2
-        return room, speed
+                break
+        return part, speed
 
     def _speed(self, run: Run, groups: Sequence[UnitGroup], room: int) -> float:
         """Measure the speed-up over the dense model after the removal of this many weights."""
