@@ -11,7 +11,6 @@ seconds and their ratio to a plain step:
 from __future__ import annotations
 
 import argparse
-import csv
 import resource
 import statistics
 import subprocess
@@ -25,13 +24,13 @@ import torch
 from torch.optim import AdamW
 from transformers import BertConfig, BertForSequenceClassification
 
+from benchmarks.measurements import write
 from neuroprune import L1, Dense, NeuroPrune, Run, Taylor
-from neuroprune.results.environment import environment
 
 ROWS, TOKENS = 16, 32
 TOTAL = 1000  # total steps assumed by the schedules
-COLUMNS = ("benchmark", "case", "unit", "value", "ratio", "commit", "cpu", "torch")
-Line = tuple[str, str, str, float, float]  # the first five columns
+COLUMNS = ("benchmark", "case", "unit", "value", "ratio")
+Line = tuple[str, str, str, float, float]
 SIZES = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 
 
@@ -163,15 +162,6 @@ def report(title: str, seconds: dict[str, float], unit: float, unit_name: str = 
     return [(title, name, unit_name, round(value, 4), round(value / unit, 3)) for name, value in seconds.items()]
 
 
-def write(out: Path, lines: list[Line]) -> None:
-    """Write all measurements with commit, machine and version."""
-    place = environment(threads=1)
-    with out.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows([*line, place["commit"], place["cpu"], torch.__version__] for line in lines)
-
-
 def main() -> None:
     """Run all benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -184,7 +174,7 @@ def main() -> None:
     lines = whole_runs(asked.run_steps)  # first: a child process inherits its parent's peak memory
     lines += steps(asked.steps) + commands(asked.steps)
     if asked.out is not None:
-        write(asked.out, lines)
+        write(asked.out, COLUMNS, lines)
 
 
 if __name__ == "__main__":

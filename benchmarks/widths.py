@@ -9,7 +9,6 @@ Each width is rounded to the nearest multiple, at least one. All models take tur
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 from functools import partial
 from pathlib import Path
@@ -18,9 +17,9 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
+from benchmarks.measurements import write
 from neuroprune.methods.components.latency import interleave, smaller, synchronise
 from neuroprune.pruning.blocks import find_blocks
-from neuroprune.results.environment import environment
 from neuroprune.results.records import read_record
 
 RUNS = Path("results/published/sst2/runs")
@@ -35,9 +34,6 @@ COLUMNS = (
     "neurons",
     "milliseconds",
     "time over free widths",
-    "commit",
-    "cpu",
-    "torch",
 )
 
 
@@ -58,7 +54,6 @@ def main() -> None:
     out = parser.parse_args().out
     torch.set_num_threads(1)
     dense = BertForSequenceClassification(BertConfig(**SIZES)).eval()
-    place = environment(threads=1)
     lines = []
     for sparsity, name in NAMES.items():
         kept = read_record(RUNS / name / "run.json").result.sparsity
@@ -73,10 +68,7 @@ def main() -> None:
                 width = sum(mlp.units for mlp in find_blocks(models[multiple]).mlps)
                 ratio = value / seconds[1]
                 lines.append((sparsity, multiple, batch, width, round(1000 * value, 3), round(ratio, 3)))
-    with out.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows([*line, place["commit"], place["cpu"], torch.__version__] for line in lines)
+    write(out, COLUMNS, lines)
 
 
 if __name__ == "__main__":

@@ -169,8 +169,8 @@ def prune(args: argparse.Namespace) -> None:
     from neuroprune.training.prune import Request, prune, prune_family
 
     given = {name: getattr(args, name) for name, *_ in TRAINING_OPTIONS if getattr(args, name) is not None}
-    first, rest = args.sparsity[0], (args.trim_vocabulary, args.method)
-    request = Request(args.model, args.task, first, args.seed, args.catalogue, given, *rest)
+    options = {"trim_vocabulary": args.trim_vocabulary, "method": args.method}
+    request = Request(args.model, args.task, args.sparsity[0], args.seed, args.catalogue, given, **options)
     several = len(args.sparsity) > 1
     made = prune_family(request, args.sparsity, args.out, args.data_root) if several else None
     for sentence in made or prune(request, args.out, args.data_root):

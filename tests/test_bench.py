@@ -19,12 +19,12 @@ def test_every_benchmark_prints_and_writes_its_line(monkeypatch, capsys, tmp_pat
     tiny = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     monkeypatch.setattr(bench, "SIZES", tiny)
     measured = bench.steps(1) + bench.whole_runs(12)
-    bench.write(tmp_path / "bench.csv", measured)
+    bench.write(tmp_path / "bench.csv", bench.COLUMNS, measured)
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
     assert len(lines) == 20  # nine kinds of steps, an event, and five runs with their memory
     written = pd.read_csv(tmp_path / "bench.csv")
     assert written["case"].tolist() == [line[1] for line in measured] and len(written) == 20
-    assert set(written.columns) == set(bench.COLUMNS) and written["commit"].notna().all()
+    assert set(written.columns) == {*bench.COLUMNS, "commit", "cpu", "torch"} and written["commit"].notna().all()
     assert written.query("case == 'dense'")["ratio"].tolist() == [1, 1]
     assert lines[0][0] == "plain" and lines[0][-1] == "1.00"
     assert all(float(line[-2]) > 0 for line in lines[:-11] + lines[-10:])

@@ -13,12 +13,13 @@ from matplotlib.lines import Line2D
 from neuroprune.results.figures.context import below, pair_title, seeds
 from neuroprune.results.figures.grid import interval
 from neuroprune.results.figures.style import (
-    EMPTY,
     METRIC_SPAN,
     PAGE_WIDTH,
     TASK_MARKERS,
     at_least,
+    bars,
     colours,
+    empty_key,
     from_zero,
     mark_empty,
     nothing_to_show,
@@ -130,7 +131,7 @@ def _plot(shown: pd.DataFrame, note: str) -> Figure:
             axes.set_ylabel(unit)
         axes_row[0].set_title(SETTINGS[setting], loc="left", fontweight="bold")
     handles = [Line2D([], [], color=colour, lw=3, label=task) for task, colour in tasks.items()]
-    handles += [Line2D([], [], **EMPTY)] if (shown["empty_layers"] > 0).any() else []
+    handles += empty_key(shown)
     if len(handles) > 1:
         figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
     points = f"target: {'; '.join(dict.fromkeys(shown['point']))}"
@@ -154,11 +155,10 @@ def _panel(axes: Axes, rows: pd.DataFrame, choices: list[str], tasks: dict[str, 
     for number, (_, line) in enumerate(lines):
         ordered = line.sort_values("choice", key=lambda column: column.map(place))
         x = ordered["choice"].map(place) + (number - (len(lines) - 1) / 2) * min(0.08, 0.5 / len(lines))
-        spread = [(ordered["value"] - ordered["low"]).fillna(0), (ordered["high"] - ordered["value"]).fillna(0)]
         marker = TASK_MARKERS[number % len(TASK_MARKERS)]
         mark_empty(axes, ordered.assign(x=x), "x", "value")
         axes.errorbar(
-            x, ordered["value"], yerr=spread, color=tasks[ordered["task"].iloc[0]], marker=marker, capsize=1.8
+            x, ordered["value"], yerr=bars(ordered), color=tasks[ordered["task"].iloc[0]], marker=marker, capsize=1.8
         )
     axes.set_xticks(range(len(choices)), [WORDS.get(choice, choice) for choice in choices])
     axes.set_xlim(-0.5, len(choices) - 0.5)

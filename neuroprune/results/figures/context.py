@@ -83,10 +83,14 @@ def seeds(counts: pd.Series) -> str:
 
 def rough_times(runs: pd.DataFrame) -> list[str]:
     """Return warnings about times that depend on what else the machine was doing."""
+    return [*rough_training(runs), *_unsteady_inference(runs)]
+
+
+def rough_training(runs: pd.DataFrame) -> list[str]:
+    """Return a warning if training times of some runs are wall-clock times."""
     done = runs[runs["status"] == "done"]
     shared = (done["train_seconds_without_eval"].notna() & done["train_cpu_seconds"].isna()).any()
-    texts = ["training times are rough: some include waiting for other jobs"] if shared else []
-    return [*texts, *_unsteady_inference(runs)]
+    return ["training times are rough: some include waiting for other jobs"] if shared else []
 
 
 def _unsteady_inference(runs: pd.DataFrame) -> list[str]:

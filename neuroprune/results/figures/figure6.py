@@ -16,6 +16,7 @@ from neuroprune.results.figures.frontier import efficient
 from neuroprune.results.figures.grid import interval
 from neuroprune.results.figures.style import (
     PAGE_WIDTH,
+    bars,
     each_method,
     mark_empty,
     nothing_to_show,
@@ -103,7 +104,7 @@ def _plot(curves: pd.DataFrame, points: pd.DataFrame, metric: str, heading: str,
     figure = Figure(figsize=(PAGE_WIDTH, 3.1), layout="constrained")
     left, right = titled(figure, heading).subplots(1, 2)
     for line, look in each_method(curves):
-        spread = [(line["value"] - line["low"]).fillna(0), (line["high"] - line["value"]).fillna(0)]
+        spread = bars(line)
         left.errorbar(line["heads_left"], line["value"], yerr=spread, capsize=1.8, **look)
     mark_empty(left, curves, "heads_left", "value")
     left.set(xlabel="remaining heads", ylabel="%")

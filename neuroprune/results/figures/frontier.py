@@ -19,12 +19,13 @@ from neuroprune.results.figures.context import below, pair_title, penalties, rou
 from neuroprune.results.figures.figure4 import like_with_like
 from neuroprune.results.figures.grid import MOST_ROWS, column, dense_of, drawn_pairs, interval, relative_times
 from neuroprune.results.figures.style import (
-    EMPTY,
     INK,
     METRIC_SPAN,
     PAGE_WIDTH,
     at_least,
+    bars,
     each_method,
+    empty_key,
     inks,
     mark_empty,
     method_look,
@@ -198,7 +199,7 @@ def _legend(shown: pd.DataFrame) -> list[Line2D]:
     keys = [Line2D([], [], **(method_look(str(method), str(form)) | {"linestyle": ""})) for method, form in methods]
     keys.append(Line2D([], [], color=INK, lw=1, label="efficient frontier"))
     rings = [Line2D([], [], **RING)] if shown["same_cost"].any() else []
-    return [*keys, *rings, *([Line2D([], [], **EMPTY)] if (shown["empty_layers"] > 0).any() else [])]
+    return [*keys, *rings, *empty_key(shown)]
 
 
 def _panel(axes: Axes, rows: pd.DataFrame) -> None:
@@ -234,9 +235,7 @@ def _bars(rows: pd.DataFrame) -> dict[str, Any]:
     across = [scale * (rows["time"] - rows["time_low"]), scale * (rows["time_high"] - rows["time"])]
     if rows["panel"].iloc[0] == "inference" and rows["relative_low"].notna().any():
         across = [rows["x"] - rows["relative_low"], rows["relative_high"] - rows["x"]]
-    up = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
-    clean = [[bar.fillna(0).clip(lower=0) for bar in bars] for bars in (across, up)]
-    return {"xerr": clean[0], "yerr": clean[1]}
+    return {"xerr": [bar.fillna(0).clip(lower=0) for bar in across], "yerr": bars(rows)}
 
 
 def _numbers(axes: Axes, rows: pd.DataFrame) -> None:

@@ -20,6 +20,7 @@ from neuroprune.results.figures.style import (
     METRIC_SPAN,
     PAGE_WIDTH,
     at_least,
+    bars,
     each_method,
     from_zero,
     mark_empty,
@@ -227,7 +228,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, label: str) -> None:
     rows = drawn(rows) if times else rows
     for some, look in each_method(rows):
         line = some.sort_values(["x", "sparsity_percent"])
-        axes.errorbar(line["x"], line["value"], yerr=_bars(line), **BARS, **look)
+        axes.errorbar(line["x"], line["value"], yerr=bars(line), **BARS, **look)
     mark_empty(axes, rows, "x", "value")
     if np.isfinite(reference := 1 if times else rows["dense"].mean()):
         axes.axhline(reference, color=INK, linestyle=":", linewidth=1, zorder=1)
@@ -253,12 +254,6 @@ def drawn(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(**{name: rows[column] for name, column in times.items()})[rows["relative"].notna()]
 
 
-def _bars(rows: pd.DataFrame) -> list[pd.Series]:
-    """Return the lengths of the error bars below and above the marks."""
-    below, above = rows["value"] - rows["low"], rows["high"] - rows["value"]
-    return [below.fillna(0).clip(lower=0), above.fillna(0).clip(lower=0)]
-
-
 def _dots(axes: Axes, pairs: list[Pair], panel: str) -> None:
     """Draw one panel with a line per model and task and a mark on it per method."""
     found = [drawn(rows[rows["panel"] == panel]) for _, rows in pairs]
@@ -269,7 +264,7 @@ def _dots(axes: Axes, pairs: list[Pair], panel: str) -> None:
         offsets = [0.28 * (2 * number / max(1, len(rows) - 1) - 1) * (len(rows) > 1) for number in range(len(rows))]
         rows = rows.assign(y=[place + offset for offset in offsets])
         for some, look in each_method(rows):
-            axes.errorbar(some["value"], some["y"], xerr=_bars(some), **BARS, **(look | {"linestyle": ""}))
+            axes.errorbar(some["value"], some["y"], xerr=bars(some), **BARS, **(look | {"linestyle": ""}))
         mark_empty(axes, rows, "value", "y")
         if panel == "metric":
             axes.plot(rows["dense"].dropna().unique(), [place] * rows["dense"].nunique(), **DENSE_STAR)

@@ -11,12 +11,12 @@ from matplotlib.lines import Line2D
 
 from neuroprune.results.figures.context import SEVERAL_TASKS, below, pair_title, seeds
 from neuroprune.results.figures.style import (
-    EMPTY,
     METRIC_SPAN,
     PAGE_WIDTH,
     TASK_MARKERS,
     at_least,
     colours,
+    empty_key,
     mark_empty,
     nothing_to_show,
     say_below,
@@ -89,7 +89,7 @@ def _plot(shown: pd.DataFrame, title: str) -> Figure:
         axes.set(xlabel="strength α of the MLP penalty", ylabel="%")
         axes.set_title(unit.removesuffix(" (%)"), loc="left")
     handles = [Line2D([], [], color=c, marker=m, label=name) for name, (c, m) in looks.items()]
-    handles += [Line2D([], [], **EMPTY)] if (shown["empty_layers"] > 0).any() else []
+    handles += empty_key(shown)
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
     say_below(figure, below("lines join runs that differ only in α", seeds(shown["seeds"])))
     return figure

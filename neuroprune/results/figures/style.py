@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
 
 from neuroprune.files.atomic import write_bytes, write_text
 from neuroprune.results.plain_text import csv_text
@@ -149,6 +150,17 @@ def mark_empty(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
     empty = rows[rows["empty_layers"] > 0]
     if len(empty):
         axes.plot(empty[x], empty[y], **EMPTY)
+
+
+def empty_key(rows: pd.DataFrame) -> list[Line2D]:
+    """Return the legend key of `mark_empty` if any row has an empty layer."""
+    return [Line2D([], [], **EMPTY)] if (rows["empty_layers"] > 0).any() else []
+
+
+def bars(rows: pd.DataFrame, middle: str = "value", low: str = "low", high: str = "high") -> list[pd.Series]:
+    """Return the lengths of the error bars below and above the marks, 0 where the spread is not known."""
+    below, above = rows[middle] - rows[low], rows[high] - rows[middle]
+    return [below.fillna(0).clip(lower=0), above.fillna(0).clip(lower=0)]
 
 
 def titled(figure: Figure, title: str) -> SubFigure:

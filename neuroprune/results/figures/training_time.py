@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,14 +13,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from neuroprune.results.figures.beside_marks import write_beside
-from neuroprune.results.figures.context import below, pair_title, penalties, rough_times, seeds
+from neuroprune.results.figures.context import below, pair_title, penalties, rough_training, seeds
 from neuroprune.results.figures.grid import column, drawn_pairs, interval
 from neuroprune.results.figures.style import (
-    EMPTY,
     METRIC_SPAN,
     PAGE_WIDTH,
     at_least,
+    bars,
     each_method,
+    empty_key,
     inks,
     mark_empty,
     method_look,
@@ -54,7 +54,7 @@ def training_time(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     shown = training_time_data(chosen)
     if shown.empty:
         return nothing_to_show("Nothing to show: no two finished runs differ only in their number of epochs.")
-    texts = ["numbers: epochs", _targets(shown), *penalties(chosen), seeds(shown["seeds"]), *_rough_training(runs)]
+    texts = ["numbers: epochs", _targets(shown), *penalties(chosen), seeds(shown["seeds"]), *rough_training(runs)]
     return _plot(shown, below(*texts)), shown
 
 
@@ -62,10 +62,6 @@ def _targets(shown: pd.DataFrame) -> str:
     asked = shown.loc[shown["target"] != "", ["method", "form", "target"]].drop_duplicates()
     named = [f"{method_label(*map(str, names))} {target}" for *names, target in asked.itertuples(index=False)]
     return f"targets: {', '.join(named)}" if named else ""
-
-
-def _rough_training(runs: pd.DataFrame) -> list[str]:
-    return [text for text in rough_times(runs) if text.startswith("training")]
 
 
 def by_epochs(table: pd.DataFrame) -> pd.DataFrame:
@@ -155,7 +151,7 @@ def _legend(shown: pd.DataFrame) -> list[Line2D]:
     """Return legend keys for each method and (if present) empty layers."""
     methods = shown[["method", "form"]].drop_duplicates().itertuples(index=False)
     keys = [Line2D([], [], **method_look(str(method), str(form))) for method, form in methods]
-    return [*keys, *([Line2D([], [], **EMPTY)] if (shown["empty_layers"] > 0).any() else [])]
+    return [*keys, *empty_key(shown)]
 
 
 def _panel(axes: Axes, rows: pd.DataFrame) -> None:
@@ -163,10 +159,11 @@ def _panel(axes: Axes, rows: pd.DataFrame) -> None:
     for some, look in each_method(rows):
         for _, line in some.groupby("target", sort=False):
             series = line.sort_values("time")
-            spread = [_bars(series, "value", "low", "high"), _bars(series, "relative", "relative_low", "relative_high")]
-            axes.errorbar(
-                series["relative"], series["value"], yerr=spread[0], xerr=spread[1], capsize=1.8, elinewidth=0.7, **look
-            )
+            ends: dict[str, Any] = {
+                "xerr": bars(series, "relative", "relative_low", "relative_high"),
+                "yerr": bars(series),
+            }
+            axes.errorbar(series["relative"], series["value"], **ends, capsize=1.8, elinewidth=0.7, **look)
     mark_empty(axes, rows, "relative", "value")
     one = rows.iloc[0]
     dense = rows[rows["method"] == "dense"]
@@ -180,9 +177,3 @@ def _panel(axes: Axes, rows: pd.DataFrame) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(0.06)
     at_least(axes, METRIC_SPAN)
-
-
-def _bars(rows: pd.DataFrame, middle: str, low: str, high: str) -> np.ndarray:
-    """Return the lengths of error bars `[2, marks]`, 0 where the spread is not known."""
-    ends = np.array([rows[middle] - rows[low], rows[high] - rows[middle]], dtype=float)
-    return np.nan_to_num(ends).clip(min=0)
