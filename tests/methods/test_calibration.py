@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from helpers.models import NAMES, each_model, make_batch, make_model
+from neuroprune.errors import UserError
 from neuroprune.methods.components import calibration
 from neuroprune.methods.components.calibration import Calibration
+from neuroprune.methods.components.second_moments import SecondMoments
 from neuroprune.pruning.blocks import find_blocks
 
 
@@ -74,7 +76,7 @@ def test_connectivity_is_the_fisher_information_of_a_gate(name):
 def test_centred_the_gate_is_on_what_a_unit_does_beyond_the_mean_that_a_bias_takes_over(name):
     model, batch = make_model(name), make_batch(name)
     found = statistics(calibrate(model, batch))
-    means = [got.moments[-1, :-1] / got.moments[-1, -1] for got in found]
+    means = [got.moments.matrix()[-1, :-1] / got.moments.matrix()[-1, -1] for got in found]
     means = [mean * (got.projection.bias is not None) for got, mean in zip(found, means, strict=True)]
     for got, expected in zip(found, gated_fisher(model, batch, means), strict=True):
         torch.testing.assert_close(got.connectivity, expected, rtol=1e-2, atol=1e-5)
@@ -126,7 +128,7 @@ def test_second_moments_are_weighted_and_leave_padding_out(name):
         for token, norm in zip(x[real], norms, strict=True):
             extended = torch.cat([token, torch.ones(1)])
             expected += (norm / norms.mean() + 0.01) * torch.outer(extended, extended)
-        torch.testing.assert_close(found[i].moments, expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(found[i].moments.matrix(), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_batches_add_up_whatever_their_size():
@@ -136,7 +138,7 @@ def test_batches_add_up_whatever_their_size():
     for got, a, b in zip(both, *apart, strict=True):
         assert got.samples == 6
         torch.testing.assert_close(got.gates, a.gates + b.gates)
-        torch.testing.assert_close(got.moments, a.moments + b.moments)
+        torch.testing.assert_close(got.moments.matrix(), a.moments.matrix() + b.moments.matrix())
 
 
 def test_padding_does_not_matter():
@@ -144,14 +146,14 @@ def test_padding_does_not_matter():
     longer = {key: torch.nn.functional.pad(value, (0, 3)) for key, value in batch.items()}
     for a, b in zip(statistics(calibrate(model, batch)), statistics(calibrate(model, longer)), strict=True):
         torch.testing.assert_close(a.connectivity, b.connectivity, rtol=1e-3, atol=1e-6)
-        torch.testing.assert_close(a.moments, b.moments, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(a.moments.matrix(), b.moments.matrix(), rtol=1e-3, atol=1e-4)
 
 
 def test_without_a_mask_every_token_counts():
     model, ids = make_model("bert"), make_batch("bert")["input_ids"]
     found = Calibration(model, find_blocks(model), weigh_tokens=False)
     model(input_ids=ids).logits.sum().backward()
-    assert all(got.moments[-1, -1] == ids.numel() for got in statistics(found))
+    assert all(got.moments.matrix()[-1, -1] == ids.numel() for got in statistics(found))
 
 
 def test_a_decoder_without_mask_leaves_ignored_labels_out():
@@ -163,7 +165,7 @@ def test_a_decoder_without_mask_leaves_ignored_labels_out():
     blocks = find_blocks(model)
     for block, got in zip([*blocks.attentions, *blocks.mlps], statistics(found), strict=True):
         expected = 6 if "decoder" in block.name.split(".") else int(batch["attention_mask"].sum())
-        assert got.moments[-1, -1] == expected
+        assert got.moments.matrix()[-1, -1] == expected
 
 
 def test_moments_can_be_left_out():
@@ -176,7 +178,17 @@ def test_passes_without_gradient_count_for_nothing():
     with torch.no_grad():
         model(**batch)
     model(**batch)  # a forward pass that nobody differentiates
-    assert all(got.samples == 0 and not got.moments.any() for got in statistics(found))
+    assert all(got.samples == 0 and not got.moments.matrix().any() for got in statistics(found))
+
+
+def test_a_second_backward_pass_through_one_graph_is_rejected():
+    model = make_model("bert")
+    found = Calibration(model, find_blocks(model))
+    loss = sample_losses(model, make_batch("bert")).mean()
+    loss.backward(retain_graph=True)
+    with pytest.raises(UserError, match="add the losses up and call backward\\(\\) once"):
+        loss.backward()
+    found.detach()
 
 
 def test_recomputed_activations_count_once():
@@ -191,7 +203,7 @@ def test_recomputed_activations_count_once():
         for got, expected in zip(statistics(calibrate(model, batch)), plain, strict=True):
             assert got.samples == expected.samples
             torch.testing.assert_close(got.gates, expected.gates)
-            torch.testing.assert_close(got.moments, expected.moments)
+            torch.testing.assert_close(got.moments.matrix(), expected.moments.matrix())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -203,18 +215,19 @@ def test_statistics_are_float32_under_autocast(name):
         loss = sample_losses(model, batch).mean()
         loss.backward()
     for got, expected in zip(statistics(found), exact, strict=True):
-        assert got.gates.dtype == got.moments.dtype == torch.float32
-        scale = expected.moments.diagonal().mean()
-        assert (got.moments - expected.moments).abs().max() < 0.5 * scale
-        assert torch.linalg.eigvalsh(got.moments).min() > -1e-4 * scale
+        moments, wanted = got.moments.matrix(), expected.moments.matrix()
+        assert got.gates.dtype == moments.dtype == torch.float32
+        scale = wanted.diagonal().mean()
+        assert (moments - wanted).abs().max() < 0.5 * scale
+        assert torch.linalg.eigvalsh(moments).min() > -1e-4 * scale
 
 
 def test_a_pass_that_overflowed_adds_nothing():
-    found = calibration.UnitStatistics(None, 1, torch.zeros(2, 2, 2), 0, torch.zeros(3, 3))
+    found = calibration.UnitStatistics(None, 1, torch.zeros(2, 2, 2), 0, SecondMoments(2))
     x, gradient = torch.ones(1, 2, 2), torch.tensor([[[1.0, torch.inf], [2.0, torch.nan]]])
     found.add(x, gradient, torch.tensor([[[torch.inf], [1.0]]]), None)
     assert found.gates.tolist() == [[[9.0, 9.0], [9.0, 9.0]], [[0.0, 0.0], [0.0, 0.0]]]
-    assert found.moments.isfinite().all()
+    assert found.moments.matrix().isfinite().all()
 
 
 def test_detaching_leaves_no_hook():

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from helpers.models import each_model, logits, make_batch, make_model
-from neuroprune.methods.components.calibration import add_second_moments
 from neuroprune.methods.components.fold import fold, fold_solution
+from neuroprune.methods.components.second_moments import SecondMoments
 from neuroprune.pruning import heads
 from neuroprune.pruning.blocks import Projection, find_blocks
 
@@ -22,9 +22,9 @@ def tokens(count: int = 50, channels: int = 5, seed: int = 0) -> Tensor:
 
 
 def moments_of(x: Tensor, weights: Tensor | None = None) -> Tensor:
-    moments = torch.zeros(x.shape[1] + 1, x.shape[1] + 1)
-    add_second_moments(moments, x, weights)
-    return moments
+    moments = SecondMoments(x.shape[1])
+    moments.add(x, weights)
+    return moments.matrix()
 
 
 def test_of_two_equal_channels_the_one_that_stays_gets_both_weights():

@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from neuroprune import distributed
 from neuroprune.errors import UserError
 from neuroprune.methods.components.batch import Batch
+from neuroprune.methods.components.second_moments import SecondMoments
 from neuroprune.methods.hooks import State
 from neuroprune.pruning.blocks import Block, Blocks, Projection
 
@@ -35,14 +36,14 @@ class UnitStatistics:
         gates: float32 `[units, n, n]`, sum over samples of g g^T, with the gradients g from `gate_gradients`: the
             unit's gate comes last, preceded by the unit's channels if connectivity is centred (n is 1 or channels + 1).
         samples: Number of samples.
-        moments: float32 `[all channels + 1] * 2`, weighted sum over tokens of x x^T with x = [input, 1]; or None.
+        moments: Weighted second moments of the tokens in the projection's input; or None.
     """
 
     projection: Projection
     channels: int
     gates: Tensor
     samples: int = 0
-    moments: Tensor | None = None
+    moments: SecondMoments | None = None
 
     @classmethod
     def empty(cls, block: Block, moments: bool, centred: bool) -> UnitStatistics:
@@ -51,17 +52,25 @@ class UnitStatistics:
         width, channels = weight.shape[1], weight.shape[1] // block.units if block.units else 1
         size = channels + 1 if centred and moments and projection.bias is not None else 1
         gates = torch.zeros(width // channels, size, size, device=weight.device)
-        matrix = torch.zeros(width + 1, width + 1, device=weight.device) if moments else None
-        return cls(projection, channels, gates, 0, matrix)
+        return cls(projection, channels, gates, 0, SecondMoments(width, weight.device) if moments else None)
 
-    def over_processes(self) -> tuple[Tensor, int, Tensor | None]:
-        """Return gates, samples and moments summed over all processes."""
+    def sums(self) -> list[Tensor]:
+        """Return gates and second moments, to be changed in place."""
+        return [self.gates, *(self.moments.sums if self.moments is not None else [])]
+
+    def over_processes(self) -> tuple[list[Tensor], int]:
+        """Return `sums` and the number of samples, summed over all processes."""
         if distributed.count() == 1:
-            return self.gates, self.samples, self.moments
-        gates, samples = self.gates.clone(), torch.tensor(self.samples, device=self.gates.device)
-        moments = [] if self.moments is None else [self.moments.clone()]
-        distributed.add_up([gates, samples, *moments])
-        return gates, int(samples), moments[0] if moments else None
+            return self.sums(), self.samples
+        sums, samples = [part.clone() for part in self.sums()], torch.tensor(self.samples, device=self.gates.device)
+        distributed.add_up([*sums, samples])
+        return sums, int(samples)
+
+    def restore(self, sums: Sequence[Tensor], samples: int) -> None:
+        """Take over the values of `over_processes`."""
+        self.samples = samples
+        for own, found in zip(self.sums(), sums, strict=True):
+            own.copy_(found)
 
     @property
     def connectivity(self) -> Tensor:
@@ -72,8 +81,7 @@ class UnitStatistics:
         """
         direction = torch.ones_like(self.gates[:, 0])
         if self.gates.shape[1] > 1 and self.moments is not None:
-            means = torch.nan_to_num(self.moments[-1, :-1] / self.moments[-1, -1], posinf=0.0, neginf=0.0)
-            direction[:, :-1] = -means.unflatten(0, (-1, self.channels))
+            direction[:, :-1] = -self.moments.means().unflatten(0, (-1, self.channels))
         squares = torch.einsum("ui,uij,uj->u", direction, self.gates, direction)
         return squares.clamp_min(0) / max(1, self.samples)
 
@@ -110,7 +118,7 @@ class UnitStatistics:
             weights = None
             if output_gradient is not None:
                 weights = token_weights(output_gradient.flatten(0, 1) if real is None else output_gradient[real])
-            add_second_moments(self.moments, tokens, weights)
+            self.moments.add(tokens, weights)
 
 
 def gate_gradients(x: Tensor, gradient: Tensor, channels: int, by_channel: bool) -> Tensor:
@@ -155,19 +163,6 @@ def token_weights(output_gradient: Tensor) -> Tensor:
     return squares + WEIGHT_FLOOR
 
 
-def add_second_moments(moments: Tensor, x: Tensor, weights: Tensor | None) -> None:
-    """Add the weighted second moments of x with a constant 1 appended, in place: H += sum over tokens w x x^T.
-
-    Args:
-        moments: float32 `[channels + 1, channels + 1]`.
-        x: `[tokens, channels]`.
-        weights: float32 `[tokens]`, non-negative; None for all 1.
-    """
-    extended = torch.cat([x.float(), torch.ones_like(x[:, :1], dtype=torch.float32)], dim=1)
-    weighted = extended if weights is None else extended * weights[:, None]
-    moments.addmm_(weighted.T, extended)
-
-
 class Calibration:
     """Hooks on all output projections of a model that collect statistics until `detach`.
 
@@ -203,21 +198,18 @@ class Calibration:
             self._handles.append(statistics.projection.module.register_forward_hook(hook))
 
     def state_dict(self) -> State:
-        """Return sums over all processes: for block n, `n.gates`, `n.samples` and, if collected, `n.moments`."""
+        """Return sums over all processes: for block n, `n.samples`, and `n.sums.0`, … (`UnitStatistics.sums`)."""
         state: State = {}
         for i, statistics in enumerate(self.statistics.values()):
-            gates, samples, moments = statistics.over_processes()
-            state |= {f"{i}.gates": gates, f"{i}.samples": samples}
-            state |= {} if moments is None else {f"{i}.moments": moments}
+            sums, samples = statistics.over_processes()
+            state |= {f"{i}.samples": samples} | {f"{i}.sums.{k}": part for k, part in enumerate(sums)}
         return state
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict`; the main process takes over the statistics of all processes."""
         for i, statistics in enumerate(self.statistics.values() if distributed.is_main() else []):
-            statistics.gates.copy_(state[f"{i}.gates"])
-            statistics.samples = state[f"{i}.samples"]
-            if statistics.moments is not None:
-                statistics.moments.copy_(state[f"{i}.moments"])
+            sums = [state[f"{i}.sums.{k}"] for k in range(len(statistics.sums()))]
+            statistics.restore(sums, state[f"{i}.samples"])
 
     def detach(self) -> None:
         """Remove the hooks; the statistics are kept."""
@@ -233,7 +225,7 @@ class Calibration:
     def gather(self) -> None:
         """Replace the statistics with the sum over all processes."""
         for statistics in self.statistics.values():
-            statistics.gates, statistics.samples, statistics.moments = statistics.over_processes()
+            statistics.restore(*statistics.over_processes())
 
     def _see_batch(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Store the batch's size and padding before a forward pass."""
@@ -258,10 +250,10 @@ class Calibration:
             if module.training:
                 raise no_gradient([name])
             return
-        seen: list[Tensor] = []
+        held, seen = [x.detach()], list[Tensor]()
         if self._weigh_tokens:
             output.register_hook(lambda gradient: seen.append(gradient.detach()))
-        x.register_hook(partial(_gather, statistics, x.detach(), seen, batch, decodes))
+        x.register_hook(partial(_gather, statistics, held, seen, batch, decodes))
 
 
 def no_gradient(names: Sequence[str]) -> UserError:
@@ -276,9 +268,28 @@ def no_gradient(names: Sequence[str]) -> UserError:
 
 @torch.no_grad()
 def _gather(
-    statistics: UnitStatistics, x: Tensor, seen: list[Tensor], batch: Batch, decodes: bool, gradient: Tensor
+    statistics: UnitStatistics, held: list[Tensor], seen: list[Tensor], batch: Batch, decodes: bool, gradient: Tensor
 ) -> None:
-    """Add one projection's activations and gradients in float32, regardless of the precision of the pass."""
+    """Add one projection's activations and gradients in float32, regardless of the precision of the pass.
+
+    Args:
+        statistics: Sums to add to.
+        held: The projection's input. Emptied, because the hook lives as long as the graph, and inputs held until the
+            end of the pass would raise its peak memory.
+        seen: The gradient of the projection's output; empty for equal token weights. Emptied.
+        batch: Size and padding of the batch.
+        decodes: Whether the projection belongs to the decoder of an encoder-decoder model.
+        gradient: Gradient of the loss with respect to the projection's input.
+
+    Raises:
+        UserError: On a second backward pass through the same graph.
+    """
+    if not held:
+        raise UserError(
+            "backward() ran twice through one forward pass (retain_graph=True) while statistics for an event were "
+            "collected; add the losses up and call backward() once."
+        )
+    x = held.pop()
     with torch.autocast(x.device.type, enabled=False):
         x = batch.split(x)
         output_gradient = batch.split(seen.pop()) if seen else None

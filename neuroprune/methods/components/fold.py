@@ -36,19 +36,23 @@ def fold_solution(
     base = torch.cat([kept, last]) if constant else kept
     level = moments.diagonal()[:-1].to(dtype).mean().clamp_min(torch.finfo(torch.float32).tiny)
     target = moments[base[:, None], removed].to(dtype) @ weight[:, removed].to(dtype).T
-    change = torch.cholesky_solve(target, _ridge_factor(moments[base[:, None], base].to(dtype), ridge * level)).T
+    factor = _ridge_factor(moments, base, ridge * level, dtype)
+    half = torch.linalg.solve_triangular(factor, target, upper=False)
+    change = torch.linalg.solve_triangular(factor.T, half, upper=True).T
     return (change[:, :-1], change[:, -1]) if constant else (change, None)
 
 
-def _ridge_factor(system: Tensor, ridge: Tensor) -> Tensor:
-    """Factorise system + ridge I; multiply the ridge by ten until rounding errors no longer prevent it.
+def _ridge_factor(moments: Tensor, base: Tensor, ridge: Tensor, dtype: torch.dtype) -> Tensor:
+    """Factorise H[base, base] + ridge I; multiply the ridge by ten until rounding errors no longer prevent it.
 
-    The diagonal of `system` is overwritten: for wide MLPs, copies of this matrix would dominate a run's peak memory.
+    The factor takes the place of the matrix, stored by columns as LAPACK requires, because copies of it would dominate
+    the peak memory of runs with wide MLPs.
     """
-    diagonal = system.diagonal().clone()
+    failed = torch.zeros((), dtype=torch.int32, device=moments.device)
     while True:
-        system.diagonal().copy_(diagonal + ridge)
-        factor, failed = torch.linalg.cholesky_ex(system)
+        factor = moments[base[:, None], base].to(dtype).T
+        factor.diagonal().add_(ridge)
+        torch.linalg.cholesky_ex(factor, out=(factor, failed))
         if not failed:
             return factor
         ridge = ridge * 10

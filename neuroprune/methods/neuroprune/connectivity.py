@@ -186,7 +186,8 @@ class NeuroPruneTarget(TargetForm):
         chosen = self._choose_units(run, calibration, room)
         for block, found in calibration.statistics.items():
             if found.moments is not None:
-                fold(found.projection, found.moments, found.channels_of(chosen.get(block, [])), self.settings.ridge)
+                removed = found.channels_of(chosen.get(block, []))
+                fold(found.projection, found.moments.matrix(), removed, self.settings.ridge)
                 found.moments = None  # freed before the removal allocates the smaller weights
         remove_units(run, chosen)
 
