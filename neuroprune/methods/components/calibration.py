@@ -72,6 +72,12 @@ class UnitStatistics:
         for own, found in zip(self.sums(), sums, strict=True):
             own.copy_(found)
 
+    def take_moments(self) -> Tensor:
+        """Return the second moments in full (`SecondMoments.matrix`); free their sums, as the fold needs memory."""
+        assert self.moments is not None, "there is nothing to fold with"
+        full, self.moments = self.moments.matrix(), None
+        return full
+
     @property
     def connectivity(self) -> Tensor:
         """Functional connectivity C `[units]`: mean over samples of q², the Fisher information of the gate.

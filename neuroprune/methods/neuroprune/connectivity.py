@@ -187,8 +187,7 @@ class NeuroPruneTarget(TargetForm):
         for block, found in calibration.statistics.items():
             if found.moments is not None:
                 removed = found.channels_of(chosen.get(block, []))
-                fold(found.projection, found.moments.matrix(), removed, self.settings.ridge)
-                found.moments = None  # freed before the removal allocates the smaller weights
+                fold(found.projection, found.take_moments(), removed, self.settings.ridge)
         remove_units(run, chosen)
 
     def _choose_units(self, run: Run, calibration: Calibration, room: int) -> Chosen:
