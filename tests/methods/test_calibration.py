@@ -191,6 +191,19 @@ def test_a_second_backward_pass_through_one_graph_is_rejected():
     found.detach()
 
 
+def test_statistics_are_restored_and_those_of_another_version_rejected():
+    model, batch = make_model("bert"), make_batch("bert")
+    found, other = calibrate(model, batch), Calibration(model, find_blocks(model))
+    state = found.state_dict()
+    other.load_state(state)
+    for got, expected in zip(statistics(other), statistics(found), strict=True):
+        assert got.samples == expected.samples and torch.equal(got.connectivity, expected.connectivity)
+        assert torch.equal(got.moments.matrix(), expected.moments.matrix())
+    with pytest.raises(UserError, match="of another version of neuroprune"):
+        other.load_state({f"0.{name}": state["0.sums.0"] for name in ("gates", "moments")})
+    other.detach()
+
+
 def test_recomputed_activations_count_once():
     model, batch = make_model("bert").train(), make_batch("bert")
     for module in model.modules():

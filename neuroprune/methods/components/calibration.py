@@ -212,10 +212,19 @@ class Calibration:
         return state
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict`; the main process takes over the statistics of all processes."""
+        """Restore `state_dict`; the main process takes over the statistics of all processes.
+
+        Raises:
+            UserError: If another version of the library has written the state.
+        """
         for i, statistics in enumerate(self.statistics.values() if distributed.is_main() else []):
-            sums = [state[f"{i}.sums.{k}"] for k in range(len(statistics.sums()))]
-            statistics.restore(sums, state[f"{i}.samples"])
+            names = [f"{i}.sums.{k}" for k in range(len(statistics.sums()))]
+            if not state.keys() >= {*names}:
+                raise UserError(
+                    "the checkpoint contains an event's statistics in the form of another version of neuroprune; "
+                    "resume with that version, or from a checkpoint outside the steps before an event."
+                )
+            statistics.restore([state[name] for name in names], state[f"{i}.samples"])
 
     def detach(self) -> None:
         """Remove the hooks; the statistics are kept."""
