@@ -97,6 +97,17 @@ def test_plan_prints_what_will_be_run(capsys):
     assert capsys.readouterr().out == "results/demo\n"
 
 
+def test_the_plan_of_a_large_study_fits_on_a_few_screens(capsys):
+    assert main(["plan", "--config", "config/paper.yaml"]) == 0
+    text = capsys.readouterr().out
+    made = make_plan(read_study([ROOT / "config" / "paper.yaml"]), "paper", ROOT / "config")
+    first, *_, last = made.runs
+    assert f"\n{first} " in text and f"\n{last} " not in text
+    assert f"… and {len(made.runs) - 100:,} more runs: --json prints all" in text
+    assert len(text.splitlines()) < 350
+    assert text.index("more runs") < text.index("Study paper: ") < text.index("Before the first job: opt_125m")
+
+
 def test_plan_is_the_same_from_a_file_and_from_its_own_settings(tmp_path):
     assert main(["plan", "--output", str(tmp_path / "a" / "plan.json")]) == 0
     first = json.loads((tmp_path / "a" / "plan.json").read_text())

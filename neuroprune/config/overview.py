@@ -1,8 +1,9 @@
-"""Human-readable overview of a plan: experiments, jobs, estimates, and all runs."""
+"""Human-readable overview of a plan: runs, experiments, jobs, estimates, and warnings, which a terminal shows last."""
 
 from __future__ import annotations
 
 import textwrap
+from itertools import islice
 
 from tabulate import tabulate
 
@@ -12,22 +13,22 @@ from neuroprune.config.jobs import count_by_experiment, count_by_rule
 from neuroprune.config.plan import Plan
 from neuroprune.config.study import ExperimentSettings, StudySettings
 
+LISTED = 100
+"""Runs listed at most: the list must not push the rest out of the terminal."""
+
 NO_SAFETENSORS = ("facebook/opt-125m", "facebook/opt-1.3b")
 
 
 def overview(made: Plan) -> str:
     """Return the overview of a plan as text."""
-    study, timed = made.study, set(made.timed)
+    study = made.study
     right = {"tablefmt": "simple", "disable_numparse": True, "colalign": ("left", *["right"] * 5)}
     experiments = [[name, *_grid(grid, study), len(made.experiments[name])] for name, grid in study.experiments.items()]
     jobs = {"prepare_data": len(study.tasks), "prepare_model": len(study.models)}
     jobs |= count_by_rule(made)
-    runs = [
-        [name, run.training.epochs, run.training.learning_rate, run.task.train_rows or "all", name in timed or ""]
-        for name, run in made.runs.items()
-    ]
     return "\n\n".join(
         [
+            *_runs(made),
             f"Study {study.study}: {len(made.runs)} runs, results in {study.folder}",
             tabulate(experiments, ["experiment", "models", "tasks", "methods", "seeds", "runs"], tablefmt="simple"),
             "Jobs: " + ", ".join(f"{count} {rule}" for rule, count in jobs.items()),
@@ -38,9 +39,23 @@ def overview(made: Plan) -> str:
             *_reach(made),
             *_without_safetensors(study),
             *(textwrap.fill(sentence, 120) for sentence in too_many_threads(made, available_cores())),
-            tabulate(runs, ["run", "epochs", "learning rate", "train rows", "timed"], tablefmt="simple"),
         ]
     )
+
+
+def _runs(made: Plan) -> list[str]:
+    """Return the table of runs; say where the others are if it is limited to the first ones."""
+    timed = set(made.timed)
+    rows = [
+        [name, run.training.epochs, run.training.learning_rate, run.task.train_rows or "all", name in timed or ""]
+        for name, run in islice(made.runs.items(), LISTED)
+    ]
+    table = tabulate(rows, ["run", "epochs", "learning rate", "train rows", "timed"], tablefmt="simple")
+    count = len(made.runs)
+    return [
+        table,
+        *([f"… and {count - LISTED:,} more runs: --json prints all, with their settings."] * (count > LISTED)),
+    ]
 
 
 def _reach(made: Plan) -> list[str]:
