@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shlex
@@ -9,10 +10,16 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 ASKED = "NEUROPRUNE_REPORT"
 """Environment variable; set it to an empty value to disable the report at the end of a workflow."""
+
+PICTURES = ("frontier", "figure4")
+"""Figures for the first page, best first."""
+
+LINE = 5000  # characters; docutils rejects lines of more than 10,000
 
 
 def report_command(snakefile: Path, study: Path, files: Sequence[str], changes: Mapping[str, Any]) -> list[str]:
@@ -41,6 +48,14 @@ def headline(study: Path) -> list[str]:
         return []
     opening = path.read_text().split("\n#", 1)[0].split("\n|", 1)[0]
     return [line for line in opening.splitlines()[1:] if line]
+
+
+def picture(study: Path) -> list[str]:
+    """Return the study's frontier, or else Figure 4, as the lines of a data URI; none if there is neither figure."""
+    for path in (study / "figures" / f"{name}.png" for name in PICTURES):
+        if path.exists():
+            return wrap(f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}", LINE)
+    return []
 
 
 def make_report(command: Sequence[str], wanted: Sequence[str]) -> str | None:

@@ -1,10 +1,11 @@
 """The report at the end of a workflow, and the message if it can't be generated."""
 
+import base64
 from pathlib import Path
 
 import pytest
 
-from neuroprune.results.report import ASKED, headline, make_report, report_command
+from neuroprune.results.report import ASKED, headline, make_report, picture, report_command
 
 FAILS = ["no_such_program", "--report", "results/small/report.html"]
 
@@ -34,6 +35,17 @@ def test_there_is_none_before_all_is_drawn_or_if_none_is_wanted(tmp_path, monkey
     assert make_report(FAILS, [__file__, tmp_path / "figure4.svg"]) is None
     monkeypatch.setenv(ASKED, "")
     assert make_report(FAILS, [__file__]) is None
+
+
+def test_the_first_page_shows_the_frontier_or_else_figure_4(tmp_path):
+    assert picture(tmp_path) == []
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "figure4.png").write_bytes(b"four")
+    assert picture(tmp_path) == ["data:image/png;base64,Zm91cg=="]
+    (tmp_path / "figures" / "frontier.png").write_bytes(b"frontier" * 1000)
+    lines = picture(tmp_path)
+    assert "".join(lines) == f"data:image/png;base64,{base64.b64encode(b'frontier' * 1000).decode()}"
+    assert len(lines) == 3 and max(map(len, lines)) == 5000
 
 
 def test_the_headline_is_what_the_summary_opens_with(tmp_path):

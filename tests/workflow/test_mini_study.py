@@ -159,6 +159,7 @@ def test_a_complete_study_ends_with_its_report_as_it_was_configured(snakemake, o
     assert done.code == 0, done.out + done.err
     assert "The report: elsewhere/mini/report.html" in done.out
     page = (own_copy / "elsewhere" / "mini" / "report.html").read_text()
+    assert "Metric against the measured times" in page  # the picture of the first page
     assert "NeuroPrune" in page and all(name in page for name in (*FIGURES, *TABLES))
 
 

@@ -63,3 +63,11 @@ def test_the_first_page_opens_on_the_result():
     assert f"<strong>Result</strong>: {sentence}" in body
     assert body.index("Another.") < body.index("Compared settings")
     assert "Result</strong>" not in rendered("workflow.rst", study())
+
+
+def test_the_first_page_embeds_the_picture_of_the_result():
+    lines = ["data:image/png;base64," + "A" * 4000, "B" * 5000, "C" * 4000]
+    body = rendered("workflow.rst", study() | {"headline": ["One."], "picture": lines})
+    assert f'src="{"".join(lines)}"' in body and "system-message" not in body
+    assert body.index("One.") < body.index("<img") < body.index("Compared settings")
+    assert "<img" not in rendered("workflow.rst", study())

@@ -25,7 +25,7 @@ from neuroprune.config.jobs import (
 from neuroprune.config.canonical import canonical
 from neuroprune.files.atomic import write_json
 from neuroprune.results.needs import needed_runs
-from neuroprune.results.report import headline
+from neuroprune.results.report import headline, picture
 from neuroprune.results.tables import TABLES
 
 CATALOGUE = Path(workflow.basedir) / "config"
@@ -74,6 +74,7 @@ for sentence in PLAN.skipped:
 FOLDER = PLAN.study.folder
 if "--report" in sys.argv:  # the first page shows the result
     config["headline"] = headline(Path(FOLDER))
+    config["picture"] = picture(Path(FOLDER))
 DATA_ROOT = PLAN.study.data_root
 JOBS = jobs_of(PLAN)
 
