@@ -140,6 +140,7 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "usual": (NeuroPrune, {}),
     "whole": (NeuroPrune, {"centred": False}),
     "no fold": (NeuroPrune, {"fold": False}),
+    "ridge 1": (NeuroPrune, {"ridge": 1.0}),
     "equal tokens": (NeuroPrune, {"token_weights": False}),
     "taylor": (Taylor, {}),
     "random": (RandomUnits, {}),
