@@ -114,7 +114,9 @@ def claims(rows):
     one, dense, l1 = rows("sst2", SST2), rows("sst2", "minilm-sst2-dense"), rows("sst2", "minilm-sst2-l1-l0.0001")
     magnitude, weaker = rows("sst2", "minilm-sst2-l1-80"), rows("sst2", "minilm-sst2-neuroprune-a0.0001-b0.0003-t0.2")
     yield f"{sparsity(one)} sparsity with {accuracy(one)} accuracy (dense: {accuracy(dense)})"
-    yield f"the l1 penalty ({accuracy(l1)} at {sparsity(l1)}) or magnitude pruning ({accuracy(magnitude)} at 80 %)"
+    pair = paired_difference("sst2", SST2, "minilm-sst2-l1-l0.0001")
+    yield f"the l1 penalty ({accuracy(l1)} at {sparsity(l1)}; paired difference {pair} points, 95 % interval, "
+    yield f"n = {l1['runs']} seeds) or magnitude pruning ({accuracy(magnitude)} at 80 %, one seed)"
     yield f"ends at {sparsity(weaker)} sparsity with {accuracy(weaker)}"
     merged = rows("ablations", ABLATIONS)
     yield f"{heads(rows('ablations', 'minilm-movie_snippets-dense')) - heads(merged)} of 48 heads are merged"
