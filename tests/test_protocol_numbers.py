@@ -15,7 +15,12 @@ BEGINNINGS = {"usual": "usual", "head_first": "head first", "longer": "longer"}
 VARIANTS = {"dense": "dense", "usual": "NeuroPrune-FC", "taylor": "Taylor", "no fold": "without fold"}
 VARIANTS |= {"score counts": "counts by Taylor", "score taylor": "Taylor's score with fold"}
 VARIANTS |= {"six events": "six events", "taylor, six events": "Taylor, six events"}
-VARIANTS |= {"post_lr 1": "`post_lr` 1", "taylor, post_lr 1": "Taylor, `post_lr` 1"}
+SCHEDULES = {
+    "post_lr 1": ("`post_lr` 1", "usual"),
+    "late": ("late", "usual"),
+    "late taylor": ("Taylor, late", "taylor"),
+}
+"""Changes of the schedule by variant: name, and the variant with the default schedule."""
 
 
 class Cell(NamedTuple):
@@ -50,12 +55,69 @@ def difference(ours, theirs):
 def cells(runs):
     yield ["task", "beginning", "sparsity", "method", "accuracy of each seed", "mean", "minus Taylor"]
     for cell, values in runs.items():
+        if cell.variant in SCHEDULES or cell.sparsity == "0.5":
+            continue
         seeds = ", ".join(f"{values[seed]:.1f}" for seed in sorted(values))
         taylor = runs[cell._replace(sparsity=cell.sparsity or "0.8", variant="taylor")]
         against = "" if cell.variant == "taylor" else difference(values, taylor)
         target = percent(float(cell.sparsity), 0) if cell.sparsity else ""
         names = [f"`{cell.task}`", BEGINNINGS[cell.beginning], target, VARIANTS[cell.variant]]
         yield [*names, seeds, f"{statistics.mean(values.values()):.1f}", against]
+
+
+def schedules(runs):
+    yield ["task", "sparsity", "change", "accuracy of each seed", "minus the default schedule"]
+    for cell, values in runs.items():
+        if cell.variant in SCHEDULES:
+            name, usual = SCHEDULES[cell.variant]
+            seeds = ", ".join(f"{values[seed]:.1f}" for seed in sorted(values))
+            target = percent(float(cell.sparsity), 0)
+            yield [f"`{cell.task}`", target, name, seeds, difference(values, runs[cell._replace(variant=usual)])]
+
+
+def ridges(runs):
+    """The addendum's runs: their cells with the usual ridge and a larger one."""
+    yield ["task", "sparsity", "`ridge` 0.01", "`ridge` 1", "difference"]
+    for cell, values in runs.items():
+        if cell.variant == "ridge 1":
+            usual = runs[cell._replace(variant="usual")]
+            seeds = [", ".join(f"{found[seed]:.1f}" for seed in sorted(found)) for found in (usual, values)]
+            yield [f"`{cell.task}`", percent(float(cell.sparsity), 0), *seeds, difference(values, usual)]
+
+
+def over_cells(runs, ours, theirs):
+    """Return the difference of two variants over all cells that both have, with the interval over the seeds' means."""
+    cells_ = [cell for cell in runs if cell.variant == ours and cell._replace(variant=theirs) in runs]
+    means = [
+        {seed: statistics.mean(runs[cell._replace(variant=name)][seed] for cell in cells_) for seed in runs[cells_[0]]}
+        for name in (ours, theirs)
+    ]
+    return difference(*means)
+
+
+def test_the_table_and_the_decision_about_the_ridge_are_those_of_the_runs():
+    runs = complete_cells("ridge.csv")
+    header, *lines = ridges(runs)
+    (found,) = [table for table in tables(PAGE) if table[0] == header]
+    assert found[2:] == lines and len(lines) == 6
+    text = " ".join(PAGE.replace("**", "").split())
+    assert f"over all six cells the difference is {over_cells(runs, 'ridge 1', 'usual')} points" in text
+    lead = over_cells(runs, "usual", "taylor")
+    assert f"fold against none on `movie_512` {over_cells(runs, 'usual', 'no fold')}, and" in text
+    assert f"NeuroPrune-FC against Taylor {lead}." in text and f"is ahead: by {lead[1:]} points over 50, 80" in text
+    assert f"that suggested it: {over_cells(runs, 'ridge 1', 'usual')} points over six cells" in text
+
+
+def test_the_conclusions_about_schedules_are_those_of_the_runs(runs):
+    text = " ".join(PAGE.replace("**", "").split())
+
+    def changed(task, sparsity, variant):
+        return difference(*(runs[Cell(task, "usual", sparsity, name)] for name in (variant, "usual")))
+
+    late = [changed("movie_512", sparsity, "late") for sparsity in ("0.8", "0.9")]
+    assert f"not even in 64 steps: {late[0]} points at 80 % sparsity and {late[1]} at 90 %" in text
+    lower = [changed(task, "0.5", "post_lr 1") for task in ("sst2_6000", "movie_512")]
+    assert f"in place of 2 it is {lower[0]} points on 6,000 rows of SST-2 and {lower[1]} in runs of 64 steps" in text
 
 
 def beginnings(runs):
@@ -106,7 +168,7 @@ def test_the_differences_at_80_and_90_percent_are_those_of_the_runs(runs):
     assert f"it is {found['sst2_6000']} points, on SICK {found['sick_1500']}, on MRPC {found['mrpc_1600']}." in text
 
 
-@pytest.mark.parametrize("expected", [cells, beginnings])
+@pytest.mark.parametrize("expected", [cells, schedules, beginnings])
 def test_a_table_of_the_page_is_that_of_the_runs(runs, expected):
     header, *lines = expected(runs)
     (found,) = [table for table in tables(PAGE) if table[0] == header]
