@@ -214,6 +214,9 @@ class Calibration:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict`; the main process takes over the statistics of all processes.
 
+        Args:
+            state: The state.
+
         Raises:
             UserError: If another version of the library has written the state.
         """
