@@ -145,6 +145,7 @@ def table(plan: Plan, jobs: Mapping[str, int]) -> list[list[str]]:
 def _row(name: str, runs: Mapping[str, RunSettings], stored: Container[str], jobs: int) -> list[str]:
     found = cost(runs, stored)
     unknown = f" + {found.unknown} unknown runs" if found.unknown else ""
-    time = f"{found.hours:,.{int(found.hours < 10)}f}{unknown}" if found.unknown < len(runs) else "unknown"
+    hours = f"{found.hours:,.1f}" if found.hours < 10 else f"{found.hours:,.0f}"
+    time = f"{hours}{unknown}" if found.unknown < len(runs) else "unknown"
     models = f"{found.models / 1e9:,.1f} GB" if found.models else "unknown"
     return [name, f"{len(runs)}", f"{jobs}", time, f"{found.records / 1e9:.2f} GB", models]

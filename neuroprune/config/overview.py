@@ -51,11 +51,9 @@ def _runs(made: Plan) -> list[str]:
         for name, run in islice(made.runs.items(), LISTED)
     ]
     table = tabulate(rows, ["run", "epochs", "learning rate", "train rows", "timed"], tablefmt="simple")
-    count = len(made.runs)
-    return [
-        table,
-        *([f"… and {count - LISTED:,} more runs: --json prints all, with their settings."] * (count > LISTED)),
-    ]
+    if len(made.runs) <= LISTED:
+        return [table]
+    return [table, f"… and {len(made.runs) - LISTED:,} more runs: --json prints all, with their settings."]
 
 
 def _reach(made: Plan) -> list[str]:
