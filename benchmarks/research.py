@@ -4,7 +4,8 @@ Each run is a bare loop around the library's hooks. Runs of one task and seed ha
 dropout; the process forks where a method starts its measurements, so that earlier steps are trained once. In addition
 to the task's evaluation rows (dev), models are evaluated on thousands of training rows unseen by all of them (pool).
 `--beginning head_first` fits the classifier before the first step in all variants; `longer` trains for the same
-additional cost. Runs that are already in the table are not repeated, so that an interrupted command can be restarted.
+additional cost; `dense_cost` trains pruned models on until the run has cost as much as dense fine-tuning. Runs that are
+already in the table are not repeated, so that an interrupted command can be restarted.
 
     python -m benchmarks.research --task movie_512 --seeds 0 1 2 --variants usual late taylor --out runs.csv
 """
@@ -27,7 +28,8 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 from torch.optim import AdamW
-from transformers import get_linear_schedule_with_warmup, set_seed
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import set_seed
 
 from neuroprune import Dense, NeuroPrune, RandomUnits, Run, Taylor, tasks
 from neuroprune.config.catalogue import read_catalogue
@@ -41,12 +43,14 @@ from neuroprune.methods.taylor import taylor_scores
 from neuroprune.models import sources
 from neuroprune.pruning.blocks import Block
 from neuroprune.pruning.sparsity import event_steps, measure_sparsity
+from neuroprune.training.budget import EqualCost, count_flops, model_size
 
 COLUMNS = (
     *("task", "rows", "steps", "beginning", "variant", "method", "setting changed", "seed", "asked", "sparsity"),
     *("metric dev", "metric pool", "heads removed", "cpu seconds", "commit"),
 )
 RATE, WARMUP = 1.5e-4, 0.06
+DENSE_COST = 10  # largest factor on the number of epochs at the cost of dense fine-tuning
 
 
 @dataclass(frozen=True)
@@ -192,10 +196,10 @@ class Bench:
         """Return the pretrained model with a new classifier, and its tokenizer."""
         return sources.load(self.source, self.data, seed=seed)
 
-    def batches(self, seed: int) -> list[list[int]]:
-        """Return the positions of the rows of every step."""
+    def batches(self, seed: int, factor: int = 1) -> list[list[int]]:
+        """Return the positions of the rows of every step, for `factor` times the plan's epochs."""
         generator, batch = torch.Generator().manual_seed(seed), self.plan.batch
-        orders = [torch.randperm(len(self.train), generator=generator) for _ in range(self.plan.epochs)]
+        orders = [torch.randperm(len(self.train), generator=generator) for _ in range(factor * self.plan.epochs)]
         return [rows.tolist() for order in orders for rows in order.split(batch)]
 
     @torch.no_grad()
@@ -219,6 +223,8 @@ class Training:
         if beginning == "longer":
             self.batches += self.batches[: head_steps(bench.plan)]
         total = len(self.batches)
+        if beginning == "dense_cost":
+            self.batches = bench.batches(seed, DENSE_COST)
         set_seed(seed)
         self.model = bench.model(seed)[0]
         if beginning == "head_first":
@@ -228,8 +234,9 @@ class Training:
         self.model.train()
         set_seed(seed)
         optimizer = AdamW(self.model.parameters(), lr=RATE, weight_decay=0.0, fused=True)
-        self.scheduler = get_linear_schedule_with_warmup(optimizer, math.ceil(WARMUP * total), total)
-        per_epoch = total // bench.plan.epochs
+        self.plan = EqualCost(total, math.ceil(WARMUP * total), [[0, self.flops()]])
+        self.scheduler = LambdaLR(optimizer, self.plan.rate)
+        per_epoch, self.size = total // bench.plan.epochs, model_size(self.model)
         self.run = Run(self.model, optimizer, self.scheduler, total, per_epoch, batch_size=bench.plan.batch)
 
     def head_batches(self) -> Iterator[dict[str, Any]]:
@@ -237,10 +244,10 @@ class Training:
         rows, collate = self.bench.train, self.bench.objective.collate
         return (collate(rows[first : first + 64]) for first in range(0, len(rows), 64))
 
-    def go_on(self, until: int, method: Method | None = None) -> None:
-        """Train up to this number of steps."""
+    def go_on(self, until: int | None = None, method: Method | None = None) -> None:
+        """Train up to this number of steps, or to the end."""
         started = time.process_time()
-        while self.run.step < until:
+        while self.run.step < (self.plan.end if until is None else until):
             self._step(method)
         self.seconds += time.process_time() - started
 
@@ -254,16 +261,24 @@ class Training:
         self.run.step += 1
         if method is not None:
             method.after_step(self.run)
+        if self.beginning == "dense_cost" and (size := model_size(self.model)) != self.size:
+            self.size = size
+            self.plan.costs.append([self.run.step, self.flops()])
         self.scheduler.step()
         self.run.optimizer.zero_grad()
+
+    def flops(self) -> int:
+        """Return the operations of a forward pass over the first rows of the task."""
+        batch = self.bench.objective.collate(self.bench.train[: self.bench.plan.batch])
+        return count_flops(self.model, lambda: self.model(**batch))
 
     def branch(self, name: str, method: Method, out: Path) -> None:
         """Train to the end with a method, evaluate, and add a line to the table."""
         method.start(self.run)
-        self.go_on(self.run.total_steps, method)
+        self.go_on(method=method)
         method.finish(self.run)
         bench, asked = self.bench, cast(Any, method.settings)
-        values: list[Any] = [bench.name, len(bench.train), self.run.total_steps, self.beginning, name, asked.name]
+        values: list[Any] = [bench.name, len(bench.train), self.run.step, self.beginning, name, asked.name]
         values += [changes(VARIANTS[name][1]), self.seed, getattr(asked, "sparsity", "")]
         values += [round(measure_sparsity(self.model).weights, 4)]
         values += [round(bench.accuracy(self.model, rows), 4) for rows in (bench.dev, bench.pool)]
@@ -342,7 +357,7 @@ def main() -> None:
     parser.add_argument("--variants", choices=VARIANTS, nargs="+", default=["usual", "taylor", "late"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.8])
-    parser.add_argument("--beginning", choices=("usual", "head_first", "longer"), default="usual")
+    parser.add_argument("--beginning", choices=("usual", "head_first", "longer", "dense_cost"), default="usual")
     parser.add_argument("--data-root", type=Path, default=Path("../shared/data"), help="as in config/inhouse.yaml")
     parser.add_argument("--out", type=Path, default=Path("runs.csv"))
     asked = parser.parse_args()

@@ -10,7 +10,7 @@ from neuroprune.config.canonical import canonical
 from neuroprune.results.records import read_record
 from neuroprune.training import checkpoints
 from neuroprune.training import run as training
-from neuroprune.training.budget import DenseBudget
+from neuroprune.training.budget import EqualCost
 
 TRAINING = {"epochs": 3, "batch_size": 8, "learning_rate": 1e-3}  # 60 rows: 8 steps an epoch, 24 in all
 NEUROPRUNE = {"name": "neuroprune", "sparsity": 0.8, "calibration_rows": 16}
@@ -99,22 +99,16 @@ def test_an_interrupted_run_goes_on_with_its_budget(longer, data_root, tmp_path,
     assert (ours.steps, ours.files) == (expected.steps, expected.files)
 
 
-def budget_with(costs, steps=100, warmup=6):
-    budget = DenseBudget(1.0, costs, lambda: 0)
-    budget._steps, budget._warmup = steps, warmup
-    return budget
-
-
 def test_all_steps_together_cost_as_much_as_the_dense_ones():
     costs = [[0, 10**12], [40, 6 * 10**11], [50, 2 * 10**11]]
-    end = budget_with(costs).end
+    end = EqualCost(100, 6, costs).end
     assert end == 50 + int((100 - 40 - 6) / 0.2)
     assert 40 * 1.0 + 10 * 0.6 + (end - 50) * 0.2 == pytest.approx(100, abs=0.2)
-    assert budget_with(costs[:2]).end == 40 + 100 == budget_with(costs)._ends()[1]
+    assert EqualCost(100, 6, costs[:2]).end == 40 + 100 == EqualCost(100, 6, costs).ends()[1]
 
 
 def test_the_rate_is_linear_between_changes_and_ends_at_zero():
-    budget = budget_with([[0, 100], [40, 60], [50, 20]])
+    budget = EqualCost(100, 6, [[0, 100], [40, 60], [50, 20]])
     rates = [budget.rate(step) for step in range(budget.end + 1)]
     slopes = torch.tensor(rates).double().diff()
     assert rates[6] == 1.0 and rates[-1] == 0.0
@@ -126,7 +120,7 @@ def test_the_rate_is_linear_between_changes_and_ends_at_zero():
 def test_without_a_change_the_schedule_is_that_of_transformers():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
     (expected,) = get_linear_schedule_with_warmup(optimizer, 6, 100).lr_lambdas
-    budget = budget_with([[0, 123]])
+    budget = EqualCost(100, 6, [[0, 123]])
     assert [budget.rate(step) for step in range(101)] == [expected(step) for step in range(101)]
 
 
