@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from neuroprune.pruning.blocks import find_blocks
     from neuroprune.pruning.sparsity import measure_sparsity
     from neuroprune.pruning.surgery import remove, remove_zero_units
+    from neuroprune.training.budget import at_dense_cost
 
 __all__ = [
     "DSP",
@@ -33,6 +34,7 @@ __all__ = [
     "RandomUnits",
     "Run",
     "Taylor",
+    "at_dense_cost",
     "find_blocks",
     "from_pretrained",
     "heads",
@@ -56,6 +58,7 @@ _MODULES = {
     "RandomUnits": "methods",
     "Run": "methods.hooks",
     "Taylor": "methods",
+    "at_dense_cost": "training.budget",
     "find_blocks": "pruning.blocks",
     "from_pretrained": "models.pretrained",
     "measure_sparsity": "pruning.sparsity",

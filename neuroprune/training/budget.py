@@ -1,24 +1,70 @@
 """Training budget in floating-point operations, equal to the cost of dense fine-tuning.
 
-A step of a pruned model takes fewer operations than a dense one. With `budget: dense_flops`, the saved operations are
-spent on more steps. Removal events keep their steps, and the learning rate is unchanged up to the first event. From
-there, it decays linearly to 0 at the new end.
+A step of a pruned model takes fewer operations than a dense one. At equal cost, the saved operations are spent on more
+steps. Removal events keep their steps, and the learning rate is unchanged up to the first event. From there, it decays
+linearly to 0 at the new end.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SchedulerType, has_length
 
-MOST = 100  # largest factor on the number of epochs
+from neuroprune.errors import UserError
+from neuroprune.files.atomic import write_json
+from neuroprune.pruning.kept_units import read_record
+
+MOST = 100
+"""Largest factor on the length of a run."""
+COSTS = "dense_cost.json"
 
 Cost = Sequence[Any]  # first step, and operations per forward pass from that step on
+AnyTrainer = TypeVar("AnyTrainer", bound=Trainer)
+
+
+def at_dense_cost(trainer: AnyTrainer) -> AnyTrainer:
+    """Let a Trainer train on until its run has cost as much as dense fine-tuning for its epochs or steps.
+
+    The operations of forward passes are counted for the first training rows. Pruning events take place at the same
+    steps as without this function. To resume an interrupted run, build the Trainer in the same way::
+
+        trainer = at_dense_cost(Trainer(..., callbacks=[NeuroPrune(sparsity=0.8)]))
+
+    Args:
+        trainer: A Trainer with a linear learning-rate schedule. Its arguments are changed: the number of epochs or
+            steps is only an upper bound afterwards.
+
+    Returns:
+        The Trainer.
+
+    Raises:
+        UserError: If the schedule is not linear, or the Trainer has been given to this function before.
+    """
+    args, callbacks = trainer.args, trainer.callback_handler.callbacks
+    if any(isinstance(callback, DenseBudget) for callback in callbacks):
+        raise UserError("at_dense_cost: this Trainer trains at the cost of dense fine-tuning already.")
+    schedule = SchedulerType(args.lr_scheduler_type)
+    if schedule is not SchedulerType.LINEAR:
+        raise UserError(
+            f"at_dense_cost: the learning rate must decay linearly, but lr_scheduler_type is {schedule.value}; leave "
+            "it out of the arguments."
+        )
+    steps = args.max_steps if args.max_steps > 0 else None
+    callbacks.insert(0, DenseBudget(trainer, steps))  # methods plan their events for the dense steps
+    args.num_train_epochs *= MOST
+    args.max_steps *= 1 if steps is None else MOST
+    return trainer
 
 
 @dataclass
@@ -72,20 +118,18 @@ class EqualCost:
 
 
 class DenseBudget(TrainerCallback):
-    """Callback that ends training when its steps have cost as much as the planned number of dense steps.
-
-    It must precede the method in the Trainer's callbacks, so that the method plans its events for the dense steps. The
-    Trainer's number of epochs must be multiplied by `MOST`.
+    """Callback that ends training when its steps have cost as much as dense steps; see `at_dense_cost`.
 
     Args:
-        epochs: Epochs of dense fine-tuning.
-        costs: Costs so far, initially empty; each change of the model's size appends one.
-        measure: Function that returns the operations per forward pass of the current model.
+        trainer: Its Trainer, with the number of epochs of dense fine-tuning.
+        steps: Steps of dense fine-tuning; None: those of the epochs.
     """
 
-    def __init__(self, epochs: float, costs: list[Cost], measure: Callable[[], int]) -> None:
-        self._epochs, self._measure, self._size = epochs, measure, 0
-        self._plan = EqualCost(0, 0, costs)
+    def __init__(self, trainer: Trainer, steps: int | None) -> None:
+        self._trainer, self._epochs, self._steps = trainer, trainer.args.num_train_epochs, steps
+        self._plan = EqualCost(0, 0, [])
+        self._batch: Any = None
+        self._size = 0
 
     def on_train_begin(
         self,
@@ -97,16 +141,19 @@ class DenseBudget(TrainerCallback):
         train_dataloader: Any = None,
         **_: Any,
     ) -> None:
-        """Pass the number of dense steps to the method; replace the learning-rate schedule."""
-        state.max_steps = math.ceil(self._epochs * -(-len(train_dataloader) // args.gradient_accumulation_steps))
-        state.num_train_epochs = math.ceil(self._epochs)
-        state.compute_steps(args, state.max_steps)
-        self._plan.steps, self._plan.warmup = state.max_steps, args.get_warmup_steps(state.max_steps)
+        """Pass the number of dense steps to the methods; replace the learning-rate schedule."""
+        self._set_length(args, state, train_dataloader)
         schedule = getattr(lr_scheduler, "scheduler", lr_scheduler)  # accelerate's wrapper is removed
-        schedule.lr_lambdas = [self._plan.rate] * len(schedule.lr_lambdas)
+        if not isinstance(schedule, LambdaLR):
+            raise UserError(
+                f"at_dense_cost: the learning rate must decay linearly, but the Trainer was given a "
+                f"{type(schedule).__name__}; leave it out."
+            )
+        warmup = args.get_warmup_steps(state.max_steps)
+        self._batch = _first_rows(train_dataloader, args.train_batch_size)
+        self._plan = EqualCost(state.max_steps, warmup, self._earlier_costs(args, state, model))
         self._size = model_size(model)
-        if not self._plan.costs:
-            self._plan.costs.append([0, self._measure()])
+        schedule.lr_lambdas = [self._plan.rate] * len(schedule.lr_lambdas)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Set the end of training, which a resumed run needs before its first step."""
@@ -116,23 +163,52 @@ class DenseBudget(TrainerCallback):
         """Measure the cost again if the model's size has changed."""
         if model_size(model) != self._size:
             self._size = model_size(model)
-            self._plan.costs.append([state.global_step, self._measure()])
+            self._plan.costs.append([state.global_step, self._measure(model)])
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Write the costs next to the Trainer's checkpoint."""
+        folder = _checkpoint(args, state)
+        if args.should_save and folder.is_dir():  # a hyperparameter search stores checkpoints elsewhere
+            write_json(folder / COSTS, {"costs": self._plan.costs})
+
+    def _set_length(self, args: Any, state: Any, loader: Any) -> None:
+        """Set the number of steps, and of epochs if it can be known, to those of dense fine-tuning."""
+        if self._steps is None:
+            state.max_steps = math.ceil(self._epochs * -(-len(loader) // args.gradient_accumulation_steps))
+            state.num_train_epochs = math.ceil(self._epochs)
+        else:
+            state.max_steps = self._steps
+            state.num_train_epochs = max(1, math.ceil(state.num_train_epochs / MOST))
+        state.compute_steps(args, state.max_steps)
+
+    def _earlier_costs(self, args: Any, state: Any, model: Any) -> list[Cost]:
+        """Return the costs in the checkpoint of a resumed run, or that of the dense model."""
+        found = _checkpoint(args, state) / COSTS
+        if state.global_step and found.exists():
+            costs: list[Cost] = json.loads(found.read_text(encoding="utf-8"))["costs"]
+            return costs
+        if state.global_step and any(read_record(model)[kind] for kind in ("heads", "neurons")):
+            raise UserError(
+                f"{found}: not found, so the cost of the steps before this checkpoint is unknown; resume without "
+                "at_dense_cost, or train from the beginning."
+            )
+        return [[0, self._measure(model)]]
+
+    def _measure(self, model: Any) -> int:
+        batch: Any = self._trainer._prepare_inputs(self._batch)
+        return count_flops(model, lambda: self._trainer.compute_loss(model, batch))
 
 
-def forward_flops(trainer: Trainer) -> int:
-    """Count the floating-point operations of a forward pass of a Trainer's model, without side effects.
+def _first_rows(loader: Any, rows: int) -> Any:
+    """Return the first training rows as a batch, without reading from the loader."""
+    data: Any = loader.dataset
+    stored: bool = has_length(data)
+    few = (data[row] for row in range(min(len(data), rows))) if stored else islice(data, rows)
+    return loader.collate_fn(list(few))
 
-    Args:
-        trainer: A Trainer, whose first training rows are used, as many as in one pass of a step.
 
-    Returns:
-        The operations of matrix products.
-    """
-    rows: Any = trainer._remove_unused_columns(trainer.train_dataset, description="training")
-    count = min(len(rows), trainer.args.train_batch_size)
-    batch = trainer._prepare_inputs(trainer.data_collator([rows[row] for row in range(count)]))
-    model: Any = trainer.model
-    return count_flops(model, lambda: trainer.compute_loss(model, batch))
+def _checkpoint(args: Any, state: Any) -> Path:
+    return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
 
 
 def count_flops(model: Any, forward: Callable[[], Any]) -> int:

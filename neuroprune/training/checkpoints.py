@@ -50,7 +50,6 @@ class Progress:
         resumed_at: Steps at which jobs resumed.
         step_seconds: Times of the steps up to the checkpoint, one pair for each size of the model: the number of
             parameters, and a list with the seconds of each step.
-        costs: Costs of the steps, see `budget.DenseBudget`.
         checkpoint: The folder to resume from; None at the beginning.
     """
 
@@ -61,7 +60,6 @@ class Progress:
     eval_cpu_seconds: float = 0.0
     resumed_at: list[int] = field(default_factory=list)
     step_seconds: list[Sequence[Any]] = field(default_factory=list)
-    costs: list[Sequence[Any]] = field(default_factory=list)
     checkpoint: Path | None = None
 
 

@@ -129,7 +129,7 @@ def _run(
     method = methods.build(settings.method)
     trainer = _trainer(settings, folder, data, model, tokenizer, method)
     if settings.training.budget == "dense_flops":
-        _add_budget(trainer, method, settings.training.epochs, progress)
+        budget.at_dense_cost(trainer)
     fit = _fit(trainer, checkpoints.Checkpoints(progress, checkpoint_minutes, branch))
     if not distributed.is_main():
         return None
@@ -270,20 +270,13 @@ def _trainer(settings: RunSettings, folder: Path, data: Any, model: Any, tokeniz
     )
 
 
-def _add_budget(trainer: Trainer, method: Any, epochs: float, progress: checkpoints.Progress) -> None:
-    """Add the callback for the cost of dense fine-tuning, in front of the method."""
-    trainer.pop_callback(method)
-    trainer.add_callback(budget.DenseBudget(epochs, progress.costs, partial(budget.forward_flops, trainer)))
-    trainer.add_callback(method)
-
-
 def _arguments(training: TrainingSettings, seed: int, folder: Path, more: dict[str, Any]) -> Seq2SeqTrainingArguments:
     """Translate the settings to the Trainer's arguments; `more` are those of the task's objective."""
     if training.optimizer != "adamw":  # the Trainer's default
         more = more | {"optim": training.optimizer}
     return Seq2SeqTrainingArguments(
         output_dir=str(folder / CHECKPOINTS),
-        num_train_epochs=training.epochs * (budget.MOST if training.budget == "dense_flops" else 1),
+        num_train_epochs=training.epochs,
         per_device_train_batch_size=training.batch_size // training.parts,
         per_device_eval_batch_size=max(1, training.batch_size // training.parts),
         gradient_accumulation_steps=training.accumulation,

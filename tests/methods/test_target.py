@@ -245,6 +245,21 @@ def test_embeddings_rest_after_the_last_event_and_are_free_again_at_the_end():
 
 
 @both_targets
+def test_an_event_has_the_memory_of_the_gradients(method_class, monkeypatch):
+    """The step has used them; together with the statistics of the event they would be the peak of the whole run."""
+    strategy, held = type(method_class(sparsity=0.5).strategy), []
+    prune = strategy.prune
+
+    def look(self, run, goal, last):
+        held.append([name for name, parameter in run.model.named_parameters() if parameter.grad is not None])
+        prune(self, run, goal, last)
+
+    monkeypatch.setattr(strategy, "prune", look)
+    train_bare(method_class(sparsity=0.5), make_model("bert"))
+    assert held == [[], [], []]
+
+
+@both_targets
 def test_a_run_that_resumes_after_an_event_does_not_expect_it_again(method_class):
     run, method = make_run(make_model("bert"), steps=12), method_class(sparsity=0.5)
     method.start(run)

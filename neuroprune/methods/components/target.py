@@ -108,6 +108,7 @@ class TargetForm(Hooks):
 
     def _take_event(self, run: Run, share: float) -> None:
         last = not self.events
+        run.model.zero_grad()  # the step has used them; with the statistics they would dominate the peak memory
         self.prune(run, round(share * prunable_weights(run.model)), last)
         self.report["events"].append({"step": run.step, "asked": share} | reached(run.model))
         if last:

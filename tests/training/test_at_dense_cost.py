@@ -1,0 +1,119 @@
+"""A user's own Trainer whose pruning run costs as much as dense fine-tuning."""
+
+import json
+
+import pytest
+import torch
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import StepLR
+from torch.utils.data import IterableDataset
+from transformers import TrainerCallback
+
+from helpers.loops import make_trainer, weights
+from helpers.models import make_model
+from neuroprune import NeuroPrune, Taylor, at_dense_cost
+from neuroprune.errors import UserError
+from neuroprune.pruning.sparsity import measure_sparsity
+from neuroprune.training.budget import COSTS
+
+
+def prune(folder, method=None, stop=None, **arguments):
+    """Build the Trainer for 24 dense steps in 2 epochs; `stop` is a callback."""
+    method = NeuroPrune(sparsity=0.8, calibration_rows=8) if method is None else method
+    trainer = at_dense_cost(make_trainer(method, make_model("bert"), folder, logging_steps=1, **arguments))
+    if stop is not None:
+        trainer.add_callback(stop)
+    return trainer, method
+
+
+def costs_of(trainer):
+    return trainer.callback_handler.callbacks[0]._plan.costs
+
+
+@pytest.mark.parametrize("method", [NeuroPrune(sparsity=0.8, calibration_rows=8), Taylor(sparsity=0.8)])
+def test_saved_operations_are_spent_on_more_steps(method, tmp_path):
+    trainer, _ = prune(tmp_path, method)
+    trainer.train()
+    assert [event["step"] for event in method.report["events"]] == [8, 10, 12]  # as in a run of 24 steps
+    assert measure_sparsity(trainer.model).weights == pytest.approx(0.8, abs=1e-3)
+    starts, costs = zip(*costs_of(trainer), strict=True)
+    assert starts == (0, 8, 10, 12) and list(costs) == sorted(costs, reverse=True)
+    total = trainer.state.global_step
+    lengths = [after - before for before, after in zip(starts, [*starts[1:], total], strict=True)]
+    spent = sum(length * cost for length, cost in zip(lengths, costs, strict=True))
+    assert 24 * costs[0] - costs[-1] <= spent <= 24 * costs[0] and total > 30
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    assert rates[:8] == pytest.approx([1e-3 * (1 - step / 24) for step in range(8)])
+    assert 0 < rates[-1] < 0.1 * max(rates)
+
+
+def test_a_number_of_steps_is_the_length_of_dense_fine_tuning_too(tmp_path):
+    first, _ = prune(tmp_path / "epochs")
+    first.train()
+    second, _ = prune(tmp_path / "steps", max_steps=24)
+    second.train()
+    assert second.state.global_step == first.state.global_step > 30
+    assert all(map(torch.equal, weights(first.model), weights(second.model)))
+
+
+class Stream(IterableDataset):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        while True:
+            yield from self.rows
+
+
+def test_a_stream_of_rows_can_be_read_for_longer(tmp_path):
+    trainer, method = prune(tmp_path, max_steps=24)
+    trainer.train_dataset = Stream(trainer.train_dataset)
+    trainer.train()
+    assert [event["step"] for event in method.report["events"]] == [8, 10, 12] and trainer.state.global_step > 30
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **_):
+        control.should_training_stop = state.global_step == self.step
+
+
+@pytest.mark.parametrize("step", [6, 11, 20], ids=["before", "between", "after"])
+def test_a_resumed_run_ends_where_it_would_have_ended(step, tmp_path):
+    whole, _ = prune(tmp_path / "whole")
+    whole.train()
+    saving = {"save_strategy": "steps", "save_steps": 1}
+    prune(tmp_path / "parts", stop=StopAt(step), **saving)[0].train()
+    resumed, _ = prune(tmp_path / "parts", **saving)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "parts" / f"checkpoint-{step}"))
+    assert resumed.state.global_step == whole.state.global_step
+    assert costs_of(resumed) == costs_of(whole)
+    assert all(map(torch.equal, weights(resumed.model), weights(whole.model)))
+
+
+def test_a_cut_model_without_the_cost_of_its_earlier_steps_is_rejected(tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 1}
+    prune(tmp_path, stop=StopAt(11), **saving)[0].train()
+    written = tmp_path / "checkpoint-11" / COSTS
+    assert len(json.loads(written.read_text())["costs"]) == 3
+    written.unlink()
+    with pytest.raises(UserError, match=r"checkpoint-11.dense_cost\.json: not found, .* resume without at_dense_cost"):
+        prune(tmp_path, **saving)[0].train(resume_from_checkpoint=str(tmp_path / "checkpoint-11"))
+
+
+def test_only_a_linear_schedule_is_stretched(tmp_path):
+    with pytest.raises(UserError, match="lr_scheduler_type is cosine; leave it out of the arguments"):
+        prune(tmp_path, lr_scheduler_type="cosine")
+    trainer, _ = prune(tmp_path)
+    trainer.optimizer = AdamW(trainer.model.parameters())
+    trainer.lr_scheduler = StepLR(trainer.optimizer, 1)
+    with pytest.raises(UserError, match="the Trainer was given a StepLR; leave it out"):
+        trainer.train()
+
+
+def test_a_trainer_is_prepared_once(tmp_path):
+    trainer, _ = prune(tmp_path)
+    with pytest.raises(UserError, match="trains at the cost of dense fine-tuning already"):
+        at_dense_cost(trainer)
