@@ -4,8 +4,9 @@ Each run is a bare loop around the library's hooks. Runs of one task and seed ha
 dropout; the process forks where a method starts its measurements, so that earlier steps are trained once. In addition
 to the task's evaluation rows (dev), models are evaluated on thousands of training rows unseen by all of them (pool).
 `--beginning head_first` fits the classifier before the first step in all variants; `longer` trains for the same
-additional cost; `dense_cost` trains pruned models on until the run has cost as much as dense fine-tuning. Runs that are
-already in the table are not repeated, so that an interrupted command can be restarted.
+additional cost; `dense_cost` trains pruned models on until the run has cost as much as dense fine-tuning; `frozen` never
+trains the word embeddings. Runs that are already in the table are not repeated, so that an interrupted command can be
+restarted.
 
     python -m benchmarks.research --task movie_512 --seeds 0 1 2 --variants usual late taylor --out runs.csv
 """
@@ -50,6 +51,7 @@ COLUMNS = (
     *("metric dev", "metric pool", "heads removed", "cpu seconds", "commit"),
 )
 RATE, WARMUP = 1.5e-4, 0.06
+BEGINNINGS = ("usual", "head_first", "longer", "dense_cost", "frozen")
 DENSE_COST = 10  # largest factor on the number of epochs at the cost of dense fine-tuning
 
 
@@ -231,6 +233,8 @@ class Training:
             started = time.process_time()
             linear_probe.fit_head(self.model, self.head_batches())
             self.seconds = time.process_time() - started
+        if beginning == "frozen":
+            self.model.get_input_embeddings().requires_grad_(False)
         self.model.train()
         set_seed(seed)
         optimizer = AdamW(self.model.parameters(), lr=RATE, weight_decay=0.0, fused=True)
@@ -357,7 +361,7 @@ def main() -> None:
     parser.add_argument("--variants", choices=VARIANTS, nargs="+", default=["usual", "taylor", "late"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.8])
-    parser.add_argument("--beginning", choices=("usual", "head_first", "longer", "dense_cost"), default="usual")
+    parser.add_argument("--beginning", choices=BEGINNINGS, default="usual")
     parser.add_argument("--data-root", type=Path, default=Path("../shared/data"), help="as in config/inhouse.yaml")
     parser.add_argument("--out", type=Path, default=Path("runs.csv"))
     asked = parser.parse_args()
