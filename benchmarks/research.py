@@ -5,8 +5,8 @@ dropout; the process forks where a method starts its measurements, so that earli
 to the task's evaluation rows (dev), models are evaluated on thousands of training rows unseen by all of them (pool).
 `--beginning head_first` fits the classifier before the first step in all variants; `longer` trains for the same
 additional cost; `dense_cost` trains pruned models on until the run has cost as much as dense fine-tuning; `frozen`
-never trains the word embeddings. Runs that are already in the table are not repeated, so that an interrupted command can
-be restarted.
+never trains the word embeddings. Runs that are already in the table are not repeated: an interrupted command can be
+restarted.
 
     python -m benchmarks.research --task movie_512 --seeds 0 1 2 --variants usual late taylor --out runs.csv
 """
