@@ -39,13 +39,15 @@ def runs():
     return complete_cells("protocol.csv")
 
 
-def complete_cells(name):
-    """Return the accuracies by cell and seed; dense runs belong to every target."""
+def complete_cells(*names, seeds=None):
+    """Return the accuracies by cell and seed in some files; dense runs belong to every target."""
     found = defaultdict(dict)
-    with (PUBLISHED / "research" / name).open(newline="") as file:
-        for row in csv.DictReader(file):
-            cell = Cell(row["task"], row["beginning"], row["asked"], row["variant"])
-            found[cell][row["seed"]] = 100 * float(row["metric pool"])
+    for name in names:
+        with (PUBLISHED / "research" / name).open(newline="") as file:
+            for row in csv.DictReader(file):
+                if seeds is None or int(row["seed"]) in seeds:
+                    cell = Cell(row["task"], row["beginning"], row["asked"], row["variant"])
+                    found[cell][row["seed"]] = 100 * float(row["metric pool"])
     return {cell: values for cell, values in found.items() if len(values) == 5}
 
 
@@ -90,6 +92,20 @@ def ridges(runs):
             usual = runs[cell._replace(variant="usual")]
             both = (by_seed(usual), by_seed(values))
             yield [f"`{cell.task}`", percent(float(cell.sparsity), 0), *both, difference(values, usual)]
+
+
+def equal_costs(runs):
+    """The second addendum's runs: NeuroPrune-FC with the same epochs and at the cost of dense fine-tuning."""
+    yield ["task", "seeds", "sparsity", "dense", "same epochs", "dense cost", "gain", "each seed", "minus Taylor"]
+    for cell, values in runs.items():
+        if (cell.beginning, cell.variant) == ("dense_cost", "usual"):
+            others = [Cell(cell.task, "usual", "", "dense"), cell._replace(beginning="usual")]
+            dense, usual = (runs[other] for other in others)
+            means = [f"{statistics.mean(found.values()):.1f}" for found in (dense, usual, values)]
+            seeds = sorted(values)
+            against = difference(values, runs[cell._replace(variant="taylor")])
+            names = [f"`{cell.task}`", f"{seeds[0]} to {seeds[-1]}", percent(float(cell.sparsity), 0)]
+            yield [*names, *means, difference(values, usual), by_seed(values), against]
 
 
 def over_cells(runs, ours, theirs):

@@ -12,6 +12,7 @@ import neuroprune
 from helpers.data import write_glue
 from neuroprune.cli import main
 from neuroprune.pruning.sparsity import measure_sparsity
+from neuroprune.results.records import read_record
 from neuroprune.training import checkpoints, run
 from neuroprune.training.prune import Request, run_settings
 
@@ -114,6 +115,7 @@ def test_options_lie_over_rows_and_rows_over_defaults(at_home):
         ({"task": "no.yaml"}, "no.yaml: the file cannot be read: No such file or directory"),
         ({"epochs": 0}, "--epochs: 0.0 is not allowed; it must be greater than 0"),
         ({"batch_size": 0}, "--batch-size: 0 is not allowed"),
+        ({"budget": "dense"}, "--budget: 'dense' is not allowed; it must be 'epochs' or 'dense_flops'"),
         ({"seed": -1}, "--seed: -1 is not allowed"),
         ({"model": "random:brt"}, "--model: "),
         ({"model": "not a name!"}, "model not_a_name_: 'not a name!' is neither a folder nor a hub id"),
@@ -145,6 +147,14 @@ def test_a_loss_that_diverges_is_told_and_leaves_nothing(at_home, capsys):
     assert sorted(path.name for path in at_home.iterdir()) == ["config", "resources"]
 
 
+def test_a_model_can_cost_as_much_as_dense_fine_tuning(at_home, capsys):
+    steps = {}
+    for budget in ("epochs", "dense_flops"):
+        assert main(words(out=budget, epochs=3, sparsity=0.8, budget=budget)) == 0
+        steps[budget] = read_record(at_home / budget / "run.json").result.steps
+    assert steps["dense_flops"] > 1.3 * steps["epochs"]
+
+
 def test_the_vocabulary_is_trimmed_to_the_task(at_home, capsys):
     assert main(words(out="whole", epochs=1)) == 0
     assert main([*words(out="trimmed", epochs=1, model="whole"), "--trim-vocabulary"]) == 0
@@ -158,10 +168,13 @@ def test_the_vocabulary_is_trimmed_to_the_task(at_home, capsys):
     assert transformers.pipeline("text-classification", model="trimmed", device="cpu")("a great film")[0]["label"]
 
 
-@pytest.mark.parametrize("method", ["neuroprune", "taylor"])
-def test_a_family_has_the_weights_of_its_members_alone(method, at_home, capsys):
-    assert main(words(out="alone", sparsity=0.8, method=method)) == 0
-    assert main([*words()[:5], "--method", method, "--out", "family", "--sparsity", "0.5", "0.8"]) == 0
+@pytest.mark.parametrize(
+    ("method", "budget"), [("neuroprune", "epochs"), ("taylor", "epochs"), ("neuroprune", "dense_flops")]
+)
+def test_a_family_has_the_weights_of_its_members_alone(method, budget, at_home, capsys):
+    options = ["--method", method, "--budget", budget]
+    assert main([*words(out="alone", sparsity=0.8), *options]) == 0
+    assert main([*words()[:5], *options, "--out", "family", "--sparsity", "0.5", "0.8"]) == 0
     shown = capsys.readouterr().out
     assert f"tiny-sst2-{method}-50-s0" in shown and "frontier.png" in shown
     folder, name = at_home / "family", f"runs/tiny-sst2-{method}-80-s0"
