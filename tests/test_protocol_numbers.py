@@ -10,6 +10,7 @@ import pytest
 from helpers.published import PUBLISHED, ROOT, mean_interval, percent, tables
 
 LAYOUTS = (ROOT / "docs" / "architectures.md").read_text()
+ADVICE = (ROOT / "docs" / "sparsity.md").read_text()
 PAGE = (ROOT / "docs" / "method.md").read_text()
 TEXT = " ".join(PAGE.replace("**", "").split())
 TARGETS = ("0.8", "0.9")
@@ -39,8 +40,12 @@ def runs():
     return complete_cells("protocol.csv")
 
 
-def complete_cells(*names, seeds=None):
-    """Return the accuracies by cell and seed in some files; dense runs belong to every target."""
+EQUAL_COST = ("protocol.csv", "dense_cost.csv")
+SEEDS = (range(10, 15), range(40, 45))
+
+
+def complete_cells(*names, seeds=None, number=5):
+    """Return the accuracies by cell and seed of some files' cells with all seeds; dense runs belong to every target."""
     found = defaultdict(dict)
     for name in names:
         with (PUBLISHED / "research" / name).open(newline="") as file:
@@ -48,7 +53,7 @@ def complete_cells(*names, seeds=None):
                 if seeds is None or int(row["seed"]) in seeds:
                     cell = Cell(row["task"], row["beginning"], row["asked"], row["variant"])
                     found[cell][row["seed"]] = 100 * float(row["metric pool"])
-    return {cell: values for cell, values in found.items() if len(values) == 5}
+    return {cell: values for cell, values in found.items() if len(values) == number}
 
 
 def difference(ours, theirs):
@@ -116,6 +121,28 @@ def over_cells(runs, ours, theirs):
         for name in (ours, theirs)
     ]
     return difference(*means)
+
+
+def test_the_table_of_equal_costs_is_that_of_the_runs():
+    header, *lines = equal_costs(complete_cells(*EQUAL_COST, seeds=SEEDS[0]))
+    _, *fresh = equal_costs(complete_cells(*EQUAL_COST, seeds=SEEDS[1]))
+    (found,) = [table for table in tables(PAGE) if table[0] == header]
+    assert found[2:] == lines + fresh
+
+
+def test_the_conclusions_about_equal_costs_are_those_of_the_runs():
+    runs = complete_cells(*EQUAL_COST, seeds={*SEEDS[0], *SEEDS[1]}, number=10)
+    dense = runs[Cell("movie_512", "usual", "", "dense")]
+    gains, leads = [], []
+    for asked in TARGETS:
+        ours = runs[Cell("movie_512", "dense_cost", asked, "usual")]
+        gains.append(difference(ours, runs[Cell("movie_512", "usual", asked, "usual")]))
+        leads.append(difference(ours, runs[Cell("movie_512", "dense_cost", asked, "taylor")]))
+        worst = max(dense[seed] - ours[seed] for seed in dense)
+        assert f"{worst:.1f} points below the dense run of its seed at {percent(float(asked), 0)}" in TEXT
+    for page in (TEXT, " ".join(ADVICE.split())):
+        assert f"gain {gains[0].removeprefix('+')} points at 80 % and {gains[1].removeprefix('+')} at 90 %" in page
+        assert f"ahead of Taylor by {leads[0].removeprefix('+')} and {leads[1].removeprefix('+')} points" in page
 
 
 def test_the_table_and_the_decision_about_the_ridge_are_those_of_the_runs():

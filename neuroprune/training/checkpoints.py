@@ -134,10 +134,9 @@ class Branch:
     end: float
     events: int
 
-    def is_at(self, state: Any) -> bool:
-        """Return whether the first removal takes place after the next step."""
-        first = event_steps(state.max_steps, self.start, self.end, self.events)[0]
-        return bool(state.global_step == first - 1)
+    def step(self, steps: int) -> int:
+        """Return the step before the first removal in a run of this many steps."""
+        return event_steps(steps, self.start, self.end, self.events)[0] - 1
 
 
 class Checkpoints(TrainerCallback):
@@ -152,7 +151,7 @@ class Checkpoints(TrainerCallback):
     """
 
     def __init__(self, progress: Progress, minutes: float, branch: Branch | None = None) -> None:
-        self._branch = branch
+        self._branch, self._branch_step = branch, -1
         self.progress, self._interval = progress, 60 * minutes
         self._before, self._cpu_before = progress.train_seconds, progress.cpu_seconds
         self._started = self._saved = time.perf_counter()
@@ -184,6 +183,11 @@ class Checkpoints(TrainerCallback):
 
         return timed
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Compute the branch's step from the planned number of steps, which a run at dense cost exceeds later."""
+        if self._branch is not None:
+            self._branch_step = self._branch.step(state.max_steps)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Request a checkpoint if one is due; after an epoch's last step, hooks and evaluation come first."""
         if not float(state.epoch).is_integer():
@@ -208,7 +212,7 @@ class Checkpoints(TrainerCallback):
     def _finish(self, folder: Path, state: Any) -> None:
         new = folder / f"checkpoint-{state.global_step}"
         write_mark(new, self.progress)
-        if self._branch is not None and self._branch.is_at(state):
+        if self._branch is not None and state.global_step == self._branch_step:
             shutil.copytree(new, self._branch.folder)
         for old in folder.glob("checkpoint-*"):
             if old != new:
@@ -216,7 +220,7 @@ class Checkpoints(TrainerCallback):
 
     def _request(self, state: Any, control: Any) -> None:
         due = math.isfinite(self._interval) and distributed.from_main(self._is_due)
-        due = due or (self._branch is not None and self._branch.is_at(state))
+        due = due or state.global_step == self._branch_step
         control.should_save = control.should_save or (due and state.global_step < state.max_steps)
 
     def _is_due(self) -> bool:

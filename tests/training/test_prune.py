@@ -115,7 +115,7 @@ def test_options_lie_over_rows_and_rows_over_defaults(at_home):
         ({"task": "no.yaml"}, "no.yaml: the file cannot be read: No such file or directory"),
         ({"epochs": 0}, "--epochs: 0.0 is not allowed; it must be greater than 0"),
         ({"batch_size": 0}, "--batch-size: 0 is not allowed"),
-        ({"budget": "dense"}, "--budget: 'dense' is not allowed; it must be 'epochs' or 'dense_flops'"),
+        ({"budget": "dense"}, "--budget: 'dense' is not allowed (did you mean 'dense_flops'?); allowed: 'epochs' or"),
         ({"seed": -1}, "--seed: -1 is not allowed"),
         ({"model": "random:brt"}, "--model: "),
         ({"model": "not a name!"}, "model not_a_name_: 'not a name!' is neither a folder nor a hub id"),
