@@ -39,7 +39,6 @@ from neuroprune.errors import UserError
 from neuroprune.methods import linear_probe
 from neuroprune.methods.callback import Method
 from neuroprune.methods.components.calibration import Calibration
-from neuroprune.methods.components.unit_removal import remove_units
 from neuroprune.methods.neuroprune.connectivity import NeuroPruneTarget
 from neuroprune.methods.taylor import taylor_scores
 from neuroprune.models import sources
@@ -119,25 +118,6 @@ class OtherScore(NeuroPruneTarget):
         return calibration
 
 
-class MeanFold(NeuroPruneTarget):
-    """The target form, but of removed units only the means are kept, in the biases; weights stay as they are."""
-
-    def _remove_units(self, run: Run, calibration: Calibration, room: int) -> None:
-        chosen = self._choose_units(run, calibration, room)
-        for block, found in calibration.statistics.items():
-            projection, bias = found.projection, found.projection.bias
-            if found.moments is not None and bias is not None:
-                removed = found.channels_of(chosen.get(block, []))
-                with torch.no_grad():
-                    bias.add_(projection.weight[:, removed] @ found.moments.means()[removed])
-        remove_units(run, chosen)
-
-
-def mean_fold(**fields: Any) -> NeuroPrune:
-    """Return NeuroPrune with `MeanFold`."""
-    return type("MeanFolded", (NeuroPrune,), {"make_strategy": lambda method: MeanFold(method.settings)})(**fields)
-
-
 def ranked_like(order: Tensor, values: Tensor) -> Tensor:
     """Return the values permuted to the order of another score."""
     dealt = torch.empty_like(values)
@@ -166,7 +146,7 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "usual": (NeuroPrune, {}),
     "whole": (NeuroPrune, {"centred": False}),
     "no fold": (NeuroPrune, {"fold": False}),
-    "means only": (mean_fold, {}),
+    "means only": (NeuroPrune, {"fold": "means"}),
     "ridge 1": (NeuroPrune, {"ridge": 1.0}),
     "equal tokens": (NeuroPrune, {"token_weights": False}),
     "taylor": (Taylor, {}),

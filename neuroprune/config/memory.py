@@ -155,7 +155,7 @@ def memory(run: RunSettings, shape: Shape) -> Memory | None:
         return None
     weights = 4 * shape.parameters
     state = STATES[run.training.optimizer] * shape.parameters
-    folds = getattr(run.method, "fold", False) and getattr(run.method, "form", "") == "target"
+    folds = getattr(run.method, "fold", False) is True and getattr(run.method, "form", "") == "target"
     moments = 2 * shape.layers * (shape.neurons**2 + shape.width**2) if folds else 0.0  # half of symmetric matrices
     known = shape.layers > 0
     return Memory(weights, weights, state, _activations(run, shape) if known else None, moments if known else None)

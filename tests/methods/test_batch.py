@@ -90,7 +90,7 @@ def test_the_choices_of_a_question_are_one_row():
     name, batch, labels = BATCHES["BertForMultipleChoice"]
     model = model_of("BertForMultipleChoice", name)
     blocks = find_blocks(model)
-    found, mlp = Calibration(model, blocks, moments=False), blocks.mlps[0]
+    found, mlp = Calibration(model, blocks, moments=None), blocks.mlps[0]
     model(**batch, labels=torch.tensor(labels)).loss.backward()
     found.detach()
     gate = torch.ones(mlp.width, requires_grad=True)

@@ -97,7 +97,7 @@ def test_a_unit_that_does_always_the_same_is_connected_to_nothing_once_its_mean_
 
 def test_without_a_fold_nothing_takes_a_mean_over():
     model, batch = make_model("bert"), make_batch("bert")
-    found = statistics(calibrate(model, batch, moments=False))
+    found = statistics(calibrate(model, batch, moments=None))
     for got, expected in zip(found, gated_fisher(model, batch), strict=True):
         torch.testing.assert_close(got.connectivity, expected, rtol=1e-3, atol=1e-6)
 
@@ -169,7 +169,7 @@ def test_a_decoder_without_mask_leaves_ignored_labels_out():
 
 
 def test_moments_can_be_left_out():
-    assert all(got.moments is None for got in statistics(calibrate(make_model("bert"), make_batch(), moments=False)))
+    assert all(got.moments is None for got in statistics(calibrate(make_model("bert"), make_batch(), moments=None)))
 
 
 def test_passes_without_gradient_count_for_nothing():

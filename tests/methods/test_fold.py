@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from helpers.models import each_model, logits, make_batch, make_model
-from neuroprune.methods.components.fold import fold, fold_solution
+from neuroprune.methods.components.fold import fold, fold_means, fold_solution
 from neuroprune.methods.components.second_moments import SecondMoments
 from neuroprune.pruning import heads
 from neuroprune.pruning.blocks import Projection, find_blocks
@@ -44,6 +44,19 @@ def test_a_constant_channel_goes_into_the_bias():
     change, shift = fold_solution(moments_of(x), weight, torch.arange(4), torch.tensor([4]), 1e-9, constant=True)
     torch.testing.assert_close(shift.float(), 2 * weight[:, 4], rtol=1e-3, atol=1e-3)
     assert change.abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_means_of_removed_channels_go_into_the_bias(bias):
+    layer = nn.Linear(3, 2, bias=bias)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))
+        if bias:
+            layer.bias.copy_(torch.tensor([0.5, -0.5]))
+    weight = layer.weight.clone()
+    fold_means(Projection(layer), torch.tensor([10.0, 2.0, -1.0]), torch.tensor([False, True, True]))
+    assert torch.equal(layer.weight, weight)
+    assert not bias or layer.bias.tolist() == [1.5, 3.5]  # + 2 * 2 - 3, + 5 * 2 - 6
 
 
 @pytest.mark.parametrize("constant", [True, False])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from neuroprune.methods.components.second_moments import BAND, SecondMoments
+from neuroprune.methods.components.second_moments import BAND, Means, SecondMoments
 
 SIZES = [1, 5, BAND - 2, BAND - 1, BAND, BAND + 1, 2 * BAND, 3 * BAND + 7]
 
@@ -28,14 +28,27 @@ def test_two_batches_give_the_weighted_sum_of_outer_products(channels, weighted)
     torch.testing.assert_close(found.means(), (expected[-1, :-1] / expected[-1, -1]).float(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("weighted", [True, False])
+def test_means_alone_are_those_of_the_second_moments(weighted):
+    alone, all_ = Means(300), SecondMoments(300)
+    for seed in range(2):
+        x = tokens(9, 300, seed)
+        weights = torch.linspace(0.1, 3, len(x)) if weighted else None
+        alone.add(x, weights)
+        all_.add(x, weights)
+    torch.testing.assert_close(alone.means(), all_.means(), rtol=1e-5, atol=1e-5)
+    assert sum(part.numel() for part in alone.sums) == 301
+
+
 def test_a_matrix_of_some_size_is_stored_in_little_more_than_half():
     channels = 12 * BAND
     stored = sum(part.numel() for part in SecondMoments(channels).sums)
     assert 0.5 < stored / (channels + 1) ** 2 < 0.56
 
 
-def test_without_tokens_means_are_zero():
-    assert SecondMoments(3).means().tolist() == [0.0, 0.0, 0.0]
+@pytest.mark.parametrize("kind", [Means, SecondMoments])
+def test_without_tokens_means_are_zero(kind):
+    assert kind(3).means().tolist() == [0.0, 0.0, 0.0]
 
 
 def test_half_precision_is_summed_in_float32():

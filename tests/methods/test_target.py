@@ -196,25 +196,43 @@ def test_l1_removes_units_that_it_leaves_empty():
     assert measure_sparsity(model).weights == pytest.approx(0.5, abs=1e-3)
 
 
+def error_of_fold(model, batch, **fields):
+    """Return the squared change of the logits by one event without further training."""
+    expected = model.eval()(**batch).logits.detach()
+    method = NeuroPrune(events=1, start=1, end=1, calibration_rows=24, ridge=1e-4, **fields)
+    run = make_run(model, steps=6, lr=0.0)
+    method.start(run)
+    for _ in range(6):
+        take_step(method, run)
+    return (model.eval()(**batch).logits - expected).square().sum().item()
+
+
 def test_the_fold_helps():
     """Without further training, a folded model is closer to the dense one."""
-    errors = {}
     batch = make_batch("bert", rows=4)
-    for fold in (True, False):
-        model = make_model("bert").eval()
-        expected = model(**batch).logits.detach()
-        method = NeuroPrune(sparsity=0.5, events=1, start=1, end=1, fold=fold, calibration_rows=24, ridge=1e-4)
-        run = make_run(model, steps=6, lr=0.0)
-        method.start(run)
-        for _ in range(6):
-            take_step(method, run)
-        errors[fold] = (model.eval()(**batch).logits - expected).square().sum().item()
+    errors = {fold: error_of_fold(make_model("bert"), batch, sparsity=0.5, fold=fold) for fold in (True, False)}
     assert errors[True] < 0.7 * errors[False]
+
+
+def test_units_with_a_constant_output_are_removed_without_any_change_where_means_are_folded():
+    batch, errors = make_batch("bert", rows=4), {}
+    for fold in ("means", False):
+        model, constant = make_model("bert"), 4
+        mlps, total = find_blocks(model).mlps, prunable_weights(model)
+        for mlp in mlps:
+            with torch.no_grad():
+                mlp.inputs[0].weight[:constant] *= 1e-9
+                mlp.inputs[0].bias[:constant] = 1
+        share = constant * len(mlps) * 2 * model.config.hidden_size / total
+        errors[fold] = error_of_fold(model, batch, sparsity=share, fold=fold)
+        assert measure_sparsity(model).weights == pytest.approx(share, abs=1e-3)
+    assert errors["means"] < 1e-8 < 1e-4 < errors[False]
 
 
 @pytest.mark.parametrize("name", ["bert", "t5", "llama"])
 def test_options_of_the_target_form(name):
-    for fields in ({"fold": False}, {"token_weights": False}, {"min_share": 0.5}, {"events": 7}, {"post_lr": 1}):
+    options = ({"fold": False}, {"fold": "means"}, {"token_weights": False}, {"min_share": 0.5}, {"events": 7})
+    for fields in (*options, {"post_lr": 1}):
         model = make_model(name)
         train_bare(NeuroPrune(sparsity=0.6, **fields), model, name)
         assert measure_sparsity(model).weights == pytest.approx(0.6, abs=1e-3)

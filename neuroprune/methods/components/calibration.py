@@ -19,10 +19,11 @@ from torch.utils.hooks import RemovableHandle
 from neuroprune import distributed
 from neuroprune.errors import UserError
 from neuroprune.methods.components.batch import Batch
-from neuroprune.methods.components.second_moments import SecondMoments
+from neuroprune.methods.components.second_moments import Means, SecondMoments
 from neuroprune.methods.hooks import State
 from neuroprune.pruning.blocks import Block, Blocks, Projection
 
+Kind = type[Means] | type[SecondMoments]
 WEIGHT_FLOOR = 0.01  # weight of a token without influence on the loss, relative to a mean of 1
 
 
@@ -36,23 +37,23 @@ class UnitStatistics:
         gates: float32 `[units, n, n]`, sum over samples of g g^T, with the gradients g from `gate_gradients`: the
             unit's gate comes last, preceded by the unit's channels if connectivity is centred (n is 1 or channels + 1).
         samples: Number of samples.
-        moments: Weighted second moments of the tokens in the projection's input; or None.
+        moments: Weighted means or second moments of the tokens in the projection's input; or None.
     """
 
     projection: Projection
     channels: int
     gates: Tensor
     samples: int = 0
-    moments: SecondMoments | None = None
+    moments: Means | SecondMoments | None = None
 
     @classmethod
-    def empty(cls, block: Block, moments: bool, centred: bool) -> UnitStatistics:
+    def empty(cls, block: Block, moments: Kind | None, centred: bool) -> UnitStatistics:
         """Return empty statistics; connectivity is centred only where the fold can absorb the mean into a bias."""
         projection, weight = block.output, block.output.weight
         width, channels = weight.shape[1], weight.shape[1] // block.units if block.units else 1
-        size = channels + 1 if centred and moments and projection.bias is not None else 1
+        size = channels + 1 if centred and moments is not None and projection.bias is not None else 1
         gates = torch.zeros(width // channels, size, size, device=weight.device)
-        return cls(projection, channels, gates, 0, SecondMoments(width, weight.device) if moments else None)
+        return cls(projection, channels, gates, 0, None if moments is None else moments(width, weight.device))
 
     def sums(self) -> list[Tensor]:
         """Return gates and second moments, to be changed in place."""
@@ -74,7 +75,7 @@ class UnitStatistics:
 
     def take_moments(self) -> Tensor:
         """Return the second moments in full (`SecondMoments.matrix`); free their sums, as the fold needs memory."""
-        assert self.moments is not None, "there is nothing to fold with"
+        assert isinstance(self.moments, SecondMoments), "there is nothing to fold with"
         full, self.moments = self.moments.matrix(), None
         return full
 
@@ -175,7 +176,7 @@ class Calibration:
     Args:
         model: A model; its weights must keep their shapes while the hooks are attached.
         blocks: Its attentions and MLPs.
-        moments: Whether to collect second moments for the fold.
+        moments: Class of the moments collected for the fold; None for none.
         weigh_tokens: Whether to weight tokens in these moments by their influence on the loss.
         centred: Whether connectivity excludes a unit's mean where the fold can absorb it into a bias.
         loss_rows: Function that returns, before a pass, the number of samples over which its loss is averaged; None for
@@ -186,13 +187,13 @@ class Calibration:
         self,
         model: nn.Module,
         blocks: Blocks,
-        moments: bool = True,
+        moments: Kind | None = SecondMoments,
         weigh_tokens: bool = True,
         centred: bool = True,
         loss_rows: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.statistics = {block: UnitStatistics.empty(block, moments, centred) for block in blocks.all}
-        self._weigh_tokens, self._loss_rows = moments and weigh_tokens, loss_rows
+        self._weigh_tokens, self._loss_rows = moments is not None and weigh_tokens, loss_rows
         self._batch = Batch()
         self._handles: list[RemovableHandle] = [model.register_forward_pre_hook(self._see_batch, with_kwargs=True)]
         seq2seq = bool(getattr(model.config, "is_encoder_decoder", False))

@@ -1,4 +1,4 @@
-"""Least-squares fold of a projection's removed input channels into the remaining ones."""
+"""Folds of a projection's removed input channels: by least squares into the remaining ones, or their means alone."""
 
 from __future__ import annotations
 
@@ -78,3 +78,17 @@ def fold(projection: Projection, moments: Tensor, removed: Tensor, ridge: float)
     weight[:, kept] += change.to(weight.dtype)
     if bias is not None and shift is not None:
         bias += shift.to(bias.dtype)
+
+
+@torch.no_grad()
+def fold_means(projection: Projection, means: Tensor, removed: Tensor) -> None:
+    """Add what removed input channels contribute on average to a projection's bias, if any.
+
+    Args:
+        projection: An output projection.
+        means: float32 `[channels]`, means of the input.
+        removed: bool `[channels]`, true for input channels to be removed.
+    """
+    if projection.bias is not None:
+        weight, bias = projection.weight, projection.bias
+        bias.add_((weight[:, removed].float() @ means[removed]).to(bias.dtype))

@@ -1,4 +1,4 @@
-"""Second moments of a projection's input, of which only one triangle is computed and stored."""
+"""Weighted moments of a projection's input: means alone, or second moments, of which one triangle is stored."""
 
 from __future__ import annotations
 
@@ -9,6 +9,30 @@ from torch import Tensor
 
 BAND = 128
 """Rows of a band. Narrower bands store and compute less below the diagonal, but their products are less efficient."""
+
+
+class Means:
+    """Weighted means of the input channels.
+
+    Args:
+        channels: Number of input channels.
+        device: Device of the sums.
+    """
+
+    def __init__(self, channels: int, device: torch.device | None = None) -> None:
+        self.sums = [torch.zeros(channels, device=device), torch.zeros(1, device=device)]
+        """To be changed in place only. float32: weighted sum of each channel `[channels]`, sum of the weights `[1]`."""
+
+    def add(self, x: Tensor, weights: Tensor | None = None) -> None:
+        """Add tokens, as in `SecondMoments.add`."""
+        x = x.float()
+        weights = torch.ones_like(x[:, 0]) if weights is None else weights
+        self.sums[0] += weights @ x
+        self.sums[1] += weights.sum()
+
+    def means(self) -> Tensor:
+        """Return the weighted mean of every channel, float32 `[channels]`; 0 if it is not finite."""
+        return _finite(self.sums[0] / self.sums[1])
 
 
 class SecondMoments:
@@ -47,7 +71,7 @@ class SecondMoments:
     def means(self) -> Tensor:
         """Return the weighted mean of every channel, float32 `[channels]`; 0 if it is not finite."""
         totals = torch.cat([part[:, -1] for part in self.sums])
-        return torch.nan_to_num(totals[:-1] / totals[-1], posinf=0.0, neginf=0.0)
+        return _finite(totals[:-1] / totals[-1])
 
     def matrix(self) -> Tensor:
         """Return H in full, float32 `[channels + 1, channels + 1]`, with the constant in the last row and column."""
@@ -57,3 +81,7 @@ class SecondMoments:
             full[first:, first:last] = part.T
             full[first:last, first:] = part
         return full
+
+
+def _finite(values: Tensor) -> Tensor:
+    return torch.nan_to_num(values, posinf=0.0, neginf=0.0)

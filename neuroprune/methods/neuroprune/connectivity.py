@@ -25,9 +25,10 @@ import torch
 from neuroprune.config.methods import NeuroPruneSettings
 from neuroprune.errors import UserError
 from neuroprune.methods.components.calibration import Calibration
-from neuroprune.methods.components.fold import fold
+from neuroprune.methods.components.fold import fold, fold_means
 from neuroprune.methods.components.head_count import check_head_count, choose_heads_first, heads_to_remove
 from neuroprune.methods.components.preconditions import may_skip, skips_layers
+from neuroprune.methods.components.second_moments import Means, SecondMoments
 from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.components.target import TargetForm
 from neuroprune.methods.components.teaching import Teaching
@@ -73,7 +74,7 @@ class NeuroPruneTarget(TargetForm):
         self._teaching.start(run)
         self._watch(run)
         if self.events:
-            self._trial = self._calibration or Calibration(run.model, run.blocks, moments=False)
+            self._trial = self._calibration or Calibration(run.model, run.blocks, moments=None)
 
     def state_dict(self) -> State:
         """Return the state of the target form and the statistics of a calibration in progress."""
@@ -165,9 +166,9 @@ class NeuroPruneTarget(TargetForm):
             self._calibrate(run)
 
     def _calibrate(self, run: Run) -> Calibration:
-        asked = self.settings
+        asked, moments = self.settings, {True: SecondMoments, "means": Means, False: None}[self.settings.fold]
         self._calibration = Calibration(
-            run.model, run.blocks, asked.fold, asked.token_weights, asked.centred, loss_rows=lambda: run.loss_rows
+            run.model, run.blocks, moments, asked.token_weights, asked.centred, loss_rows=lambda: run.loss_rows
         )
         return self._calibration
 
@@ -185,9 +186,11 @@ class NeuroPruneTarget(TargetForm):
     def _remove_units(self, run: Run, calibration: Calibration, room: int) -> None:
         chosen = self._choose_units(run, calibration, room)
         for block, found in calibration.statistics.items():
-            if found.moments is not None:
-                removed = found.channels_of(chosen.get(block, []))
+            removed = found.channels_of(chosen.get(block, []))
+            if isinstance(found.moments, SecondMoments):
                 fold(found.projection, found.take_moments(), removed, self.settings.ridge)
+            elif found.moments is not None:
+                fold_means(found.projection, found.moments.means(), removed)
         remove_units(run, chosen)
 
     def _choose_units(self, run: Run, calibration: Calibration, room: int) -> Chosen:
