@@ -69,11 +69,13 @@ def test_the_costs_of_training_are_those_of_their_measurement():
     text = " ".join(PAGE.split())
     step = ratios["A training step", "target, in a window"]
     assert f"a step of NeuroPrune-FC takes about {step:.1f} times as long" in text
-    cases = ("target 80 %", "target 50 %", "target 80 %, no fold")
+    cases = ("target 80 %", "target 50 %", "target 80 %, no fold", "target 80 %, means")
     peak = [f"{ratios['Peak memory of a run', case]:.2f}" for case in cases]
     large = ratios["Peak memory, 32 rows of 128 tokens", "target 80 %"]
     assert f"is {peak[0]} of dense training's, at 50 % it is {peak[1]}; with 32 rows of 128 tokens" in text
     assert f"of the memory, it is {large:.2f}. Without the fold (`fold: false`) it is {peak[2]}" in text
-    taken = [f"{ratios['A run of 200 steps', case]:.2f}" for case in ("target 80 %", "target 50 %", "Taylor 80 %")]
+    assert f"with small batches, with `fold: means` {peak[3]}." in text
+    cases = ("target 80 %", "target 50 %", "Taylor 80 %", "target 80 %, means")
+    taken = [f"{ratios['A run of 200 steps', case]:.2f}" for case in cases]
     assert f"take {taken[0]} of dense training's processor time at 80 % sparsity and {taken[1]} at 50 %" in text
-    assert f"Taylor at 80 % takes {taken[2]}." in text
+    assert f"Taylor at 80 % takes {taken[2]}. With `fold: means` NeuroPrune-FC at 80 % takes {taken[3]}." in text

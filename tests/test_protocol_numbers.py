@@ -17,6 +17,7 @@ TARGETS = ("0.8", "0.9")
 BEGINNINGS = {"usual": "usual", "head_first": "head first", "longer": "longer"}
 VARIANTS = {"dense": "dense", "usual": "NeuroPrune-FC", "taylor": "Taylor", "no fold": "without fold"}
 VARIANTS |= {"score counts": "counts by Taylor", "score taylor": "Taylor's score with fold"}
+VARIANTS |= {"means only": "means folded only"}
 VARIANTS |= {"six events": "six events", "taylor, six events": "Taylor, six events"}
 SCHEDULES = {
     "post_lr 1": ("`post_lr` 1", "usual"),
@@ -153,6 +154,24 @@ def test_the_conclusions_about_equal_costs_are_those_of_the_runs():
     for page in (TEXT, " ".join(ADVICE.split())):
         assert f"gain {gains[0]} points at 80 % and {gains[1]} at 90 %" in page
         assert f"ahead of Taylor by {leads[0]} and {leads[1]} points" in page
+
+
+def test_the_conclusions_about_variants_are_those_of_the_runs(runs):
+    usual = {cell: values for cell, values in runs.items() if cell.beginning == "usual" and cell.sparsity in TARGETS}
+    events, counts = (over_cells(usual, name, "usual") for name in ("six events", "score counts"))
+    assert f"are worse: {events} points over four cells. Counts by Taylor make no reliable difference: {counts}" in TEXT
+    means = over_cells(usual, "means only", "usual")
+    assert f"as far as measured: {means} points over three tasks" in TEXT
+    assert f"over three tasks at 80 % it is {means} points from the least-squares fold" in TEXT
+    tasks = ("movie_512", "sst2_1000", "sick_1500")
+    less = {
+        name: [difference(*(usual[Cell(task, "usual", "0.8", each)] for each in (name, "usual"))) for task in tasks]
+        for name in ("means only", "no fold")
+    }
+    film, review, sick = less["means only"]
+    assert f"on `movie_512` {film}, on `sst2_1000` {review}, on `sick_1500` {sick}." in TEXT
+    film, review, sick = less["no fold"]
+    assert f"it is {film} points on `movie_512`, {review} on `sst2_1000` and {sick} on `sick_1500`" in TEXT
 
 
 def test_the_effect_of_frozen_embeddings_is_that_of_the_runs(runs):
