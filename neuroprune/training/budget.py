@@ -61,9 +61,10 @@ def at_dense_cost(trainer: AnyTrainer) -> AnyTrainer:
             "it out of the arguments."
         )
     steps = args.max_steps if args.max_steps > 0 else None
-    callbacks.insert(0, DenseBudget(trainer, steps))  # methods plan their events for the dense steps
+    epochs = args.num_train_epochs
     args.num_train_epochs *= MOST
     args.max_steps *= 1 if steps is None else MOST
+    callbacks.insert(0, DenseBudget(trainer, epochs, steps))  # methods plan their events for the dense steps
     return trainer
 
 
@@ -121,12 +122,14 @@ class DenseBudget(TrainerCallback):
     """Callback that ends training when its steps have cost as much as dense steps; see `at_dense_cost`.
 
     Args:
-        trainer: Its Trainer, with the number of epochs of dense fine-tuning.
+        trainer: Its Trainer, whose arguments allow for `MOST` times the length.
+        epochs: Epochs of dense fine-tuning.
         steps: Steps of dense fine-tuning; None: those of the epochs.
     """
 
-    def __init__(self, trainer: Trainer, steps: int | None) -> None:
-        self._trainer, self._epochs, self._steps = trainer, trainer.args.num_train_epochs, steps
+    def __init__(self, trainer: Trainer, epochs: float, steps: int | None) -> None:
+        self._trainer, self._epochs, self._steps = trainer, epochs, steps
+        self._longest = _length(trainer.args)
         self._plan = EqualCost(0, 0, [])
         self._batch: Any = None
         self._size = 0
@@ -142,11 +145,16 @@ class DenseBudget(TrainerCallback):
         **_: Any,
     ) -> None:
         """Pass the number of dense steps to the methods; replace the learning-rate schedule."""
+        if _length(args) != self._longest:
+            raise UserError(
+                "at_dense_cost: num_train_epochs or max_steps has changed since; set it first (a hyperparameter search "
+                "can't choose it)."
+            )
         self._set_length(args, state, train_dataloader)
         schedule = getattr(lr_scheduler, "scheduler", lr_scheduler)  # accelerate's wrapper is removed
         if not isinstance(schedule, LambdaLR):
             raise UserError(
-                f"at_dense_cost: the learning rate must decay linearly, but the Trainer was given a "
+                "at_dense_cost: the learning rate must decay linearly, but the Trainer was given a "
                 f"{type(schedule).__name__}; leave it out."
             )
         warmup = args.get_warmup_steps(state.max_steps)
@@ -185,8 +193,7 @@ class DenseBudget(TrainerCallback):
         """Return the costs in the checkpoint of a resumed run, or that of the dense model."""
         found = _checkpoint(args, state) / COSTS
         if state.global_step and found.exists():
-            costs: list[Cost] = json.loads(found.read_text(encoding="utf-8"))["costs"]
-            return costs
+            return _read_costs(found)
         if state.global_step and any(read_record(model)[kind] for kind in ("heads", "neurons")):
             raise UserError(
                 f"{found}: not found, so the cost of the steps before this checkpoint is unknown; resume without "
@@ -197,6 +204,19 @@ class DenseBudget(TrainerCallback):
     def _measure(self, model: Any) -> int:
         batch: Any = self._trainer._prepare_inputs(self._batch)
         return count_flops(model, lambda: self._trainer.compute_loss(model, batch))
+
+
+def _length(args: Any) -> tuple[float, int]:
+    return args.num_train_epochs, args.max_steps
+
+
+def _read_costs(path: Path) -> list[Cost]:
+    """Return the costs in a checkpoint's file; raise `UserError` if it is damaged."""
+    try:
+        costs: list[Cost] = json.loads(path.read_text(encoding="utf-8"))["costs"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: the file can't be read ({error}); resume from another checkpoint.") from error
+    return costs
 
 
 def _first_rows(loader: Any, rows: int) -> Any:

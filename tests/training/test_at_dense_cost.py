@@ -98,6 +98,9 @@ def test_a_cut_model_without_the_cost_of_its_earlier_steps_is_rejected(tmp_path)
     prune(tmp_path, stop=StopAt(11), **saving)[0].train()
     written = tmp_path / "checkpoint-11" / COSTS
     assert len(json.loads(written.read_text())["costs"]) == 3
+    written.write_text("{")
+    with pytest.raises(UserError, match=r"dense_cost\.json: the file can't be read \(.*\); resume from another"):
+        prune(tmp_path, **saving)[0].train(resume_from_checkpoint=str(tmp_path / "checkpoint-11"))
     written.unlink()
     with pytest.raises(UserError, match=r"checkpoint-11.dense_cost\.json: not found, .* resume without at_dense_cost"):
         prune(tmp_path, **saving)[0].train(resume_from_checkpoint=str(tmp_path / "checkpoint-11"))
@@ -117,3 +120,12 @@ def test_a_trainer_is_prepared_once(tmp_path):
     trainer, _ = prune(tmp_path)
     with pytest.raises(UserError, match="trains at the cost of dense fine-tuning already"):
         at_dense_cost(trainer)
+
+
+@pytest.mark.parametrize("change", [{"num_train_epochs": 3}, {"max_steps": 30}])
+def test_a_length_that_is_changed_later_is_rejected(change, tmp_path):
+    trainer, _ = prune(tmp_path)
+    for name, value in change.items():
+        setattr(trainer.args, name, value)
+    with pytest.raises(UserError, match="num_train_epochs or max_steps has changed since; set it first"):
+        trainer.train()
