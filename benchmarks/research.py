@@ -239,9 +239,9 @@ class Training:
         self.model.train()
         set_seed(seed)
         optimizer = AdamW(self.model.parameters(), lr=RATE, weight_decay=0.0, fused=True)
-        self.plan = EqualCost(total, math.ceil(WARMUP * total), [[0, self.flops()]])
+        self.plan = EqualCost(total, math.ceil(WARMUP * total), [[0, self.flops()]], model_size(self.model))
         self.scheduler = LambdaLR(optimizer, self.plan.rate)
-        per_epoch, self.size = total // bench.plan.epochs, model_size(self.model)
+        per_epoch = total // bench.plan.epochs
         self.run = Run(self.model, optimizer, self.scheduler, total, per_epoch, batch_size=bench.plan.batch)
 
     def head_batches(self) -> Iterator[dict[str, Any]]:
@@ -266,9 +266,8 @@ class Training:
         self.run.step += 1
         if method is not None:
             method.after_step(self.run)
-        if self.beginning == "dense_cost" and (size := model_size(self.model)) != self.size:
-            self.size = size
-            self.plan.costs.append([self.run.step, self.flops()])
+        if self.beginning == "dense_cost":
+            self.plan.follow(self.run.step, self.model, self.flops)
         self.scheduler.step()
         self.run.optimizer.zero_grad()
 

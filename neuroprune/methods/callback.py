@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 from pydantic import ValidationError
 from torch import nn
 from transformers import TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from neuroprune.config.canonical import settings_hash
 from neuroprune.config.fields import Settings
@@ -20,7 +19,7 @@ from neuroprune.errors import UserError
 from neuroprune.methods.components import preconditions
 from neuroprune.methods.components.direct_calls import HookedForward
 from neuroprune.methods.components.ownership import abandon_earlier, hold, release
-from neuroprune.methods.components.state_files import load_state, save_state
+from neuroprune.methods.components.state_files import checkpoint_folder, load_state, save_state
 from neuroprune.methods.hooks import Hooks, Run, State
 from neuroprune.models.reload_check import check_reloadable
 from neuroprune.models.resumption import teach_trainer
@@ -212,7 +211,7 @@ class Method(TrainerCallback):
             accumulation=args.gradient_accumulation_steps,
             training=state,
         )
-        saved = self._load(_checkpoint(args, state)) if state.global_step else None
+        saved = self._load(checkpoint_folder(args, state)) if state.global_step else None
         if saved is None:
             self.start(self.run)
         else:
@@ -220,7 +219,7 @@ class Method(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Write the method's state next to the Trainer's checkpoint."""
-        folder, values = _checkpoint(args, state), self.state_dict()  # every process contributes to the state
+        folder, values = checkpoint_folder(args, state), self.state_dict()  # every process contributes to the state
         if args.should_save and folder.is_dir():  # a hyperparameter search stores checkpoints elsewhere
             save_state(folder, values | {"method": self._identity()})
 
@@ -268,8 +267,3 @@ class Method(TrainerCallback):
                 "from the beginning."
             )
         return saved
-
-
-def _checkpoint(args: Any, state: Any) -> Path:
-    """Return the Trainer's checkpoint folder for the current step."""
-    return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"

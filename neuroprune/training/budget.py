@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,10 +20,11 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SchedulerType, has_length
+from transformers.trainer_utils import SchedulerType, has_length
 
 from neuroprune.errors import UserError
 from neuroprune.files.atomic import write_json
+from neuroprune.methods.components.state_files import checkpoint_folder
 from neuroprune.pruning.kept_units import read_record
 
 MOST = 100
@@ -76,16 +78,30 @@ class EqualCost:
         steps: Number of dense steps.
         warmup: Steps in which the learning rate rises.
         costs: Costs so far; each change of the model's size appends one.
+        size: Number of the model's parameters at the last of these costs.
     """
 
     steps: int
     warmup: int
     costs: list[Cost]
+    size: int = 0
 
     @property
     def end(self) -> int:
         """The last step."""
         return self.ends()[-1]
+
+    def follow(self, step: int, model: torch.nn.Module, measure: Callable[[], int]) -> None:
+        """Measure the cost again if the model's size has changed.
+
+        Args:
+            step: Number of steps taken.
+            model: The model.
+            measure: Function that returns the operations per forward pass.
+        """
+        if (size := model_size(model)) != self.size:
+            self.size = size
+            self.costs.append([step, measure()])
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step as a fraction of its peak: linear warm-up, then linear decay to the end.
@@ -132,7 +148,6 @@ class DenseBudget(TrainerCallback):
         self._longest = _length(trainer.args)
         self._plan = EqualCost(0, 0, [])
         self._batch: Any = None
-        self._size = 0
 
     def on_train_begin(
         self,
@@ -159,8 +174,7 @@ class DenseBudget(TrainerCallback):
             )
         warmup = args.get_warmup_steps(state.max_steps)
         self._batch = _first_rows(train_dataloader, args.train_batch_size)
-        self._plan = EqualCost(state.max_steps, warmup, self._earlier_costs(args, state, model))
-        self._size = model_size(model)
+        self._plan = EqualCost(state.max_steps, warmup, self._earlier_costs(args, state, model), model_size(model))
         schedule.lr_lambdas = [self._plan.rate] * len(schedule.lr_lambdas)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -169,13 +183,11 @@ class DenseBudget(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Measure the cost again if the model's size has changed."""
-        if model_size(model) != self._size:
-            self._size = model_size(model)
-            self._plan.costs.append([state.global_step, self._measure(model)])
+        self._plan.follow(state.global_step, model, partial(self._measure, model))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Write the costs next to the Trainer's checkpoint."""
-        folder = _checkpoint(args, state)
+        folder = checkpoint_folder(args, state)
         if args.should_save and folder.is_dir():  # a hyperparameter search stores checkpoints elsewhere
             write_json(folder / COSTS, {"costs": self._plan.costs})
 
@@ -191,7 +203,7 @@ class DenseBudget(TrainerCallback):
 
     def _earlier_costs(self, args: Any, state: Any, model: Any) -> list[Cost]:
         """Return the costs in the checkpoint of a resumed run, or that of the dense model."""
-        found = _checkpoint(args, state) / COSTS
+        found = checkpoint_folder(args, state) / COSTS
         if state.global_step and found.exists():
             return _read_costs(found)
         if state.global_step and any(read_record(model)[kind] for kind in ("heads", "neurons")):
@@ -225,10 +237,6 @@ def _first_rows(loader: Any, rows: int) -> Any:
     stored: bool = has_length(data)
     few = (data[row] for row in range(min(len(data), rows))) if stored else islice(data, rows)
     return loader.collate_fn(list(few))
-
-
-def _checkpoint(args: Any, state: Any) -> Path:
-    return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
 
 
 def count_flops(model: Any, forward: Callable[[], Any]) -> int:

@@ -27,6 +27,7 @@ from transformers import TrainerCallback
 from neuroprune import distributed
 from neuroprune.config.jobs import CHECKPOINTS
 from neuroprune.files.atomic import file_hash, finite, sync, text_hash, write_json
+from neuroprune.methods.components.state_files import checkpoint_folder
 from neuroprune.pruning.sparsity import event_steps
 
 log = logging.getLogger(__name__)
@@ -206,15 +207,14 @@ class Checkpoints(TrainerCallback):
         self.stop()
         distributed.wait()  # every process writes its own file
         if distributed.is_main():
-            self._finish(Path(args.output_dir), state)
+            self._finish(checkpoint_folder(args, state), state)
         self._saved = time.perf_counter()
 
-    def _finish(self, folder: Path, state: Any) -> None:
-        new = folder / f"checkpoint-{state.global_step}"
+    def _finish(self, new: Path, state: Any) -> None:
         write_mark(new, self.progress)
         if self._branch is not None and state.global_step == self._branch_step:
             shutil.copytree(new, self._branch.folder)
-        for old in folder.glob("checkpoint-*"):
+        for old in new.parent.glob("checkpoint-*"):
             if old != new:
                 shutil.rmtree(old)
 

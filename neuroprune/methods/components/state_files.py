@@ -10,12 +10,18 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from neuroprune.errors import UserError
 from neuroprune.files.atomic import whole_file
 from neuroprune.methods.hooks import State
 
 TENSORS, VALUES = "method.safetensors", "method.json"
+
+
+def checkpoint_folder(args: Any, state: Any) -> Path:
+    """Return the Trainer's checkpoint folder for the current step, from its arguments and state."""
+    return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
