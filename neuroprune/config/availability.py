@@ -93,7 +93,10 @@ def without_absent_data(study: StudySettings) -> tuple[StudySettings, tuple[str,
             tasks_of.setdefault(study.tasks[task].source, []).append(task)
         missing = "; ".join(f"{source} for {', '.join(names)}" for source, names in tasks_of.items())
         raise ConfigError(
-            [f"skip_absent_data: no task has data below {root} ({missing}); put them there, or correct data_root"]
+            [
+                f"skip_absent_data: no task has data below {root} ({missing}); put them there, correct data_root, or "
+                "download them with skip_absent_data: false"
+            ]
         )
     return study.model_copy(update={"experiments": experiments}), tuple(f"Skipped {text}." for text in absent.values())
 

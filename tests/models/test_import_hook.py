@@ -123,7 +123,7 @@ def test_without_the_import_the_first_message_says_what_to_do(saved):
     done = subprocess.run([sys.executable, "-c", code, str(saved[1])], capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
     first = next(line for line in done.stderr.splitlines() if "[transformers]" in line)
-    assert "neuroprune (pip install neuroprune, and import neuroprune before loading)" in first
+    assert "neuroprune (install and import neuroprune before loading)" in first
 
 
 def test_a_record_without_the_remark_is_read_too(saved):

@@ -48,7 +48,7 @@ def export(folder: Path, out: Path) -> list[str]:
         UserError: If the package gguf is missing or llama.cpp does not support the model.
     """
     if find_spec("gguf") is None:
-        raise UserError("GGUF export needs gguf; install with: pip install 'neuroprune[gguf]'.")
+        raise UserError("GGUF export needs gguf; install with: pip install gguf.")
     from gguf import GGUFWriter
 
     model: Any = from_pretrained(folder).float()

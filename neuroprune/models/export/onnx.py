@@ -51,7 +51,7 @@ def export(folder: Path, out: Path, int8: bool = False) -> list[str]:
         UserError: If a package is missing, the model can't be exported, or the outputs differ.
     """
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
-        raise UserError(f"ONNX export needs {', '.join(missing)}; install with: pip install 'neuroprune[onnx]'.")
+        raise UserError(f"ONNX export needs {', '.join(missing)}; install with: pip install {' '.join(missing)}.")
     model: Any = from_pretrained(folder).float()
     find_architecture(model.config.model_type)  # the card requires a known type
     out.mkdir(parents=True, exist_ok=True)
