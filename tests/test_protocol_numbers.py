@@ -155,7 +155,7 @@ def test_the_conclusions_about_equal_costs_are_those_of_the_runs():
     assert f"the mean is {found['dense'][0]} points at 80 % and {found['dense'][1]} at 90 %" in TEXT
     assert f"with the same epochs by {usual_leads[0]} and {usual_leads[1]} (ten seeds each)" in TEXT
     assert f"at 80 % sparsity ({found['dense'][0]} points), and ahead of Taylor by {leads[0]} points" in TEXT
-    assert f"the difference to dense is then {found['dense'][0]} points in a dense run of 64 steps (n = 10 seeds)" in README
+    assert f"difference to dense is then {found['dense'][0]} points in a dense run of 64 steps (n = 10 seeds)" in README
     assert f"the difference to dense models of the same cost is {found['dense'][0]} points" in ADVICE
     for page in (TEXT, ADVICE):
         assert f"gain {gains[0]} points at 80 % and {gains[1]} at 90 %" in page

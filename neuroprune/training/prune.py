@@ -273,7 +273,7 @@ def _summary(record: RunRecord, out: Path) -> list[str]:
     result, sparsity = record.result, record.result.sparsity
     return [
         f"{out}: {result.metric} {result.value:.4g} on {record.settings.task.name} ({result.eval_rows} rows); "
-        f"{sparsity.weights:.1%} of the weights in attentions and MLPs removed or zero, {sparsity.parameters / 1e6:.3g} M of "
-        f"{sparsity.dense_parameters / 1e6:.3g} M parameters left.",
+        f"{sparsity.weights:.1%} of the weights in attentions and MLPs removed or zero, {sparsity.parameters / 1e6:.3g} "
+        f"M of {sparsity.dense_parameters / 1e6:.3g} M parameters left.",
         f'Load it: neuroprune.from_pretrained("{out}"); more is in {out / "README.md"}.',
     ]

@@ -133,9 +133,7 @@ def test_a_damaged_file_is_one_sentence_and_leaves_nothing(packed, resources):
 
 def test_without_gguf_the_message_says_how_to_install_it(packed, resources, monkeypatch):
     monkeypatch.setattr("neuroprune.models.gguf_files.find_spec", lambda name: None)
-    with pytest.raises(
-        UserError, match=r"model\.gguf is read with gguf; install with: pip install gguf"
-    ):
+    with pytest.raises(UserError, match=r"model\.gguf is read with gguf; install with: pip install gguf"):
         sources.prepare(row(packed), resources)
 
 
