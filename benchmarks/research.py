@@ -39,6 +39,8 @@ from neuroprune.errors import UserError
 from neuroprune.methods import linear_probe
 from neuroprune.methods.callback import Method
 from neuroprune.methods.components.calibration import Calibration
+from neuroprune.methods.components.dropout import ScaledDropout
+from neuroprune.methods.hooks import Hooks
 from neuroprune.methods.neuroprune.connectivity import NeuroPruneTarget
 from neuroprune.methods.taylor import taylor_scores
 from neuroprune.models import sources
@@ -140,6 +142,30 @@ def scored(score: str, **fields: Any) -> NeuroPrune:
     return type("Scored", (NeuroPrune,), {"make_strategy": lambda method: form(method.settings)})(**fields)
 
 
+class DropoutOff(Hooks):
+    """Dense fine-tuning that switches dropout off where runs of `NeuroPrune(post_dropout=0)` do."""
+
+    def after_step(self, run: Run) -> None:
+        """Switch it off after the step of the last event."""
+        if run.step == last_event(run.total_steps):
+            ScaledDropout(0.0).begin(run.model)
+
+
+class DenseDropoutOff(Dense):
+    """The control of `no dropout`."""
+
+    def make_strategy(self) -> Hooks:
+        """Return the strategy."""
+        return DropoutOff(self.settings)
+
+
+def last_event(total: int) -> int:
+    """Return the step of the last event with the default schedule."""
+    return max(event_steps(total, *SCHEDULE))
+
+
+SCHEDULE = (1 / 3, 1 / 2, 3)
+"""`start`, `end` and `events` by default."""
 LATE = {"start": 1 / 3, "end": 2 / 3, "post_lr": 3}
 VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "dense": (Dense, {}),
@@ -167,6 +193,10 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "taylor, six events": (Taylor, {"events": 6}),
     "score counts": (scored, {"score": "counts"}),
     "score counts, no fold": (scored, {"score": "counts", "fold": False}),
+    "dense, no dropout": (DenseDropoutOff, {}),
+    "no dropout": (NeuroPrune, {"post_dropout": 0}),
+    "means, no dropout": (NeuroPrune, {"fold": "means", "post_dropout": 0}),
+    "taylor, no dropout": (Taylor, {"post_dropout": 0}),
     "uniform": (NeuroPrune, {"layout": "uniform"}),
     "uniform, 64": (NeuroPrune, {"layout": "uniform", "multiple_of": 64}),
 }
@@ -175,7 +205,7 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
 def build(name: str, sparsity: float) -> Method:
     """Return the method of a variant."""
     kind, fields = VARIANTS[name]
-    return kind(**fields) if kind is Dense else kind(sparsity=sparsity, **fields)
+    return kind(**fields) if kind in (Dense, DenseDropoutOff) else kind(sparsity=sparsity, **fields)
 
 
 class Bench:
@@ -321,7 +351,7 @@ def first_watched(method: Method, total: int, batch: int) -> int:
     """Return the step from which a run with this method differs from the common run."""
     asked: Any = method.settings
     if isinstance(method, Dense):
-        return total
+        return last_event(total) - 1 if isinstance(method, DenseDropoutOff) else total
     window = -(-getattr(asked, "calibration_rows", 0) // batch)
     return max(0, min(event_steps(total, asked.start, asked.end, asked.events)) - window)
 
