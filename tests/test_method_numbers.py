@@ -3,14 +3,14 @@
 import csv
 
 import pytest
-from test_protocol_numbers import Cell, difference, runs  # noqa: F401  (a fixture)
+from test_protocol_numbers import difference
 
 from helpers.published import PUBLISHED, ROOT, tables
 
-TEXT = (ROOT / "docs" / "method.md").read_text()
+TEXT = "".join((ROOT / "docs" / name).read_text() for name in ("method.md", "experiments.md"))
 LATE = "start=0.333 end=0.667 post_lr=3"
 OLD = "centred on the mean so far"
-CENTRED, FIRST = "f5b559d", "b443043"
+CENTRED = "f5b559d"
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +55,3 @@ def test_conclusions_equal_the_runs(accuracies):
     lines = {line[0]: line[1].removeprefix("+") for line in differences(accuracies)}
     assert f"The mean gain is {lines['centred − whole']} points in runs of 64 steps" in text
     assert f"the difference is {lines['late − usual, both centred']} points" in text
-    whole = accuracies("movie_512", "neuroprune", "", FIRST)
-    unfolded = accuracies("movie_512", "neuroprune", "fold=False")
-    assert list(unfolded) == ["0"]
-    assert f"and {whole['0'] - unfolded['0']:.1f} without it (one seed, `centred: false`)" in text
-
-
-def test_the_worth_of_the_fold_equals_the_protocol(runs):  # noqa: F811
-    cells = [Cell("movie_512", "head_first", "0.8", variant) for variant in ("usual", "no fold")]
-    worth = difference(*(runs[cell] for cell in cells)).removeprefix("+")
-    assert f"**The fold is worth {worth} points in 64 steps** with *head first*" in TEXT

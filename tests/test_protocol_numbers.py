@@ -12,11 +12,12 @@ from helpers.published import PUBLISHED, ROOT, mean_interval, percent, tables
 LAYOUTS = (ROOT / "docs" / "architectures.md").read_text()
 ADVICE = " ".join((ROOT / "docs" / "sparsity.md").read_text().split())
 README = " ".join((ROOT / "README.md").read_text().split())
-PAGE = (ROOT / "docs" / "method.md").read_text()
+PAGE = "".join((ROOT / "docs" / name).read_text() for name in ("method.md", "experiments.md"))
 TEXT = " ".join(PAGE.replace("**", "").split())
 TARGETS = ("0.8", "0.9")
 EQUAL_COST = ("protocol.csv", "dense_cost.csv")
 SEEDS = (range(10, 15), range(40, 45))
+TASKS = ("movie_512", "sst2_1000", "sick_1500", "mrpc_1600", "sst2_6000")
 BEGINNINGS = {"usual": "usual", "head_first": "head first", "longer": "longer"}
 VARIANTS = {"dense": "dense", "usual": "NeuroPrune-FC", "taylor": "Taylor", "no fold": "without fold"}
 VARIANTS |= {"score counts": "counts by Taylor", "score taylor": "Taylor's score with fold"}
@@ -66,16 +67,18 @@ def by_seed(values):
     return ", ".join(f"{values[seed]:.1f}" for seed in sorted(values))
 
 
-def cells(runs):
-    yield ["task", "beginning", "sparsity", "method", "accuracy of each seed", "mean", "minus Taylor"]
-    for cell, values in runs.items():
-        if cell.variant in SCHEDULES or cell.sparsity == "0.5":
-            continue
+def cells(runs, task):
+    """The protocol's cells of a task in the order of the names above."""
+    yield ["beginning", "sparsity", "method", "accuracy of each seed", "mean", "minus Taylor"]
+    shown = [c for c in runs if c.task == task and c.variant in VARIANTS and c.sparsity != "0.5"]
+    order = [list(names) for names in (BEGINNINGS, ("", *TARGETS), VARIANTS)]
+    for cell in sorted(shown, key=lambda c: [names.index(c[i]) for i, names in enumerate(order, start=1)]):
+        values = runs[cell]
         seeds = by_seed(values)
         taylor = runs[cell._replace(sparsity=cell.sparsity or "0.8", variant="taylor")]
         against = "" if cell.variant == "taylor" else difference(values, taylor)
         target = percent(float(cell.sparsity), 0) if cell.sparsity else ""
-        names = [f"`{cell.task}`", BEGINNINGS[cell.beginning], target, VARIANTS[cell.variant]]
+        names = [BEGINNINGS[cell.beginning], target, VARIANTS[cell.variant]]
         yield [*names, seeds, f"{statistics.mean(values.values()):.1f}", against]
 
 
@@ -154,6 +157,7 @@ def test_the_conclusions_about_equal_costs_are_those_of_the_runs():
     assert f"the lowest ends {found['worst'][0]} of its seed at 80 % sparsity and {found['worst'][1]} of" in TEXT
     assert f"the mean is {found['dense'][0]} points at 80 % and {found['dense'][1]} at 90 %" in TEXT
     assert f"with the same epochs by {usual_leads[0]} and {usual_leads[1]} (ten seeds each)" in TEXT
+    assert f"by {usual_leads[0]} points at 80 % sparsity and {usual_leads[1]} at 90 % (ten seeds)" in TEXT
     assert f"at 80 % sparsity ({found['dense'][0]} points), and ahead of Taylor by {leads[0]} points" in TEXT
     assert f"difference to dense is then {found['dense'][0]} points in a dense run of 64 steps (n = 10 seeds)" in README
     assert f"the difference to dense models of the same cost is {found['dense'][0]} points" in ADVICE
@@ -218,9 +222,13 @@ def test_the_table_and_the_decision_about_the_ridge_are_those_of_the_runs():
     (found,) = [table for table in tables(PAGE) if table[0] == header]
     assert found[2:] == lines and len(lines) == 6
     assert f"over all six cells the difference is {over_cells(runs, 'ridge 1', 'usual')} points" in TEXT
-    lead = over_cells(runs, "usual", "taylor")
-    assert f"fold against none on `movie_512` {over_cells(runs, 'usual', 'no fold')}, and" in TEXT
-    assert f"NeuroPrune-FC against Taylor {lead}." in TEXT and f"is ahead: by {lead[1:]} points over 50, 80" in TEXT
+    lead, worth = (over_cells(runs, "usual", other) for other in ("taylor", "no fold"))
+    assert f"fold against none on `movie_512` {worth}, and" in TEXT and f"NeuroPrune-FC against Taylor {lead}." in TEXT
+    assert f"The fold is worth {worth[1:]} points in 64 steps, over 50, 80 and 90 % sparsity" in TEXT
+    half = [runs[Cell("movie_512", "usual", "0.5", name)] for name in ("usual", "taylor", "no fold")]
+    lead, worth = (difference(half[0], other) for other in half[1:])
+    assert f"at 50 % no difference is found ({lead})" in TEXT
+    assert f"at 50 % alone no difference is found ({worth})" in TEXT
     assert f"that suggested it: {over_cells(runs, 'ridge 1', 'usual')} points over six cells" in TEXT
 
 
@@ -269,7 +277,18 @@ def test_the_differences_at_80_and_90_percent_are_those_of_the_runs(runs):
     assert f"it is {found['sst2_6000']} points, on SICK {found['sick_1500']}, on MRPC {found['mrpc_1600']}." in TEXT
 
 
-@pytest.mark.parametrize("expected", [cells, schedules, beginnings])
+@pytest.mark.parametrize("task", TASKS)
+def test_the_table_of_a_task_is_that_of_the_runs(runs, task):
+    header, *lines = cells(runs, task)
+    (found, *_) = tables(PAGE.split(f"\n### `{task}`\n")[1])
+    assert found[0] == header and found[2:] == lines
+
+
+def test_every_task_of_the_protocol_has_a_table(runs):
+    assert {cell.task for cell in runs} == set(TASKS)
+
+
+@pytest.mark.parametrize("expected", [schedules, beginnings])
 def test_a_table_of_the_page_is_that_of_the_runs(runs, expected):
     header, *lines = expected(runs)
     (found,) = [table for table in tables(PAGE) if table[0] == header]
