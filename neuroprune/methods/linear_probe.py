@@ -161,11 +161,12 @@ def _logistic(x: Tensor, y: Tensor, kind: str, outputs: int, l2: float, with_bia
 
 
 def _kind(model: Any, labels: Tensor) -> str:
-    """Return the kind of labels expected by the model's loss."""
+    """Return the kind of labels expected by the model's loss, by the rule of transformers' classifiers."""
     asked = getattr(model.config, "problem_type", None)
-    if asked == "regression" or (asked is None and (model.config.num_labels == 1 or labels.is_floating_point())):
+    if asked == "regression" or (asked is None and model.config.num_labels == 1):
         return "numbers"
-    return "labels" if asked == "multi_label_classification" else "classes"
+    several = asked == "multi_label_classification" or (asked is None and labels.dtype not in (torch.long, torch.int))
+    return "labels" if several else "classes"
 
 
 @torch.no_grad()

@@ -2,15 +2,25 @@
 
 import pytest
 import torch
+import transformers
 from torch.nn import functional
 
 from helpers.loops import labelled_batch, make_run, make_trainer, take_step, train_bare
-from helpers.models import make_batch, make_model
+from helpers.models import ROWS, VOCAB, make_batch, make_model
 from neuroprune.errors import UserError
 from neuroprune.methods.cofi.method import CoFi
-from neuroprune.methods.components.distillation import Distillation, align, layer_distances, prediction_loss, spread
+from neuroprune.methods.components.distillation import (
+    Distillation,
+    align,
+    label_loss,
+    layer_distances,
+    prediction_loss,
+    shifts_labels,
+    spread,
+)
 from neuroprune.methods.components.state_files import load_state, save_state
 from neuroprune.models.pretrained import save_pretrained
+from neuroprune.pruning.residual_stream import remove_hidden
 from neuroprune.pruning.sparsity import measure_sparsity
 
 
@@ -28,6 +38,13 @@ def test_the_prediction_loss_is_the_published_one():
     ) * (2.0**2)
     torch.testing.assert_close(prediction_loss(student, teacher, 2.0), published)
     assert prediction_loss(teacher, teacher, 2.0).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_label_loss_is_the_divergence_of_each_label():
+    student, teacher = torch.randn(5, 3), torch.randn(5, 3)
+    q, p = torch.sigmoid(student / 2.0), torch.sigmoid(teacher / 2.0)
+    by_hand = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean() * 2.0**2
+    torch.testing.assert_close(label_loss(student, teacher, 2.0), by_hand)
 
 
 def test_layers_are_compared_where_there_are_tokens():
@@ -81,6 +98,165 @@ def test_the_loss_of_a_batch_is_the_sum_of_its_formulas():
     assert student.eval()(**batch).loss.item() == pytest.approx(plain[0].loss.item(), rel=1e-4)  # judged as ever
     method.detach()
     assert_detached(student)
+
+
+def distilled(name, layers=0.0, student=None, teacher=None, **changes):
+    """A student with a teacher of the same kind, both without dropout; the loss is distillation's until `detach`."""
+    student = make_model(name, seed=1, **changes) if student is None else student
+    teacher = make_model(name, seed=2, **changes) if teacher is None else teacher
+    for module in student.train().modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    everywhere = torch.ones(ROWS[name].mlps, dtype=torch.bool)
+    return student, teacher, Distillation(student, teacher, layers, 2.0, lambda: everywhere)
+
+
+def of_class(name, kind, **changes):
+    """Two models of another class with the row's configuration."""
+    config = getattr(transformers, ROWS[name].config)(vocab_size=VOCAB, **ROWS[name].values, **changes)
+    return [getattr(transformers, kind)(config) for _ in range(2)]
+
+
+def answers(batch):
+    """Labels of the last three tokens of each row: the prompt is masked."""
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    labels[:, :-3] = -100
+    return batch | {"labels": labels}
+
+
+def packed():
+    """Three sequences in one row; the first token of each has no label."""
+    ids = torch.randint(3, VOCAB, (1, 9), generator=torch.Generator().manual_seed(0))
+    positions = torch.tensor([[0, 1, 2, 3, 0, 1, 0, 1, 2]])
+    return {"input_ids": ids, "position_ids": positions, "labels": ids.masked_fill(positions == 0, -100)}
+
+
+def shifted():
+    """Labels that the caller has shifted already, with the last label of each row removed."""
+    batch = answers(make_batch("llama"))
+    return batch | {"shift_labels": functional.pad(batch["labels"][:, 1:-1], (0, 2), value=-100)}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "batch"),
+    [
+        ("llama", None, answers(make_batch("llama"))),
+        ("llama", None, packed()),
+        ("llama", None, shifted()),
+        ("gpt2", None, answers(make_batch("gpt2"))),
+        ("opt", None, answers(make_batch("opt"))),
+        ("bert-decoder", None, labelled_batch("bert-decoder", 0)),
+        ("bert", "BertForMaskedLM", answers(make_batch())),
+        ("bert", "BertForTokenClassification", answers(make_batch() | {"input_ids": torch.ones(3, 7).long()})),
+        ("bart", "BartForCausalLM", answers(make_batch("llama"))),  # its own loss does not shift the labels
+        ("t5", None, labelled_batch("t5", 0) | {"labels": torch.tensor([[5, -100, 7], [6, 8, -100]]).repeat(2, 1)}),
+    ],
+)
+def test_predictions_are_compared_where_the_own_loss_compares_them(name, kind, batch):
+    student, teacher = of_class(name, kind) if kind else (make_model(name, seed=1), make_model(name, seed=2))
+    student, teacher, method = distilled(name, student=student, teacher=teacher)
+    losses = []
+    for _ in range(2):  # with the teacher, then the model's own
+        outputs = student(**batch)
+        losses.append(torch.autograd.grad(outputs.loss, outputs.logits)[0].abs().sum(dim=-1) > 0)
+        method.detach()
+    assert losses[0].any() and not losses[0].all()
+    assert torch.equal(*losses)
+
+
+def test_an_encoder_decoder_with_the_common_loss_does_not_shift():
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 4}
+    sizes = {f"{part}_{name}": size for part in ("encoder", "decoder") for name, size in sizes.items()}
+    config = transformers.MoonshineConfig(vocab_size=VOCAB, hidden_size=16, intermediate_size=24, **sizes)
+    assert not shifts_labels(transformers.MoonshineForConditionalGeneration(config))
+
+
+@pytest.mark.parametrize("problem_type", ["multi_label_classification", None])
+def test_several_labels_per_row_are_learned_one_by_one(problem_type):
+    student, teacher, method = distilled("bert", num_labels=3, problem_type=problem_type)
+    batch = make_batch() | {"labels": torch.tensor([[1.0, 0, 1], [0, 0, 0], [1, 1, 1]])}
+    outputs = student(**batch)
+    expected = label_loss(outputs.logits, teacher(**batch).logits, 2.0)
+    assert outputs.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    method.detach()
+
+
+def test_tokens_have_one_class_each_whatever_the_problem_type():
+    models = of_class("bert", "BertForTokenClassification", num_labels=3, problem_type="multi_label_classification")
+    student, teacher, method = distilled("bert", student=models[0], teacher=models[1])
+    batch = make_batch() | {"labels": make_batch()["input_ids"] % 3}
+    outputs = student(**batch)
+    pair = (logits.flatten(0, 1) for logits in (outputs.logits, teacher(**batch).logits))
+    assert outputs.loss.item() == pytest.approx(prediction_loss(*pair, 2.0).item(), rel=1e-5)
+    method.detach()
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "labels"])
+def test_the_passes_of_a_step_add_up_to_its_loss(name):
+    if name == "labels":
+        batch = make_batch(rows=4) | {"labels": torch.tensor([[1.0, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]])}
+        student, _, method = distilled("bert", num_labels=3)
+        items = batch["labels"].numel()  # as the Trainer counts them
+    else:
+        batch = labelled_batch(name, seed=0, rows=4)  # of different lengths
+        student, _, method = distilled(name)
+        items = (batch["labels"][..., 1:] if name == "llama" else batch["labels"]).ne(-100).sum()
+    whole = student(**batch).loss.item()
+    assert student(**batch, num_items_in_batch=items).loss.item() == whole
+    passes = [{key: value[rows] for key, value in batch.items()} for rows in (slice(0, 1), slice(1, 4))]
+    found = sum(student(**each, num_items_in_batch=items).loss.item() for each in passes)
+    assert found == pytest.approx(whole, rel=1e-5)
+    method.detach()
+
+
+def test_a_pass_without_labels_adds_nothing():
+    student, _, method = distilled("llama", layers=0.5)
+    batch = make_batch("llama") | {"labels": torch.full((3, 7), -100)}
+    assert student(**batch, num_items_in_batch=torch.tensor(9)).loss.item() == 0
+    method.detach()
+
+
+@pytest.mark.parametrize("cut_teacher", [False, True])
+def test_a_narrower_student_is_mapped_to_the_width_of_its_teacher(cut_teacher):
+    student, teacher = make_model("bert", seed=1), make_model("bert", seed=2)
+    remove_hidden(student, torch.arange(4, 16))
+    if cut_teacher:
+        remove_hidden(teacher, torch.arange(0, 14))
+    student, teacher, method = distilled("bert", 1.0, student, teacher)
+    batch = labelled_batch("bert", seed=0)
+    layers = [model(**batch, output_hidden_states=True).hidden_states[1:] for model in (student, teacher)]
+    width = 14 if cut_teacher else 16
+    widened = [functional.pad(layer, (4, 0))[..., :width] for layer in layers[0]]  # zeros at the removed dimensions
+    distances = layer_distances(list(layers[1]), widened, batch["attention_mask"].bool())
+    partners = align(distances, torch.ones(2).bool())
+    expected = sum(distances[i, j].item() for i, j in enumerate(partners) if j is not None)
+    loss = student(**batch).loss
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    loss.backward()
+    method.step(0.1)
+    assert method.map.shape == (width, 12)
+    method.detach()
+
+
+def test_an_output_projected_to_another_width_is_no_layer():
+    student, teacher, method = distilled("opt", 1.0, num_hidden_layers=3, word_embed_proj_dim=8, dropout=0.0)
+    batch = labelled_batch("opt", seed=0)
+    layers = [model(**batch, output_hidden_states=True).hidden_states[1:] for model in (student, teacher)]
+    assert [layer.shape[-1] for layer in layers[0]] == [16, 16, 8]
+    distances = layer_distances(list(layers[1][:2]), list(layers[0][:2]), batch["attention_mask"].bool())
+    partners = align(distances, torch.ones(2).bool())
+    expected = sum(distances[i, j].item() for i, j in enumerate(partners) if j is not None)
+    assert student(**batch).loss.item() == pytest.approx(expected, rel=1e-5)
+    method.detach()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_narrower_model_learns_from_a_teacher(own, tmp_path):
+    save_pretrained(make_model("bert", seed=3), tmp_path)
+    model, method = make_model("bert"), CoFi(sparsity=0.6, teacher="run" if own else str(tmp_path), start=0.2, end=0.7)
+    remove_hidden(model, torch.arange(4, 16))
+    train_bare(method, model, steps=20)
+    assert measure_sparsity(model).weights == pytest.approx(0.6, abs=0.01)
 
 
 @pytest.mark.parametrize("name", ["bert", "t5", "opt"])

@@ -138,6 +138,21 @@ def test_numbers_get_a_regression(name):
     assert found.mean().item() == pytest.approx(45, abs=3 if name == "bert" else 45)
 
 
+@pytest.mark.parametrize("problem_type", ["multi_label_classification", None])
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_several_labels_per_row_get_a_logistic_regression_each(name, problem_type):
+    def labels(batch):
+        return torch.stack([batch["input_ids"].amax(1) > limit for limit in (80, 90, 95)], dim=1).float()
+
+    heads = [headed(name, problem_type=kind) for kind in (problem_type, "multi_label_classification")]
+    for model in heads:
+        fit_head(model, batches(name, labels=labels))
+    assert torch.equal(*(head_layer(model)[1].weight for model in heads))
+    batch = next(batches(name, labels=labels))
+    heads[0](**batch)
+    assert heads[0].config.problem_type == "multi_label_classification"  # as transformers reads these labels
+
+
 @pytest.mark.parametrize("name", ["t5", "marian", "opt", "bart"])
 def test_answers_that_are_text_are_refused(name):
     with pytest.raises(UserError, match=r"no linear head for .* leave linear_probe out"):

@@ -143,6 +143,18 @@ def test_it_works_in_the_trainer_and_for_numbers(tmp_path):
     assert measure_sparsity(model).weights == pytest.approx(0.6, abs=0.01)
 
 
+def test_accumulated_passes_learn_as_one(tmp_path):
+    save_pretrained(make_model("llama", seed=3), tmp_path / "teacher")
+    logs = []
+    for passes in (1, 4):
+        method, rows = NeuroPrune(**FIELDS, teacher=str(tmp_path / "teacher"), layer_share=0.5), 8 // passes
+        settings = {"gradient_accumulation_steps": passes, "per_device_train_batch_size": rows, "logging_steps": 1}
+        trainer = make_trainer(method, make_model("llama"), tmp_path, name="llama", max_steps=3, **settings)
+        trainer.train()
+        logs.append([row[key] for row in trainer.state.log_history[:2] for key in ("loss", "grad_norm")])
+    assert logs[1] == pytest.approx(logs[0], rel=0.01)
+
+
 def test_settings_without_a_teacher_are_what_they_were():
     assert not {"teacher", "teacher_temperature", "layer_share"} & NeuroPruneSettings(sparsity=0.5).model_dump().keys()
     assert NeuroPruneSettings(sparsity=0.5, teacher="run").model_dump()["teacher"] == "run"

@@ -2,18 +2,21 @@
 
 The published constants are kept. Differences from the authors' code: padding is always excluded; a layer remains if its
 MLP has a mask above 0, as in the paper (the code looks up layers in the wrong order); and a teacher layer without a
-partner adds no loss.
+partner adds no loss. Predictions are compared where the model's own loss compares them with labels. Where OPT projects
+the last layer's output to another width (`word_embed_proj_dim`), only the layers below are compared.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 
 from neuroprune.errors import UserError
 from neuroprune.methods.components.batch import Batch
@@ -23,6 +26,7 @@ from neuroprune.models.pretrained import from_pretrained
 from neuroprune.models.quantizer import cut_to_record
 from neuroprune.pruning.defaults import IGNORED
 from neuroprune.pruning.plain_config import is_plain, to_plain
+from neuroprune.pruning.residual_stream import kept_hidden
 
 TEACHER_LAYERS = 4  # evenly spaced teacher layers per stack: 3, 6, 9, 12 of twelve
 STACKS = ("hidden_states", "encoder_hidden_states", "decoder_hidden_states")
@@ -37,10 +41,27 @@ def prediction_loss(student: Tensor, teacher: Tensor, temperature: float) -> Ten
         temperature: Divisor of the logits, > 0.
 
     Returns:
-        A scalar.
+        A scalar, 0 without rows.
     """
     found, wanted = (functional.log_softmax(logits.float() / temperature, dim=-1) for logits in (student, teacher))
-    return functional.kl_div(found, wanted, log_target=True, reduction="batchmean") * temperature**2
+    total = functional.kl_div(found, wanted, log_target=True, reduction="sum")
+    return total / max(1, len(found)) * temperature**2
+
+
+def label_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return `prediction_loss` for labels that are independent of each other, averaged over rows and labels.
+
+    Args:
+        student: Logits, `[rows, labels]`; the sigmoid of each is the probability of its label.
+        teacher: Logits of the teacher, of the same shape.
+        temperature: Divisor of the logits, > 0.
+
+    Returns:
+        A scalar.
+    """
+    # sigmoid(z) is the softmax of z and 0, so that each label is a row of two classes
+    found, wanted = (functional.pad(logits.reshape(-1, 1), (0, 1)) for logits in (student, teacher))
+    return prediction_loss(found, wanted, temperature)
 
 
 def number_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -97,12 +118,29 @@ def spread(layers: int, count: int = TEACHER_LAYERS) -> list[int]:
     return sorted({-(-layers * (place + 1) // count) - 1 for place in range(count)})
 
 
+def shifts_labels(model: Any) -> bool:
+    """Return whether a model's own loss compares the logits of a token with the label of the next one.
+
+    Args:
+        model: A transformers model.
+
+    Returns:
+        True for causal language models. Decoders of encoder-decoders, such as `BartForCausalLM`, have the same
+        `loss_type`, but do not use it: their forward pass has a loss of its own, which does not shift.
+    """
+    forwards = [inspect.unwrap(vars(kind)["forward"]) for kind in type(model).__mro__ if "forward" in vars(kind)]
+    uses_type = any("loss_function" in forward.__code__.co_names for forward in forwards)
+    loss = LOSS_MAPPING.get(str(getattr(model, "loss_type", None)), ForCausalLMLoss)  # the default of transformers
+    return uses_type and loss is ForCausalLMLoss and not getattr(model.config, "is_encoder_decoder", False)
+
+
 class Distillation:
     """Replace a model's training loss by the distance to a teacher until `detach`.
 
     The loss is `(1 - layers) x prediction_loss + layers x layer_loss`. The layer loss is the sum, over stacks and
     teacher layers, of the distance to the aligned student layer. A linear map, initialised as the identity, maps
-    student layers to the teacher's width.
+    student layers to the teacher's width; hidden dimensions may have been removed from both models. If the model gets
+    `num_items_in_batch`, the number of labels in all passes of a step, a pass counts by its fraction of them.
 
     Args:
         model: The student; it must compute its own loss.
@@ -118,8 +156,10 @@ class Distillation:
         self.teacher, self._layers, self._temperature, self._alive = teacher.eval(), layers, temperature, alive
         parameter = next(model.parameters())
         teacher.to(parameter.device).requires_grad_(False)
-        width = model.config.hidden_size
-        self.map = nn.Parameter(torch.eye(width, device=parameter.device))
+        self._shifts_labels = shifts_labels(model)
+        student_kept, teacher_kept = (_hidden_dimensions(each) for each in (model, teacher))
+        identity = torch.eye(model.config.hidden_size, device=parameter.device)
+        self.map = nn.Parameter(identity[teacher_kept][:, student_kept])
         self._optimizer = torch.optim.AdamW([self.map], weight_decay=0.0)
         self._handles: list[Any] = [
             model.register_forward_pre_hook(self._ask_for_layers, with_kwargs=True),
@@ -176,13 +216,32 @@ class Distillation:
             )
         with torch.no_grad():
             wanted = self.teacher(*args, **inputs)
-        present = _present(inputs["labels"], outputs["logits"])
-        pair = outputs["logits"][present], wanted["logits"][present]
-        numbers = getattr(model.config, "problem_type", None) == "regression" or pair[0].shape[-1] == 1
-        loss = (1 - self._layers) * (number_loss(*pair) if numbers else prediction_loss(*pair, self._temperature))
-        batch = Batch.from_call(type(model).forward, model, args, inputs)
-        outputs["loss"] = loss + self._layers * self._layer_loss(batch, outputs, wanted) if self._layers else loss
+        labels = self._aligned_labels(inputs)
+        loss = (1 - self._layers) * self._logits_loss(model.config, labels, outputs["logits"], wanted["logits"])
+        if self._layers:
+            batch = Batch.from_call(type(model).forward, model, args, inputs)
+            loss = loss + self._layers * self._layer_loss(batch, outputs, wanted)
+        if (items := inputs.get("num_items_in_batch")) is not None:  # the passes of a step are added, not averaged
+            loss = loss * ((labels != IGNORED).sum() / items)
+        outputs["loss"] = loss
         return outputs
+
+    def _aligned_labels(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Return the labels, each at the position of the logits that predict it."""
+        labels: Tensor = inputs["labels"]
+        if not self._shifts_labels:
+            return labels
+        shifted: Tensor | None = inputs.get("shift_labels")
+        return functional.pad(labels[..., 1:], (0, 1), value=IGNORED) if shifted is None else shifted
+
+    def _logits_loss(self, config: Any, labels: Tensor, student: Tensor, teacher: Tensor) -> Tensor:
+        """Compare predictions as the model's own loss compares them with labels."""
+        kind, present = getattr(config, "problem_type", None), _present(labels, student)
+        pair = student[present], teacher[present]
+        if kind == "multi_label_classification" and labels.shape == student.shape:
+            return label_loss(*pair, self._temperature)
+        numbers = kind == "regression" or student.shape[-1] == 1
+        return number_loss(*pair) if numbers else prediction_loss(*pair, self._temperature)
 
     def _layer_loss(self, batch: Batch, outputs: Any, wanted: Any) -> Tensor:
         """Sum the layer loss over stacks; encoder MLPs come before decoder MLPs, as in `find_blocks`."""
@@ -191,13 +250,21 @@ class Distillation:
             student, teacher = outputs.get(name), wanted.get(name)
             if student is None:
                 continue
-            layers = [functional.linear(x, self.map.to(x.dtype)) for x in student[1:]]
-            chosen = [teacher[1:][layer] for layer in spread(len(teacher) - 1)]
+            goal, width = self.map.shape
+            layers = [functional.linear(x, self.map.to(x.dtype)) for x in student[1:] if x.shape[-1] == width]
+            comparable = [x for x in teacher[1:] if x.shape[-1] == goal]
+            chosen = [comparable[layer] for layer in spread(len(comparable))]
             distances = layer_distances(chosen, layers, _tokens(batch, name, student[-1]))
             partners = align(distances, alive[first : first + len(layers)])
             total = total + sum(distances[i, j] for i, j in enumerate(partners) if j is not None)
-            first += len(layers)
+            first += len(student) - 1
         return total
+
+
+def _hidden_dimensions(model: Any) -> list[int]:
+    """Return the positions of the layers' hidden dimensions in the dense model."""
+    kept = kept_hidden(model)
+    return list(range(model.config.hidden_size)) if kept is None else kept[0]
 
 
 def _present(labels: Tensor, logits: Tensor) -> Tensor:
