@@ -39,8 +39,6 @@ from neuroprune.errors import UserError
 from neuroprune.methods import linear_probe
 from neuroprune.methods.callback import Method
 from neuroprune.methods.components.calibration import Calibration
-from neuroprune.methods.components.dropout import ScaledDropout
-from neuroprune.methods.hooks import Hooks
 from neuroprune.methods.neuroprune.connectivity import NeuroPruneTarget
 from neuroprune.methods.taylor import taylor_scores
 from neuroprune.models import sources
@@ -142,23 +140,6 @@ def scored(score: str, **fields: Any) -> NeuroPrune:
     return type("Scored", (NeuroPrune,), {"make_strategy": lambda method: form(method.settings)})(**fields)
 
 
-class DropoutOff(Hooks):
-    """Dense fine-tuning that switches dropout off where runs of `NeuroPrune(post_dropout=0)` do."""
-
-    def after_step(self, run: Run) -> None:
-        """Switch it off after the step of the last event."""
-        if run.step == last_event(run.total_steps):
-            ScaledDropout(0.0).begin(run.model)
-
-
-class DenseDropoutOff(Dense):
-    """The control of `no dropout`."""
-
-    def make_strategy(self) -> Hooks:
-        """Return the strategy."""
-        return DropoutOff(self.settings)
-
-
 def last_event(total: int) -> int:
     """Return the step of the last event with the default schedule."""
     return max(event_steps(total, *SCHEDULE))
@@ -166,6 +147,8 @@ def last_event(total: int) -> int:
 
 SCHEDULE = (1 / 3, 1 / 2, 3)
 """`start`, `end` and `events` by default."""
+NO_DROPOUT = "no dropout"
+"""End of the names of variants in which dropout ends at the last event."""
 LATE = {"start": 1 / 3, "end": 2 / 3, "post_lr": 3}
 VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "dense": (Dense, {}),
@@ -193,10 +176,10 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "taylor, six events": (Taylor, {"events": 6}),
     "score counts": (scored, {"score": "counts"}),
     "score counts, no fold": (scored, {"score": "counts", "fold": False}),
-    "dense, no dropout": (DenseDropoutOff, {}),
-    "no dropout": (NeuroPrune, {"post_dropout": 0}),
-    "means, no dropout": (NeuroPrune, {"fold": "means", "post_dropout": 0}),
-    "taylor, no dropout": (Taylor, {"post_dropout": 0}),
+    "dense, no dropout": (Dense, {}),
+    "no dropout": (NeuroPrune, {}),
+    "means, no dropout": (NeuroPrune, {"fold": "means"}),
+    "taylor, no dropout": (Taylor, {}),
     "uniform": (NeuroPrune, {"layout": "uniform"}),
     "uniform, 64": (NeuroPrune, {"layout": "uniform", "multiple_of": 64}),
 }
@@ -205,7 +188,7 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
 def build(name: str, sparsity: float) -> Method:
     """Return the method of a variant."""
     kind, fields = VARIANTS[name]
-    return kind(**fields) if kind in (Dense, DenseDropoutOff) else kind(sparsity=sparsity, **fields)
+    return kind(**fields) if kind is Dense else kind(sparsity=sparsity, **fields)
 
 
 class Bench:
@@ -252,7 +235,7 @@ class Training:
 
     def __init__(self, bench: Bench, seed: int, beginning: str = "usual") -> None:
         self.bench, self.seed, self.batches, self.seconds = bench, seed, bench.batches(seed), 0.0
-        self.beginning = beginning
+        self.beginning, self.dropout_until = beginning, math.inf
         if beginning == "longer":
             self.batches += self.batches[: head_steps(bench.plan)]
         total = len(self.batches)
@@ -296,6 +279,10 @@ class Training:
         self.run.step += 1
         if method is not None:
             method.after_step(self.run)
+        if self.run.step == self.dropout_until:
+            for module in self.model.modules():
+                if isinstance(module, torch.nn.Dropout):
+                    module.p = 0.0
         if self.beginning == "dense_cost":
             self.plan.follow(self.run.step, self.model, self.flops)
         self.scheduler.step()
@@ -308,6 +295,8 @@ class Training:
 
     def branch(self, name: str, method: Method, out: Path) -> None:
         """Train to the end with a method, evaluate, and add a line to the table."""
+        if name.endswith(NO_DROPOUT):
+            self.dropout_until = last_event(self.run.total_steps)
         method.start(self.run)
         self.go_on(method=method)
         method.finish(self.run)
@@ -347,11 +336,11 @@ def commit() -> str:
     ).stdout.strip()
 
 
-def first_watched(method: Method, total: int, batch: int) -> int:
-    """Return the step from which a run with this method differs from the common run."""
+def first_watched(name: str, method: Method, total: int, batch: int) -> int:
+    """Return the step from which a run of this variant differs from the common run."""
     asked: Any = method.settings
     if isinstance(method, Dense):
-        return last_event(total) - 1 if isinstance(method, DenseDropoutOff) else total
+        return last_event(total) - 1 if name.endswith(NO_DROPOUT) else total
     window = -(-getattr(asked, "calibration_rows", 0) // batch)
     return max(0, min(event_steps(total, asked.start, asked.end, asked.events)) - window)
 
@@ -377,8 +366,8 @@ def train_all(bench: Bench, seed: int, names: Sequence[str], sparsity: float, ou
         return
     common, batch = Training(bench, seed, beginning), bench.plan.batch
     total = common.run.total_steps
-    for name, method in sorted(built, key=lambda pair: first_watched(pair[1], total, batch)):
-        common.go_on(first_watched(method, total, batch))
+    for name, method in sorted(built, key=lambda pair: first_watched(*pair, total, batch)):
+        common.go_on(first_watched(name, method, total, batch))
         fork = get_context("fork").Process(target=common.branch, args=(name, method, out))
         fork.start()
         fork.join()

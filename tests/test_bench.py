@@ -40,7 +40,8 @@ def research(monkeypatch):
 
 def test_runs_share_their_training_until_a_method_begins_to_watch(research):
     first = {
-        name: research.first_watched(research.build(name, 0.8), total=1000, batch=16) for name in research.VARIANTS
+        name: research.first_watched(name, research.build(name, 0.8), total=1000, batch=16)
+        for name in research.VARIANTS
     }
     assert first["dense"] == 1000
     assert first["usual"] == first["late"] == 333 - 16  # 256 rows are 16 steps

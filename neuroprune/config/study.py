@@ -178,6 +178,7 @@ Seeds = Annotated[
     AfterValidator(distinct),
 ]
 Method = Annotated[dict[str, Any], AfterValidator(_check_method)]
+Artefacts = Annotated[tuple[Annotated[str, _known("artefact")], ...], Field(min_length=1), AfterValidator(distinct)]
 
 
 class ExperimentSettings(Settings):
@@ -219,9 +220,7 @@ class StudySettings(Settings):
     tasks: dict[Name, TaskRow] = Field(
         default_factory=dict, description="Keys that change a file of `config/tasks`, or new rows."
     )
-    artefacts: Annotated[tuple[Annotated[str, _known("artefact")], ...], AfterValidator(distinct)] | None = Field(
-        default=None, description="Figures and tables to make; default: all."
-    )
+    artefacts: Artefacts | None = Field(default=None, description="Figures and tables to make; default: all.")
     runs_per_job: RunsPerJob = Field(
         default=1,
         description="Number of runs of one experiment, model and task that share a training or timing job, one after "
@@ -274,5 +273,5 @@ class StudySettings(Settings):
 
     @property
     def folder(self) -> str:
-        """The study's folder."""
-        return f"{self.results}/{self.study}"
+        """The study's folder in its usual spelling, because Snakemake compares paths as text."""
+        return str(Path(self.results, self.study))

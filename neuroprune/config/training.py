@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from neuroprune.config.fields import Count, Epochs, Fraction, NotNegative, Positive, Processes, Rows, Settings, Threads
+from neuroprune.config.fields import Count, Epochs, NotNegative, Positive, Processes, Rows, Settings, Threads
 
 
 class TrainingSettings(Settings):
@@ -30,7 +30,9 @@ class TrainingSettings(Settings):
     batch_size: Rows = Field(default=32, description="Rows per step.")
     learning_rate: Positive = Field(default=1e-4, description="Peak of the learning rate; it decays linearly to 0.")
     weight_decay: NotNegative = Field(default=0.0, description="Weight decay; AdamW's is decoupled.")
-    warmup: Fraction = Field(default=0.06, description="Fraction of the steps in which the learning rate rises from 0.")
+    warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.06, description="Fraction of the steps in which the learning rate rises from 0."
+    )
     max_grad_norm: Positive = Field(default=1.0, description="Gradients are clipped to this l2 norm.")
     linear_probe: bool = Field(
         default=False,

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from neuroprune.config.fields import TASK_KINDS, Fraction, Positive, Schedule, Settings
+from neuroprune.config.fields import TASK_KINDS, Positive, Schedule, Settings
 
 
 class PruningSettings(Settings):
@@ -44,9 +44,6 @@ class EventSettings(PruningSettings):
     )
     post_lr: Positive = Field(
         default=2.0, description="Factor on the learning rate after the last event, re-warmed over 3 % of the steps."
-    )
-    post_dropout: Fraction = Field(
-        default=1.0, description="Factor on all dropout rates after the last event; 0 switches dropout off."
     )
     freeze_embeddings: bool = Field(default=True, description="Freeze the embeddings after the last event.")
 
