@@ -14,10 +14,11 @@ from pydantic import BaseModel
 
 from neuroprune.files.atomic import text_hash
 
+CHECKS = {"expected_rows"}  # keys of a task with which `prepare-data` only accepts or rejects a dataset
 # Keys without effect on results or resolved into the settings of runs, by part of a study.
 ELSEWHERE: dict[str, Any] = {
     "model": {"training", "job", "parameters"},
-    "task": {"training"},
+    "task": {"training", *CHECKS},
     "timing": {"seeds"},
     "study": {
         "keep_models": True,
@@ -37,12 +38,14 @@ def canonical(settings: BaseModel, part: str | None = None) -> str:
 
     Args:
         settings: Settings of a run or of a job, or a part of a study.
-        part: Part of the study, a key of `ELSEWHERE`, whose keys without an effect on results are left out.
+        part: Part of the study, a key of `ELSEWHERE`, whose keys without an effect on results are left out. The
+            `CHECKS` of a task remain, because `prepare-data` reads these settings.
 
     Returns:
         JSON on one line with sorted keys.
     """
-    return _json(settings.model_dump(mode="json", exclude=ELSEWHERE[part] if part else None))
+    left_out: Any = ELSEWHERE[part] if part else None
+    return _json(settings.model_dump(mode="json", exclude=left_out - CHECKS if part == "task" else left_out))
 
 
 def canonical_but_seed(run: BaseModel) -> str:

@@ -30,7 +30,7 @@ _SECTIONS = ("seeds", "training", "timing", "models", "tasks")  # sections that 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The rows of ``config/models.yaml`` and ``config/tasks``, unchanged.
+    """Rows of models and tasks, as written in ``config/models.yaml`` and ``config/tasks``.
 
     Args:
         models: Rows by name.
@@ -44,14 +44,17 @@ class Catalogue:
 
 
 def make_plan(
-    raw: Mapping[str, Any], source: str, catalogue: Path = CATALOGUE, artefacts: Sequence[str] | None = None
+    raw: Mapping[str, Any],
+    source: str,
+    catalogue: Path | Catalogue = CATALOGUE,
+    artefacts: Sequence[str] | None = None,
 ) -> Plan:
     """Check a study and expand it to its plan.
 
     Args:
         raw: The content of the study file.
         source: Name of that file in error messages.
-        catalogue: The folder with ``models.yaml`` and ``tasks/``.
+        catalogue: The rows, or the folder with ``models.yaml`` and ``tasks/``.
         artefacts: Names of all figures and tables; None: names are not checked.
 
     Returns:
@@ -60,7 +63,7 @@ def make_plan(
     Raises:
         ConfigError: If there are errors in the rows or, otherwise, in the study; one sentence each.
     """
-    rows = read_catalogue(catalogue)
+    rows = catalogue if isinstance(catalogue, Catalogue) else read_catalogue(catalogue)
     if rows.problems:
         raise ConfigError(rows.problems)
     raw = _without_empty(as_mapping(raw, source))

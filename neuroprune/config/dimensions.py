@@ -164,12 +164,13 @@ def find_dimensions(source: str, config: Mapping[str, Any], layers: int | None =
     if base is None:
         return None
     values = {**stored, **config}
+    both = values.get("num_layers")  # T5's decoder has as many layers as its encoder unless its own number is given
     found = Dimensions(
         width=_first(values, WIDTH, base.width),
         heads=(heads := _first(values, HEADS, base.heads)),
         layers=_first(values, LAYERS, base.layers),
         positions=_first(values, POSITIONS, base.positions) if base.positions else None,
-        decoder_layers=_first(values, DECODER_LAYERS, base.decoder_layers) if base.decoder_layers else 0,
+        decoder_layers=base.decoder_layers and _first(values, DECODER_LAYERS, both or base.decoder_layers),
         decoder_heads=_first(values, DECODER_HEADS, heads if "num_heads" in values else base.decoder_heads),
         key_value_heads=_first(values, KEY_VALUE_HEADS, base.key_value_heads),
         splits_width=base.splits_width and not values.get("head_dim"),
@@ -246,7 +247,7 @@ def changed_sizes(source: str, config: Mapping[str, Any]) -> dict[str, str]:
     return {
         key: f"does not match the weights ({known}); leave it out"
         for key, known in found.items()
-        if known is not None and (config[key] > known if key in most else config[key] != known)
+        if None not in (known, config[key]) and (config[key] > known if key in most else config[key] != known)
     }
 
 

@@ -6,12 +6,10 @@ A job trains its runs one after another, and a second job times them. By default
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from shlex import quote
 
 from pydantic import Field
@@ -208,25 +206,6 @@ def time_limit(plan: Plan, job: Job) -> int:
     one = run_limit(plan, job.runs[0])
     limit = one * len(job.runs)
     return limit if plan.study.job_hours is None else min(limit, one + int(120 * plan.study.job_hours))
-
-
-def incomplete_lists(folder: Path, name: str, job: Job) -> list[str]:
-    """Return those of a job's lists ``runs.json`` and ``timings.json`` that are missing or list a missing file.
-
-    Args:
-        folder: The study's folder.
-        name: The job's name.
-        job: The job.
-
-    Returns:
-        Paths of the lists.
-    """
-    found = []
-    for kind, runs in (("run", job.runs), ("timing", job.timed)):
-        files = [f"{folder}/jobs/{name}/{kind}s.json", *(f"{folder}/runs/{run}/{kind}.json" for run in runs)]
-        if runs and not all(map(os.path.exists, files)):
-            found.append(files[0])
-    return found
 
 
 def count_by_rule(plan: Plan) -> dict[str, int]:

@@ -128,17 +128,21 @@ def _whole_shape(source: str, config: Mapping[str, Any], parameters: float | Non
         return Shape(parameters or PARAMETERS[source], *SHAPES[source])
     if not source.startswith("random:"):
         return Shape(parameters)
+    kind = source.removeprefix("random:")
     layers, decoder, width, neurons = (_first(config, names) for names in (LAYERS, DECODER_LAYERS, WIDTH, NEURONS))
+    decoder = decoder or (layers if kind == "t5" else 0)  # if absent or null, transformers' defaults
+    neurons = neurons or (4 * width if kind == "gpt2" else 0)
     vocabulary = int(config.get("vocab_size", 0))
     if not (layers and width and neurons):
         return Shape(parameters)
-    matrices = 3 if source.removeprefix("random:") in GATED or "gated" in str(config.get("feed_forward_proj")) else 2
+    matrices = 3 if kind in GATED or "gated" in str(config.get("feed_forward_proj")) else 2
     found = (layers + decoder) * (4 * width**2 + matrices * width * neurons) + decoder * 4 * width**2
     return Shape(parameters or found + vocabulary * width, layers + decoder, width, neurons, vocabulary, decoder)
 
 
 def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> int:
-    return next((int(config[name]) for name in names if name in config), 0)
+    """Return the first of these sizes that is given; 0 if all are absent or null."""
+    return next((int(config[name]) for name in names if config.get(name) is not None), 0)
 
 
 def memory(run: RunSettings, shape: Shape) -> Memory | None:

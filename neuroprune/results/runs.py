@@ -20,7 +20,7 @@ ABLATED = {  # settings by form
 OPTIONS = (*ABLATED["penalty"], *ABLATED["target"])
 LAYERS = ("heads_per_layer", "removed_heads")  # columns with one number or list of numbers per layer: `12;10`, `;0 3`
 NAMES = ("study", "run", "group", "status", "model", "task", "method", "form", "metric")
-LATER = ("other_settings", "timing_device", "timing_cpu")  # text columns missing in tables of earlier versions
+LATER = ("other_settings", "timing_device", "timing_cpu", "timing_settings")  # missing in tables of earlier versions
 COUNTS = ("train_rows", "eval_rows", "empty_layers")  # missing numeric columns that are equal for all seeds
 LATER_NUMBERS = ("speedup_asked", "train_cpu_seconds")  # other missing numeric columns
 TEXTS = (*NAMES, "variant", "commit", "mode", *OPTIONS, *LAYERS, "device", "cpu")
@@ -58,7 +58,8 @@ def read_runs(study_dir: Path) -> pd.DataFrame:
     """
     path = Path(study_dir) / "runs.csv"
     try:
-        runs = pd.read_csv(path, dtype=dict.fromkeys((*TEXTS, *LATER), str))
+        # Only empty cells are missing values: a model may be named `NA` or `None`.
+        runs = pd.read_csv(path, dtype=dict.fromkeys((*TEXTS, *LATER), str), keep_default_na=False, na_values=[""])
     except PermissionError as error:
         raise UserError(str(sentence(error))) from error
     except (OSError, ValueError) as error:
@@ -71,6 +72,11 @@ def read_runs(study_dir: Path) -> pd.DataFrame:
     absent: dict[str, Any] = {**dict.fromkeys((*GUESSES, *COUNTS, *LATER_NUMBERS), np.nan), **dict.fromkeys(LATER, "")}
     runs = runs.assign(**{name: value for name, value in absent.items() if name not in runs})
     return runs.fillna(dict.fromkeys((*TEXTS, *LATER), ""))
+
+
+def left_out_times(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs whose inference times were left out by `rows.with_usual_times`."""
+    return runs[(runs["timing_settings"] != "") & (runs["timing_device"] == "")]
 
 
 def with_file(study_dir: Path, runs: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from neuroprune.config.gpu_hours import cost
 from neuroprune.config.plan import Plan
 from neuroprune.config.workload import operations
 from neuroprune.errors import UserError
+from neuroprune.results.outdated import has_record
 from neuroprune.results.progress import minutes
 from neuroprune.training.machine_speed import operations_per_second
 
@@ -19,7 +20,7 @@ STUDY_SECONDS = 60.0  # seconds for tables, figures and report
 
 
 def estimate(plan: Plan, cores: str = "all") -> str:
-    """Estimate the time and disk space for the missing runs of a study.
+    """Estimate the time and disk space for the runs of a study that have no record with the planned settings.
 
     Args:
         plan: The study.
@@ -31,17 +32,13 @@ def estimate(plan: Plan, cores: str = "all") -> str:
     Raises:
         UserError: If `cores` is invalid.
     """
-    runs = {name: run for name, run in plan.runs.items() if not (_folder(plan) / name / "run.json").exists()}
+    runs = {name: run for name, run in plan.runs.items() if not has_record(Path(plan.study.folder), run)}
     done = len(plan.runs) - len(runs)
     heading = f"{plan.study.study}: {len(plan.runs)} runs" + (f", {done} of them done" if done else "")
     stored = set(plan.runs if plan.study.keep_models else plan.timed)
     needed = cost(runs, stored)
     disk = f"{(needed.records + needed.models) / 1e9:.1f} GB of disk space in {plan.study.folder}"
     return f"{heading}. {_time(plan, list(runs), _count(cores))} {disk}."
-
-
-def _folder(plan: Plan) -> Path:
-    return Path(plan.study.folder) / "runs"
 
 
 def _count(cores: str) -> int:

@@ -13,7 +13,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from neuroprune.config.catalogue import make_plan, read_catalogue
+from neuroprune.config.canonical import CHECKS
+from neuroprune.config.catalogue import Catalogue, make_plan, read_catalogue
 from neuroprune.config.settings import RunSettings, TimingSettings
 from neuroprune.config.yaml_files import read_yaml
 from neuroprune.errors import ConfigError, UserError, did_you_mean
@@ -214,28 +215,29 @@ def run_settings(request: Request) -> RunSettings:
 def family_settings(request: Request, sparsities: Sequence[float]) -> list[RunSettings]:
     """Resolve a request for several sparsities to the settings of its runs; see `run_settings`."""
     rows = read_catalogue(request.catalogue)
-    model, models = _row(request.model, rows.models, {"source": request.model})
-    if request.trim_vocabulary:
-        models = {model: {**models.get(model, {}), "trim_vocabulary": True}}
-    task, tasks = _row(request.task, rows.tasks, _task_file(request, rows.tasks))
+    model, models = _with_row(request.model, rows.models, {"source": request.model})
+    task, tasks = _with_row(request.task, rows.tasks, _task_file(request, rows.tasks))
     method = {"name": request.method, "sparsity": sparsities[0] if len(sparsities) == 1 else list(sparsities)}
     grid: dict[str, Any] = {"models": [model], "tasks": [task], "methods": [method], "seeds": [request.seed]}
     grid["training"] = dict(request.training)
-    study = {"study": "prune", "models": models, "tasks": tasks, "experiments": {"prune": grid}}
+    changes = {model: {"trim_vocabulary": True}} if request.trim_vocabulary else {}
+    study = {"study": "prune", "models": changes, "experiments": {"prune": grid}}
     try:
-        plan = make_plan(study, "prune", request.catalogue)
+        plan = make_plan(study, "prune", Catalogue(models, tasks, rows.problems))
     except ConfigError as error:
         raise ConfigError(_in_words_of_options(problem, model, task) for problem in error.problems) from error
-    return list(plan.runs.values())
+    # A plan's runs leave out the checks of `prepare-data`, which is not run here.
+    checks = {name: getattr(plan.study.tasks[task], name) for name in CHECKS}
+    return [run.model_copy(update={"task": run.task.model_copy(update=checks)}) for run in plan.runs.values()]
 
 
-def _row(name: str, rows: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return a row's name, and the row itself if it is not in the catalogue."""
+def _with_row(name: str, rows: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return a row's name and all rows; a file, folder or hub id takes the place of a catalogue row of its name."""
     if name in rows:
-        return name, {}
+        return name, dict(rows)
     last = Path(name).stem if name.endswith(".yaml") else Path(name).name.strip(".") or Path(name).resolve().name
     short = re.sub(r"[^a-zA-Z0-9_.]+", "_", last).lstrip("_.") or "model"
-    return short, {short: dict(new)}
+    return short, {**rows, short: dict(new)}
 
 
 def _task_file(request: Request, rows: Mapping[str, Any]) -> dict[str, Any]:
@@ -273,7 +275,7 @@ def _summary(record: RunRecord, out: Path) -> list[str]:
     result, sparsity = record.result, record.result.sparsity
     return [
         f"{out}: {result.metric} {result.value:.4g} on {record.settings.task.name} ({result.eval_rows} rows); "
-        f"{sparsity.weights:.1%} of the weights in attentions and MLPs removed or zero, {sparsity.parameters / 1e6:.3g} "
-        f"M of {sparsity.dense_parameters / 1e6:.3g} M parameters left.",
+        f"{sparsity.weights:.1%} of the weights in attentions and MLPs removed or zero, "
+        f"{sparsity.parameters / 1e6:.3g} M of {sparsity.dense_parameters / 1e6:.3g} M parameters left.",
         f'Load it: neuroprune.from_pretrained("{out}"); more is in {out / "README.md"}.',
     ]

@@ -283,7 +283,7 @@ def _arguments(training: TrainingSettings, seed: int, folder: Path, more: dict[s
         use_cpu=training.processes > 1 and not torch.cuda.is_available(),  # otherwise each process runs alone
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
-        warmup_steps=training.warmup,  # values below 1 are fractions of the steps
+        warmup_steps=training.warmup,  # below 1, and therefore a fraction of the steps
         max_grad_norm=training.max_grad_norm,
         dataloader_pin_memory=torch.cuda.is_available(),  # without an accelerator torch warns
         bf16=use_bf16(training.precision),

@@ -18,6 +18,7 @@ from neuroprune.training.run import train
 
 STANDARD_ERRORS = 2.0  # tolerance of metrics for other machines and versions, in standard errors
 SPARSITY = 0.005
+LOSS_SD = 0.5  # assumed standard deviation of the rows' losses in nats, for perplexity
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,11 @@ def compare(published: Result, again: Result) -> dict[str, bool]:
 
     Returns:
         A description of each number and whether it is within its tolerance: for metrics, two standard errors of a
-        proportion over the evaluated rows; for sparsity, half a percentage point.
+        proportion over the evaluated rows; for perplexity, the exponential of two standard errors of the loss, which
+        assumes a standard deviation of 0.5 nats over these rows; for sparsity, half a percentage point.
     """
     metrics = {
-        name: (value, again.metrics.get(name), _tolerance(value, published.eval_rows))
+        name: (value, again.metrics.get(name), _tolerance(name, value, published.eval_rows))
         for name, value in published.metrics.items()
         if value is not None and name != "loss"
     }
@@ -115,8 +117,10 @@ def compare(published: Result, again: Result) -> dict[str, bool]:
     return dict(_compared(name, *numbers) for name, numbers in {**metrics, "sparsity": weights}.items())
 
 
-def _tolerance(value: float, rows: int) -> float:
-    """Return two standard errors of a proportion over this many rows, but at least one row."""
+def _tolerance(name: str, value: float, rows: int) -> float:
+    """Return two standard errors of a perplexity, or of a proportion but at least one row, over this many rows."""
+    if name.endswith("perplexity"):
+        return value * math.expm1(STANDARD_ERRORS * LOSS_SD / math.sqrt(rows))
     spread = max(0.0, value * (1 - value))
     return max(1 / rows, STANDARD_ERRORS * math.sqrt(spread / rows))
 

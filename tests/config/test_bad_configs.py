@@ -103,6 +103,7 @@ VALUES = [
     ("training.learning_rate", -1e-4, "training.learning_rate"),
     ("training.weight_decay", -1, "training.weight_decay"),
     ("training.weight_decay", float("inf"), "training.weight_decay"),
+    ("training.warmup", 1, "training.warmup"),
     ("training.warmup", 1.5, "training.warmup"),
     ("training.warmup", float("nan"), "training.warmup"),
     ("training.max_grad_norm", 0, "training.max_grad_norm"),

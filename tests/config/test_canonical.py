@@ -1,8 +1,12 @@
 """Canonical JSON and hashes are equal if and only if results are equal."""
 
+import json
+
 import pytest
 
 from neuroprune.config.canonical import canonical, canonical_but_seed, json_hash, settings_hash
+from neuroprune.config.catalogue import make_plan
+from neuroprune.config.jobs import jobs_of, settings_of
 from neuroprune.config.settings import RunSettings, TimingSettings
 from neuroprune.config.study import ModelRow, StudySettings
 
@@ -61,6 +65,17 @@ def test_hashes_are_those_of_earlier_records():
 def test_what_decides_no_result_is_no_part_of_a_study(change):
     assert canonical(study(**change), "study") == canonical(study(), "study")
     assert canonical(study(seeds=[0, 1]), "study") != canonical(study(), "study")
+
+
+def test_a_check_of_the_data_is_for_prepare_data_and_no_part_of_runs(tmp_path):
+    tasks = {"t": {"source": "some/where", "inputs": ["a"]}}
+    rows = {"models": {"m": {"source": "random:bert"}}, "tasks": tasks}
+    plain = make_plan(STUDY | rows, "s.yaml", tmp_path)
+    checked = make_plan(STUDY | rows | {"tasks": {"t": tasks["t"] | {"expected_rows": 6}}}, "s.yaml", tmp_path)
+    assert checked.runs == plain.runs
+    assert json.loads(canonical(checked.study.tasks["t"], "task"))["expected_rows"] == 6
+    (job,) = jobs_of(checked).values()
+    assert canonical(settings_of(checked, job)) == canonical(settings_of(plain, job))
 
 
 def test_what_decides_no_result_is_no_part_of_a_row_or_of_timings():

@@ -283,7 +283,7 @@ KNOWN_TASKS = ", ".join(sorted(CATALOGUE.tasks))
         ({"seeds": [1, 1]}, "seeds: 1 is listed twice; list each value once"),
         ({"training__learning_rate": "fast"}, "training.learning_rate: 'fast' is not allowed; it must be a valid number"),
         ({"training__learning_rate": 0}, "training.learning_rate: 0 is not allowed; it must be greater than 0"),
-        ({"training__warmup": 1.5}, "training.warmup: 1.5 is not allowed; it must be at least 0 and at most 1"),
+        ({"training__warmup": 1}, "training.warmup: 1 is not allowed; it must be at least 0 and less than 1"),
         ({"training__precision": "fp23"}, "training.precision: 'fp23' is not allowed (did you mean 'fp32'?); allowed: 'auto', 'fp32' or 'bf16'"),
         ({"training": [1]}, "training: [1] is not allowed; it must be a mapping of keys to values"),
         ({"keep_models": "perhaps"}, "keep_models: 'perhaps' is not allowed; it must be a valid boolean"),

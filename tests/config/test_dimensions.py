@@ -60,6 +60,13 @@ def test_a_configuration_replaces_defaults_and_layers_are_cut():
     assert find_dimensions("some/where", {}) is None
 
 
+@pytest.mark.parametrize("given", [{}, {"num_decoder_layers": None}])
+def test_the_decoder_of_t5_has_as_many_layers_as_its_encoder_by_default(given):
+    assert find_dimensions("random:t5", {"num_layers": 4} | given).decoder_layers == 4
+    assert find_dimensions("random:t5", {"num_layers": 4, "num_decoder_layers": 2}).decoder_layers == 2
+    assert find_dimensions("random:bert", {"num_hidden_layers": 4}).decoder_layers == 0
+
+
 def test_a_folder_tells_its_sizes(tmp_path):
     stored = {"model_type": "bert", "num_attention_heads": 4, "num_hidden_layers": 3, "hidden_size": 32}
     (tmp_path / "config.json").write_text(json.dumps(stored))
@@ -89,10 +96,11 @@ def test_sizes_in_a_folder_that_no_model_has_are_refused_by_the_plan(tmp_path, k
         ({"hidden_size": 64}, ["hidden_size"]),
         ({"num_hidden_layers": 4, "vocab_size": 61}, ["num_hidden_layers", "vocab_size"]),
         ({"num_attention_heads": 2}, ["num_attention_heads"]),
+        ({"num_decoder_layers": None}, []),
     ],
 )
 def test_sizes_that_the_weights_of_a_folder_do_not_have_are_refused(tmp_path, values, keys):
-    (tmp_path / "config.json").write_text(json.dumps(STORED))
+    (tmp_path / "config.json").write_text(json.dumps(STORED | {"num_decoder_layers": 2}))
     assert list(changed_sizes(str(tmp_path), values)) == keys
     assert changed_sizes("random:bert", values) == changed_sizes("some/where", values) == {}
 

@@ -1,7 +1,5 @@
 """Grouping of a plan's runs into jobs, and the overview of jobs."""
 
-from pathlib import Path
-
 import pytest
 import yaml
 
@@ -130,21 +128,6 @@ def test_a_job_tells_each_run_what_the_plan_tells_it():
     for job in jobs.jobs_of(made).values():
         told = jobs.JobRuns.model_validate_json(canonical(jobs.settings_of(made, job)))
         assert told.runs == tuple(made.runs[name] for name in job.runs)
-
-
-def test_a_list_is_incomplete_where_it_or_a_file_that_it_names_is_missing(tmp_path):
-    job = jobs.Job(("a", "b"), ("b",))
-    lists = [f"{tmp_path}/jobs/ab/{kind}s.json" for kind in ("run", "timing")]
-    assert jobs.incomplete_lists(tmp_path, "ab", job) == lists
-    for path in (*lists, tmp_path / "runs/a/run.json", tmp_path / "runs/b/run.json", tmp_path / "runs/b/timing.json"):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).touch()
-    assert jobs.incomplete_lists(tmp_path, "ab", job) == []
-    (tmp_path / "runs/b/timing.json").unlink()
-    assert jobs.incomplete_lists(tmp_path, "ab", job) == lists[1:]
-    (tmp_path / "runs/a/run.json").unlink()
-    assert jobs.incomplete_lists(tmp_path, "ab", job) == lists
-    assert jobs.incomplete_lists(tmp_path, "a", jobs.Job(("a",), ())) == [f"{tmp_path}/jobs/a/runs.json"]
 
 
 @pytest.mark.parametrize(("key", "value"), [("runs_per_job", 0), ("runs_per_job", 51), ("job_hours", 0)])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 from test_gpu_hours import T5, run
 
 from helpers.models import make_batch, make_model
@@ -51,6 +52,26 @@ def test_a_random_models_configuration_gives_its_size(name):
     found = memory.shape_of(f"random:{model.config.model_type}", config)
     assert found.parameters == pytest.approx(sum(p.numel() for p in model.parameters()), rel=0.35)
     assert found.width == 16
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "key", "value"),
+    [
+        ("gpt2", {"n_layer": 2, "n_head": 2, "n_embd": 16, "vocab_size": 100}, "n_inner", 64),
+        ("t5", {"num_layers": 2, "d_model": 16, "d_ff": 24, "vocab_size": 100}, "num_decoder_layers", 2),
+    ],
+)
+def test_a_size_that_is_null_or_absent_has_transformers_default(kind, config, key, value, tmp_path):
+    source = f"random:{kind}"
+    assert getattr(transformers.AutoConfig.for_model(kind, **config), key) in (None, value)
+    expected = memory.shape_of(source, config | {key: value})
+    assert expected.neurons and expected.layers == (4 if kind == "t5" else 2)
+    assert memory.shape_of(source, config) == memory.shape_of(source, config | {key: None}) == expected
+    task = {"source": "some/where", "inputs": ["text"], "train_rows": 10}
+    grid = {"models": ["m"], "tasks": ["t"], "methods": [{"name": "dense"}]}
+    rows = {"models": {"m": {"source": source, "config": config | {key: None}}}, "tasks": {"t": task}}
+    plan = make_plan({"study": "s", "experiments": {"e": grid}, **rows}, "s.yaml", tmp_path)
+    assert not any("unknown" in cell for row in memory.table(plan) for cell in row)
 
 
 def test_known_models_have_a_number_of_parameters():

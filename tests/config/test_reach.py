@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_tensors
 from torch.optim import SGD
 from transformers import get_linear_schedule_with_warmup
 
@@ -72,6 +73,23 @@ def test_the_median_weight_is_known_initial_or_measured(tmp_path):
     wide = ModelSettings(name="m", source="random:bert", config={"initializer_range": 0.2})
     assert reach.median_weight(wide) == pytest.approx(0.1349, rel=1e-3)
     assert reach.median_weight(ModelSettings(name="m", source="some/where")) is None
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+def test_the_median_weight_is_measured_in_every_precision(dtype, tmp_path):
+    weight = torch.randn(31, 31, dtype=torch.float64).to(getattr(torch, dtype))
+    save_tensors({"layer.weight": weight, "layer.bias": torch.ones(9)}, tmp_path / "model.safetensors")
+    found = reach.median_weight(ModelSettings(name="m", source=str(tmp_path)))
+    assert found == weight.double().abs().quantile(0.5).item()
+
+
+def test_weights_that_numpy_cannot_read_have_an_unknown_median(tmp_path):
+    file = tmp_path / "model.safetensors"
+    model = ModelSettings(name="m", source=str(tmp_path))
+    save_tensors({"a.weight": torch.ones(2, 2).to(torch.float8_e4m3fn), "b.weight": torch.ones(2, 2)}, file)
+    assert reach.median_weight(model) is None
+    file.write_text("version https://git-lfs.github.com/spec/v1")
+    assert reach.median_weight(model) is None
 
 
 def test_only_coupled_penalties_below_the_median_weight_are_out_of_reach(tmp_path):

@@ -21,6 +21,7 @@ from neuroprune.results.records import (
     TimingRecord,
     pack_patterns,
     read_record,
+    read_timing,
     shrink,
 )
 
@@ -205,6 +206,17 @@ def record_files(folder):
     entry = read_record(folder / "run.json")
     entry.result.files.update({path.name: file_hash(path) for path in folder.glob("*.safetensors")})
     write_json(folder / "run.json", entry)
+
+
+def retime(path, factor, **settings):
+    """Multiply the times of a `timing.json` by a factor, as if measured with other settings."""
+    entry = read_timing(path)
+    entry.settings = entry.settings.model_copy(update=settings)
+    entry.environment.settings_sha256 = settings_hash(entry.settings)
+    for batch in entry.batches:
+        for times in (batch.ms_per_example, batch.dense_ms_per_example):
+            times.q1, times.median, times.q3 = (factor * value for value in (times.q1, times.median, times.q3))
+    write_json(path, entry)
 
 
 def edit(path, change):

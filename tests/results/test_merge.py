@@ -10,9 +10,11 @@ from neuroprune import cli
 from neuroprune.errors import UserError
 from neuroprune.results import figures, tables
 from neuroprune.results.collect import collect
+from neuroprune.results.figures.context import rough_times
 from neuroprune.results.merge import merge
 from neuroprune.results.redraw import redraw
 from neuroprune.results.runs import read_runs
+from neuroprune.results.tables.summary import summarize
 
 DENSE, PRUNED = results.settings(), results.settings(method={"name": "neuroprune", "sparsity": 0.8})
 
@@ -72,6 +74,44 @@ def test_of_two_sources_the_first_decides(tmp_path):
     assert times[0].read_bytes() == times[1].read_bytes()
     plan = json.loads((tmp_path / "both" / "plan.json").read_text())
     assert plan["runs"][PRUNED.run]["training"]["epochs"] == PRUNED.training.epochs
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [({"threads": 4}, "4 threads, fp32, 128 rows"), ({"precision": "bf16"}, "1 thread, bf16, 128 rows")],
+)
+def test_times_with_other_settings_are_left_out_and_said(settings, text, tmp_path):
+    """One of two runs that are averaged is timed three times as fast, with other settings."""
+    again = results.settings(method={"name": "neuroprune", "sparsity": 0.8}, seed=1)
+    other = study(tmp_path / "other", again)
+    results.retime(other / "runs" / again.run / "timing.json", 1 / 3, **settings)
+    one = study(tmp_path / "one", DENSE, PRUNED, results.settings(method={"name": "l1", "sparsity": 0.8}))
+    (one / "runs" / DENSE.run / "timing.json").unlink()
+    merge([one, other], tmp_path / "both")
+    (note,) = (note for note in collect(tmp_path / "both") if "these times are left out" in note)
+    assert note.startswith("1 of 4 runs timed with other settings than most of their model and task; ")
+    dense, cut, _ = summarize(read_runs(tmp_path / "both")).to_dict("records")
+    assert (dense["inference_ms_b32"], dense["speedup_b32"], cut["runs"]) == (4.0, 1.0, 2)
+    assert (cut["inference_ms_b32"], cut["dense_inference_ms_b32"]) == pytest.approx((1.6, 4.0))
+    for name in ("summary", "timing"):
+        said = tables.write(name, tmp_path / "both")[1].read_text()
+        assert f"Inference times of 1 run are left out: they were measured with other settings ({text}) than" in said
+    assert "inference times of 1 run with other timing settings are left out" in rough_times(
+        read_runs(tmp_path / "both")
+    )
+
+
+def test_models_that_are_timed_with_different_settings_are_named(tmp_path):
+    one = study(tmp_path / "one", DENSE)
+    other = study(tmp_path / "other", results.settings("verse_pairs"))
+    (file,) = other.glob("runs/*/timing.json")
+    results.retime(file, 1.0, threads=4)
+    merge([one, other], tmp_path / "both")
+    assert not any("left out" in note for note in collect(tmp_path / "both"))
+    assert (
+        "- Inference was timed with different settings: minilm on verse_pairs: 4 threads, fp32, 128 rows; "
+        "minilm on movie_snippets: 1 thread, fp32, 128 rows."
+    ) in tables.write("summary", tmp_path / "both")[1].read_text()
 
 
 def test_a_damaged_plan_is_told_before_anything_is_written(tmp_path):
@@ -138,6 +178,14 @@ def test_what_the_study_asks_for_is_drawn_or_what_is_named(tmp_path):
     assert {path.stem for path in folder.glob("*/*.csv")} == {"frontier", "summary", "table1"}
     with pytest.raises(UserError, match=r"'figre4' is not a figure or table .did you mean 'figure4'"):
         redraw(folder, ["figre4"])
+
+
+def test_a_figure_that_the_plan_asks_for_is_drawn_even_without_its_models(tmp_path):
+    folder = study(tmp_path / "demo", DENSE, PRUNED)
+    results.edit(folder / "plan.json", lambda plan: plan.update(settings={"artefacts": ["figure11"]}))
+    assert redraw(folder) == []
+    drawn = (folder / "figures" / "figure11.csv").read_text()
+    assert "Nothing to show: no pruned run of a model of more than 300 M" in drawn
 
 
 def test_a_method_that_has_gained_a_setting_makes_no_record_old(tmp_path):

@@ -287,6 +287,30 @@ def test_strengths_and_forms_show_the_penalty_form(study):
     assert set(forms(study)[1]["form"]) == {"target", "penalty"}
 
 
+@pytest.mark.parametrize(
+    ("models", "tasks", "title", "label"),
+    [
+        (1, 1, "m0 (pretrained) on t0, 1,000 training rows: NeuroPrune (penalties)", "decoupled, β/α 1, θ 0.2"),
+        (2, 1, "m0 (pretrained) and m1 (pretrained) on t0: NeuroPrune (penalties)", "m1, decoupled, β/α 1, θ 0.2"),
+        (1, 2, "m0 (pretrained) on t0 and t1: NeuroPrune (penalties)", "t1, decoupled, β/α 1, θ 0.2"),
+        (3, 4, "m0 (pretrained), m1 (pretrained) and m2 (pretrained) on t0, t1, t2 and t3: NeuroPrune (penalties)",
+         "m2, t3, decoupled, β/α 1, θ 0.2"),
+    ],
+)  # fmt: skip
+def test_strengths_of_several_models_and_tasks_have_lines_of_their_own(models, tasks, title, label, tmp_path):
+    line = {a: {"name": "neuroprune", "alpha": a, "beta": a, "theta": 0.2, "mode": "decoupled"} for a in (1e-4, 1e-3)}
+    runs = [
+        (results.settings(f"t{task}", method, model=f"m{model}", label=f"neuroprune-a{a}"), {"sparsity": 0.5})
+        for model in range(models) for task in range(tasks) for a, method in line.items()
+    ]  # fmt: skip
+    figure, shown = strengths(written(tmp_path, *runs))
+    (part,), (legend,) = figure.subfigs, figure.legends
+    keys = [(key.get_label(), key.get_color(), key.get_marker()) for key in legend.legend_handles]
+    assert part.get_suptitle().replace("\n", " ") == title and keys[-1][0] == label
+    assert len(keys) == shown["series"].nunique() == models * tasks == len({key[1:] for key in keys})
+    assert all(len(axes.containers) == models * tasks for axes in part.axes)
+
+
 # ---- the paper's values, large models, grids
 
 

@@ -78,6 +78,15 @@ def test_a_dense_run_has_the_times_that_it_had_beside_the_others(empty):
     assert math.isnan(row(read_runs(empty), task="verse_pairs")["inference_ms_b1"])  # nothing was timed there
 
 
+@pytest.mark.parametrize("name", ["NA", "None", "nan", "null"])
+def test_a_name_that_pandas_takes_for_a_missing_value_is_kept(name, empty):
+    write(empty, (results.settings(name, model=name), {}), (results.settings(name, TARGET, model=name), {}))
+    found = read_runs(empty)
+    assert set(found["model"]) == set(found["task"]) == {name}
+    assert found["mode"].eq("").all() and found["alpha"].isna().all() and found["speedup_b32"].notna().all()
+    assert f"## {name} on {name} (accuracy" in tables.write("summary", empty)[1].read_text()
+
+
 def test_the_penalty_form_has_strengths_and_no_point(study):
     found = row(read_runs(study), task="verse_pairs", alpha=1e-3)
     assert (found["form"], found["beta"], found["theta"], found["mode"]) == ("penalty", 1e-3, 0.25, "decoupled")

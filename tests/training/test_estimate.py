@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.results import write_run
 from neuroprune.config.catalogue import make_plan
 from neuroprune.errors import UserError
 from neuroprune.training import estimate, machine_speed
@@ -33,10 +34,16 @@ def test_time_follows_the_speed_of_the_machine_and_the_runs_that_are_missing(pla
     said = estimate.estimate(plan, "2")
     assert said.startswith("two: 2 runs. About 3 min on 2 cores if nothing else runs (")  # (2 * 120) / 2 + 60 s
     assert said.endswith(f" GB of disk space in {plan.study.folder}.")
-    done = Path(plan.study.folder) / "runs" / next(iter(plan.runs))
-    done.mkdir(parents=True)
-    (done / "run.json").write_text("{}")
+    write_run(plan.study.folder, next(iter(plan.runs.values())), with_arrays=False)
     assert estimate.estimate(plan, "1").startswith("two: 2 runs, 1 of them done. About 3 min on 1 core if ")
+
+
+def test_runs_that_are_repeated_because_of_other_settings_count_as_missing(plan, monkeypatch):
+    monkeypatch.setattr(estimate, "operations_per_second", lambda: OPERATIONS / 100)
+    for run in plan.runs.values():
+        earlier = run.model_copy(update={"training": run.training.model_copy(update={"epochs": 1.0})})
+        write_run(plan.study.folder, earlier, with_arrays=False)
+    assert estimate.estimate(plan, "2").startswith("two: 2 runs. About 3 min on 2 cores if nothing else runs (")
 
 
 def test_all_cores_are_those_that_the_process_may_use(plan, monkeypatch):

@@ -11,6 +11,8 @@ from test_run import BERT, TASK
 import neuroprune
 from helpers.data import write_glue
 from neuroprune.cli import main
+from neuroprune.config.settings import ModelSettings, TaskSettings
+from neuroprune.config.training import TrainingSettings
 from neuroprune.pruning.sparsity import measure_sparsity
 from neuroprune.results.records import read_record
 from neuroprune.training import checkpoints, run
@@ -107,6 +109,23 @@ def test_options_lie_over_rows_and_rows_over_defaults(at_home):
     assert (settings.training.epochs, settings.training.batch_size) == (5.0, 8)
 
 
+def test_a_file_or_folder_named_like_a_row_of_the_catalogue_takes_nothing_from_it(at_home):
+    """Nor does a hub id; the run has the short name all the same."""
+    row = {"source": "random:bert", "config": BERT, "layers": 1, "training": {"accumulation": 4}}
+    (at_home / "config" / "models.yaml").write_text(yaml.safe_dump({"tiny": row}))
+    (at_home / "mine").mkdir()
+    (at_home / "mine" / "sst2.yaml").write_text(yaml.safe_dump({"source": "demo", "inputs": ["text"]}))
+    for model in ("mine/tiny", "org/tiny"):
+        made = run_settings(Request(model, "mine/sst2.yaml", 0.5, 0, at_home / "config", trim_vocabulary=True))
+        assert made.run == "tiny-sst2-neuroprune-50-s0"
+        assert made.model == ModelSettings(name="tiny", source=model, trim_vocabulary=True)
+        assert made.task == TaskSettings(name="sst2", source="demo", inputs=("text",))
+        assert made.training == TrainingSettings()
+    made = run_settings(Request("tiny", "sst2", 0.5, 0, at_home / "config", trim_vocabulary=True))
+    assert (made.model.layers, made.model.trim_vocabulary, made.training.accumulation) == (1, True, 4)
+    assert made.task.config == TASK_ROW["config"]
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -139,6 +158,19 @@ def test_a_task_file_with_another_name_is_one_sentence(at_home, capsys):
     (at_home / "mine.yaml").write_text(yaml.safe_dump(TASK_ROW | {"name": "yours"}))
     assert main(words(task="mine.yaml")) == 1
     assert capsys.readouterr().err.strip() == "--task.name must be 'mine', the same as its key; leave it out"
+
+
+def test_a_task_file_checks_the_number_of_rows(at_home, capsys):
+    (at_home / "mine.yaml").write_text(yaml.safe_dump(TASK_ROW | {"expected_rows": 61}))
+    assert main(words(task="mine.yaml")) == 1
+    assert "has 60 rows, but expected_rows is 61" in capsys.readouterr().err
+
+
+def test_a_task_file_without_a_source_is_one_sentence(at_home, capsys):
+    for name in ("mine.yaml", "sst2.yaml"):  # with and without a row of this name
+        (at_home / name).write_text(yaml.safe_dump({"inputs": ["text"]}))
+        assert main(words(task=name)) == 1
+        assert capsys.readouterr().err.startswith("--task.source: this key is missing (A hub id")
 
 
 def test_a_loss_that_diverges_is_told_and_leaves_nothing(at_home, capsys):

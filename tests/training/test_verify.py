@@ -46,6 +46,16 @@ def test_what_differs_is_named_with_its_tolerance():
     }  # fmt: skip
 
 
+def test_a_perplexity_has_a_relative_tolerance():
+    """200 rows: two standard errors of the loss are 2 x 0.5 / sqrt(200) = 0.0707, and exp(0.0707) = 1.0733."""
+    one = results.record(results.settings(), metrics={"perplexity": 80.0, "loss": 4.38}).result
+    near, far = (
+        one.model_copy(update={"metrics": one.metrics | {"perplexity": found, "loss": 9.0}}) for found in (85.8, 74.1)
+    )
+    assert compare(one, near)["perplexity 80.0000 published, 85.8000 now, within ± 5.8617"]
+    assert not compare(one, far)["perplexity 80.0000 published, 74.1000 now, NOT within ± 5.8617"]
+
+
 def test_missing_data_and_other_data_are_said(published, tmp_path, capsys):
     (check,) = verify([record_of(published)], tmp_path)
     assert check.matches is None and "not retrained, " in check.text

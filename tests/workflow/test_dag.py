@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from helpers.studies import write_finished
 from neuroprune.config.catalogue import make_plan, read_study
 from neuroprune.config.jobs import count_by_rule, jobs_of
 from neuroprune.results.figures import FIGURES
@@ -215,27 +216,29 @@ def test_the_workflow_is_free_of_lint(snakemake, tmp_path):
 RUNS = [f"tiny-weather-{method}-s0" for method in ("dense", "neuroprune-50", "l1-50")]
 
 
-def write_empty(*files):
-    """Write files, each newer than the one before."""
-    for number, file in enumerate(files):
+def write_empty(*files, since=10**9 + 10**6):
+    """Write files, each newer than the one before; by default newer than those of `write_finished`."""
+    for number, file in enumerate(files, start=since):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("{}")
-        os.utime(file, (10**9 + number, 10**9 + number))
+        os.utime(file, (number, number))
 
 
-def finished_jobs(*runs):
-    """List the files of a study with these runs after its training and timing jobs."""
-    of_runs = [f"runs/{run}/{kind}.json" for run in runs for kind in ("run", "timing")]
-    of_jobs = [f"jobs/{run}/{name}" for run in runs for name in ("models", "runs.json", "timings.json")]
-    return ["plan.json", "data/weather.json", "models/tiny.json", *of_runs, *of_jobs]
+def finished_study(folder, path):
+    """Write the files of a study in `folder` after its training and timing jobs; return its results."""
+    plan = make_plan(read_study([path]), "study.yaml", ROOT / "config")
+    write_finished(plan, folder / plan.study.folder)
+    return folder / plan.study.folder
 
 
-def test_a_teacher_that_was_replaced_repeats_the_training_of_its_runs(snakemake, tmp_path):
+def test_a_teacher_that_was_replaced_repeats_the_training_of_its_runs(snakemake, tmp_path, monkeypatch):
     study = yaml.safe_load(MINI.read_text())
     study["experiments"]["sweep"]["methods"][1]["teacher"] = "teacher"
-    path, run = study_file(tmp_path, experiments=study["experiments"]), RUNS[1]
+    monkeypatch.chdir(tmp_path)
     teacher = [tmp_path / "teacher" / name for name in ("config.json", "model.safetensors")]
-    write_empty(*teacher, *(tmp_path / "results" / "mini" / name for name in finished_jobs(run)))
+    write_empty(*teacher, since=10**8)
+    path, run = study_file(tmp_path, experiments=study["experiments"]), RUNS[1]
+    finished_study(tmp_path, path)
     words = (f"results/mini/jobs/{run}/runs.json", "--dry-run", "--configfile", path)
     assert snakemake(tmp_path, *words).jobs == {}
     for file in teacher:
@@ -246,13 +249,65 @@ def test_a_teacher_that_was_replaced_repeats_the_training_of_its_runs(snakemake,
 
 def test_any_file_of_a_figure_or_table_that_was_deleted_is_made_again(snakemake, tmp_path):
     path = study_file(tmp_path, artefacts=["figure4", "summary"])
+    results = finished_study(tmp_path, path)
     files = [f"figures/figure4.{kind}" for kind in ("pdf", "png", "csv", "svg")]
     files += [f"tables/summary.{kind}" for kind in ("csv", "md", "tex", "html")]
-    names = [*finished_jobs(*RUNS), "provenance.json", "runs.csv", *files]
-    made = [tmp_path / "results" / "mini" / name for name in names]
+    made = [results / name for name in ("provenance.json", "runs.csv", *files)]
     write_empty(*made)
     assert snakemake(tmp_path, "--dry-run", "--configfile", path).jobs == {}
     for file in (made[-1].with_suffix(".csv"), made[-5].with_suffix(".pdf")):
         file.unlink()
         assert snakemake(tmp_path, "--dry-run", "--configfile", path).jobs == {file.stem: 1, "all": 1}
         write_empty(*made)
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """A folder with a finished study of one table, without Snakemake's metadata; and its study file."""
+    path = study_file(tmp_path, artefacts=["summary"])
+    results = finished_study(tmp_path, path)
+    names = ("provenance.json", "runs.csv", *(f"tables/summary.{kind}" for kind in ("csv", "md", "tex", "html")))
+    write_empty(*(results / name for name in names))
+    return tmp_path
+
+
+ONCE = {"collect": 1, "summary": 1, "all": 1}
+TRAINED = {"plan": 1, "train": 3, "measure": 2, **ONCE}
+
+
+@pytest.mark.parametrize(
+    ("changes", "jobs"),
+    [
+        ({}, {}),
+        ({"results": "./results/"}, {"plan": 1, **ONCE}),
+        ({"checkpoint_minutes": 1, "job_hours": 2}, {}),
+        ({"training": {"epochs": 40, "batch_size": 16, "learning_rate": 1.0e-2}}, TRAINED),
+        ({"tasks": {"weather": {"source": "tests/weather", "inputs": ["sentence"]}}}, {"prepare_data": 1, **TRAINED}),
+        ({"models": {"tiny": {"source": "random:bert"}}}, {"prepare_model": 1, **TRAINED}),
+        ({"timing": {"repeats": 4}}, TRAINED | {"train": 2}),
+    ],
+    ids=lambda value: "-".join(value) or "none",
+)
+def test_changed_settings_are_noticed_without_snakemake_s_metadata(snakemake, drawn, changes, jobs):
+    path = study_file(drawn, artefacts=["summary"], **changes)
+    assert snakemake(drawn, "--dry-run", "--configfile", path).jobs == jobs
+
+
+def test_without_metadata_a_deleted_manifest_has_all_its_runs_checked(snakemake, drawn):
+    (drawn / "results/mini/data/weather.json").unlink()
+    jobs = snakemake(drawn, "--dry-run", "--configfile", drawn / "study.yaml").jobs
+    assert jobs.items() >= {"prepare_data": 1, "train": 3, **ONCE}.items()
+
+
+@pytest.mark.parametrize("results", ["results", "results/", "./results", "results/.//"])
+def test_a_deleted_record_is_made_again_however_its_folder_is_written(snakemake, drawn, results):
+    (drawn / "results/mini/runs" / RUNS[0] / "run.json").unlink()
+    path = study_file(drawn, artefacts=["summary"], results=results)
+    jobs = snakemake(drawn, "--dry-run", "--configfile", path).jobs
+    assert jobs.items() >= {"train": 1, **ONCE}.items() and "measure" not in jobs
+
+
+def test_a_study_without_artefacts_is_refused(snakemake, tmp_path):
+    done = snakemake(tmp_path, "--dry-run", "--configfile", study_file(tmp_path, artefacts=[]))
+    assert done.code == 1
+    assert done.complaints == ["study.yaml: artefacts: [] is not allowed; it must have at least 1 item"]

@@ -196,6 +196,23 @@ def test_one_changed_value_trains_only_the_run_that_it_concerns(snakemake, own_c
     assert len(rows_of(own_copy / "results" / "mini" / "runs.csv")) == 3
 
 
+def test_one_changed_value_is_noticed_in_results_that_were_moved(snakemake, finished, tmp_path):
+    for name in ("data", "results"):  # without .snakemake
+        shutil.copytree(finished / name, tmp_path / name)
+    same = snakemake(tmp_path, "--dry-run", "--configfile", MINI)
+    assert "Nothing to be done" in same.out + same.err
+    study = study_file(tmp_path, lambda study: study["experiments"]["sweep"]["methods"][1].update(ridge=0.02))
+    done = snakemake(tmp_path, "summary", "--cores", "2", "--configfile", study)
+    assert done.code == 0, done.out + done.err
+    assert done.jobs == {"plan": 1, "train": 1, "measure": 1, "collect": 1, "summary": 1}
+    assert f"3 of 3 runs: {NEUROPRUNE}, accuracy " in done.err  # the progress
+    plan = json.loads((tmp_path / "results/mini/plan.json").read_text())
+    record = read_record(tmp_path / "results/mini/runs" / NEUROPRUNE / "run.json")
+    assert plan["runs"][NEUROPRUNE]["method"]["ridge"] == record.settings.method.ridge == 0.02
+    again = snakemake(tmp_path, "summary", "--dry-run", "--configfile", study)
+    assert "Nothing to be done" in again.out + again.err
+
+
 def test_a_study_under_way_has_its_table_too(own_copy, capsys):
     study = own_copy / "results" / "mini"
     shutil.rmtree(study / "runs" / L1)

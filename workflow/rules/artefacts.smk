@@ -1,7 +1,6 @@
 # The table of runs, and all figures and tables made from it. Each has a rule of the same name: `snakemake figure4`. They are
 # separate jobs, so that a failure does not affect the others; `neuroprune redraw` makes all of them in one call.
 from neuroprune.config.cores import available_cores, too_many_threads
-from neuroprune.config.workload import shares
 from neuroprune.results.progress import Progress, watch
 from neuroprune.results.report import headline, make_report, report_command
 
@@ -86,7 +85,7 @@ onstart:
             if on_this_machine():
                 print(sentence, file=sys.stderr)
         watch(
-            Progress(Path(FOLDER), shares(PLAN.runs)),
+            Progress(Path(FOLDER), PLAN.runs),
             lambda line: print(line, file=sys.stderr, flush=True),
         )
 

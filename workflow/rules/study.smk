@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import sys
+from functools import cache
 from hashlib import sha256
 from itertools import chain, product
 from pathlib import Path
@@ -17,7 +18,6 @@ from neuroprune.errors import ConfigError
 from neuroprune.results.figures import FIGURES
 from neuroprune.config.jobs import (
     find_job,
-    incomplete_lists,
     jobs_of,
     settings_of,
     time_limit,
@@ -25,6 +25,7 @@ from neuroprune.config.jobs import (
 from neuroprune.config.canonical import canonical
 from neuroprune.files.atomic import write_json
 from neuroprune.results.needs import needed_runs
+from neuroprune.results.outdated import is_written, outdated_files
 from neuroprune.results.report import headline, picture
 from neuroprune.results.tables import TABLES
 
@@ -164,15 +165,22 @@ def rows_read(run):
 def redo(files):
     """Force the jobs that make these files, if the targets depend on them.
 
-    Snakemake recreates a missing intermediate file only if a file made from it is missing or outdated.
+    Snakemake recreates a missing intermediate file only if a file made from it is missing or outdated. It notices
+    changed settings only if it has metadata of the file.
     """
+    workflow.dag.forcefiles.update(files)
+
+
+@cache
+def redo_outdated(name):
+    """Redo a job if its records or times are missing or have other settings; read them once for both of its rules."""
     if workflow.is_main_process:
-        workflow.dag.forcefiles.update(files)
+        redo(outdated_files(PLAN, name, find_job(PLAN, JOBS, name)))
 
 
 def manifests(wildcards):
-    """Return the manifests of the data and model of a job's runs; redo the job if its records or times are missing."""
-    redo(incomplete_lists(Path(FOLDER), wildcards.job, job_of(wildcards)))
+    """Return the manifests of the data and model of a job's runs; redo what is outdated."""
+    redo_outdated(wildcards.job)
     run = first_run(wildcards)
     return {
         "data": f"{FOLDER}/data/{run.task.name}.json",
@@ -225,14 +233,15 @@ def records(wildcards):
             for kind in ("run", "timing")
             for path in Path(FOLDER).glob(f"runs/*/{kind}.json")
         )
-    others = ["plan.json", "runs.csv", "provenance.json"]
+    plan = f"{FOLDER}/plan.json"
+    if not workflow.is_main_process:
+        return [plan, *(path for path in lists(JOBS) if Path(path).exists())]
+    others = ["runs.csv", "provenance.json"]
     others += [f"data/{name}.json" for name in PLAN.study.tasks]
     others += [f"models/{name}.json" for name in PLAN.study.models]
     redo(f"{FOLDER}/{name}" for name in others if not Path(FOLDER, name).exists())
-    inputs = asked_runs() if workflow.is_main_process else lists(JOBS)
-    if not workflow.is_main_process:
-        inputs = [path for path in inputs if Path(path).exists()]
-    return [f"{FOLDER}/plan.json", *inputs]
+    redo([] if is_written(PLAN) else [plan])
+    return [plan, *asked_runs()]
 
 
 def shown(artefact):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from neuroprune.results.runs import method_label
+from neuroprune.results.runs import left_out_times, method_label
 from neuroprune.results.tables.formats import NBSP
 from neuroprune.results.tables.summary import batch_sizes
 
@@ -82,8 +82,10 @@ def seeds(counts: pd.Series) -> str:
 
 
 def rough_times(runs: pd.DataFrame) -> list[str]:
-    """Return warnings about times that depend on what else the machine was doing."""
-    return [*rough_training(runs), *_unsteady_inference(runs)]
+    """Return warnings about times that depend on what else the machine was doing, and about those left out."""
+    left_out = len(left_out_times(runs))
+    text = f"inference times of {left_out} run{'s' * (left_out > 1)} with other timing settings are left out"
+    return [*rough_training(runs), *_unsteady_inference(runs), *([text] if left_out else [])]
 
 
 def rough_training(runs: pd.DataFrame) -> list[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -9,8 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from neuroprune.results.figures.context import SEVERAL_TASKS, below, pair_title, seeds
+from neuroprune.results.figures.context import below, pair_title, seeds, weights
+from neuroprune.results.figures.grid import KEY_LETTERS, LEGEND_LETTERS
 from neuroprune.results.figures.style import (
+    COLOURS,
     METRIC_SPAN,
     PAGE_WIDTH,
     TASK_MARKERS,
@@ -27,6 +32,7 @@ from neuroprune.results.runs import method_label, read_runs
 from neuroprune.results.tables.summary import summarize
 
 MOST_TICKS = 5  # up to this many strengths are all labelled on the axis
+TITLE_LETTERS = 95  # per line
 PANELS = {
     "value": ("metric (%)", 100),
     "sparsity": ("sparsity (%)", 100),
@@ -63,34 +69,55 @@ def strengths(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         ignore_index=True,
     )
     shown = shown.assign(series=_series(shown))
-    titles = rows.drop_duplicates(["model", "task"]).to_dict("records")
-    return _plot(shown, pair_title(titles[0] | (SEVERAL_TASKS if len(titles) > 1 else {}))), shown
+    return _plot(shown, _title(rows)), shown
+
+
+def _title(rows: pd.DataFrame) -> str:
+    """Name all models with their weights, and all tasks."""
+    pairs = rows.drop_duplicates(["model", "task"]).to_dict("records")
+    if len(pairs) == 1:
+        return pair_title(pairs[0])
+    models = [f"{pair['model']} ({weights(pair['model_random'])})" for pair in pairs]
+    return f"{_listed(models)} on {_listed(pair['task'] for pair in pairs)}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Join different names: `a, b and c`."""
+    *most, last = dict.fromkeys(names)
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _series(shown: pd.DataFrame) -> list[str]:
-    """Return the label of each mark's line: mode, θ, and β or, if no two runs share β, its ratio to α."""
+    """Return the label of each mark's line: mode, θ, and β or, if no two runs share β, its ratio to α.
+
+    Where there are several models or tasks, their names come first.
+    """
     same_beta = shown.groupby(["model", "task", "mode", "theta", "beta"], dropna=False)["alpha"].nunique().max() > 1
-    several = shown["task"].nunique() > 1
+    several = [name for name in ("model", "task") if shown[name].nunique() > 1]
     names = []
     for row in shown.to_dict("records"):
         beta = f"β {row['beta']:g}" if same_beta else f"β/α {row['beta'] / row['alpha']:.3g}"
-        names.append(", ".join([*([row["task"]] if several else []), row["mode"], beta, f"θ {row['theta']:g}"]))
+        names.append(", ".join([*(row[name] for name in several), row["mode"], beta, f"θ {row['theta']:g}"]))
     return names
 
 
 def _plot(shown: pd.DataFrame, title: str) -> Figure:
     """Draw one panel per quantity and one line per series in which only the strength varies."""
     names = list(dict.fromkeys(shown["series"]))
-    looks = dict(zip(names, zip(colours(names).values(), TASK_MARKERS * 9, strict=False), strict=True))
-    figure = Figure(figsize=(PAGE_WIDTH, 3.0), layout="constrained")
-    panels = titled(figure, f"{title}: {method_label('neuroprune', 'penalty')}").subplots(1, len(PANELS))
+    markers = [TASK_MARKERS[(place + place // len(COLOURS)) % len(TASK_MARKERS)] for place in range(len(names))]
+    looks = dict(zip(names, zip(colours(names).values(), markers, strict=True), strict=True))
+    handles = [Line2D([], [], color=c, marker=m, label=name) for name, (c, m) in looks.items()]
+    handles += empty_key(shown)
+    columns = max(1, min(3, LEGEND_LETTERS // (KEY_LETTERS + max(map(len, names)))))
+    lines = textwrap.wrap(f"{title}: {method_label('neuroprune', 'penalty')}", TITLE_LETTERS)
+    more = len(lines) - 1 + max(0, math.ceil(len(handles) / columns) - 2)  # lines of the title and legend
+    figure = Figure(figsize=(PAGE_WIDTH, 3.0 + 0.16 * more), layout="constrained")
+    panels = titled(figure, "\n".join(lines)).subplots(1, len(PANELS))
     for axes, (panel, (unit, _)) in zip(panels, PANELS.items(), strict=True):
         _panel(axes, shown[shown["panel"] == panel], looks)
         axes.set(xlabel="strength α of the MLP penalty", ylabel="%")
         axes.set_title(unit.removesuffix(" (%)"), loc="left")
-    handles = [Line2D([], [], color=c, marker=m, label=name) for name, (c, m) in looks.items()]
-    handles += empty_key(shown)
-    figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns)
     say_below(figure, below("lines join runs that differ only in α", seeds(shown["seeds"])))
     return figure
 
@@ -101,7 +128,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, looks: dict[str, tuple[str, str]]) ->
     if rows.empty:
         say_empty(axes, "not recorded")
         return
-    for (_, name), some in rows.groupby(["model", "series"], sort=False):
+    for name, some in rows.groupby("series", sort=False):
         line, (colour, marker) = some.sort_values("alpha"), looks[str(name)]
         axes.errorbar(line["alpha"], line["value"], yerr=line["sd"].fillna(0), color=colour, marker=marker, capsize=1.8)
     mark_empty(axes, rows, "alpha", "value")

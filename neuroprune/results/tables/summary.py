@@ -18,6 +18,7 @@ from neuroprune.results.runs import (
     LAYERS,
     OPTIONS,
     STRENGTHS,
+    left_out_times,
     method_label,
     place_of,
     read_runs,
@@ -251,7 +252,25 @@ def notes_on(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         "Some runs were stopped early and are not included in the means.": (runs["status"] == "stopped").any(),
         "Some runs were made with uncommitted code.": runs["dirty"].eq(True).any(),
     }
-    return [_machines(runs), *(text for text, holds in marks.items() if holds)]
+    return [_machines(runs), *_timing_settings(runs), *(text for text, holds in marks.items() if holds)]
+
+
+def _timing_settings(runs: pd.DataFrame) -> list[str]:
+    """Return notes on inference times that were left out, and on settings that differ between models and tasks."""
+    left_out = left_out_times(runs)
+    timed = runs[(runs["timing_settings"] != "") & (runs["timing_device"] != "")]
+    notes = []
+    if len(left_out):
+        settings = "; ".join(left_out["timing_settings"].unique())
+        notes.append(
+            f"Inference times of {len(left_out)} run{'s' * (len(left_out) > 1)} are left out: they were measured with "
+            f"other settings ({settings}) than most of the same model and task."
+        )
+    if timed["timing_settings"].nunique() > 1:
+        pairs = timed.drop_duplicates(["model", "task"]).to_dict("records")
+        found = [f"{row['model']} on {row['task']}: {row['timing_settings']}" for row in pairs]
+        notes.append(f"Inference was timed with different settings: {'; '.join(found)}.")
+    return notes
 
 
 def _machines(runs: pd.DataFrame) -> str:

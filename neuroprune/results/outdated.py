@@ -1,0 +1,92 @@
+"""Comparison of a study's files with its plan, to find those that are missing or were made with other settings.
+
+Snakemake knows earlier settings only from its metadata, which are lost when results are moved or ``.snakemake`` is
+deleted. Heavy imports are avoided because Snakemake imports this module while it builds the job graph.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from neuroprune.config.canonical import canonical, settings_hash
+from neuroprune.config.jobs import Job
+from neuroprune.config.plan import Plan
+from neuroprune.config.settings import RunSettings, TimingSettings
+from neuroprune.errors import UserError
+from neuroprune.files.atomic import finite
+from neuroprune.results.records import AnyRecord, RunRecord, TimingRecord, read_record, read_timing
+
+
+def has_record(folder: Path, run: RunSettings) -> bool:
+    """Return whether a study's folder contains a valid record of a run with exactly these settings."""
+    return _trained(_record(folder, run.run), run)
+
+
+def is_written(plan: Plan) -> bool:
+    """Return whether ``plan.json`` contains this plan, in the same order because tables follow it."""
+    try:
+        written = json.loads(Path(plan.study.folder, "plan.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return json.dumps(written) == json.dumps(finite(plan.as_dict()))
+
+
+def outdated_files(plan: Plan, name: str, job: Job) -> list[str]:
+    """Return the files of a job that must be made again.
+
+    Settings are compared as in `training.job`, which decides for each run whether it is repeated.
+
+    Args:
+        plan: The plan.
+        name: The job's name.
+        job: The job.
+
+    Returns:
+        Paths of the lists ``runs.json`` and ``timings.json`` that are missing, or list a file that is missing or has
+        other settings, and of the manifests of data and model if a record has other settings of these.
+    """
+    folder, first = Path(plan.study.folder), plan.runs[job.runs[0]]
+    records = {run: _record(folder, run) for run in job.runs}
+    missing = [run for run in job.runs if not _trained(records[run], plan.runs[run])]
+    timed = all(_timed(_times(folder, run), plan.study.timing) for run in job.timed)
+    others = [record.settings for run in missing if (record := records[run]) is not None]
+    runs, timings = (folder / "jobs" / name / file for file in ("runs.json", "timings.json"))
+    current = {
+        folder / "data" / f"{first.task.name}.json": all(_equal(other.task, first.task) for other in others),
+        folder / "models" / f"{first.model.name}.json": all(_equal(other.model, first.model) for other in others),
+        runs: not missing and runs.exists(),
+        timings: timed and (timings.exists() or not job.timed),
+    }
+    return [str(path) for path, is_current in current.items() if not is_current]
+
+
+def _equal(one: BaseModel, other: BaseModel) -> bool:
+    return settings_hash(one) == settings_hash(other)
+
+
+def _trained(record: RunRecord | None, run: RunSettings) -> bool:
+    return record is not None and _equal(record.settings, run)
+
+
+def _timed(times: TimingRecord | None, timing: TimingSettings) -> bool:
+    return times is not None and canonical(times.settings, "timing") == canonical(timing, "timing")
+
+
+def _record(folder: Path, run: str) -> RunRecord | None:
+    return _valid(read_record, folder / "runs" / run / "run.json")
+
+
+def _times(folder: Path, run: str) -> TimingRecord | None:
+    return _valid(read_timing, folder / "runs" / run / "timing.json")
+
+
+def _valid(read: Callable[[Path], AnyRecord], path: Path) -> AnyRecord | None:
+    """Read a record; return None if it is missing or damaged."""
+    try:
+        return read(path)
+    except UserError:
+        return None
