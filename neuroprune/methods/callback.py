@@ -24,6 +24,7 @@ from neuroprune.methods.hooks import Hooks, Run, State
 from neuroprune.models.reload_check import check_reloadable
 from neuroprune.models.resumption import teach_trainer
 from neuroprune.pruning.blocks import Block, unwrapped
+from neuroprune.pruning.kept_units import read_record
 from neuroprune.pruning.plain_weights import check_no_adapters
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Method(TrainerCallback):
 
     settings_class: ClassVar[type[Settings]]
     cuts: ClassVar[bool] = True  # whether the shapes of the model's weights change
+    learns_masks: ClassVar[bool] = False  # whether it trains parameters of its own by gradients of the model's loss
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -57,6 +59,7 @@ class Method(TrainerCallback):
         self._held: nn.Module | None = None
         self._direct: HookedForward | None = None
         self._run: Run | None = None
+        self._epoch_end = -1  # step of the last call of `epoch_end`
         self._stepped = False  # whether the run has completed a step
         self._used = False  # whether a step has confirmed that the forward pass uses all attentions and MLPs
 
@@ -161,7 +164,7 @@ class Method(TrainerCallback):
     def _taking_over(self, run: Run) -> Iterator[None]:
         self.abandon()
         self.strategy = self.make_strategy()
-        self._stepped = self._used = False
+        self._epoch_end, self._stepped, self._used = -1, False, False
         try:
             if self.cuts:
                 preconditions.check_not_compiled(run.model)
@@ -200,6 +203,10 @@ class Method(TrainerCallback):
         if self.cuts:
             taught = getattr(self.settings, "teacher", None) is not None
             preconditions.check_trainer(args, self.split_steps, self.strategy.settles, taught)
+        if self.learns_masks:
+            preconditions.check_unscaled(optimizer, type(self).__name__)
+        if self.strategy.adds_gradients and not args.max_grad_norm:
+            preconditions.check_clipped(optimizer)
         self._run = Run(
             model=model,
             optimizer=optimizer,
@@ -214,14 +221,18 @@ class Method(TrainerCallback):
         saved = self._load(checkpoint_folder(args, state)) if state.global_step else None
         if saved is None:
             self.start(self.run)
-        else:
-            self.resume(self.run, saved)
+            return
+        epoch_ended = saved.pop("epoch_ended", True)
+        self.resume(self.run, saved)
+        if not epoch_ended and float(state.epoch).is_integer():  # saved after the last step of an epoch, before its end
+            self.on_epoch_end(args, state, control)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Write the method's state next to the Trainer's checkpoint."""
         folder, values = checkpoint_folder(args, state), self.state_dict()  # every process contributes to the state
         if args.should_save and folder.is_dir():  # a hyperparameter search stores checkpoints elsewhere
-            save_state(folder, values | {"method": self._identity()})
+            values |= {"method": self._identity(), "epoch_ended": self._epoch_end == self.run.step}
+            save_state(folder, values | ({"record": read_record(self.run.model)} if self.cuts else {}))
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Call `before_step`."""
@@ -238,6 +249,7 @@ class Method(TrainerCallback):
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Call `epoch_end`."""
         self.epoch_end(self.run)
+        self._epoch_end = self.run.step
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Call `finish`."""

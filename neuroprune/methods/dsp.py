@@ -190,6 +190,7 @@ class DSP(Method):
     """
 
     settings_class = DSPSettings
+    learns_masks = True
     settings: DSPSettings
 
     def make_strategy(self) -> SubsetPruning:

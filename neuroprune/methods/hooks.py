@@ -134,10 +134,12 @@ class Hooks:
         report: Sparsity and removed units at each event, JSON-serializable.
         settles: Whether `settled` can become true during a run.
         heads_only: Whether the method removes only heads.
+        adds_gradients: Whether `before_step` adds to the gradients.
     """
 
     settles: ClassVar[bool] = False
     heads_only: ClassVar[bool] = False
+    adds_gradients: bool = False
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings

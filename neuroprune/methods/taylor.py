@@ -21,7 +21,8 @@ from neuroprune.pruning.blocks import Block, Projection
 class TaylorTarget(UnitTarget):
     """Strategy that removes, at each event, the units with the smallest sum of |w dL/dw| per weight.
 
-    Gradients are taken from the optimizer steps before the event, after clipping.
+    Gradients are taken from the optimizer steps before the event, after clipping. Steps whose gradients overflow, as in
+    fp16 training, do not count. If none counts, the event is postponed.
     """
 
     settings: TaylorSettings
@@ -37,8 +38,15 @@ class TaylorTarget(UnitTarget):
             self._checked = True
             check_gradients(run)
         if self.events and run.step >= min(self.events) - run.steps_for(self.settings.calibration_rows):
-            now = taylor_scores(run)
-            self._sums = now if self._sums is None else {block: self._sums[block] + now[block] for block in now}
+            self._add(taylor_scores(run))
+
+    def after_step(self, run: Run) -> None:
+        """Run an event if it is due; postpone it by a step as long as there are no scores."""
+        if run.step in self.events and self._sums is None:
+            share = self.events.pop(run.step)
+            self.events = {run.step + 1: share} | self.events
+            self.plan = [*(event for event in self.plan if event[0] < run.step), *self.events.items()]
+        super().after_step(run)
 
     def state_dict(self) -> State:
         """Return the state of the target form and, if an event is near, the sums so far."""
@@ -59,6 +67,11 @@ class TaylorTarget(UnitTarget):
         return {
             block: found if bool(found.any()) else torch.full_like(found, torch.inf) for block, found in sums.items()
         }
+
+    def _add(self, now: dict[Block, Tensor]) -> None:
+        """Add a step's scores to the sums, unless the gradients have overflowed."""
+        if bool(torch.cat([*now.values()]).isfinite().all()):
+            self._sums = now if self._sums is None else {block: self._sums[block] + now[block] for block in now}
 
 
 @torch.no_grad()

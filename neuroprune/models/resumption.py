@@ -8,15 +8,22 @@ so this module wraps the loading method.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from neuroprune.errors import UserError
-from neuroprune.models.quantizer import cut_to_record
-from neuroprune.pruning.kept_units import RECORD, names_record, read_record
-from neuroprune.pruning.plain_config import to_plain
+from neuroprune.models.quantizer import cut_to_record, has_record
+from neuroprune.pruning.blocks import unwrapped
+from neuroprune.pruning.kept_units import RECORD, configs_of, names_record, read_record
+from neuroprune.pruning.plain_config import is_plain, to_plain
+
+STATE = "method.json"
+"""File with the state of a method in a checkpoint. Its entry `record` is that of the model (see
+`kept_units.read_record`), because checkpoints of a module around the model have no configuration."""
+CUT = ("heads", "neurons", "hidden")
+"""Entries of a record that are empty or missing for a dense model."""
 
 
 def teach_trainer() -> None:
@@ -64,24 +71,40 @@ def cut_as_saved(model: Any, checkpoint: Path, optimizer: Any = None) -> None:
     saved = _saved_record(checkpoint)
     if saved is None:
         return
-    own = read_record(model)
-    if all(own.get(key) == saved.get(key) for key in ("heads", "neurons", "hidden")):
+    network: Any = unwrapped(model)
+    if not (_is_cut(saved) or is_plain(network) or any(map(has_record, configs_of(network)))):
         return
-    if own["heads"] or own["neurons"] or "hidden" in own:
+    own = read_record(network)
+    if all(own.get(key) == saved.get(key) for key in CUT):
+        return
+    if _is_cut(own):
         raise UserError(
             f"{checkpoint}: the saved model has other heads and neurons than the model to be trained; give the Trainer "
             f'a dense model, or neuroprune.from_pretrained("{checkpoint}").'
         )
-    cut_to_record(model, saved, optimizer)
+    cut_to_record(network, saved, optimizer)
     if "config" in saved:
-        to_plain(model, optimizer)
+        to_plain(network, optimizer)
+
+
+def _is_cut(record: Mapping[str, Any]) -> bool:
+    return any(record.get(key) for key in CUT)
 
 
 def _saved_record(checkpoint: Path) -> dict[str, Any] | None:
-    """Return the record in a checkpoint's configuration; None if its model is dense or of another kind."""
+    """Return the record of a checkpoint's model; None if the model is unknown or quantized by another library."""
     try:
-        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        config = _read(checkpoint / "config.json")
         record = config.get("quantization_config") or {}
-        return record if names_record(record.get("quant_method")) else config.get(RECORD)
-    except (OSError, ValueError, AttributeError):  # the Trainer reports missing files
+        if record:
+            return record if names_record(record.get("quant_method")) else None
+        found = config.get(RECORD) or _read(checkpoint / STATE).get("record")
+        return found or ({"heads": {}, "neurons": {}} if config else None)
+    except (OSError, ValueError, AttributeError):  # the Trainer reports damaged files
         return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file, empty if it is missing."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found

@@ -48,7 +48,7 @@ def trim_vocabulary(model: nn.Module, tokenizer: Any, texts: Iterable[str]) -> A
     _check_model(network, len(tokenizer))
     rows = list(dict.fromkeys(texts))
     description = json.loads(tokenizer.backend_tokenizer.to_str())
-    kept = _kept(description, _used(tokenizer, rows), _fixed(network.config, tokenizer))
+    kept = _kept(description, _used(tokenizer, rows), _fixed(network, tokenizer))
     trimmed = copy.deepcopy(tokenizer)
     trimmed._tokenizer = Tokenizer.from_str(json.dumps(_trimmed(description, kept)))
     number = {old: new for new, old in enumerate(kept)}
@@ -87,10 +87,10 @@ def _parts_of(rows: list[str]) -> Iterator[list[str]]:
     return (rows[first : first + TEXTS] for first in range(0, len(rows), TEXTS))
 
 
-def _fixed(config: Any, tokenizer: Any) -> set[int]:
-    """Return the tokens in a configuration and all up to the padding token, from which some models count positions."""
+def _fixed(network: Any, tokenizer: Any) -> set[int]:
+    """Return the tokens in configurations and all up to the padding token, from which some models count positions."""
     named = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    for key, value in config.to_dict().items():
+    for key, value in (item for config in _configs(network) for item in config.to_dict().items()):
         if key.endswith("token_id") and value is not None:
             named.update(value if isinstance(value, list) else [value])
     padding = tokenizer.pad_token_id
@@ -230,10 +230,27 @@ def _by_token(network: Any, size: int) -> list[torch.Tensor]:
     return list({part.data_ptr(): part for part in tensors if size in part.shape}.values())
 
 
+def _configs(network: Any) -> list[Any]:
+    """Return the configurations of a model and of its generation, if it generates."""
+    return [config for config in (network.config, getattr(network, "generation_config", None)) if config is not None]
+
+
 def _renumber(network: Any, number: Mapping[int, int]) -> None:
-    """Update the numbers of special tokens in the configurations."""
-    for config in (network.config, getattr(network, "generation_config", None)):
-        for key, value in list(vars(config).items()) if config is not None else []:
+    """Update the numbers of special tokens in the configurations, and of tokens that generation avoids or prefers."""
+    for config in _configs(network):
+        for key, value in list(vars(config).items()):
             if key.endswith("token_id") and value is not None:
-                new = [number[old] for old in value] if isinstance(value, list) else number[value]
-                setattr(config, key, new)
+                setattr(config, key, [number[old] for old in value] if isinstance(value, list) else number[value])
+            elif key in ("suppress_tokens", "begin_suppress_tokens") and value:
+                setattr(config, key, [number[old] for old in value if old in number] or None)
+            elif key == "bad_words_ids" and value:
+                setattr(config, key, [list(new) for old in value if (new := _sequence(old, number))] or None)
+            elif key == "sequence_bias" and value:
+                pairs = value.items() if isinstance(value, Mapping) else value
+                biases = {new: bias for old, bias in pairs if (new := _sequence(old, number))}
+                setattr(config, key, biases or None)
+
+
+def _sequence(tokens: Iterable[int], number: Mapping[int, int]) -> tuple[int, ...]:
+    """Return a sequence of tokens with their new numbers; empty if one of them was removed, so that it can't occur."""
+    return tuple(number[token] for token in tokens) if number.keys() >= {*tokens} else ()

@@ -16,7 +16,7 @@ from neuroprune.pruning.cut_classes import stage_cut_class
 from neuroprune.pruning.cuts import Cut, stage_cuts
 from neuroprune.pruning.empty_blocks import stage_skip
 from neuroprune.pruning.kept_units import Kept, kept_units, stage_record
-from neuroprune.pruning.plain_config import to_recorded
+from neuroprune.pruning.plain_config import is_plain, to_recorded
 from neuroprune.pruning.plain_weights import check_no_adapters
 from neuroprune.pruning.transaction import Transaction
 
@@ -66,10 +66,7 @@ def remove(
             that share weights would lose different positions, the model is quantized or has adapters, a trainable
             parameter to be cut is missing from the optimizer, or the optimizer's state cannot be cut.
     """
-    to_recorded(model, optimizer)
-    changes = Transaction()
-    _stage_removal(changes, model, heads, neurons, optimizer, unused)
-    changes.commit()
+    _remove(model, heads, neurons, optimizer, unused)
 
 
 @torch.no_grad()
@@ -89,32 +86,49 @@ def remove_zero_units(model: nn.Module, optimizer: Any = None, *, empty: bool = 
     Returns:
         The numbers of removed heads and neurons.
     """
-    to_recorded(model, optimizer)
-    blocks, changes = find_blocks(model), Transaction()
+    blocks = find_blocks(model)
     heads = {a.index: dead_units.idle_heads(a, empty) for a in blocks.attentions}
     neurons = {m.index: dead_units.idle_neurons(m, empty) for m in blocks.mlps}
     shifts = [_shift(a.o, dead_units.constant_context(a), heads[a.index], a.head_dim) for a in blocks.attentions]
     shifts += [_shift(m.out, dead_units.constant_activation(m), neurons[m.index], 1) for m in blocks.mlps]
-    _stage_removal(changes, model, heads, neurons, optimizer)
-    for bias, shift in filter(None, shifts):
-        changes.copy(bias, bias + shift)
-    changes.commit()
+    _remove(model, heads, neurons, optimizer, shifts=[shift for shift in shifts if shift is not None])
     return Removed(sum(map(len, heads.values())), sum(map(len, neurons.values())))
 
 
-def _stage_removal(
-    changes: Transaction,
+def _remove(
     model: nn.Module,
     heads: Positions | None,
     neurons: Positions | None,
     optimizer: Any,
     unused: bool = False,
+    shifts: Iterable[tuple[Tensor, Tensor]] = (),
 ) -> None:
-    """Compute and stage all changes for the removal of these units."""
+    """Remove units and add shifts to biases; a plain configuration stays as it is if nothing is removed."""
     check_no_adapters(model)
-    blocks, kept = find_blocks(model, unused), kept_units(model, unused)
+    blocks = find_blocks(model, unused)
     head_keeps = _positions_left("attention", "head", blocks.attentions, [a.heads for a in blocks.attentions], heads)
     neuron_keeps = _positions_left("MLP", "neuron", blocks.mlps, [m.width for m in blocks.mlps], neurons)
+    if is_plain(model):
+        if not _stage_removal(Transaction(), model, head_keeps, neuron_keeps, optimizer, unused):
+            return
+        to_recorded(model, optimizer)
+    changes = Transaction()
+    _stage_removal(changes, model, head_keeps, neuron_keeps, optimizer, unused)
+    for bias, shift in shifts:
+        changes.copy(bias, bias + shift)
+    changes.commit()
+
+
+def _stage_removal(
+    changes: Transaction,
+    model: nn.Module,
+    head_keeps: list[Tensor],
+    neuron_keeps: list[Tensor],
+    optimizer: Any,
+    unused: bool,
+) -> bool:
+    """Compute and stage all changes that keep these current positions; return whether any unit is removed."""
+    blocks, kept = find_blocks(model, unused), kept_units(model, unused)
     stage_cuts(changes, model, _cuts(blocks, head_keeps, neuron_keeps), optimizer)
     left = Kept(
         [kept.of(attention).only(head_keeps[attention.index]) for attention in blocks.attentions],
@@ -122,6 +136,7 @@ def _stage_removal(
     )
     stage_record(changes, model, blocks, left)
     _stage_attributes(changes, blocks, left, head_keeps)
+    return any(len(left.of(block).left) < len(kept.of(block).left) for block in blocks.all)
 
 
 def kept_slices(model: nn.Module, blocks: Blocks, kept: Kept) -> list[tuple[str, int, Tensor]]:

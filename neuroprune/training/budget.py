@@ -7,6 +7,7 @@ linearly to 0 at the new end.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from transformers.trainer_utils import SchedulerType, has_length
 
 from neuroprune.errors import UserError
 from neuroprune.files.atomic import write_json
+from neuroprune.methods.callback import Method
 from neuroprune.methods.components.state_files import checkpoint_folder
 from neuroprune.pruning.kept_units import read_record
 
@@ -44,16 +46,17 @@ def at_dense_cost(trainer: AnyTrainer) -> AnyTrainer:
         trainer = at_dense_cost(Trainer(..., callbacks=[NeuroPrune(sparsity=0.8)]))
 
     Args:
-        trainer: A Trainer with a linear learning-rate schedule. Its arguments are changed: the number of epochs or
-            steps is only an upper bound afterwards.
+        trainer: A Trainer with a linear learning-rate schedule. It gets a copy of its arguments, in which the number of
+            epochs or steps is only an upper bound. Change that number before this call.
 
     Returns:
         The Trainer.
 
     Raises:
-        UserError: If the schedule is not linear, or the Trainer has been given to this function before.
+        UserError: If the schedule is not linear, or the Trainer has been given to this function before. Training raises
+            it if a method has a teacher, whose forward passes are not counted.
     """
-    args, callbacks = trainer.args, trainer.callback_handler.callbacks
+    args, callbacks = copy.copy(trainer.args), trainer.callback_handler.callbacks
     if any(isinstance(callback, DenseBudget) for callback in callbacks):
         raise UserError("at_dense_cost: this Trainer trains at the cost of dense fine-tuning already.")
     schedule = SchedulerType(args.lr_scheduler_type)
@@ -66,6 +69,7 @@ def at_dense_cost(trainer: AnyTrainer) -> AnyTrainer:
     epochs = args.num_train_epochs
     args.num_train_epochs *= MOST
     args.max_steps *= 1 if steps is None else MOST
+    trainer.args = args
     callbacks.insert(0, DenseBudget(trainer, epochs, steps))  # methods plan their events for the dense steps
     return trainer
 
@@ -160,6 +164,7 @@ class DenseBudget(TrainerCallback):
         **_: Any,
     ) -> None:
         """Pass the number of dense steps to the methods; replace the learning-rate schedule."""
+        _check_untaught(self._trainer.callback_handler.callbacks)
         if _length(args) != self._longest:
             raise UserError(
                 "at_dense_cost: num_train_epochs or max_steps has changed since; set it first (a hyperparameter search "
@@ -216,6 +221,16 @@ class DenseBudget(TrainerCallback):
     def _measure(self, model: Any) -> int:
         batch: Any = self._trainer._prepare_inputs(self._batch)
         return count_flops(model, lambda: self._trainer.compute_loss(model, batch))
+
+
+def _check_untaught(callbacks: Sequence[TrainerCallback]) -> None:
+    """Reject methods with a teacher."""
+    for callback in callbacks:
+        if isinstance(callback, Method) and getattr(callback.settings, "teacher", None) is not None:
+            raise UserError(
+                f"{type(callback).__name__} has a teacher, whose forward passes at_dense_cost does not count; leave "
+                "out at_dense_cost or teacher."
+            )
 
 
 def _length(args: Any) -> tuple[float, int]:

@@ -94,6 +94,37 @@ def test_the_best_checkpoint_and_early_stopping_count_from_the_last_event_on(mak
     assert measure_sparsity(trainer.model).weights == pytest.approx(0.5, abs=1e-3)
 
 
+@pytest.mark.parametrize("make", [lambda: L1(strength=0.1), lambda: DSP(heads=5), lambda: L1(sparsity=0.5), Dense])
+def test_early_stopping_without_effect_is_told(make, tmp_path, caplog):
+    arguments = {"metric_for_best_model": "score", "eval_strategy": "steps", "eval_steps": 4}
+    trainer = make_trainer(make(), make_model("bert"), tmp_path, **arguments)
+    trainer.compute_metrics = lambda _: {"score": 1.0}
+    trainer.add_callback(transformers.EarlyStoppingCallback(early_stopping_patience=2))
+    trainer.train()
+    stopped = trainer.state.global_step < 24
+    assert ("an EarlyStoppingCallback never stops training" in caplog.text) != stopped
+
+
+@pytest.mark.parametrize(
+    ("strategy", "step"), [("steps", 6), ("steps", 12), ("steps", 24), ("epoch", 12), ("epoch", 24)]
+)
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+def test_the_end_of_an_epoch_is_made_up_for_after_a_checkpoint_of_its_last_step(strategy, step, mode, tmp_path):
+    """With save_strategy="steps", the Trainer saves before the callbacks know of the epoch's end."""
+    reports, models = [], []
+    for resume in (None, str(tmp_path / f"checkpoint-{step}")):
+        method = NeuroPrune(theta=0.85, alpha=0.01, mode=mode)
+        saving = {"save_strategy": strategy, "save_steps": 6}
+        trainer = make_trainer(method, make_model("bert"), tmp_path, **saving)
+        trainer.train(resume_from_checkpoint=resume)
+        reports.append(method.report)
+        models.append(trainer.model)
+    assert reports[0] == reports[1]
+    assert [event["step"] for event in reports[0]["events"]] == [12, 24, 24]
+    assert reports[0]["events"][0]["heads_removed"] > 0
+    assert all(map(torch.equal, *map(weights, models)))
+
+
 def test_several_devices_are_refused():
     args = SimpleNamespace(world_size=2, n_gpu=1, load_best_model_at_end=False)
     with pytest.raises(UserError, match="2 devices"):
@@ -316,6 +347,43 @@ def test_reentrant_checkpointing_is_refused_where_masks_are_learned(method, tmp_
         method.start(make_run(model, steps=4))
     model.gradient_checkpointing_enable({"use_reentrant": False})
     train_bare(method, model)
+
+
+def fp16_trainer(method, folder, scale=2.0**16, **arguments):
+    """A Trainer on the CPU that scales its loss as on a GPU."""
+    trainer = make_trainer(method, make_model("bert"), folder, fp16=True, **arguments)
+    trainer.accelerator.native_amp, trainer.accelerator.scaler = True, torch.amp.GradScaler("cpu", init_scale=scale)
+    return trainer
+
+
+@pytest.mark.parametrize("method", [DSP(heads=4), CoFi(sparsity=0.5)])
+def test_fp16_is_refused_where_masks_are_learned(method, tmp_path):
+    trainer = fp16_trainer(method, tmp_path)
+    with pytest.raises(UserError, match=r"\(fp16=True\): \w+ learns masks, .*; use bf16=True") as caught:
+        trainer.train()
+    assert trainer.state.global_step == 0 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "strength", [{"alpha": 1e-3, "beta": 1e-3}, {"alpha": 1e-3, "beta": 1e-3, "mode": "decoupled"}]
+)
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_penalties_in_fp16_need_clipping_if_they_are_added_to_gradients(strength, clip, tmp_path):
+    trainer = fp16_trainer(NeuroPrune(**strength), tmp_path, max_grad_norm=clip)
+    if clip or "mode" in strength:
+        trainer.train()
+    else:
+        with pytest.raises(UserError, match=r"max_grad_norm=0\): the penalties would be added .* set max_grad_norm"):
+            trainer.train()
+
+
+@pytest.mark.parametrize("make", [NeuroPrune, Taylor, L1])
+def test_the_other_methods_prune_in_fp16_although_steps_overflow(make, tmp_path):
+    trainer = fp16_trainer(make(sparsity=0.5), tmp_path, 2.0**40)
+    trainer.train()
+    assert trainer.accelerator.scaler.get_scale() < 2.0**36  # steps have overflowed
+    assert measure_sparsity(trainer.model).weights == pytest.approx(0.5, abs=1e-3)
+    assert all(bool(weight.isfinite().all()) for weight in trainer.model.parameters())
 
 
 @pytest.mark.parametrize("method", [NeuroPrune(sparsity=0.5), Taylor(sparsity=0.5), L1(sparsity=0.5)])

@@ -319,6 +319,22 @@ def test_the_model_that_is_evaluated_while_pruning_is_the_one_that_the_published
     torch.testing.assert_close(logits(model, make_batch()), expected, atol=1e-5, rtol=1e-4)
 
 
+def test_an_encoder_called_directly_has_the_masks_of_evaluation():
+    """`generate` calls the encoder without the hooks of the model."""
+    model, method = make_model("t5", dropout_rate=0.0), CoFi(sparsity=0.5, start=0.0)
+    run = make_run(model.train(), steps=8)
+    method.start(run)
+    inputs = make_batch("t5")
+    mask = {"attention_mask": inputs["attention_mask"]}
+    for _ in range(2):
+        take_step(method, run, "t5")
+        with torch.no_grad():
+            alone = model.eval().get_encoder()(inputs["input_ids"], **mask).last_hidden_state
+            assert torch.equal(alone, model(**inputs).encoder_last_hidden_state)
+        model.train()
+    method.abandon()
+
+
 def test_the_published_schedule_winds_up_in_few_steps_and_the_fair_one_does_not():
     found = {}
     for schedule in ("published", "fair"):

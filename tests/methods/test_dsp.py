@@ -135,6 +135,22 @@ def test_evaluation_is_without_noise_and_does_not_move_training():
     assert sorted(torch.cat([*method.strategy.learned.draw(False).values()]).tolist()) == [0] * 5 + [1] * 3
 
 
+def test_an_encoder_called_directly_has_the_masks_of_evaluation():
+    """`generate` calls the encoder without the hooks of the model: before the first pass, and after a training step."""
+    model, method = make_model("t5"), DSP(heads=8, score_lr=2.0)
+    run = make_run(model, steps=4)
+    method.start(run)
+    inputs = make_batch("t5")
+    mask = {"attention_mask": inputs["attention_mask"]}
+    for _ in range(2):
+        with torch.no_grad():
+            alone = model.eval().get_encoder()(inputs["input_ids"], **mask).last_hidden_state
+            assert torch.equal(alone, model(**inputs).encoder_last_hidden_state)
+        model.train()
+        take_step(method, run, "t5")
+    method.abandon()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_exactly_k_heads_are_left_and_the_cut_model_is_the_masked_one(name):
     row = ROWS[name]

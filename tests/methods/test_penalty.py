@@ -337,6 +337,49 @@ def test_regulated_penalties_resume_where_they_were(stop):
         torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("stop", "length"), [(9, 24), (9, 60), (24, 60)], ids=["shorter", "longer", "after the cut"])
+def test_regulated_penalties_keep_their_plan_if_the_length_changes(stop, length, caplog):
+    settings = {"sparsity": 0.6, "algorithm": "penalties", "penalty_start": 0.25}
+    model, method, progress = make_model("bert"), NeuroPrune(**settings), []
+    run = make_run(model.train(), steps=40)
+    method.start(run)
+    while run.step < stop:
+        take_step(method, run)
+    again, longer = NeuroPrune(**settings), make_run(model, steps=length)
+    longer.step = stop
+    again.resume(longer, method.state_dict())
+    assert [again.strategy.begun(longer, step) for step in (9, 10, 19, 20)] == [False, True, True, False]
+    again.strategy.control.update = lambda share, absent: progress.append(share)
+    while longer.step < length:
+        take_step(again, longer)
+    again.finish(longer)
+    assert progress == ([10 / 40] if stop < 10 else [])
+    assert [event["step"] for event in again.report["events"] if "asked" in event] == [20]
+    assert measure_sparsity(model).weights == pytest.approx(0.6, abs=1e-3)
+    assert "instead of 60.0 %" not in caplog.text
+
+
+def test_regulated_penalties_that_end_before_the_cut_say_so(caplog):
+    run, method = make_run(make_model("bert").train(), steps=20), NeuroPrune(sparsity=0.6, algorithm="penalties")
+    method.start(run)
+    while run.step < 9:
+        take_step(method, run)
+    method.finish(run)
+    assert "training ended at step 9 with a sparsity of 0.0 % instead of 60.0 %; the smallest weights" in caplog.text
+
+
+def test_regulated_penalties_without_their_state_keep_the_zeros_of_the_cut():
+    model = make_model("bert")
+    train_bare(NeuroPrune(sparsity=0.6, algorithm="penalties"), model)
+    run, method = make_run(model.train(), steps=12), NeuroPrune(sparsity=0.6, algorithm="penalties")
+    run.step = 10
+    method.start(run)
+    while run.step < 12:
+        take_step(method, run)
+    method.finish(run)
+    assert measure_sparsity(model).weights == pytest.approx(0.6, abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("fields", "text"),
     [

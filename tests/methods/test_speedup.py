@@ -74,7 +74,7 @@ def test_events_before_the_last_remove_their_share():
 
 
 def test_the_table_is_measured_with_fewer_units_of_one_kind(machine):
-    model = make_model("bert")
+    model = make_model("bert").train()
     before = [weight.clone() for weight in weights(model)]
     blocks = find_blocks(model)
     example = Example(model)
@@ -89,10 +89,13 @@ def test_the_table_is_measured_with_fewer_units_of_one_kind(machine):
     assert all(old.equal(new) for old, new in zip(before, weights(model), strict=True))
 
 
-def test_an_example_is_the_next_batch_alone_and_is_repeated():
+def test_an_example_is_the_next_training_batch_alone_and_is_repeated():
     model = make_model("bert")
     example = Example(model)
     first = torch.arange(10).view(2, 5)
+    model(input_ids=torch.ones(2, 6, dtype=torch.long))  # in evaluation mode
+    with torch.no_grad():
+        model.train()(input_ids=torch.ones(2, 6, dtype=torch.long))
     model(input_ids=first, attention_mask=torch.ones_like(first))
     model(input_ids=torch.zeros(3, 7, dtype=torch.long))
     batch = example.batch(5)
@@ -209,6 +212,17 @@ def test_it_is_met_in_a_trainer(machine, tmp_path):
     assert dense_seconds(model) / model_seconds(model, machine) == pytest.approx(2, rel=0.05)
     assert method.report["speedup"]["rows"] == 32
     assert method.report["speedup"]["tokens"] > 0
+
+
+def test_evaluation_and_generation_before_the_first_step_are_not_timed(machine, tmp_path):
+    method = NeuroPrune(speedup=1.5, calibration_rows=8)
+    trainer = make_trainer(method, make_model("t5"), tmp_path, name="t5", eval_on_start=True, eval_strategy="epoch")
+    for row in trainer.eval_dataset[:8]:
+        row["input_ids"], row["attention_mask"] = (row[key].repeat(2) for key in ("input_ids", "attention_mask"))
+    trainer.eval_dataset = trainer.eval_dataset[:8]
+    trainer.train_dataset = trainer.train_dataset[8:]
+    trainer.train()
+    assert method.report["speedup"]["tokens"] == len(trainer.train_dataset[0]["input_ids"])
 
 
 def test_a_miss_is_told(machine, monkeypatch, caplog):

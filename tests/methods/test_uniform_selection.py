@@ -6,7 +6,7 @@ import logging
 import pytest
 import torch
 
-from helpers.loops import make_run, make_trainer, train_bare
+from helpers.loops import assert_no_hooks, make_run, make_trainer, train_bare
 from helpers.models import each_model, make_model
 from neuroprune.config.methods import NeuroPruneSettings
 from neuroprune.errors import UserError
@@ -15,6 +15,8 @@ from neuroprune.methods.neuroprune.method import NeuroPrune
 from neuroprune.models.pretrained import from_pretrained, save_pretrained
 from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.kept_units import kept_units
+from neuroprune.pruning.plain_config import is_plain
+from neuroprune.pruning.residual_stream import remove_hidden
 from neuroprune.pruning.sparsity import measure_sparsity, prunable_weights
 from neuroprune.pruning.surgery import remove
 
@@ -107,6 +109,34 @@ def test_a_model_whose_layers_differ_is_refused_at_the_start():
     remove(model, {}, {0: [0]})
     with pytest.raises(UserError, match=r"layers have different neurons \(23, 24\); start from the dense model"):
         train_bare(NeuroPrune(sparsity=0.5, layout="uniform"), model, "llama")
+
+
+@pytest.mark.parametrize(
+    ("name", "cut", "says"),
+    [
+        ("bert", lambda model: remove(model, {0: [0], 1: [0]}), "attention.self was cut, and BertConfig has no sep"),
+        ("t5", lambda model: remove(model, {}, dict.fromkeys(range(4), range(24))), "has no units left"),
+        ("bert", lambda model: remove_hidden(model, torch.arange(12)), "its hidden dimension was cut"),
+        ("llama", lambda model: remove(model, [[0, 1]] * 2), "not a multiple of the number of att"),
+    ],
+    ids=["heads", "empty", "hidden", "divisor"],
+)
+def test_cuts_that_the_configuration_cannot_describe_are_refused_at_the_start(name, cut, says):
+    model = make_model(name)
+    cut(model)
+    method = NeuroPrune(sparsity=0.9, layout="uniform")
+    with pytest.raises(UserError, match=rf"layout='uniform': start from the dense model, .*{says}"):
+        method.start(make_run(model, steps=12))
+    assert_no_hooks(model)
+
+
+@pytest.mark.parametrize("name", ["bert", "qwen3"])
+def test_a_uniform_model_is_pruned_further(name):
+    model = make_model(name)
+    for sparsity in (0.3, 0.45):
+        train_bare(NeuroPrune(sparsity=sparsity, layout="uniform"), model, name)
+        assert is_plain(model)
+        assert measure_sparsity(model).weights == pytest.approx(sparsity, abs=1e-3)
 
 
 def test_much_left_to_zeros_is_said(caplog):

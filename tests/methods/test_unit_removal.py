@@ -83,6 +83,46 @@ def test_taylor_sums_over_the_steps_before_the_event_and_removes_the_weakest_for
     assert gone == set(weakest) and gone
 
 
+@pytest.mark.parametrize("wrong", [torch.inf, torch.nan])
+def test_steps_whose_gradients_overflow_do_not_count_and_postpone_the_event(wrong):
+    settings = {"sparsity": 0.5, "start": 0.5, "end": 0.75, "events": 2, "calibration_rows": 8}
+    method, run = Taylor(**settings), make_run(make_model("bert").train(), steps=12)
+    method.start(run)
+    assert [step for step, _ in method.strategy.plan] == [6, 9]
+    while run.step < 12:
+        run.model(**labelled_batch("bert", seed=run.step)).loss.backward()
+        before = method.strategy._sums
+        overflow = run.step in (4, 5, 6, 8)  # all steps of the window before each event
+        if overflow:
+            run.model.get_parameter("bert.encoder.layer.1.output.dense.weight").grad[0, 0] = wrong
+        method.before_step(run)
+        assert (method.strategy._sums is before) == (overflow or run.step not in (7, 9))
+        if not overflow:  # as a gradient scaler does
+            run.optimizer.step()
+        run.step += 1
+        method.after_step(run)
+        run.optimizer.zero_grad()
+        if run.step == 6:  # resume while the first event is postponed
+            state, method = method.state_dict(), Taylor(**settings)
+            method.resume(run, state)
+    method.finish(run)
+    assert [event["step"] for event in method.report["events"]] == [8, 10]
+    assert measure_sparsity(run.model).weights == pytest.approx(0.5, abs=1e-3)
+
+
+def test_an_event_without_finite_gradients_falls_together_with_the_next(caplog):
+    method, run = Taylor(sparsity=0.5, start=0.5, end=0.6, events=2), make_run(make_model("bert").train(), steps=12)
+    method.start(run)
+    shares = [share for _, share in method.strategy.plan]
+    assert [*method.strategy.events] == [6, 7]
+    run.step = 6
+    method.strategy.after_step(run)
+    assert method.strategy.events == {7: shares[1]} and [*method.strategy.plan] == [(7, shares[1])]
+    run.step = 12
+    method.finish(run)
+    assert "training ended at step 12, before the events at [7]" in caplog.text
+
+
 def test_taylor_needs_gradients():
     model = make_model("bert")
     model.bert.requires_grad_(False)

@@ -117,6 +117,30 @@ def test_outputs_are_those_of_the_whole_vocabulary(name, tmp_path):
     assert logits(again.eval(), AutoTokenizer.from_pretrained(tmp_path))[0].equal(after)
 
 
+def test_tokens_in_the_settings_of_generation_are_kept_or_dropped_and_renumbered():
+    model, tokenizer = case("BartForConditionalGeneration")
+    used = {token for text in TEXTS for token in tokenizer(text)["input_ids"]}
+    kept, also = sorted(used)[-2:]
+    gone, language = sorted(token for token in range(300, len(tokenizer)) if token not in used)[-2:]
+    settings = model.generation_config
+    settings.forced_bos_token_id, settings.eos_token_id = language, [2, kept]
+    settings.suppress_tokens, settings.begin_suppress_tokens = [kept, gone], [gone]
+    settings.bad_words_ids = [[kept, also], [kept, gone], [gone]]
+    settings.sequence_bias = {(also,): -1.0, (gone, also): 2.0}
+    trimmed = trim_vocabulary(model, tokenizer, TEXTS)
+    name = tokenizer.convert_ids_to_tokens
+    first, second, tongue, end = trimmed.convert_tokens_to_ids(name([kept, also, language, 2]))
+    assert name(gone) not in trimmed.get_vocab()
+    assert (settings.forced_bos_token_id, settings.eos_token_id) == (tongue, [end, first])
+    assert (settings.suppress_tokens, settings.begin_suppress_tokens) == ([first], None)
+    assert (settings.bad_words_ids, settings.sequence_bias) == ([[first, second]], {(second,): -1.0})
+    settings.sequence_bias, settings.bad_words_ids = [[[second], -1.0]], [[first, 10**6]]  # as read from a file
+    again = trim_vocabulary(model, trimmed, TEXTS)
+    assert settings.bad_words_ids is None
+    assert settings.sequence_bias == {(again.convert_tokens_to_ids(name(also)),): -1.0}
+    model.generate(**again(TEXTS[:1], return_tensors="pt"), max_new_tokens=3)
+
+
 @pytest.mark.parametrize("make", [wordpiece, bytes_bpe, unigram])
 def test_pairs_and_decoding_are_those_of_the_whole_tokenizer(make):
     whole = make()

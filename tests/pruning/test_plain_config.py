@@ -22,7 +22,7 @@ from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.kept_units import kept_units, read_record
 from neuroprune.pruning.plain_config import is_plain, to_plain, to_recorded
 from neuroprune.pruning.sparsity import measure_sparsity
-from neuroprune.pruning.surgery import remove
+from neuroprune.pruning.surgery import remove, remove_zero_units
 
 WITHOUT_THE_PACKAGE = """
 import json, sys
@@ -125,12 +125,36 @@ def test_the_record_and_back_changes_nothing(name):
 def test_a_plain_model_can_be_cut_again_and_saved(name, tmp_path):
     model = uniform(name, 0.3)
     dense = make_model(name).config.to_dict()
-    remove(model, {}, {0: [0]})
+    remove(model, {}, {0: iter([0])})
+    assert find_blocks(model).mlps[0].width == find_blocks(model).mlps[1].width - 1
     assert not is_plain(model)
     changed = {"quantization_config", "problem_type"}  # the second by transformers, with the first loss
     assert {key for key, value in model.config.to_dict().items() if value != dense.get(key)} <= changed
     save_pretrained(model, tmp_path)
     assert torch.equal(logits(from_pretrained(tmp_path), make_batch(name)), logits(model, make_batch(name)))
+
+
+@pytest.mark.parametrize("name", ["t5", "llama", "bert"])
+def test_a_removal_that_fails_or_removes_nothing_leaves_the_configuration_plain(name):
+    model = uniform(name, sparsity=0.3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    config, parameters = model.config.to_dict(), [*model.parameters()]
+    for fails in (
+        lambda: remove(model, {99: [0]}, optimizer=optimizer),
+        lambda: remove(model, {}, {0: [99]}, optimizer=optimizer),
+        lambda: remove(model, {}, {0: [0]}, torch.optim.AdamW([torch.zeros(1)])),
+    ):
+        with pytest.raises(UserError):
+            fails()
+    remove(model, {0: []}, {1: []}, optimizer)
+    assert remove_zero_units(model, optimizer) == (0, 0)
+    assert model.config.to_dict() == config and is_plain(model)
+    assert [id(now) for now in model.parameters()] == [id(before) for before in parameters]
+    find_blocks(model).mlps[0].out.weight.data[:, 1] = 0
+    expected = logits(model, make_batch(name))
+    assert remove_zero_units(model, optimizer) == (0, 1)
+    assert not is_plain(model)
+    torch.testing.assert_close(logits(model, make_batch(name)), expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["t5", "llama", "bert"])

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from helpers.loops import make_trainer, weights
 from helpers.models import make_model
-from neuroprune import NeuroPrune, Taylor, at_dense_cost
+from neuroprune import CoFi, NeuroPrune, Taylor, at_dense_cost
 from neuroprune.errors import UserError
 from neuroprune.pruning.sparsity import measure_sparsity
 from neuroprune.training.budget import COSTS
@@ -54,6 +54,26 @@ def test_a_number_of_steps_is_the_length_of_dense_fine_tuning_too(tmp_path):
     second.train()
     assert second.state.global_step == first.state.global_step > 30
     assert all(map(torch.equal, weights(first.model), weights(second.model)))
+
+
+def test_the_users_arguments_are_unchanged(tmp_path):
+    trainer = make_trainer(NeuroPrune(sparsity=0.8), make_model("bert"), tmp_path, max_steps=24)
+    args, before = trainer.args, trainer.args.to_dict()
+    at_dense_cost(trainer)
+    assert args.to_dict() == before
+    assert (trainer.args.num_train_epochs, trainer.args.max_steps) == (100 * args.num_train_epochs, 2400)
+    trainer.train()
+    assert args.to_dict() == before
+
+
+@pytest.mark.parametrize("make", [NeuroPrune, CoFi])
+@pytest.mark.parametrize("later", [False, True])
+def test_a_teacher_is_refused(make, later, tmp_path):
+    method = make(sparsity=0.8, teacher="run")
+    trainer, _ = prune(tmp_path, TrainerCallback() if later else method, stop=method if later else None)
+    with pytest.raises(UserError, match=f"^{make.__name__} has a teacher, whose forward passes .* does not count"):
+        trainer.train()
+    assert trainer.state.global_step == 0
 
 
 class Stream(IterableDataset):

@@ -24,6 +24,8 @@ from neuroprune.pruning.residual_stream import Stream, remove_hidden
 class MaskedModel:
     """Hooks that draw and apply masks in each forward pass until `detach`.
 
+    `generate` calls the encoder of an encoder-decoder without the hooks of the model; see `unit_masks.Gates`.
+
     Args:
         model: A model.
         blocks: Its attentions and MLPs.
@@ -37,8 +39,8 @@ class MaskedModel:
     def __init__(
         self, model: nn.Module, blocks: Blocks, stream: Stream | None, draw: Callable[[bool], MaskValues]
     ) -> None:
-        self._draw, self._norms = draw, [] if stream is None else stream.norms
-        self.masks = draw(False)
+        self._model, self._draw, self._norms = model, draw, [] if stream is None else stream.norms
+        self.masks, self._for_training = draw(False), False
         self._handles = [model.register_forward_pre_hook(self._draw_masks)]
         for block in blocks.all:
             module, hidden = block.output.module, stream is not None
@@ -60,23 +62,30 @@ class MaskedModel:
             norm.forward = forward
 
     def _draw_masks(self, model: nn.Module, args: Any) -> None:
-        self.masks = self._draw(model.training)
+        self.masks, self._for_training = self._draw(model.training), model.training
+
+    def _current(self) -> MaskValues:
+        """Return the masks, drawn again if the model's mode has changed since."""
+        if self._for_training != self._model.training:
+            self._draw_masks(self._model, ())
+        return self.masks
 
     def _multiply_units(self, block: Block, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        x, mask = inputs[0], self.masks.of(block).units
+        x, mask = inputs[0], self._current().of(block).units
         if not len(mask):
             return inputs
         return (x * mask.to(x).repeat_interleave(x.shape[-1] // len(mask)), *inputs[1:])
 
     def _multiply_output(self, block: Block, hidden: bool, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        output = output * self.masks.of(block).output.to(output)
-        return output * self.masks.hidden.to(output) if hidden else output
+        masks = self._current()
+        output = output * masks.of(block).output.to(output)
+        return output * masks.hidden.to(output) if hidden else output
 
     def _multiply_hidden(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        return output * self.masks.hidden.to(output)
+        return output * self._current().hidden.to(output)
 
     def _normalise(self, norm: nn.Module, x: Tensor) -> Tensor:
-        mask = self.masks.hidden
+        mask = self._current().hidden
         return (masked_norm(norm, x, mask) * mask.to(norm.weight)).to(norm.weight.dtype)  # type: ignore[arg-type]
 
 

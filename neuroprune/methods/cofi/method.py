@@ -221,6 +221,7 @@ class CoFi(Method):
     """
 
     settings_class = CoFiSettings
+    learns_masks = True
     settings: CoFiSettings
 
     def make_strategy(self) -> MaskedPruning:

@@ -59,7 +59,7 @@ class LatencyTable:
 
 
 class Example:
-    """Capture the inputs of a model's next forward pass.
+    """Capture the inputs of a model's next forward pass in training: in training mode and with gradients.
 
     Args:
         model: The model.
@@ -83,15 +83,15 @@ class Example:
             Tensors by name, `[rows, …]`.
 
         Raises:
-            UserError: If the model was not called with tensors by name.
+            UserError: If the model was not called with tensors by name in training.
         """
         tensors = {
             name: value for name, value in self.inputs.items() if isinstance(value, torch.Tensor) and value.dim()
         }
         if not tensors:
             raise UserError(
-                "speedup: the model was not called with tensors by name (model(**batch)), so its time cannot be "
-                "measured; give sparsity instead."
+                "speedup: the model was not called with tensors by name (model(**batch)) in training mode, so its time "
+                "cannot be measured; call model.train(), or give sparsity instead."
             )
         size = next(iter(tensors.values())).shape[0]
         return {
@@ -101,6 +101,8 @@ class Example:
         }
 
     def _see(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not (model.training and torch.is_grad_enabled()):
+            return
         self.inputs = {
             name: value.detach().clone() if isinstance(value, torch.Tensor) else value for name, value in kwargs.items()
         }

@@ -26,6 +26,7 @@ class PenaltyForm(Hooks):
 
     def __init__(self, settings: L1Settings | NeuroPruneSettings) -> None:
         super().__init__(settings)
+        self.adds_gradients = settings.mode == "coupled"
         self.report |= {"form": "penalty", "mode": settings.mode, "events": []}
 
     def add_gradients(self, run: Run) -> None:
@@ -56,7 +57,7 @@ class PenaltyForm(Hooks):
 
     def before_step(self, run: Run) -> None:
         """Coupled: pass the penalty's gradient through the optimizer."""
-        if self.settings.mode == "coupled" and self.begun(run, run.step):
+        if self.adds_gradients and self.begun(run, run.step):
             self.add_gradients(run)
 
     def after_step(self, run: Run) -> None:

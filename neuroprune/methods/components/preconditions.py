@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,9 +16,13 @@ from neuroprune.pruning.blocks import Block, Blocks
 from neuroprune.pruning.cuts import Cut, check_can_follow, refuse_shared
 from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, removed_weights
 
+logger = logging.getLogger(__name__)
+
 
 def check_trainer(args: Any, split_steps: bool, settles: bool, taught: bool) -> None:
     """Reject arguments of the Trainer that are incompatible with weights that change their shapes.
+
+    Warn of a best model that can't be found.
 
     Args:
         args: The Trainer's arguments.
@@ -61,6 +66,12 @@ def check_trainer(args: Any, split_steps: bool, settles: bool, taught: bool) -> 
             "TrainingArguments(torch_compile=True): a compiled model can't be measured or masked while it is "
             "pruned; set it to False, and compile the pruned model."
         )
+    if not settles and args.metric_for_best_model:
+        logger.warning(
+            "TrainingArguments(metric_for_best_model=%r): this method removes units until the end of training, so that "
+            "no earlier model counts as the best, and an EarlyStoppingCallback never stops training.",
+            args.metric_for_best_model,
+        )
 
 
 def check_not_reentrant(model: nn.Module, method: str) -> None:
@@ -84,6 +95,39 @@ def check_not_reentrant(model: nn.Module, method: str) -> None:
                 "gradient_checkpointing_kwargs={'use_reentrant': False} (activation_checkpointing_kwargs in newer "
                 "versions of transformers)."
             )
+
+
+def check_unscaled(optimizer: Any, method: str) -> None:
+    """Reject fp16 training for methods that learn masks, because only gradients in the optimizer are unscaled.
+
+    Args:
+        optimizer: The Trainer's optimizer, in accelerate's wrapper.
+        method: Name of the method.
+
+    Raises:
+        UserError: If a gradient scaler is in use.
+    """
+    if getattr(optimizer, "scaler", None) is not None:
+        raise UserError(
+            f"TrainingArguments(fp16=True): {method} learns masks, whose gradients would stay multiplied by the scale "
+            "of fp16 training; use bf16=True, or train in full precision."
+        )
+
+
+def check_clipped(optimizer: Any) -> None:
+    """Reject fp16 training without clipping for coupled penalties: gradients are unscaled only to be clipped.
+
+    Args:
+        optimizer: The Trainer's optimizer, in accelerate's wrapper.
+
+    Raises:
+        UserError: If a gradient scaler is in use.
+    """
+    if getattr(optimizer, "scaler", None) is not None:
+        raise UserError(
+            "TrainingArguments(fp16=True, max_grad_norm=0): the penalties would be added to gradients that are still "
+            "multiplied by the scale of fp16 training, and vanish; set max_grad_norm above 0, or use bf16=True."
+        )
 
 
 def check_not_compiled(model: nn.Module) -> None:

@@ -15,8 +15,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from neuroprune.errors import UserError
 from neuroprune.files.atomic import whole_file
 from neuroprune.methods.hooks import State
+from neuroprune.models.resumption import STATE
 
-TENSORS, VALUES = "method.safetensors", "method.json"
+TENSORS, VALUES = "method.safetensors", STATE
 
 
 def checkpoint_folder(args: Any, state: Any) -> Path:

@@ -25,6 +25,9 @@ Draw = Callable[[bool], Mapping[Block, Tensor]]
 class Gates:
     """Hooks that draw masks and multiply them into each forward pass until `detach`.
 
+    `generate` calls the encoder of an encoder-decoder without the hooks of the model. Masks are then drawn in the
+    encoder if those of the last pass are for the other mode, training or evaluation.
+
     Args:
         model: A model of a known architecture.
         blocks: The attentions and MLPs to be gated.
@@ -32,8 +35,9 @@ class Gates:
     """
 
     def __init__(self, model: nn.Module, blocks: Iterable[Block], draw: Draw) -> None:
-        self._draw = draw
+        self._model, self._draw = model, draw
         self._masks: Mapping[Block, Tensor] = {}
+        self._for_training: bool | None = None
         self._handles: list[RemovableHandle] = [model.register_forward_pre_hook(self._draw_masks)]
         for block in blocks:
             hook = partial(self._multiply, block)
@@ -45,9 +49,11 @@ class Gates:
             self._handles.pop().remove()
 
     def _draw_masks(self, model: nn.Module, args: Any) -> None:
-        self._masks = self._draw(model.training)
+        self._masks, self._for_training = self._draw(model.training), model.training
 
     def _multiply(self, block: Block, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self._for_training != self._model.training:
+            self._draw_masks(self._model, ())
         x, mask = inputs[0], self._masks[block]
         return (x * mask.to(x).repeat_interleave(x.shape[-1] // len(mask)), *inputs[1:])
 

@@ -44,7 +44,8 @@ from neuroprune.methods.components.zero_mask import zero_smallest
 from neuroprune.methods.hooks import Run, State
 from neuroprune.pruning import heads
 from neuroprune.pruning.blocks import Block
-from neuroprune.pruning.plain_config import to_plain
+from neuroprune.pruning.kept_units import read_record
+from neuroprune.pruning.plain_config import is_plain, plain_values, to_plain
 from neuroprune.pruning.sparsity import cubic_schedule, prunable_weights, removed_weights
 from neuroprune.pruning.surgery import kept_units
 
@@ -71,6 +72,7 @@ class NeuroPruneTarget(TargetForm):
         if self._uniform:
             self.report["layout"] = "uniform"
             self._sliced_groups(run)
+            _check_describable(run)
         self._teaching.start(run)
         self._watch(run)
         if self.events:
@@ -229,3 +231,14 @@ class NeuroPruneTarget(TargetForm):
         attentions, groups = run.blocks.attentions, run.blocks.groups
         theta, survivors = heads.theta_for([heads.distances(a) for a in attentions], count // groups)
         self.report |= {"heads": count, "theta": {"value": theta, "heads": survivors * groups}}
+
+
+def _check_describable(run: Run) -> None:
+    """Reject a model that was cut before in a way that its configuration can't describe, as `to_plain` would later."""
+    record = read_record(run.model)
+    if is_plain(run.model) or not any(record.get(key) for key in ("heads", "neurons", "hidden")):
+        return
+    try:
+        plain_values(run.model)
+    except UserError as error:
+        raise UserError(f"layout='uniform': start from the dense model, or leave layout out. {error}") from error

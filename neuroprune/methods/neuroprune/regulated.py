@@ -22,7 +22,7 @@ from neuroprune.methods.components.unit_selection import may_empty
 from neuroprune.methods.components.zero_mask import KeptZeros, zero_smallest
 from neuroprune.methods.hooks import Run, State
 from neuroprune.methods.neuroprune.penalties import NeuroPrunePenalty
-from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, removed_weights
+from neuroprune.pruning.sparsity import measure_sparsity, prunable_projections, prunable_weights, removed_weights
 
 FIRST_ALPHA, FIRST_BETA = 3e-5, 3e-4
 """Default initial strengths of regulated penalties, chosen on SST-2."""
@@ -55,29 +55,34 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
         self.target = settings.sparsity or 0.0
         self.control = StrengthControl(BY_PENALTIES * self.target, settings.penalty_start, settings.end)
         self.zeros = KeptZeros()
+        self._total_steps = 0  # of the run when it started; a resumed run keeps this plan
         self.report |= {"sparsity": settings.sparsity, "strengths": []}
 
     def start(self, run: Run) -> None:
-        """Check the target; start the penalties."""
+        """Check the target; start the penalties, or keep the zeros of a model that was cut before."""
         preconditions.check_target(run.model, self.target)
         super().start(run)
+        self._total_steps = run.total_steps
         self.control.target = min(self.control.target, self._reachable(run))
+        if run.step >= self._cut_step:
+            self.zeros = KeptZeros.of(run.blocks)
 
     def state_dict(self) -> State:
-        """Return the report, the controller's state and the mask of zeros."""
-        zeros = nest("zeros", self.zeros.state_dict())
-        return super().state_dict() | nest("control", self.control.state_dict()) | zeros
+        """Return the report, the planned number of steps, the controller's state and the mask of zeros."""
+        state = super().state_dict() | {"total_steps": self._total_steps}
+        return state | nest("control", self.control.state_dict()) | nest("zeros", self.zeros.state_dict())
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Restore the report, the controller and the zeros."""
+        """Restore the report, the controller and the zeros; keep the plan, even if the run's length has changed."""
         super().resume(run, state)
+        self._total_steps = state["total_steps"]
         self.control.load_state(unnest("control", state))
         self.zeros = KeptZeros.from_state(run.blocks, unnest("zeros", state))
         self._apply_factor()
 
     def begun(self, run: Run, step: int) -> bool:
         """Return whether a step, counted from 0, has a penalty; steps after the cut have none."""
-        return step < self._cut_step(run) and super().begun(run, step)
+        return round(self.settings.penalty_start * self._total_steps) <= max(0, step) < self._cut_step
 
     def before_step(self, run: Run) -> None:
         """Update the strengths if a measurement is due; then apply the penalties."""
@@ -89,8 +94,22 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
         """Apply the penalties, cut when it is due, then keep the zeros."""
         super().after_step(run)
         self.zeros.apply()
-        if run.step == self._cut_step(run):
+        if run.step == self._cut_step:
             self._cut(run)
+
+    def finish(self, run: Run) -> None:
+        """Remove all-zero units; warn if the target is missed because the run ended early."""
+        super().finish(run)
+        found = measure_sparsity(run.model).weights
+        if found < self.target - 1e-3:
+            logger.warning(
+                "training ended at step %d with a sparsity of %.1f %% instead of %.1f %%; the smallest weights are set "
+                "to zero at step %d",
+                run.step,
+                100 * found,
+                100 * self.target,
+                self._cut_step,
+            )
 
     def zero_absent(self, run: Run) -> None:
         """Restore the zeros; no other weight is absent."""
@@ -120,8 +139,9 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
             )
         return share
 
-    def _cut_step(self, run: Run) -> int:
-        return max(1, round(self.settings.end * run.total_steps))
+    @property
+    def _cut_step(self) -> int:
+        return max(1, round(self.settings.end * self._total_steps))
 
     def _cut(self, run: Run) -> None:
         """Merge redundant heads, and zero the smallest weights to meet the target exactly."""
@@ -141,7 +161,7 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
 
     def _regulate(self, run: Run) -> None:
         absent = self._absent(run)
-        self.control.update(run.step / run.total_steps, absent)
+        self.control.update(run.step / self._total_steps, absent)
         self._apply_factor()
         if run.step // EVERY % REPORTED == 0:
             self.report["strengths"].append({"step": run.step, "absent": absent, "factor": self.control.factor})
