@@ -1,6 +1,18 @@
 """The table of docs/sparsity.md equals the published records, and its number of forward passes the code."""
 
-from helpers.published import ROOT, accuracy, faster, heads, millions, neurons, published_rows, sparsity, tables
+from helpers.published import (
+    ROOT,
+    accuracy,
+    faster,
+    heads,
+    millions,
+    neurons,
+    paired_difference,
+    percent,
+    published_rows,
+    sparsity,
+    tables,
+)
 from neuroprune.config.methods import NeuroPruneSettings
 from neuroprune.methods.components.latency import REPEATS, SHARES, WARMUP
 from neuroprune.methods.neuroprune.speedup import TABLES, TRIES
@@ -19,6 +31,18 @@ def test_the_reference_equals_the_records(tmp_path):
     ]
     assert {(row["result"]["train_rows"], row["result"]["eval_rows"]) for row in found} == {(67349, 872)}
     assert [row["runs"] for row in found] == [3, 1, 1, 1, 3, 1, 1]
+
+
+def test_the_advice_on_methods_equals_the_records(tmp_path):
+    rows = published_rows(tmp_path)
+    page = (ROOT / "docs" / "sparsity.md").read_text()
+    ahead = paired_difference("smollm2", *(f"smollm2_10-sst2_1000-{name}-30" for name in ("taylor", "neuroprune")))
+    assert f"with SmolLM2, ahead by {ahead} points at 30 % (95 % interval, n = 3)" in page
+    zeros, dense = (rows("sst2", f"minilm-sst2-{name}") for name in ("neuroprune-penalties-50-t0.2", "dense"))
+    assert (
+        f"{percent(zeros['value'])} at 50 % sparsity on all of SST-2 (one seed; dense {percent(dense['value'])})"
+        in page
+    )
 
 
 def test_the_measurement_of_a_speed_up_takes_the_passes_of_the_code():
