@@ -15,6 +15,7 @@ README = " ".join((ROOT / "README.md").read_text().split())
 PAGE = "".join((ROOT / "docs" / name).read_text() for name in ("method.md", "experiments.md"))
 TEXT = " ".join(PAGE.replace("**", "").split())
 TARGETS = ("0.8", "0.9")
+DROPOUT = ("protocol.csv", "dropout.csv")
 EQUAL_COST = ("protocol.csv", "dense_cost.csv")
 SEEDS = (range(10, 15), range(40, 45))
 TASKS = ("movie_512", "sst2_1000", "sick_1500", "mrpc_1600", "sst2_6000")
@@ -116,6 +117,30 @@ def equal_costs(runs):
             yield [*names, *means, difference(values, usual), by_seed(values), against]
 
 
+def dropouts(runs):
+    """The sixth addendum's runs: what changes if dropout ends at the last event."""
+    yield ["task", "sparsity", "NeuroPrune-FC", "without dropout", "difference", "Taylor", "dense", "means folded only"]
+    for cell in sorted(runs, key=lambda cell: (TASKS.index(cell.task), cell.sparsity)):
+        if cell.variant == "no dropout":
+            values = runs[cell]
+            usual, *others = (
+                runs.get(other)
+                for other in (
+                    cell._replace(variant="usual"),
+                    cell._replace(variant="taylor, no dropout"),
+                    cell._replace(variant="taylor"),
+                    cell._replace(sparsity="", variant="dense, no dropout"),
+                    cell._replace(sparsity="", variant="dense"),
+                )
+            )
+            changes = [difference(*pair) if all(pair) else "" for pair in (others[:2], others[2:])]
+            means = runs.get(cell._replace(variant="means, no dropout"))
+            both = [f"{statistics.mean(found.values()):.1f}" for found in (usual, values)]
+            fold = difference(means, values) if means else ""
+            names = [f"`{cell.task}`", percent(float(cell.sparsity), 0)]
+            yield [*names, *both, difference(values, usual), *changes, fold]
+
+
 def over_cells(runs, ours, theirs):
     """Return the difference of two variants over all cells that both have, with the interval over the seeds' means."""
     cells_ = [cell for cell in runs if cell.variant == ours and cell._replace(variant=theirs) in runs]
@@ -184,22 +209,45 @@ def test_the_conclusions_about_longer_runs_at_equal_cost_are_those_of_the_runs()
     assert f"and {losses[0]} points in one of 126 steps (n = 5;" in README
 
 
+def test_the_table_and_the_decisions_about_dropout_are_those_of_the_runs():
+    runs = complete_cells(*DROPOUT, seeds=SEEDS[0])
+    header, *lines = dropouts(runs)
+    (found,) = [table for table in tables(PAGE) if table[0] == header]
+    assert found[2:] == lines
+    pairs = [("no dropout", "usual"), ("taylor, no dropout", "taylor"), ("means, no dropout", "no dropout")]
+    ours, taylor, means = (over_cells(runs, *pair) for pair in pairs)
+    number = sum(bool(line[5]) for line in lines)
+    assert (
+        f"over {len(lines)} cells it changes NeuroPrune-FC by {ours} points, with an interval just above zero" in TEXT
+    )
+    assert f"and Taylor by {taylor}." in TEXT and number == len(lines)
+    assert f"gains a little: {ours} points over {len(lines)} cells; Taylor gains {taylor}." in TEXT
+    lead = over_cells(runs, "means, no dropout", "taylor")
+    assert f"the difference to Taylor with dropout is {lead} points over these cells" in TEXT
+    assert f"over {len(lines)} cells, with dropout ending at the last event, it is {means} points" in TEXT
+    reviews = {cell: values for cell, values in runs.items() if cell.task == "sst2_1000"}
+    assert f"on `sst2_1000` it is {over_cells(reviews, 'means, no dropout', 'no dropout')} points" in TEXT
+    film = next(line for line in lines if line[:2] == ["`movie_512`", "90 %"])
+    for text in ("on `movie_512` at 90 % it is {} points", "At 90 % in 64 steps it is {} points"):
+        assert text.format(film[-1]) in TEXT
+
+
 def test_the_conclusions_about_variants_are_those_of_the_runs(runs):
     usual = concerned(runs)
     events, counts = (over_cells(usual, name, "usual") for name in ("six events", "score counts"))
     assert f"are worse: {events} points over four cells. Counts by Taylor make no reliable difference: {counts}" in TEXT
     means = over_cells(usual, "means only", "usual")
-    assert f"as far as measured: {means} points over four tasks" in TEXT
-    assert f"over four tasks at 80 % it is {means} points from the least-squares fold" in TEXT
-    tasks = ("movie_512", "sst2_1000", "sick_1500", "mrpc_1600")
+    assert f"does as much at 80 % sparsity: {means} points over five tasks" in TEXT
+    assert f"over five tasks it is {means} points from the least-squares fold" in TEXT
     less = {
-        name: [difference(*(usual[Cell(task, "usual", "0.8", each)] for each in (name, "usual"))) for task in tasks]
+        name: [difference(*(usual[Cell(task, "usual", "0.8", each)] for each in (name, "usual"))) for task in TASKS]
         for name in ("means only", "no fold")
     }
-    said = ", ".join(f"on `{task}` {points}" for task, points in zip(tasks, less["means only"], strict=True))
+    said = ", ".join(f"on `{task}` {points}" for task, points in zip(TASKS, less["means only"], strict=True))
     assert f"(five seeds), {said}." in TEXT
-    film, review, sick, pairs = less["no fold"]
-    assert f"it is {film} points on `movie_512`, {review} on `sst2_1000`, {sick} on `sick_1500` and {pairs} on" in TEXT
+    film, review, sick, pairs, more = less["no fold"]
+    assert f"it is {film} points on `movie_512`, {review} on `sst2_1000`, {sick} on `sick_1500`, {pairs} on" in TEXT
+    assert f"on `mrpc_1600` and {more} on `sst2_6000`." in TEXT
 
 
 def test_the_effect_of_frozen_embeddings_is_that_of_the_runs(runs):
@@ -274,6 +322,12 @@ def test_the_differences_at_80_and_90_percent_are_those_of_the_runs(runs):
         )
         for task in ("sst2_6000", "sick_1500", "mrpc_1600")
     }
+    halves = [
+        float(difference(*(runs[Cell(task, "usual", asked, name)] for name in ("usual", "taylor"))).split("± ")[1])
+        for task in TASKS[1:]
+        for asked in TARGETS
+    ]
+    assert f"(n = 5 seeds each, 95 % intervals of ±{min(halves)} to ±{max(halves)} points)" in ADVICE
     assert f"it is {found['sst2_6000']} points, on SICK {found['sick_1500']}, on MRPC {found['mrpc_1600']}." in TEXT
 
 
