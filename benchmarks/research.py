@@ -34,6 +34,7 @@ from transformers import set_seed
 
 from neuroprune import Dense, NeuroPrune, RandomUnits, Run, Taylor, tasks
 from neuroprune.config.catalogue import read_catalogue
+from neuroprune.config.methods.base import EventSettings
 from neuroprune.config.settings import ModelSettings, TaskSettings
 from neuroprune.errors import UserError
 from neuroprune.methods import linear_probe
@@ -142,11 +143,10 @@ def scored(score: str, **fields: Any) -> NeuroPrune:
 
 def last_event(total: int) -> int:
     """Return the step of the last event with the default schedule."""
-    return max(event_steps(total, *SCHEDULE))
+    usual = EventSettings()
+    return max(event_steps(total, usual.start, usual.end, usual.events))
 
 
-SCHEDULE = (1 / 3, 1 / 2, 3)
-"""`start`, `end` and `events` by default."""
 NO_DROPOUT = "no dropout"
 """End of the names of variants in which dropout ends at the last event."""
 LATE = {"start": 1 / 3, "end": 2 / 3, "post_lr": 3}

@@ -68,6 +68,12 @@ def by_seed(values):
     return ", ".join(f"{values[seed]:.1f}" for seed in sorted(values))
 
 
+def lines_below(header):
+    """Return the lines of the page's only table with this header."""
+    (found,) = [table for table in tables(PAGE) if table[0] == header]
+    return found[2:]
+
+
 def cells(runs, task):
     """The protocol's cells of a task in the order of the names above."""
     yield ["beginning", "sparsity", "method", "accuracy of each seed", "mean", "minus Taylor"]
@@ -159,8 +165,7 @@ def concerned(runs):
 def test_the_table_of_equal_costs_is_that_of_the_runs():
     header, *lines = equal_costs(complete_cells(*EQUAL_COST, seeds=SEEDS[0]))
     _, *fresh = equal_costs(complete_cells(*EQUAL_COST, seeds=SEEDS[1]))
-    (found,) = [table for table in tables(PAGE) if table[0] == header]
-    assert found[2:] == lines + fresh
+    assert lines_below(header) == lines + fresh
 
 
 def test_the_conclusions_about_equal_costs_are_those_of_the_runs():
@@ -212,8 +217,7 @@ def test_the_conclusions_about_longer_runs_at_equal_cost_are_those_of_the_runs()
 def test_the_table_and_the_decisions_about_dropout_are_those_of_the_runs():
     runs = complete_cells(*DROPOUT, seeds=SEEDS[0])
     header, *lines = dropouts(runs)
-    (found,) = [table for table in tables(PAGE) if table[0] == header]
-    assert found[2:] == lines
+    assert lines_below(header) == lines
     pairs = [("no dropout", "usual"), ("taylor, no dropout", "taylor"), ("means, no dropout", "no dropout")]
     ours, taylor, means = (over_cells(runs, *pair) for pair in pairs)
     number = sum(bool(line[5]) for line in lines)
@@ -267,8 +271,7 @@ def test_the_effect_of_frozen_embeddings_is_that_of_the_runs(runs):
 def test_the_table_and_the_decision_about_the_ridge_are_those_of_the_runs():
     runs = complete_cells("ridge.csv")
     header, *lines = ridges(runs)
-    (found,) = [table for table in tables(PAGE) if table[0] == header]
-    assert found[2:] == lines and len(lines) == 6
+    assert lines_below(header) == lines and len(lines) == 6
     assert f"over all six cells the difference is {over_cells(runs, 'ridge 1', 'usual')} points" in TEXT
     lead, worth = (over_cells(runs, "usual", other) for other in ("taylor", "no fold"))
     assert f"fold against none on `movie_512` {worth}, and" in TEXT and f"NeuroPrune-FC against Taylor {lead}." in TEXT
@@ -345,8 +348,7 @@ def test_every_task_of_the_protocol_has_a_table(runs):
 @pytest.mark.parametrize("expected", [schedules, beginnings])
 def test_a_table_of_the_page_is_that_of_the_runs(runs, expected):
     header, *lines = expected(runs)
-    (found,) = [table for table in tables(PAGE) if table[0] == header]
-    assert found[2:] == lines
+    assert lines_below(header) == lines
 
 
 def test_the_cost_of_uniform_layers_is_that_of_the_runs():

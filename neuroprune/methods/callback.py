@@ -203,10 +203,8 @@ class Method(TrainerCallback):
         if self.cuts:
             taught = getattr(self.settings, "teacher", None) is not None
             preconditions.check_trainer(args, self.split_steps, self.strategy.settles, taught)
-        if self.learns_masks:
-            preconditions.check_unscaled(optimizer, type(self).__name__)
-        if self.strategy.adds_gradients and not args.max_grad_norm:
-            preconditions.check_clipped(optimizer)
+        name, adds_gradients = type(self).__name__, self.strategy.adds_gradients
+        preconditions.check_unscaled(optimizer, args, name, self.learns_masks, adds_gradients)
         self._run = Run(
             model=model,
             optimizer=optimizer,

@@ -8,7 +8,7 @@ so this module wraps the loading method.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,12 @@ from typing import Any
 from neuroprune.errors import UserError
 from neuroprune.models.quantizer import cut_to_record, has_record
 from neuroprune.pruning.blocks import unwrapped
-from neuroprune.pruning.kept_units import RECORD, configs_of, names_record, read_record
+from neuroprune.pruning.kept_units import CUT, RECORD, configs_of, is_cut, names_record, read_record
 from neuroprune.pruning.plain_config import is_plain, to_plain
 
 STATE = "method.json"
 """File with the state of a method in a checkpoint. Its entry `record` is that of the model (see
 `kept_units.read_record`), because checkpoints of a module around the model have no configuration."""
-CUT = ("heads", "neurons", "hidden")
-"""Entries of a record that are empty or missing for a dense model."""
 
 
 def teach_trainer() -> None:
@@ -72,12 +70,12 @@ def cut_as_saved(model: Any, checkpoint: Path, optimizer: Any = None) -> None:
     if saved is None:
         return
     network: Any = unwrapped(model)
-    if not (_is_cut(saved) or is_plain(network) or any(map(has_record, configs_of(network)))):
+    if not (is_cut(saved) or is_plain(network) or any(map(has_record, configs_of(network)))):
         return
     own = read_record(network)
     if all(own.get(key) == saved.get(key) for key in CUT):
         return
-    if _is_cut(own):
+    if is_cut(own):
         raise UserError(
             f"{checkpoint}: the saved model has other heads and neurons than the model to be trained; give the Trainer "
             f'a dense model, or neuroprune.from_pretrained("{checkpoint}").'
@@ -85,10 +83,6 @@ def cut_as_saved(model: Any, checkpoint: Path, optimizer: Any = None) -> None:
     cut_to_record(network, saved, optimizer)
     if "config" in saved:
         to_plain(network, optimizer)
-
-
-def _is_cut(record: Mapping[str, Any]) -> bool:
-    return any(record.get(key) for key in CUT)
 
 
 def _saved_record(checkpoint: Path) -> dict[str, Any] | None:

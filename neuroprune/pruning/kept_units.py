@@ -22,6 +22,9 @@ from neuroprune.pruning.transaction import Transaction
 RECORD = "neuroprune"
 """Name of the record in a plain configuration (see `plain_config.py`) and first word of its `quant_method`."""
 
+CUT = ("heads", "neurons", "hidden")
+"""Entries of a record that are empty or missing for a dense model."""
+
 METHOD = f"{RECORD} (install and import neuroprune before loading)"
 """The `quant_method` of the record. Programs without support for it print it in their error message, hence the hint."""
 
@@ -101,6 +104,11 @@ def kept_units(model: nn.Module, unused: bool = False) -> Kept:
         [_recall(keys[a.module], record["heads"], a, a.heads) for a in blocks.attentions],
         [_recall(keys[m.module], record["neurons"], m, m.width) for m in blocks.mlps],
     )
+
+
+def is_cut(record: Mapping[str, Any]) -> bool:
+    """Return whether a record is that of a cut model."""
+    return any(record.get(key) for key in CUT)
 
 
 def read_record(model: nn.Module) -> dict[str, Any]:

@@ -7,7 +7,6 @@ deleted. Heavy imports are avoided because Snakemake imports this module while i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -16,9 +15,8 @@ from neuroprune.config.canonical import canonical, settings_hash
 from neuroprune.config.jobs import Job
 from neuroprune.config.plan import Plan
 from neuroprune.config.settings import RunSettings, TimingSettings
-from neuroprune.errors import UserError
 from neuroprune.files.atomic import finite
-from neuroprune.results.records import AnyRecord, RunRecord, TimingRecord, read_record, read_timing
+from neuroprune.results.records import RunRecord, TimingRecord, read_record, read_timing, read_valid
 
 
 def has_record(folder: Path, run: RunSettings) -> bool:
@@ -52,7 +50,7 @@ def outdated_files(plan: Plan, name: str, job: Job) -> list[str]:
     folder, first = Path(plan.study.folder), plan.runs[job.runs[0]]
     records = {run: _record(folder, run) for run in job.runs}
     missing = [run for run in job.runs if not _trained(records[run], plan.runs[run])]
-    timed = all(_timed(_times(folder, run), plan.study.timing) for run in job.timed)
+    timed = all(timed_with(_times(folder, run), plan.study.timing) for run in job.timed)
     others = [record.settings for run in missing if (record := records[run]) is not None]
     runs, timings = (folder / "jobs" / name / file for file in ("runs.json", "timings.json"))
     current = {
@@ -72,21 +70,14 @@ def _trained(record: RunRecord | None, run: RunSettings) -> bool:
     return record is not None and _equal(record.settings, run)
 
 
-def _timed(times: TimingRecord | None, timing: TimingSettings) -> bool:
+def timed_with(times: TimingRecord | None, timing: TimingSettings) -> bool:
+    """Return whether there are times, measured with these settings."""
     return times is not None and canonical(times.settings, "timing") == canonical(timing, "timing")
 
 
 def _record(folder: Path, run: str) -> RunRecord | None:
-    return _valid(read_record, folder / "runs" / run / "run.json")
+    return read_valid(read_record, folder / "runs" / run / "run.json")
 
 
 def _times(folder: Path, run: str) -> TimingRecord | None:
-    return _valid(read_timing, folder / "runs" / run / "timing.json")
-
-
-def _valid(read: Callable[[Path], AnyRecord], path: Path) -> AnyRecord | None:
-    """Read a record; return None if it is missing or damaged."""
-    try:
-        return read(path)
-    except UserError:
-        return None
+    return read_valid(read_timing, folder / "runs" / run / "timing.json")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -260,6 +260,14 @@ def read_record(path: Path) -> RunRecord:
 def read_timing(path: Path) -> TimingRecord:
     """Read a ``timing.json``; raise UserError if it is missing, damaged or of another version."""
     return _read(path, TimingRecord)
+
+
+def read_valid(read: Callable[[Path], AnyRecord], path: Path) -> AnyRecord | None:
+    """Read a record; return None if it is missing or damaged."""
+    try:
+        return read(path)
+    except UserError:
+        return None
 
 
 def read_plan(study_dir: Path) -> dict[str, Any]:

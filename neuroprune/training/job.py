@@ -13,18 +13,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
-from neuroprune.config.canonical import canonical
 from neuroprune.config.jobs import CHECKPOINTS, JobRuns
 from neuroprune.config.settings import RunSettings, TimingSettings
 from neuroprune.errors import UserError
 from neuroprune.files.atomic import file_hash, write_json
 from neuroprune.results.manifests import Prepared
-from neuroprune.results.records import RunRecord, TimingRecord, read_record, read_timing
+from neuroprune.results.outdated import timed_with
+from neuroprune.results.records import read_record, read_timing, read_valid
 from neuroprune.training.forked import ForkedTask, run_in_forks
 
-AnyRecord = TypeVar("AnyRecord", RunRecord, TimingRecord)
 # Imported before the first fork, so that the forked runs need not load them.
 TIMING_LIBRARIES = ("datasets", "neuroprune.training.inference_time")
 LIBRARIES = (*TIMING_LIBRARIES, "sklearn.metrics", "neuroprune.training.run")
@@ -104,20 +102,17 @@ def measure(timing: TimingSettings, names: Sequence[str], place: Place, output: 
 
 def is_trained(run: RunSettings, made: Prepared, place: Place) -> bool:
     """Return whether a run's record matches these settings, data and model; older records have no model hash."""
-    record = _read(read_record, place.folder(run.run) / "run.json")
+    record = read_valid(read_record, place.folder(run.run) / "run.json")
     return record is not None and made.gave(record, run)
 
 
 def is_timed(name: str, timing: TimingSettings, place: Place) -> bool:
     """Return whether a run is timed with these settings on its record's data; training deletes earlier times."""
-    record = _read(read_record, place.folder(name) / "run.json")
-    found = _read(read_timing, place.folder(name) / "timing.json")
+    record = read_valid(read_record, place.folder(name) / "run.json")
+    found = read_valid(read_timing, place.folder(name) / "timing.json")
     if record is None or found is None:
         return False
-    return (
-        canonical(found.settings, "timing") == canonical(timing, "timing")
-        and found.environment.data_sha256 == record.environment.data_sha256
-    )
+    return timed_with(found, timing) and found.environment.data_sha256 == record.environment.data_sha256
 
 
 def _is_timed(name: str, runs: JobRuns, place: Place) -> bool:
@@ -161,14 +156,6 @@ def _do(forked_tasks: Sequence[ForkedTask], total: int, done: str, libraries: Se
 def _write_list(output: Path, files: Iterable[Path]) -> None:
     hashes = {f"{file.parent.name}/{file.name}": file_hash(file) for file in files}
     write_json(output, {"schema_version": 1, "files": hashes})
-
-
-def _read(read: Callable[[Path], AnyRecord], path: Path) -> AnyRecord | None:
-    """Read a record; return None if it is missing or damaged."""
-    try:
-        return read(path)
-    except UserError:
-        return None
 
 
 def _model(folder: Path) -> Path:

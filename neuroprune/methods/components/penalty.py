@@ -53,7 +53,11 @@ class PenaltyForm(Hooks):
 
     def begun(self, run: Run, step: int) -> bool:
         """Return whether a step, counted from 0, has a penalty."""
-        return max(0, step) >= round(self.settings.penalty_start * run.total_steps)
+        return max(0, step) >= round(self.settings.penalty_start * self.planned_steps(run))
+
+    def planned_steps(self, run: Run) -> int:
+        """Return the number of steps from which the times of penalties follow."""
+        return run.total_steps
 
     def before_step(self, run: Run) -> None:
         """Coupled: pass the penalty's gradient through the optimizer."""

@@ -97,33 +97,27 @@ def check_not_reentrant(model: nn.Module, method: str) -> None:
             )
 
 
-def check_unscaled(optimizer: Any, method: str) -> None:
-    """Reject fp16 training for methods that learn masks, because only gradients in the optimizer are unscaled.
+def check_unscaled(optimizer: Any, args: Any, method: str, learns_masks: bool, adds_gradients: bool) -> None:
+    """Reject fp16 training where gradients stay scaled: the Trainer unscales those in the optimizer, to clip them.
 
     Args:
         optimizer: The Trainer's optimizer, in accelerate's wrapper.
+        args: The Trainer's arguments.
         method: Name of the method.
+        learns_masks: Whether the method trains parameters of its own.
+        adds_gradients: Whether it adds to the gradients of the weights.
 
     Raises:
-        UserError: If a gradient scaler is in use.
+        UserError: If a gradient scaler is in use, and the method learns masks, or adds to gradients without clipping.
     """
-    if getattr(optimizer, "scaler", None) is not None:
+    if getattr(optimizer, "scaler", None) is None:
+        return
+    if learns_masks:
         raise UserError(
             f"TrainingArguments(fp16=True): {method} learns masks, whose gradients would stay multiplied by the scale "
             "of fp16 training; use bf16=True, or train in full precision."
         )
-
-
-def check_clipped(optimizer: Any) -> None:
-    """Reject fp16 training without clipping for coupled penalties: gradients are unscaled only to be clipped.
-
-    Args:
-        optimizer: The Trainer's optimizer, in accelerate's wrapper.
-
-    Raises:
-        UserError: If a gradient scaler is in use.
-    """
-    if getattr(optimizer, "scaler", None) is not None:
+    if adds_gradients and not args.max_grad_norm:
         raise UserError(
             "TrainingArguments(fp16=True, max_grad_norm=0): the penalties would be added to gradients that are still "
             "multiplied by the scale of fp16 training, and vanish; set max_grad_norm above 0, or use bf16=True."

@@ -44,7 +44,7 @@ from neuroprune.methods.components.zero_mask import zero_smallest
 from neuroprune.methods.hooks import Run, State
 from neuroprune.pruning import heads
 from neuroprune.pruning.blocks import Block
-from neuroprune.pruning.kept_units import read_record
+from neuroprune.pruning.kept_units import is_cut, read_record
 from neuroprune.pruning.plain_config import is_plain, plain_values, to_plain
 from neuroprune.pruning.sparsity import cubic_schedule, prunable_weights, removed_weights
 from neuroprune.pruning.surgery import kept_units
@@ -235,8 +235,7 @@ class NeuroPruneTarget(TargetForm):
 
 def _check_describable(run: Run) -> None:
     """Reject a model that was cut before in a way that its configuration can't describe, as `to_plain` would later."""
-    record = read_record(run.model)
-    if is_plain(run.model) or not any(record.get(key) for key in ("heads", "neurons", "hidden")):
+    if is_plain(run.model) or not is_cut(read_record(run.model)):
         return
     try:
         plain_values(run.model)

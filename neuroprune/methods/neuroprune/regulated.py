@@ -82,7 +82,11 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
 
     def begun(self, run: Run, step: int) -> bool:
         """Return whether a step, counted from 0, has a penalty; steps after the cut have none."""
-        return round(self.settings.penalty_start * self._total_steps) <= max(0, step) < self._cut_step
+        return step < self._cut_step and super().begun(run, step)
+
+    def planned_steps(self, run: Run) -> int:
+        """Return the number of steps when the run started, even if its length has changed since."""
+        return self._total_steps
 
     def before_step(self, run: Run) -> None:
         """Update the strengths if a measurement is due; then apply the penalties."""
