@@ -120,7 +120,7 @@ def test_the_mask_sums_to_k_at_every_step(estimator):
     while run.step < 12:
         take_step(method, run)
         temperatures.append(method.strategy.learned.temperature)
-        assert sum(mask.sum().item() for mask in method.strategy._gates._masks.values()) == pytest.approx(3, abs=1e-9)
+        assert sum(mask.sum().item() for mask in method.strategy._gates.masks.values()) == pytest.approx(3, abs=1e-9)
     assert temperatures[7] > 1e-8 and temperatures[8:] == pytest.approx([1e-8] * 4)  # 68 % of 12 steps: 8.16
 
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from neuroprune.methods.cofi.masks import MaskValues
-from neuroprune.methods.components.unit_masks import remove_closed
+from neuroprune.methods.components.unit_masks import DrawnMasks, masked_units, remove_closed
 from neuroprune.methods.hooks import Run
 from neuroprune.pruning.blocks import Block, Blocks
 from neuroprune.pruning.residual_stream import Stream, remove_hidden
@@ -24,24 +25,18 @@ from neuroprune.pruning.residual_stream import Stream, remove_hidden
 class MaskedModel:
     """Hooks that draw and apply masks in each forward pass until `detach`.
 
-    `generate` calls the encoder of an encoder-decoder without the hooks of the model; see `unit_masks.Gates`.
-
     Args:
         model: A model.
         blocks: Its attentions and MLPs.
         stream: Its residual stream, None if there is no hidden mask.
         draw: Function that returns the masks; its argument is true in training.
-
-    Attributes:
-        masks: The masks of the last forward pass.
     """
 
     def __init__(
         self, model: nn.Module, blocks: Blocks, stream: Stream | None, draw: Callable[[bool], MaskValues]
     ) -> None:
-        self._model, self._draw, self._norms = model, draw, [] if stream is None else stream.norms
-        self.masks, self._for_training = draw(False), False
-        self._handles = [model.register_forward_pre_hook(self._draw_masks)]
+        self._masks, self._norms = DrawnMasks(model, draw), [] if stream is None else stream.norms
+        self._handles: list[RemovableHandle] = []
         for block in blocks.all:
             module, hidden = block.output.module, stream is not None
             self._handles.append(module.register_forward_pre_hook(partial(self._multiply_units, block)))
@@ -52,8 +47,14 @@ class MaskedModel:
         for norm in self._norms:
             norm.forward = partial(self._normalise, norm)
 
+    @property
+    def masks(self) -> MaskValues:
+        """The masks of the last forward pass."""
+        return self._masks.last
+
     def detach(self) -> None:
         """Remove the masks from the model."""
+        self._masks.detach()
         while self._handles:
             self._handles.pop().remove()
         for norm in self._norms:
@@ -61,31 +62,20 @@ class MaskedModel:
         for norm, forward in self._own_forwards.items():  # attribute name in replacement kernels such as Liger's
             norm.forward = forward
 
-    def _draw_masks(self, model: nn.Module, args: Any) -> None:
-        self.masks, self._for_training = self._draw(model.training), model.training
-
-    def _current(self) -> MaskValues:
-        """Return the masks, drawn again if the model's mode has changed since."""
-        if self._for_training != self._model.training:
-            self._draw_masks(self._model, ())
-        return self.masks
-
     def _multiply_units(self, block: Block, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        x, mask = inputs[0], self._current().of(block).units
-        if not len(mask):
-            return inputs
-        return (x * mask.to(x).repeat_interleave(x.shape[-1] // len(mask)), *inputs[1:])
+        mask = self._masks.current().of(block).units
+        return (masked_units(inputs[0], mask), *inputs[1:]) if len(mask) else inputs
 
     def _multiply_output(self, block: Block, hidden: bool, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        masks = self._current()
+        masks = self._masks.current()
         output = output * masks.of(block).output.to(output)
         return output * masks.hidden.to(output) if hidden else output
 
     def _multiply_hidden(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        return output * self._current().hidden.to(output)
+        return output * self._masks.current().hidden.to(output)
 
     def _normalise(self, norm: nn.Module, x: Tensor) -> Tensor:
-        mask = self._current().hidden
+        mask = self._masks.current().hidden
         return (masked_norm(norm, x, mask) * mask.to(norm.weight)).to(norm.weight.dtype)  # type: ignore[arg-type]
 
 

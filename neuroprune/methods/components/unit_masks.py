@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,44 +18,86 @@ from neuroprune.methods.components.unit_removal import remove_units
 from neuroprune.methods.hooks import Run
 from neuroprune.pruning.blocks import Block
 
-Draw = Callable[[bool], Mapping[Block, Tensor]]
-"""Function from whether the model is in training to a mask `[units]` for each gated block."""
+Masks = TypeVar("Masks")
+
+
+class DrawnMasks(Generic[Masks]):
+    """Masks that are drawn at the beginning of each forward pass of a model, until `detach`.
+
+    `generate` calls the encoder of an encoder-decoder without the hooks of the model; `current` therefore draws again
+    if the last masks were drawn for the other mode, training or evaluation.
+
+    Args:
+        model: The model.
+        draw: Function from whether the model is in training to its masks.
+
+    Attributes:
+        last: The masks of the last forward pass; before the first one, those for evaluation.
+    """
+
+    def __init__(self, model: nn.Module, draw: Callable[[bool], Masks]) -> None:
+        self._model, self._draw = model, draw
+        self.last, self._for_training = draw(False), False
+        self._handle = model.register_forward_pre_hook(self._redraw)
+
+    def current(self) -> Masks:
+        """Return the masks for the model's mode."""
+        if self._for_training != self._model.training:
+            self._redraw(self._model, ())
+        return self.last
+
+    def detach(self) -> None:
+        """Stop drawing; the last masks are kept."""
+        self._handle.remove()
+
+    def _redraw(self, model: nn.Module, args: Any) -> None:
+        self.last, self._for_training = self._draw(model.training), model.training
 
 
 class Gates:
-    """Hooks that draw masks and multiply them into each forward pass until `detach`.
-
-    `generate` calls the encoder of an encoder-decoder without the hooks of the model. Masks are then drawn in the
-    encoder if those of the last pass are for the other mode, training or evaluation.
+    """Hooks that multiply drawn masks into the outputs of units until `detach`.
 
     Args:
         model: A model of a known architecture.
         blocks: The attentions and MLPs to be gated.
-        draw: Function that returns their masks.
+        draw: Function from whether the model is in training to a mask `[units]` for each of these blocks.
     """
 
-    def __init__(self, model: nn.Module, blocks: Iterable[Block], draw: Draw) -> None:
-        self._model, self._draw = model, draw
-        self._masks: Mapping[Block, Tensor] = {}
-        self._for_training: bool | None = None
-        self._handles: list[RemovableHandle] = [model.register_forward_pre_hook(self._draw_masks)]
+    def __init__(
+        self, model: nn.Module, blocks: Iterable[Block], draw: Callable[[bool], Mapping[Block, Tensor]]
+    ) -> None:
+        self._masks = DrawnMasks(model, draw)
+        self._handles: list[RemovableHandle] = []
         for block in blocks:
             hook = partial(self._multiply, block)
             self._handles.append(block.output.module.register_forward_pre_hook(hook))
 
+    @property
+    def masks(self) -> Mapping[Block, Tensor]:
+        """The masks of the last forward pass."""
+        return self._masks.last
+
     def detach(self) -> None:
         """Remove the hooks."""
+        self._masks.detach()
         while self._handles:
             self._handles.pop().remove()
 
-    def _draw_masks(self, model: nn.Module, args: Any) -> None:
-        self._masks, self._for_training = self._draw(model.training), model.training
-
     def _multiply(self, block: Block, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        if self._for_training != self._model.training:
-            self._draw_masks(self._model, ())
-        x, mask = inputs[0], self._masks[block]
-        return (x * mask.to(x).repeat_interleave(x.shape[-1] // len(mask)), *inputs[1:])
+        return (masked_units(inputs[0], self._masks.current()[block]), *inputs[1:])
+
+
+def masked_units(x: Tensor, mask: Tensor) -> Tensor:
+    """Multiply a mask into the outputs of units.
+
+    Args:
+        x: Input of an output projection, `[..., units * channels]`.
+        mask: `[units]`.
+
+    Returns:
+        The product, with the shape and type of `x`.
+    """
+    return x * mask.to(x).repeat_interleave(x.shape[-1] // len(mask))
 
 
 @torch.no_grad()
@@ -76,7 +118,7 @@ def remove_closed(run: Run, masks: Mapping[Block, Tensor]) -> list[str]:
         if not len(mask):
             continue
         weight = block.output.weight
-        weight *= mask.to(weight).repeat_interleave(weight.shape[1] // len(mask))
+        weight.copy_(masked_units(weight, mask))
         closed = (mask == 0).nonzero().flatten().tolist()
         if len(closed) == len(mask):
             silence(block)
