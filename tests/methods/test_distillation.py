@@ -250,6 +250,13 @@ def test_an_output_projected_to_another_width_is_no_layer():
     method.detach()
 
 
+def test_a_single_layer_with_a_projected_output_has_no_layer_to_teach():
+    student, _, method = distilled("opt", 1.0, num_hidden_layers=1, word_embed_proj_dim=8)
+    with pytest.raises(UserError, match="layer_share: no layer's output among the hidden_states"):
+        student(**labelled_batch("opt", seed=0))
+    method.detach()
+
+
 @pytest.mark.parametrize("own", [True, False])
 def test_a_narrower_model_learns_from_a_teacher(own, tmp_path):
     save_pretrained(make_model("bert", seed=3), tmp_path)

@@ -253,6 +253,11 @@ class Distillation:
             goal, width = self.map.shape
             layers = [functional.linear(x, self.map.to(x.dtype)) for x in student[1:] if x.shape[-1] == width]
             comparable = [x for x in teacher[1:] if x.shape[-1] == goal]
+            if not layers or not comparable:
+                raise UserError(
+                    f"layer_share: no layer's output among the {name} has the width of the residual stream "
+                    f"({len(student) - 1} of the student, {len(teacher) - 1} of the teacher); leave layer_share out."
+                )
             chosen = [comparable[layer] for layer in spread(len(comparable))]
             distances = layer_distances(chosen, layers, _tokens(batch, name, student[-1]))
             partners = align(distances, alive[first : first + len(layers)])
