@@ -5,12 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from test_run import BERT, settings
+from torch.nn.parallel import DistributedDataParallel
 
 from helpers.data import write_glue
-from neuroprune import distributed
+from helpers.loops import labelled_batch, make_run
+from helpers.models import make_model
+from neuroprune import NeuroPrune, RandomUnits, distributed
 from neuroprune.errors import UserError
 from neuroprune.models import pretrained
+from neuroprune.pruning.surgery import kept_units
 from neuroprune.results.records import read_record
 from neuroprune.training import checkpoints
 from neuroprune.training import run as training
@@ -124,3 +129,37 @@ def test_what_fails_in_one_process_is_told(data_root, tmp_path):
             training.train(chosen("dense", 2), tmp_path / "run.json", data_root)
     with pytest.raises(UserError, match=r"^2 processes were launched"):
         distributed.launch(distributed.must_start, 2, 5)  # which each of the two finds out
+
+
+def prune_with(average: bool) -> None:
+    """Prune in each of two processes, with gradients averaged by hand or by DistributedDataParallel."""
+    with distributed.joined(2):
+        rank = dist.get_rank()
+        for method in (RandomUnits(sparsity=0.5), NeuroPrune(sparsity=0.5)):
+            torch.manual_seed(rank)  # which must not matter
+            model = make_model("bert").train()
+            passes = model if average else DistributedDataParallel(model, find_unused_parameters=True)
+            run = make_run(model, steps=12)
+            method.start(run)
+            while run.step < 12:
+                passes(**labelled_batch("bert", seed=2 * run.step + rank)).loss.backward()
+                if average:
+                    distributed.average([p.grad for p in model.parameters() if p.grad is not None])
+                method.before_step(run)
+                run.optimizer.step()
+                run.step += 1
+                method.after_step(run)
+                run.optimizer.zero_grad()
+            method.finish(run)
+            left = torch.tensor([len(units) for units in (*kept_units(model).heads, *kept_units(model).neurons)])
+            distributed.copy_main([copy := left.clone()])
+            assert torch.equal(copy, left)
+
+
+def test_a_loop_may_average_gradients_itself():
+    distributed.launch(prune_with, 2, True)
+
+
+def test_a_loop_with_distributed_data_parallel_is_refused_at_the_first_cut():
+    with pytest.raises(UserError, match="gradients differ between processes: DistributedDataParallel does not follow"):
+        distributed.launch(prune_with, 2, False)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 from transformers import TrainerCallback
 
+from neuroprune import distributed
 from neuroprune.config.canonical import settings_hash
 from neuroprune.config.fields import Settings
 from neuroprune.config.messages import sentences
@@ -62,6 +63,7 @@ class Method(TrainerCallback):
         self._epoch_end = -1  # step of the last call of `epoch_end`
         self._stepped = False  # whether the run has completed a step
         self._used = False  # whether a step has confirmed that the forward pass uses all attentions and MLPs
+        self._units = 0  # at the last comparison of gradients over processes
 
     @property
     def run(self) -> Run:
@@ -120,6 +122,9 @@ class Method(TrainerCallback):
         if self.cuts and not self._used:
             preconditions.check_used(run)
             self._used = True
+        if self.cuts and distributed.count() > 1 and (left := sum(b.units for b in run.blocks.all)) != self._units:
+            preconditions.check_same_gradients(run)  # once after every cut
+            self._units = left
         self.strategy.before_step(run)
 
     def after_step(self, run: Run) -> None:
@@ -146,6 +151,7 @@ class Method(TrainerCallback):
         self.abandon()
         if self.cuts:
             check_reloadable(run.model)
+            preconditions.warn_if_not_finite(run.model)
 
     def abandon(self) -> None:
         """Remove hooks from the model, unfreeze its parameters, and release it."""
@@ -164,7 +170,7 @@ class Method(TrainerCallback):
     def _taking_over(self, run: Run) -> Iterator[None]:
         self.abandon()
         self.strategy = self.make_strategy()
-        self._epoch_end, self._stepped, self._used = -1, False, False
+        self._epoch_end, self._stepped, self._used, self._units = -1, False, False, 0
         try:
             if self.cuts:
                 preconditions.check_not_compiled(run.model)
@@ -211,9 +217,8 @@ class Method(TrainerCallback):
             scheduler=lr_scheduler,
             total_steps=state.max_steps,
             steps_per_epoch=-(-state.max_steps // max(1, state.num_train_epochs)),
-            batch_size=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            batch_size=_rows_per_pass(args, state) * args.gradient_accumulation_steps * args.world_size,
             step=state.global_step,
-            accumulation=args.gradient_accumulation_steps,
             training=state,
         )
         saved = self._load(checkpoint_folder(args, state)) if state.global_step else None
@@ -277,3 +282,8 @@ class Method(TrainerCallback):
                 "from the beginning."
             )
         return saved
+
+
+def _rows_per_pass(args: Any, state: Any) -> int:
+    """Return the rows of a forward pass; with `auto_find_batch_size`, only the state has the current number."""
+    return int(state.train_batch_size or args.train_batch_size)

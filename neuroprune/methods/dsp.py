@@ -7,6 +7,7 @@ clipped separately, and unselected heads are removed physically at the end, so t
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,6 +27,8 @@ from neuroprune.methods.components.unit_masks import Gates, remove_closed
 from neuroprune.methods.hooks import Hooks, Run, State
 from neuroprune.pruning import heads
 from neuroprune.pruning.blocks import Attention, Block
+
+logger = logging.getLogger(__name__)
 
 CLIP = 1.0  # maximum gradient norm of the scores
 
@@ -56,11 +59,14 @@ class HeadScores:
         self._optimizer = torch.optim.AdamW([self.scores], lr=settings.score_lr, weight_decay=0.0)
 
     def state_dict(self) -> State:
-        """Return the scores and their optimizer moments."""
-        return {"scores": self.scores.detach()} | nest("optimizer", self._optimizer.state[self.scores])
+        """Return the scores, their optimizer moments and the planned number of steps."""
+        return {"scores": self.scores.detach(), "total_steps": self._total_steps} | nest(
+            "optimizer", self._optimizer.state[self.scores]
+        )
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict`."""
+        """Restore `state_dict`, and with it the plan, even if the run's length has changed."""
+        self._total_steps = state["total_steps"]
         self.scores.data.copy_(state["scores"])
         self._optimizer.state[self.scores] = unnest("optimizer", state)
 
@@ -71,9 +77,14 @@ class HeadScores:
         distributed.average([self.scores.grad])
         self.scores.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         torch.nn.utils.clip_grad_norm_([self.scores], CLIP)
-        self._optimizer.param_groups[0]["lr"] = self._settings.score_lr * (1 - self.step / self._total_steps)
+        self._optimizer.param_groups[0]["lr"] = self._settings.score_lr * max(0.0, 1 - self.step / self._total_steps)
         self._optimizer.step()
         self._optimizer.zero_grad()
+
+    @property
+    def cooled(self) -> int:
+        """Step from which the temperature is constant."""
+        return math.ceil(self._settings.cooldown * self._total_steps)
 
     @property
     def temperature(self) -> float:
@@ -137,6 +148,7 @@ class SubsetPruning(Hooks):
     def before_step(self, run: Run) -> None:
         """Update the scores."""
         assert self.learned is not None
+        preconditions.check_training_mode(run.model, "DSP")
         self.learned.step = run.step
         self.learned.update()
 
@@ -146,9 +158,16 @@ class SubsetPruning(Hooks):
         self.learned.step = run.step
 
     def finish(self, run: Run) -> None:
-        """Keep the heads with the highest scores and remove the others."""
+        """Keep the heads with the highest scores and remove the others; warn if the scores were hardly trained."""
         self.abandon()
         assert self.learned is not None
+        if run.step < (planned := self.learned.cooled):
+            logger.warning(
+                "training ended at step %d, before the masks of DSP settled at step %d; the choice of heads is partly "
+                "random",
+                run.step,
+                planned,
+            )
         chosen = self.learned.draw(training=False)
         self.report["removed_heads"] = [
             heads.query_heads(attention, (chosen[attention] == 0).nonzero().flatten().tolist())
@@ -178,6 +197,7 @@ class SubsetPruning(Hooks):
         self._frozen = [p for p in run.model.parameters() if pipelined and p.requires_grad]
         for parameter in self._frozen:
             parameter.requires_grad_(False)
+            parameter.grad = None  # an optimizer would still take a step with it
         self.report |= {"heads": self.settings.heads, "events": [], "head_distances": head_distances(run.blocks)}
         return self.learned
 

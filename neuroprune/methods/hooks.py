@@ -35,7 +35,6 @@ class Run:
         steps_per_epoch: Optimizer steps of one epoch.
         batch_size: Rows per optimizer step, those of all accumulated passes; 32 are assumed if it is not given.
         step: Completed optimizer steps; a bare loop increments it between `optimizer.step()` and `after_step`.
-        accumulation: Forward and backward passes per optimizer step.
         loss_rows: Number of rows over which the loss of a pass is averaged, if different from the rows in the pass.
         training: An object that identifies the training, shared by all its methods; default: the optimizer.
 
@@ -50,7 +49,6 @@ class Run:
     steps_per_epoch: int = 0
     batch_size: int | None = None
     step: int = 0
-    accumulation: int = 1
     loss_rows: float | None = None
     training: Any | None = None
     wrapped: bool = field(init=False)
@@ -83,12 +81,14 @@ class Run:
         return -(-rows // (self.batch_size or ASSUMED_BATCH))
 
     def learning_rates(self) -> dict[nn.Parameter, float]:
-        """Return the current learning rate of every parameter in the optimizer."""
-        return {parameter: group["lr"] for group in self.optimizer.param_groups for parameter in group["params"]}
+        """Return the current learning rate of every parameter in the optimizer that is not frozen."""
+        groups = self.optimizer.param_groups
+        return {parameter: group["lr"] for group in groups for parameter in group["params"] if parameter.requires_grad}
 
-    def peak_rate(self) -> float:
-        """Return the largest learning rate at the schedule's peak, or the current one without a schedule."""
-        return max(group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups)
+    def peak_rates(self) -> dict[nn.Parameter, float]:
+        """Return the learning rates at the schedule's peak, or the current ones without a schedule."""
+        groups = self.optimizer.param_groups
+        return {parameter: _peak(group) for group in groups for parameter in group["params"] if parameter.requires_grad}
 
     def scale_learning_rate(self, factor: float) -> None:
         """Multiply the learning rate of a run with a `LambdaLR` schedule from now on.
@@ -103,6 +103,11 @@ class Run:
         self.scheduler.base_lrs = [rate * factor for rate in self.scheduler.base_lrs]
 
 
+def _peak(group: Mapping[str, Any]) -> float:
+    """Return a parameter group's largest rate; cyclic schedules name it, others begin their calculation there."""
+    return float(group.get("max_lr", group.get("initial_lr", group["lr"])))
+
+
 class Hooks:
     """The five hooks of a training run, which do nothing by default.
 
@@ -111,6 +116,7 @@ class Hooks:
         steps = len(loader)
         run = Run(model, optimizer, scheduler, steps * epochs, steps_per_epoch=steps, batch_size=loader.batch_size)
         method.start(run)
+        model.train()
         for _ in range(epochs):
             for batch in loader:
                 model(**batch).loss.backward()

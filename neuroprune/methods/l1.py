@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import nn
 
 from neuroprune.config.methods import L1Settings
@@ -13,7 +12,7 @@ from neuroprune.methods.components.penalty import PenaltyForm
 from neuroprune.methods.components.target import TargetForm
 from neuroprune.methods.components.zero_mask import zero_smallest
 from neuroprune.methods.hooks import Run
-from neuroprune.pruning.penalties import add_l1_gradient, soft_threshold
+from neuroprune.pruning.penalties import add_l1_gradient, shrink_l1
 from neuroprune.pruning.sparsity import prunable_projections
 
 
@@ -33,12 +32,10 @@ class L1Penalty(PenaltyForm):
         for projection in prunable_projections(run.blocks):
             add_l1_gradient(projection, self.settings.strength)
 
-    @torch.no_grad()
     def shrink(self, run: Run, rates: Mapping[nn.Parameter, float]) -> None:
         """Soft-threshold every weight by learning rate x strength."""
         for projection in prunable_projections(run.blocks):
-            rate = rates.get(projection.module.weight, 0.0)  # type: ignore[call-overload]
-            soft_threshold(projection.weight, rate * self.settings.strength)
+            shrink_l1(projection, self.settings.strength, rates)
 
 
 class L1(Method):

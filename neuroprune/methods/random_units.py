@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from neuroprune import distributed
 from neuroprune.config.methods import RandomUnitsSettings
 from neuroprune.methods.callback import Method
 from neuroprune.methods.components.unit_removal import UnitTarget
@@ -22,7 +23,9 @@ class RandomTarget(UnitTarget):
     def scores(self, run: Run) -> dict[Block, Tensor]:
         """Draw a random number per unit, scaled by the unit's size because units are ranked by score per weight."""
         generator = torch.Generator().manual_seed((torch.initial_seed() + run.step) % 2**63)
-        return {block: torch.rand(block.units, generator=generator) * unit_size(block) for block in run.blocks.all}
+        drawn = {block: torch.rand(block.units, generator=generator) for block in run.blocks.all}
+        distributed.copy_main(drawn.values())
+        return {block: numbers * unit_size(block) for block, numbers in drawn.items()}
 
 
 class RandomUnits(Method):

@@ -40,13 +40,9 @@ class TaylorTarget(UnitTarget):
         if self.events and run.step >= min(self.events) - run.steps_for(self.settings.calibration_rows):
             self._add(taylor_scores(run))
 
-    def after_step(self, run: Run) -> None:
-        """Run an event if it is due; postpone it by a step as long as there are no scores."""
-        if run.step in self.events and self._sums is None:
-            share = self.events.pop(run.step)
-            self.events = {run.step + 1: share} | self.events
-            self.plan = [*(event for event in self.plan if event[0] < run.step), *self.events.items()]
-        super().after_step(run)
+    def ready(self) -> bool:
+        """Return whether units can be ranked; not if all gradients were zero or have overflowed."""
+        return self._sums is not None and any(bool(scores.any()) for scores in self._sums.values())
 
     def state_dict(self) -> State:
         """Return the state of the target form and, if an event is near, the sums so far."""

@@ -32,6 +32,11 @@ class Projection:
     parts: int = 1
 
     @property
+    def parameter(self) -> nn.Parameter:
+        """The stored parameter, which may contain further maps; as a key for learning rates and optimizer states."""
+        return self.module.weight  # type: ignore[return-value]
+
+    @property
     def transposed(self) -> bool:
         """Whether the layer stores `[in, out]`."""
         return isinstance(self.module, Conv1D)

@@ -89,16 +89,32 @@ def merge_mlp_in(attention: Attention, mlp: Mlp, dominating: Tensor, kept: Seque
     Raises:
         UserError: If the total width of the dense model's heads differs from the MLP's input.
     """
+    check_mlp_in(attention, mlp, dense_heads * attention.groups)
     width = attention.head_dim * attention.groups
     for projection in mlp.ins:
         weight = projection.weight
-        if dense_heads * width != weight.shape[1]:
-            raise UserError(
-                f"merge: mlp_in does not fit {attention.name}: its {dense_heads} heads of {width} are not as wide as "
-                f"the MLP's input ({weight.shape[1]}), so L_in has no columns for each head; use merge: output."
-            )
         start = torch.tensor(kept, device=weight.device) * width
         _fold_columns(weight, start[:, None] + torch.arange(width, device=weight.device), dominating)
+
+
+def check_mlp_in(attention: Attention, mlp: Mlp, dense_heads: int) -> None:
+    """Reject an MLP whose input has no column for each channel of the dense attention's heads; see `merge_mlp_in`.
+
+    Args:
+        attention: One attention.
+        mlp: The MLP of the same layer.
+        dense_heads: Number of query heads in the dense model.
+
+    Raises:
+        UserError: If the total width of these heads differs from the MLP's input.
+    """
+    for projection in mlp.ins:
+        width = projection.weight.shape[1]
+        if dense_heads * attention.head_dim != width:
+            raise UserError(
+                f"merge: mlp_in does not fit {attention.name}: its {dense_heads} heads of {attention.head_dim} are not "
+                f"as wide as the MLP's input ({width}), so L_in has no columns for each head; use merge: output."
+            )
 
 
 def mlp_of(attention: Attention, mlps: Sequence[Mlp]) -> Mlp:

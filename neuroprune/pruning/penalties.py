@@ -9,8 +9,10 @@ moves a weight by at most about one learning rate per step and yields no exact z
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuroprune.pruning.blocks import Attention, Mlp, Projection
 from neuroprune.pruning.defaults import EPS
@@ -110,6 +112,7 @@ def shrink_mlp(
     eps: float = EPS,
     degree_weight: DegreeWeight = "inverse",
     dense_width: int | None = None,
+    rates: Mapping[nn.Parameter, float] | None = None,
 ) -> None:
     """Take the exact proximal step of `strength` x Eq. 1 in place: every weight moves towards zero by strength w_i.
 
@@ -117,18 +120,20 @@ def shrink_mlp(
 
     Args:
         mlp: One MLP.
-        strength: Learning rate x alpha.
+        strength: The paper's alpha.
         eps: An entry whose absolute value is below this counts as absent.
         degree_weight: Reading of the degree weight.
         dense_width: Neurons of the dense MLP if some were removed.
+        rates: Learning rate of each parameter, a factor on the strength; matrices without one do not move. None: 1.
     """
     for projection, length in _mlp_rows(mlp, dense_width):
-        weight = projection.weight
-        soft_threshold(weight, degree_weights(weight, eps, degree_weight, length)[:, None] * strength)
+        if step := strength * _rate(projection, rates):
+            weight = projection.weight
+            soft_threshold(weight, degree_weights(weight, eps, degree_weight, length)[:, None] * step)
 
 
 @torch.no_grad()
-def shrink_attention(attention: Attention, strength: float) -> None:
+def shrink_attention(attention: Attention, strength: float, rates: Mapping[nn.Parameter, float] | None = None) -> None:
     """Take a majorised proximal step of `strength` x Eq. 2 in place.
 
     The square root is concave, so its tangent at the current norm g is an upper bound. The step is exact for this
@@ -137,12 +142,14 @@ def shrink_attention(attention: Attention, strength: float) -> None:
 
     Args:
         attention: One attention.
-        strength: Learning rate x beta.
+        strength: The paper's beta.
+        rates: Learning rate of each parameter, a factor on the strength; matrices without one do not move. None: 1.
     """
     for group in attention_groups(attention):
-        threshold = strength * _slope(_group_norms(group))
+        slope = _slope(_group_norms(group))
         for projection in group:
-            soft_threshold(projection.weight, threshold)
+            if step := strength * _rate(projection, rates):
+                soft_threshold(projection.weight, step * slope)
 
 
 @torch.no_grad()
@@ -150,6 +157,18 @@ def soft_threshold(weight: Tensor, threshold: Tensor | float) -> None:
     """Move every entry towards zero by at most `threshold` (>= 0, broadcast), in place."""
     limit = torch.as_tensor(threshold, dtype=weight.dtype, device=weight.device)
     weight.sub_(torch.clamp(weight, -limit, limit))
+
+
+@torch.no_grad()
+def shrink_l1(projection: Projection, strength: float, rates: Mapping[nn.Parameter, float]) -> None:
+    """Take the exact proximal step of `strength` x |W|_1 in place; `rates` as in `shrink_mlp`."""
+    if step := strength * _rate(projection, rates):
+        soft_threshold(projection.weight, step)
+
+
+def _rate(projection: Projection, rates: Mapping[nn.Parameter, float] | None) -> float:
+    """Return the learning rate of a projection's matrix, 0 if it has none."""
+    return 1.0 if rates is None else rates.get(projection.parameter, 0.0)
 
 
 def _mlp_rows(mlp: Mlp, dense_width: int | None) -> list[tuple[Projection, int]]:

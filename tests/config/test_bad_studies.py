@@ -61,3 +61,11 @@ def test_a_value_that_fails_later_is_refused_with_its_key(tmp_path, place, value
 
 def test_the_study_without_such_a_value_is_planned(tmp_path):
     assert len(make_plan(STUDY, "my.yaml", tmp_path).runs) == 1
+
+
+def test_a_decoder_needs_a_position_more_than_its_answer_has_tokens(tmp_path):
+    study = STUDY | {"models": {"m": {"source": "random:bart", "config": {"max_position_embeddings": 16}}}}
+    task = STUDY["tasks"]["t"] | {"kind": "summarization", "metric": "rouge1", "max_length": 16, "answer_length": 15}
+    assert len(make_plan(study | {"tasks": {"t": task}}, "my.yaml", tmp_path).runs) == 1
+    with pytest.raises(ConfigError, match=r"positions for 16 tokens, but the task 't' needs 17 \(answer_length\)"):
+        make_plan(study | {"tasks": {"t": task | {"answer_length": 16}}}, "my.yaml", tmp_path)

@@ -28,6 +28,7 @@ def test_time_grows_with_epochs_and_shrinks_with_rows():
     full = gpu_hours.hours(run()) - overhead
     assert gpu_hours.hours(run(training={"epochs": 3})) - overhead == pytest.approx(3 * full)
     assert gpu_hours.hours(run(task=CNN | {"train_rows": 28_711})) - overhead == pytest.approx(full / 10, rel=1e-3)
+    assert gpu_hours.hours(run(task=CNN | {"train_rows": 10**9})) == gpu_hours.hours(run())
 
 
 def test_what_is_not_known_is_counted_apart():

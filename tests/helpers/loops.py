@@ -34,18 +34,17 @@ def labelled_batch(name: str, seed: int, rows: int = 4) -> dict[str, Tensor]:
     return batch
 
 
-def make_run(model: nn.Module, steps: int, scheduled: bool = True, lr: float = 1e-3, accumulation: int = 1) -> Run:
+def make_run(model: nn.Module, steps: int, scheduled: bool = True, lr: float = 1e-3, passes: int = 1) -> Run:
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     scheduler = get_linear_schedule_with_warmup(optimizer, 0, steps) if scheduled else None
-    rows = 4 * accumulation
-    return Run(model, optimizer, scheduler, steps, max(1, steps // 2), rows, accumulation=accumulation)
+    return Run(model, optimizer, scheduler, steps, max(1, steps // 2), batch_size=4 * passes)
 
 
-def take_step(method: Method, run: Run, name: str = "bert") -> None:
-    """Take one optimizer step like a user's custom loop."""
-    for micro in range(run.accumulation):
-        batch = labelled_batch(name, seed=run.step * run.accumulation + micro)
-        (run.model(**batch).loss / run.accumulation).backward()
+def take_step(method: Method, run: Run, name: str = "bert", passes: int = 1) -> None:
+    """Take one optimizer step of some passes like a user's custom loop."""
+    for micro in range(passes):
+        batch = labelled_batch(name, seed=run.step * passes + micro)
+        (run.model(**batch).loss / passes).backward()
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
     method.before_step(run)
     run.optimizer.step()

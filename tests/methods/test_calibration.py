@@ -141,6 +141,22 @@ def test_batches_add_up_whatever_their_size():
         torch.testing.assert_close(got.moments.matrix(), a.moments.matrix() + b.moments.matrix())
 
 
+def test_uneven_parts_of_a_step_count_like_the_whole_step():
+    model, batch = make_model("bert"), make_batch("bert", rows=4)
+
+    def gates(*parts):
+        found = Calibration(model, find_blocks(model), loss_rows=lambda: 4)
+        for rows in parts:
+            logits = model(**{name: values[rows] for name, values in batch.items()}).logits
+            (logits.square().sum() / 4).backward()
+        found.detach()
+        return [(part.samples, part.gates) for part in statistics(found)]
+
+    for (samples, got), (_, whole) in zip(gates(slice(3), slice(3, 4)), gates(slice(4)), strict=True):
+        assert samples == 4
+        torch.testing.assert_close(got, whole)
+
+
 def test_padding_does_not_matter():
     model, batch = make_model("bert"), make_batch("bert")
     longer = {key: torch.nn.functional.pad(value, (0, 3)) for key, value in batch.items()}

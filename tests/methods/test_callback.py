@@ -9,7 +9,7 @@ import torch
 import transformers
 
 import neuroprune
-from helpers.loops import assert_no_hooks, make_run, make_trainer, take_step, train_bare, weights
+from helpers.loops import assert_no_hooks, labelled_batch, make_run, make_trainer, take_step, train_bare, weights
 from helpers.models import NAMES, make_batch, make_model
 from neuroprune import methods
 from neuroprune.config.methods import METHOD_SETTINGS, DenseSettings, L1Settings, NeuroPruneSettings
@@ -45,6 +45,12 @@ def test_methods_are_built_from_their_settings():
         (lambda: NeuroPrune(sparsity=1.2), "less than 1"),
         (lambda: NeuroPrune(), "alpha, beta and theta"),
         (lambda: NeuroPrune(sparsity=0.5, alpha=1.0), "not both"),
+        (lambda: NeuroPrune(sparsity=0.5, mode="decoupled"), "mode: without effect with a target"),
+        (lambda: NeuroPrune(alpha=1.0, post_lr=3, fold="means"), "fold, post_lr: without effect with alpha"),
+        (lambda: NeuroPrune(sparsity=0.5, algorithm="penalties", events=2), "events: without effect with algorithm"),
+        (lambda: NeuroPrune(alpha=0.0, beta=0.0), "nothing is pruned"),
+        (lambda: L1(sparsity=0.5, eps=1e-3), "eps: without effect with sparsity"),
+        (lambda: L1(strength=0.1, start=0.2), "start: without effect with strength"),
         (lambda: L1(sparsity=0.5, strength=1.0), "exactly one of sparsity"),
         (lambda: methods.find("neurprune"), "did you mean 'neuroprune'"),
         (lambda: Run(make_model("bert"), None, total_steps=-1), "max_steps"),
@@ -196,6 +202,14 @@ def test_a_model_that_skips_layers_at_random_is_trained(make):
     torch.manual_seed(2)
     train_bare(make(sparsity=0.5, calibration_rows=40), model, "bart", steps=24)
     assert measure_sparsity(model).weights == pytest.approx(0.5, abs=1e-3)
+
+
+def test_layers_that_were_skipped_in_a_whole_window_keep_their_units():
+    model = make_model("bart", encoder_layerdrop=1.0).train()
+    train_bare(NeuroPrune(sparsity=0.3, calibration_rows=8), model, "bart")
+    kept = kept_units(model)
+    assert kept.heads[:2] == [[0, 1, 2, 3]] * 2 and [len(left) for left in kept.neurons[:2]] == [24, 24]
+    assert measure_sparsity(model).weights == pytest.approx(0.3, abs=1e-3)
 
 
 def test_nothing_is_measured_after_the_first_step_until_an_event_is_near():
@@ -391,6 +405,53 @@ def test_reentrant_checkpointing_goes_with_the_other_methods(method, tmp_path):
     model = make_model("bert")
     make_trainer(method, model, tmp_path, **REENTRANT).train()
     assert measure_sparsity(model).weights == pytest.approx(0.5, abs=1e-3)
+
+
+def test_the_batch_size_that_the_trainer_has_found_counts(tmp_path):
+    method = NeuroPrune(sparsity=0.5, calibration_rows=8)
+
+    class Model(type(make_model("bert"))):
+        def forward(self, **inputs):
+            if len(inputs["input_ids"]) > 2:
+                raise RuntimeError("CUDA out of memory.")
+            return super().forward(**inputs)
+
+    model = make_model("bert")
+    model.__class__ = Model
+    trainer = make_trainer(method, model, tmp_path, auto_find_batch_size=True, remove_unused_columns=False)
+    trainer.train()
+    assert method.run.batch_size == trainer.state.train_batch_size <= 2 < trainer.args.train_batch_size
+
+
+@pytest.mark.parametrize("make", [NeuroPrune, Taylor])
+@pytest.mark.parametrize("factor", [0.0, torch.nan])
+def test_no_units_are_chosen_while_the_loss_says_nothing(factor, make):
+    method, run = make(sparsity=0.5), make_run(make_model("bert").train(), steps=12)
+    method.start(run)
+    while run.step < 12:
+        useless = 3 <= run.step < 9
+        (run.model(**labelled_batch("bert", seed=run.step)).loss * (factor if useless else 1.0)).backward()
+        method.before_step(run)
+        if not useless:
+            run.optimizer.step()
+        run.step += 1
+        method.after_step(run)
+        run.model.zero_grad()
+        if run.step == 6:
+            assert measure_sparsity(run.model).weights == pytest.approx(0.352, abs=0.02)  # the event at step 4
+    method.finish(run)
+    assert measure_sparsity(run.model).weights == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_model_that_has_diverged_is_reported(caplog):
+    method, run = NeuroPrune(sparsity=0.5), make_run(make_model("bert").train(), steps=12)
+    method.start(run)
+    while run.step < 12:
+        take_step(method, run)
+    with torch.no_grad():
+        run.model.classifier.weight[0, 0] = torch.nan
+    method.finish(run)
+    assert "classifier.weight has values that are not finite: training has diverged" in caplog.text
 
 
 OPTIONS = [

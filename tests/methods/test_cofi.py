@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -259,7 +260,10 @@ def test_a_narrow_model_reloads_bit_by_bit_and_can_be_cut_again(name, tmp_path):
     masked.detach()
     compact(make_run(again, steps=2), find_stream(again), masks)
     torch.testing.assert_close(logits(again, batch), expected, atol=1e-5, rtol=1e-4)
-    assert len(kept_hidden(again)[0]) == 6 and prunable_weights(again) == prunable_weights(model)
+    left = masks.hidden.nonzero().flatten().tolist()
+    assert kept_hidden(again) == ([kept_hidden(model)[0][place] for place in left], 16)
+    assert prunable_weights(again) == prunable_weights(model)
+    assert measure_sparsity(again).dense_parameters == make_model(name).num_parameters()
 
 
 def test_arrays_for_figures_are_in_the_dense_models_coordinates():
@@ -276,6 +280,8 @@ def test_arrays_for_figures_are_in_the_dense_models_coordinates():
         not patterns["in.1"][:, gone].any() and not patterns["out.1"][gone].any() and not degrees["out.1"][gone].any()
     )
     assert patterns["q.1"].any() == bool(masks.attentions[1].output)
+    for name in ("in.1", "out.1"):
+        np.testing.assert_allclose(degrees[name], patterns[name].mean(axis=1), atol=1e-3)
 
 
 def test_a_narrow_model_is_not_written_at_full_size():
@@ -512,3 +518,21 @@ def test_it_begins_at_the_beginning():
     run.step = 1
     with pytest.raises(UserError, match="step 0"):
         CoFi(sparsity=0.5).start(run)
+
+
+def test_steps_in_evaluation_mode_are_refused_while_masks_are_learned():
+    run, method = make_run(make_model("bert").eval(), steps=20), CoFi(sparsity=0.5, start=0.2)
+    method.start(run)
+    with pytest.raises(UserError, match="evaluation mode, in which CoFi does not learn masks"):
+        while run.step < 20:
+            take_step(method, run)
+    assert run.step == 4
+    method.abandon()
+
+
+def test_a_run_that_ends_before_masks_are_learned_says_so(caplog):
+    run, method = make_run(make_model("bert").train(), steps=20), CoFi(sparsity=0.5, start=0.2)
+    method.start(run)
+    take_step(method, run)
+    method.finish(run)
+    assert "training ended at step 1, before masks are learned from step 4 on" in caplog.text

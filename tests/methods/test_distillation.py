@@ -111,6 +111,24 @@ def distilled(name, layers=0.0, student=None, teacher=None, **changes):
     return student, teacher, Distillation(student, teacher, layers, 2.0, lambda: everywhere)
 
 
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_a_stack_is_aligned_with_its_own_remaining_layers(name):
+    student, teacher, method = distilled(name)
+    method.detach()
+    batch = labelled_batch(name, seed=0)
+
+    def loss(*alive):
+        torch.manual_seed(0)  # of the attention's dropout
+        method = Distillation(student, teacher, 1.0, 2.0, lambda: torch.tensor(alive))
+        found = student(**batch).loss.item()
+        method.detach()
+        return found
+
+    encoder, decoder = loss(True, True, False, False), loss(False, False, True, True)
+    assert encoder > 0 and decoder > 0
+    assert encoder + decoder == pytest.approx(loss(True, True, True, True), rel=1e-5)
+
+
 def of_class(name, kind, **changes):
     """Two models of another class with the row's configuration."""
     config = getattr(transformers, ROWS[name].config)(vocab_size=VOCAB, **ROWS[name].values, **changes)

@@ -94,7 +94,7 @@ def test_the_temperature_falls_over_the_cooldown_share_of_the_steps():
 
 def test_the_learning_rate_of_the_scores_decays_linearly_to_zero():
     """Adam moves a score with a constant gradient by its learning rate in every step."""
-    run, method, moved = make_run(make_model("bert"), steps=4), DSP(heads=3, score_lr=0.4), []
+    run, method, moved = make_run(make_model("bert").train(), steps=4), DSP(heads=3, score_lr=0.4), []
     method.start(run)
     scores = method.strategy.learned.scores
     for run.step in range(4):
@@ -103,6 +103,28 @@ def test_the_learning_rate_of_the_scores_decays_linearly_to_zero():
         moved.append((before - scores.detach()).mean().item())
     method.abandon()
     assert moved == pytest.approx([0.4, 0.3, 0.2, 0.1], rel=1e-4)
+
+
+def test_the_gradient_of_the_scores_is_clipped_apart():
+    run, method = make_run(make_model("bert").train(), steps=4), DSP(heads=3)
+    method.start(run)
+    scores = method.strategy.learned.scores
+    scores.grad = torch.full_like(scores, 100)
+    method.before_step(run)
+    mean = method.state_dict()["optimizer.exp_avg"]
+    method.abandon()
+    assert mean.norm().item() == pytest.approx(0.1)  # of a gradient of norm 1
+
+
+def test_gradients_that_overflow_leave_the_scores_finite():
+    run, method = make_run(make_model("bert").train(), steps=4), DSP(heads=3)
+    method.start(run)
+    scores = method.strategy.learned.scores
+    before, scores.grad = scores.detach().clone(), torch.ones_like(scores)
+    scores.grad[0], scores.grad[1] = math.inf, math.nan
+    method.before_step(run)
+    method.abandon()
+    assert scores.isfinite().all() and (scores[2:] < before[2:]).all()
 
 
 def test_scores_start_as_xavier_says():
@@ -176,6 +198,15 @@ def test_one_head_of_all_leaves_the_other_layers_silent():
     train_bare(method, model, steps=2)
     assert len(method.report["silent"]) == 1
     json.dumps(method.report)
+
+
+def test_what_was_frozen_before_stays_frozen():
+    model = make_model("bert")
+    model.get_input_embeddings().requires_grad_(False)
+    train_bare(DSP(heads=4, stage="pipelined"), model)
+    assert {name for name, parameter in model.named_parameters() if not parameter.requires_grad} == {
+        "bert.embeddings.word_embeddings.weight"
+    }
 
 
 def test_joint_trains_weights_and_scores_and_pipelined_only_scores():
@@ -257,3 +288,44 @@ def test_it_begins_at_the_beginning():
     run.step = 1
     with pytest.raises(UserError, match="step 0"):
         DSP(heads=3).start(run)
+
+
+def test_steps_in_evaluation_mode_are_refused():
+    run, method = make_run(make_model("bert").eval(), steps=4), DSP(heads=3)
+    method.start(run)
+    with pytest.raises(UserError, match="evaluation mode, in which DSP does not learn masks"):
+        take_step(method, run)
+    method.abandon()
+
+
+def test_a_run_that_ends_before_the_masks_settle_says_so(caplog):
+    run, method = make_run(make_model("bert").train(), steps=40), DSP(heads=3)
+    method.start(run)
+    take_step(method, run)
+    method.finish(run)
+    assert "training ended at step 1, before the masks of DSP settled at step" in caplog.text
+
+
+def test_a_resumed_run_keeps_its_temperature_if_the_length_changes():
+    method, again = DSP(heads=3), DSP(heads=3)
+    run, longer = make_run(make_model("bert").train(), steps=8), make_run(make_model("bert").train(), steps=16)
+    method.start(run)
+    while run.step < 5:
+        take_step(method, run)
+    longer.step = 5
+    again.resume(longer, method.state_dict())
+    assert again.strategy.learned.temperature == method.strategy.learned.temperature
+    for each in (method, again):
+        each.abandon()
+
+
+def test_learning_scores_alone_takes_no_step_with_earlier_gradients():
+    model = make_model("bert").train()
+    model(**labelled_batch("bert", seed=0)).loss.backward()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    run, method = make_run(model, steps=4), DSP(heads=3, stage="pipelined")
+    method.start(run)
+    take_step(method, run)
+    for earlier, now in zip(before, model.parameters(), strict=True):
+        torch.testing.assert_close(now, earlier, rtol=0, atol=0)
+    method.abandon()

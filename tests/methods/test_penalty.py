@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
+from transformers.optimization import Adafactor
 
 from helpers.loops import assert_optimizer_fits, labelled_batch, make_run, make_trainer, take_step, train_bare, weights
 from helpers.models import each_model, make_alike, make_model
@@ -69,6 +70,50 @@ def test_a_decoupled_step_follows_the_present_learning_rate():
             torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("fields", [{"alpha": 0.1, "beta": 0.2}, {"strength": 0.1}], ids=["neuroprune", "l1"])
+def test_a_decoupled_step_follows_each_groups_rate_and_spares_frozen_matrices(fields):
+    model = make_model("bert")
+    projections = prunable_projections(find_blocks(model))
+    frozen, fast = projections[0].parameter, projections[1].parameter
+    before = [projection.weight.clone() for projection in projections]
+    frozen.requires_grad_(False)
+    others = [parameter for parameter in model.parameters() if parameter is not fast]
+    groups = [{"params": [fast], "lr": 1.0}, {"params": others, "lr": 0.0}]
+    run = Run(model, torch.optim.SGD(groups), total_steps=1)
+    method = (L1 if "strength" in fields else NeuroPrune)(mode="decoupled", **fields)
+    method.start(run)
+    method.after_step(run)
+    moved = [not torch.equal(*pair) for pair in zip(before, [p.weight for p in projections], strict=True)]
+    assert moved == [False, True] + [False] * (len(projections) - 2)
+    frozen.requires_grad_(True)
+    assert run.learning_rates().keys() == {*model.parameters()}
+
+
+@pytest.mark.parametrize("fields", [{"alpha": 0.1, "mode": "decoupled"}, {"sparsity": 0.5, "algorithm": "penalties"}])
+def test_penalties_that_need_a_rate_refuse_an_optimizer_without_one(fields):
+    model = make_model("bert")
+    run = Run(model, Adafactor(model.parameters()), total_steps=4)
+    with pytest.raises(UserError, match="Adafactor has none"):
+        NeuroPrune(**fields).start(run)
+
+
+def test_a_cyclic_schedule_has_its_peak_at_the_largest_rate():
+    model = make_model("bert")
+    run = make_run(model, steps=20)
+    OneCycleLR(run.optimizer, max_lr=1e-2, total_steps=20)
+    assert set(run.peak_rates().values()) == {1e-2}
+
+
+def test_fixed_penalties_keep_their_plan_if_the_length_changes():
+    model, method = make_model("bert"), NeuroPrune(alpha=0.1, penalty_start=0.5)
+    run = make_run(model, steps=8)
+    method.start(run)
+    again, longer = NeuroPrune(alpha=0.1, penalty_start=0.5), make_run(model, steps=16)
+    longer.step = 5
+    again.resume(longer, method.state_dict())
+    assert [again.strategy.begun(longer, step) for step in (3, 4, 5, 8)] == [False, True, True, True]
+
+
 @pytest.mark.parametrize("mode", ["coupled", "decoupled"])
 def test_connections_are_counted_by_the_eps_and_the_degree_weight_of_the_settings(mode):
     model, twin = make_model("bert"), make_model("bert")
@@ -128,6 +173,15 @@ def test_redundant_heads_go_after_an_epoch(merge):
     folded, added = dense_o[:, 8:12] + dense_o[:, :4], dense_ins[:, 8:12] + dense_ins[:, :4]
     torch.testing.assert_close(o[:, 4:8], folded if merge == "output" else dense_o[:, 8:12])
     torch.testing.assert_close(ins[:, 8:12], added if merge == "mlp_in" else dense_ins[:, 8:12])
+
+
+def test_a_merge_into_an_mlp_of_another_width_is_refused_at_the_start():
+    model = make_model("bert")
+    remove(model, heads={0: [1]})
+    NeuroPrune(alpha=0.1, theta=0.1, merge="mlp_in").start(make_run(model, steps=4))  # the dense width counts
+    wide = make_model("qwen3", head_dim=8)
+    with pytest.raises(UserError, match="merge: mlp_in does not fit"):
+        NeuroPrune(alpha=0.1, theta=0.1, merge="mlp_in").start(make_run(wide, steps=4))
 
 
 def test_the_papers_merge_adds_the_mlp_columns_of_a_replaced_key_head_with_its_queries():
@@ -315,6 +369,40 @@ def test_regulated_penalties_merge_heads_at_the_cut_and_not_later():
     assert counts[3] == 4
     assert counts[4] < 4
     assert measure_sparsity(model).weights == pytest.approx(0.6, abs=0.005)
+
+
+def test_a_cut_at_the_end_of_an_epoch_merges_heads_once():
+    model = make_model("bert")
+    with torch.no_grad():
+        for attention in find_blocks(model).attentions:
+            for projection in (attention.q, attention.k, attention.v):
+                heads = projection.weight.view(4, 4, -1)
+                first = 0.5 * heads[0].sign()
+                for i in range(4):  # only neighbours are within theta: after their merge, the remaining two are as well
+                    heads[i] = first + 0.1 * i
+    method = NeuroPrune(sparsity=0.5, algorithm="penalties", theta=0.15)
+    train_bare(method, model, steps=8, lr=1e-4)
+    assert [event["reached"] for event in method.report["events"] if event["step"] == 4] == [0.5, 0.5]
+    assert list(map(len, kept_units(model).heads)) == [2, 2]
+    assert measure_sparsity(model).weights == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "absent"),
+    [
+        (lambda body, head: torch.optim.AdamW([{"params": body, "lr": 1e-3}, {"params": head, "lr": 5.0}]), 0.01),
+        (lambda body, head: torch.optim.SGD([*body, *head], lr=5.0), 0.0),
+    ],
+    ids=["each matrix by its own rate", "SGD by eps"],
+)
+def test_what_counts_as_absent_does_not_depend_on_other_rates(optimizer, absent):
+    model = make_model("bert")
+    head = list(model.classifier.parameters())
+    body = [parameter for parameter in model.parameters() if all(parameter is not other for other in head)]
+    run = Run(model, optimizer(body, head), total_steps=100)
+    method = NeuroPrune(sparsity=0.5, algorithm="penalties")
+    method.start(run)
+    assert method.strategy._absent(run) == pytest.approx(absent, abs=0.005)
 
 
 @pytest.mark.parametrize("stop", [7, 15, 22])

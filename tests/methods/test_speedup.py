@@ -184,6 +184,26 @@ def test_the_shortest_pass_counts(monkeypatch):
     assert tables[0].shortest(tables[1]) == LatencyTable([(1, 2.0), (4, 4.0)], [(1, 1.0)])
 
 
+def test_the_last_event_takes_the_nearest_candidate_if_none_is_near(monkeypatch):
+    speeds, tried = iter([1.5, 1.9, 3.0, 1.2, 1.4]), []
+    path = "neuroprune.methods.neuroprune.speedup.ratio"
+    monkeypatch.setattr(path, lambda before, after, batch: tried.append(removed_weights(after)) or next(speeds))
+    monkeypatch.setattr(
+        latency, "interleave", lambda functions, *rest: {key: [model_seconds(f.func)] for key, f in functions.items()}
+    )
+    model, method = make_model("bert"), NeuroPrune(speedup=2, events=1, calibration_rows=8)
+    train_bare(method, model, steps=12)
+    assert len(set(tried)) > 2
+    assert removed_weights(model) == tried[1] and method.report["speedup"]["measured"] == 1.9
+
+
+def test_a_disturbed_table_promises_no_less_for_fewer_units():
+    attentions = find_blocks(make_model("bert")).attentions
+    table = LatencyTable([(0, 0.8), (2, 0.5), (3, 1.2), (4, 1.0)], [])
+    speeds = [table.speedup(dict.fromkeys(attentions, units)) for units in (4, 3, 2, 1, 0)]
+    assert speeds == sorted(speeds) and speeds[0] == 1
+
+
 @pytest.mark.parametrize("stop", [2, 5, 9])
 def test_it_resumes_where_it_was(machine, stop):
     whole, halves = make_model("bert"), make_model("bert")

@@ -54,6 +54,16 @@ def test_it_reaches_the_target_of_a_model_that_answers_late(target, easy):
     assert share == pytest.approx(target, abs=0.04)
 
 
+def test_a_target_that_was_long_out_of_reach_leaves_no_more_than_the_bound():
+    control = StrengthControl(0.9, start=0.0, end=0.5)
+    for _ in range(1000):
+        control.update(1.0, absent=0.0)
+    assert control.integral == LARGEST_LOG
+    for _ in range(1000):
+        control.update(1.0, absent=1.0)
+    assert control.factor < 1
+
+
 def test_its_state_is_restored():
     control, same = StrengthControl(0.8, 0.0, 0.6), StrengthControl(0.8, 0.0, 0.6)
     control.update(0.3, 0.1)
@@ -68,5 +78,5 @@ def test_entries_count_as_absent_below_the_threshold():
     class Matrix:
         weight = torch.tensor([[0.0, 1e-5], [-3e-4, 2.0]])
 
-    assert absent_entries([], 1.0) == 0
-    assert absent_entries([Matrix, Matrix], 1e-4) == 4
+    assert absent_entries([], []) == 0
+    assert absent_entries([Matrix, Matrix], [1e-4, 1e-4]) == 4

@@ -18,12 +18,13 @@ from helpers.loops import (
 )
 from helpers.models import each_model, make_batch, make_model
 from neuroprune.methods.components.embeddings import freeze_embeddings
+from neuroprune.methods.components.zero_mask import zero_smallest
 from neuroprune.methods.dense import Dense
 from neuroprune.methods.l1 import L1
 from neuroprune.methods.neuroprune.method import NeuroPrune
 from neuroprune.pruning.blocks import find_blocks
-from neuroprune.pruning.sparsity import cubic_schedule, measure_sparsity, prunable_weights
-from neuroprune.pruning.surgery import kept_units
+from neuroprune.pruning.sparsity import cubic_schedule, measure_sparsity, prunable_weights, zero_or_removed
+from neuroprune.pruning.surgery import kept_units, remove_zero_units
 
 both_targets = pytest.mark.parametrize("method_class", [NeuroPrune, L1])
 
@@ -150,11 +151,11 @@ def test_outside_its_windows_it_is_plain_training():
         assert torch.equal(dense, other)
 
 
-@pytest.mark.parametrize(("accumulation", "first"), [(1, 2), (2, 6), (3, 7), (8, 9)])
-def test_the_window_counts_the_rows_of_an_accumulated_step(accumulation, first):
+@pytest.mark.parametrize(("passes", "first"), [(1, 2), (2, 6), (3, 7), (8, 9)])
+def test_the_window_counts_the_rows_of_an_accumulated_step(passes, first):
     model = make_model("bert").train()
     method = NeuroPrune(sparsity=0.5, start=0.5, end=0.5, events=1, calibration_rows=32)
-    run = make_run(model, steps=20, accumulation=accumulation)
+    run = make_run(model, steps=20, passes=passes)
     method.start(run)
     for step in range(first):
         assert step == 0 or not model._forward_pre_hooks  # the first step is a trial of the calibration
@@ -289,6 +290,20 @@ def test_a_run_that_resumes_after_an_event_does_not_expect_it_again(method_class
     assert sorted(method.strategy.events) == [5, 6]
 
 
+@both_targets
+def test_embeddings_rest_in_a_run_that_goes_on_after_the_last_event_without_its_state(method_class):
+    run, method = make_run(make_model("bert"), steps=12), method_class(sparsity=0.5)
+    method.start(run)
+    while run.step < 8:
+        take_step(method, run)
+    method.abandon()
+    again = method_class(sparsity=0.5)
+    again.start(run)
+    assert not run.model.get_input_embeddings().weight.requires_grad
+    again.finish(run)
+    assert run.model.get_input_embeddings().weight.requires_grad
+
+
 @pytest.mark.parametrize(("first", "then", "samples"), [(8, 2, 4), (2, 8, 12)], ids=["smaller", "larger"])
 def test_a_resumed_run_may_read_batches_of_another_size(first, then, samples):
     """Smaller batches open the window before the event earlier; a window that was open stays open."""
@@ -306,6 +321,19 @@ def test_a_resumed_run_may_read_batches_of_another_size(first, then, samples):
         take_step(method, run)
     method.finish(run)
     assert measure_sparsity(run.model).weights == pytest.approx(0.5, abs=1e-3)
+
+
+def test_query_heads_without_a_way_through_their_shared_values_go_before_weights_are_counted():
+    """Of each group's first query head, half the channels are idle in V and the others in O."""
+    model = make_model("llama")
+    with torch.no_grad():
+        for attention in find_blocks(model).attentions:
+            attention.v.weight.view(4, 4, -1)[:, :2] *= 1e-6
+            attention.o.weight.view(-1, 4, 2, 4)[:, :, 0, 2:] *= 1e-6
+    zero_smallest(make_run(model, steps=1), goal=1500)
+    assert zero_or_removed(model) == 1500
+    assert kept_units(model).heads == [[1, 3, 5, 7]] * 2
+    assert remove_zero_units(model) == (0, 0)
 
 
 def test_embeddings_that_are_the_output_layer_too_stay_free():

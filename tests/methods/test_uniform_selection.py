@@ -17,7 +17,7 @@ from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.kept_units import kept_units
 from neuroprune.pruning.plain_config import is_plain
 from neuroprune.pruning.residual_stream import remove_hidden
-from neuroprune.pruning.sparsity import measure_sparsity, prunable_weights
+from neuroprune.pruning.sparsity import measure_sparsity, prunable_weights, unit_size
 from neuroprune.pruning.surgery import remove
 
 
@@ -72,6 +72,16 @@ def test_the_weakest_slices_go_first():
     for attention in heads.shared.blocks:
         assert chosen[attention] == sorted(torch.argsort(scores[attention])[:2].tolist())
     assert all(chosen[mlp] == [] for mlp in run.blocks.mlps)
+
+
+def test_slices_are_compared_by_their_score_per_weight():
+    """A head has four times the score of a neuron, but eight times its weights."""
+    run = make_run(make_model("qwen3"), steps=1)
+    scores = {block: torch.full((block.units,), 4.0) for block in run.blocks.attentions}
+    scores |= {mlp: torch.ones(mlp.units) for mlp in run.blocks.mlps}
+    room = sum(unit_size(attention) for attention in run.blocks.attentions)
+    chosen = choose_uniform(uniform_groups(run, 0.01, 1), scores, room)
+    assert {block: len(units) for block, units in chosen.items() if units} == dict.fromkeys(run.blocks.attentions, 1)
 
 
 def test_a_slice_that_does_not_fit_leaves_the_budget_to_smaller_ones():

@@ -57,6 +57,16 @@ def test_taylor_scores_against_each_unit_by_hand(name):
     assert found[5] == pytest.approx(literal.item(), rel=1e-4)
 
 
+def test_a_block_skipped_in_every_step_keeps_all_its_units():
+    method, run = Taylor(sparsity=0.5), make_run(make_model("bert").train(), steps=4)
+    method.start(run)
+    skipped, *others = run.blocks.all
+    method.strategy._sums = {block: torch.ones(block.units) for block in others} | {skipped: torch.zeros(skipped.units)}
+    scores = method.strategy.scores(run)
+    method.abandon()
+    assert scores[skipped].isinf().all() and all(scores[block].eq(1).all() for block in others)
+
+
 def test_taylor_sums_over_the_steps_before_the_event_and_removes_the_weakest_for_their_size():
     model, method = (
         make_model("bert").train(),

@@ -10,7 +10,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from helpers.loops import train_bare
+from helpers.loops import labelled_batch, train_bare
 from helpers.models import NAMES, each_model, logits, make_batch, make_model
 from neuroprune.cli import main
 from neuroprune.errors import UserError
@@ -119,6 +119,18 @@ def test_the_record_and_back_changes_nothing(name):
     to_plain(model, optimizer)
     assert torch.equal(logits(model, batch), expected)
     assert model.config.to_dict() == config
+
+
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_an_optimizer_can_be_saved_after_the_record_is_restored(name):
+    model = uniform(name)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(**labelled_batch(name, seed=0)).loss.backward()
+    optimizer.step()
+    for change in (to_recorded, to_plain):
+        change(model, optimizer)
+        saved = optimizer.state_dict()
+        assert saved["state"].keys() <= {*saved["param_groups"][0]["params"]}
 
 
 @pytest.mark.parametrize("name", ["t5", "llama", "bert", "gpt2"])

@@ -435,6 +435,16 @@ def test_an_activation_that_is_not_zero_at_zero():
     torch.testing.assert_close(logits(model, batch), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("factor", [0, 1])
+def test_a_gated_neuron_goes_if_one_of_its_factors_is_zero(factor):
+    model, batch = make_model("llama"), make_batch("llama")
+    with torch.no_grad():
+        find_blocks(model).mlps[0].ins[factor].weight[[2, 9]] = 0
+    expected = logits(model, batch)
+    assert remove_zero_units(model) == (0, 2)
+    torch.testing.assert_close(logits(model, batch), expected, atol=1e-5, rtol=1e-5)
+
+
 @each_model
 def test_every_layer_keeps_a_head_and_a_neuron(name):
     model, batch = make_model(name), make_batch(name)

@@ -99,7 +99,7 @@ def test_an_edited_metric_is_compared_with_the_predictions(empty):
 
 
 def test_an_edited_metric_is_compared_with_the_last_evaluation(pair, empty):
-    evaluations = [{"step": 50, "eval_accuracy": 0.5}, {"step": 100, "loss": 1.0}]
+    evaluations = [{"step": 25, "eval_accuracy": 0.25}, {"step": 50, "eval_accuracy": 0.5}, {"step": 100, "loss": 1.0}]
     results.edit(pair[0] / "run.json", lambda run: run["result"].update(history=evaluations))
     results.edit(pair[0] / "run.json", set_metric(0.5))
     assert collect(empty) == []

@@ -175,7 +175,9 @@ def test_gini_by_hand():
 
 def test_a_power_law_is_told_from_an_exponential():
     draw = np.random.default_rng(0)
-    found = tail((1 - draw.random(3000)) ** (-1 / 1.5))
+    values = (1 - draw.random(3000)) ** (-1 / 1.5)
+    found = tail(values)
+    assert found["tail_share"] == pytest.approx(np.mean(values >= found["xmin"]))
     assert found["exponent"] == pytest.approx(2.5, abs=0.2)
     assert found["versus_exponential"] > 2 and found["p_exponential"] < 0.05
     assert tail(draw.exponential(size=3000))["versus_exponential"] < 0
@@ -200,6 +202,16 @@ def test_runs_that_asked_for_heads_are_no_points_among_sparsities(tmp_path):
     assert {m: list(some["sparsity_percent"]) for m, some in shown.groupby("method")} == {
         "dense": [0], "dsp": [30], "neuroprune": [50, 90]
     }  # fmt: skip
+
+
+def test_variants_are_no_points_among_the_usual_runs(tmp_path):
+    usual = {"name": "neuroprune", "sparsity": 0.5}
+    runs = [(results.settings(), {}), (results.settings(method=usual), {})]
+    runs += [(results.settings(method=usual | {"fold": False}, label="unfolded"), {"sparsity": 0.6})]
+    folder = written(tmp_path, *runs)
+    assert list(figure2(folder)[1].query("panel == 'spread'")["sparsity_percent"]) == [0, 50]
+    assert set(figure1(folder)[1]["sparsity_percent"]) == {50}
+    assert set(cells_figure(folder, ("q",))[1]["sparsity_percent"]) == {0, 50}
 
 
 def test_without_other_runs_those_that_asked_for_heads_are_shown(tmp_path):
@@ -368,6 +380,14 @@ def test_the_frontier_is_of_the_tasks_on_which_methods_are_compared(tmp_path):
     assert set(shown["task"]) == {"movie_snippets"} and "Figure 4" in figure.get_supxlabel()
     figure, shown = frontier(written(tmp_path / "alone", (runs[2], {})))
     assert set(shown["task"]) == {"verse_pairs"} and "Figure 4" not in figure.get_supxlabel()
+
+
+def test_the_frontier_has_the_usual_dense_run_alone(tmp_path):
+    dense = results.settings("movie_snippets")
+    slow = results.settings("movie_snippets", label="dense-slow", training={"learning_rate": 1e-5})
+    pruned = results.settings("movie_snippets", {"name": "neuroprune", "sparsity": 0.5})
+    shown = frontier(written(tmp_path, (dense, {"value": 0.8}), (slow, {"value": 0.9}), (pruned, {"value": 0.7})))[1]
+    assert set(shown[shown["method"] == "dense"]["value"]) == {80}
 
 
 def test_runs_at_the_cost_of_dense_are_ringed_in_the_frontier_alone(tmp_path):

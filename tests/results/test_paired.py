@@ -39,6 +39,10 @@ def test_random_signs_agree_with_the_exact_test():
     assert p_value(differences, seeds=2) == pytest.approx(p_value(differences, seeds=1), abs=0.01)
 
 
+def test_random_signs_give_no_p_of_zero():
+    assert p_value(np.ones(100), seeds=2) == 1 / 10_000
+
+
 def test_methods_are_compared_with_dense_and_with_neuroprune_fc(tmp_path):
     table = write(
         tmp_path,

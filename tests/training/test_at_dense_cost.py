@@ -13,6 +13,7 @@ from helpers.loops import make_trainer, weights
 from helpers.models import make_model
 from neuroprune import CoFi, NeuroPrune, Taylor, at_dense_cost
 from neuroprune.errors import UserError
+from neuroprune.methods.dense import Dense
 from neuroprune.pruning.sparsity import measure_sparsity
 from neuroprune.training.budget import COSTS
 
@@ -48,12 +49,19 @@ def test_saved_operations_are_spent_on_more_steps(method, tmp_path):
 
 
 def test_a_number_of_steps_is_the_length_of_dense_fine_tuning_too(tmp_path):
-    first, _ = prune(tmp_path / "epochs")
+    first, one = prune(tmp_path / "epochs")
     first.train()
-    second, _ = prune(tmp_path / "steps", max_steps=24)
+    second, other = prune(tmp_path / "steps", max_steps=24)
     second.train()
+    assert one.run.steps_per_epoch == other.run.steps_per_epoch == 12
     assert second.state.global_step == first.state.global_step > 30
     assert all(map(torch.equal, weights(first.model), weights(second.model)))
+
+
+def test_passes_that_are_left_over_in_an_epoch_are_a_step(tmp_path):
+    trainer, _ = prune(tmp_path, Dense(), gradient_accumulation_steps=5)
+    trainer.train()
+    assert trainer.state.global_step == 6  # 12 batches an epoch
 
 
 def test_the_users_arguments_are_unchanged(tmp_path):

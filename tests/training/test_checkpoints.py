@@ -258,6 +258,14 @@ def test_processor_time_is_that_of_training_without_evaluation(monkeypatch):
     assert (progress.cpu_seconds, progress.eval_cpu_seconds) == (50 + 20, 5 + 4)
 
 
+def test_the_times_of_all_evaluations_count():
+    progress = checkpoints.Progress({}, eval_seconds=5.0)
+    kept = checkpoints.Checkpoints(progress, math.inf)
+    for _ in range(2):
+        kept.on_evaluate(None, None, None, metrics={"eval_runtime": 2.0})
+    assert progress.eval_seconds == 5 + 2 + 2
+
+
 def train_as_a_job(chosen, output, data_root, minutes):
     """Train with all output going to the run's log, which Snakemake has deleted."""
     log = output.with_name("train.log")
@@ -429,12 +437,43 @@ def test_a_state_that_is_damaged_is_told(tmp_path):
         load_state(tmp_path)
 
 
+def test_the_evaluation_of_an_epoch_comes_before_its_checkpoint():
+    callback = checkpoints.Checkpoints(checkpoints.Progress({}), minutes=0)
+    for epoch, saves in ((0.5, True), (1.0, False)):
+        control = SimpleNamespace(should_save=False)
+        callback.on_step_end(None, SimpleNamespace(global_step=4, max_steps=10, epoch=epoch), control)
+        assert control.should_save == saves
+
+
+def test_of_two_whole_checkpoints_the_later_is_used(tmp_path):
+    for step in (9, 10):
+        checkpoint = tmp_path / "checkpoints" / f"checkpoint-{step}"
+        checkpoint.mkdir(parents=True)
+        checkpoints.write_mark(checkpoint, checkpoints.Progress({}))
+    assert checkpoints.find_progress(tmp_path, {}).resumed_at == [10]
+
+
 def test_no_checkpoint_is_written_after_the_last_step():
     callback = checkpoints.Checkpoints(checkpoints.Progress({}), minutes=0)
     for step, saves in ((9, True), (10, False)):
         control = SimpleNamespace(should_save=False)
         callback.on_epoch_end(None, SimpleNamespace(global_step=step, max_steps=10), control)
         assert control.should_save == saves
+
+
+def test_checkpoints_are_as_many_minutes_apart_as_asked(tmp_path, monkeypatch):
+    clock, saved = SimpleNamespace(minute=0), []
+    monkeypatch.setattr(checkpoints.time, "perf_counter", lambda: 60.0 * clock.minute)
+    callback = checkpoints.Checkpoints(checkpoints.Progress({}), minutes=3)
+    for clock.minute in range(1, 11):  # a step a minute
+        control = SimpleNamespace(should_save=False)
+        state = SimpleNamespace(global_step=clock.minute, max_steps=20, epoch=clock.minute / 20, trial_name=None)
+        callback.on_step_end(None, state, control)
+        if control.should_save:
+            (tmp_path / f"checkpoint-{clock.minute}").mkdir()
+            callback.on_save(SimpleNamespace(output_dir=str(tmp_path)), state, control)
+            saved.append(clock.minute)
+    assert saved == [3, 6, 9]
 
 
 def test_the_training_time_of_earlier_jobs_counts():

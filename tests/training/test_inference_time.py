@@ -97,6 +97,14 @@ def test_the_speed_up_is_a_ratio_of_neighbouring_passes(monkeypatch):
     assert (found.speedup.q1, found.speedup.median, found.speedup.q3) == pytest.approx((4, 4, 4))
 
 
+def test_every_model_reads_all_batches_in_warm_up_and_measured_passes():
+    read = []
+    pair = {name: lambda row, name=name: read.append((name, row)) for name in ("cut", "dense")}
+    asked = TimingSettings(repeats=3, warmup=2)
+    inference_time.time_batch_size(pair, [{"row": 0}, {"row": 1}], 1, 2, asked)
+    assert read == [("cut", 0), ("cut", 1), ("dense", 0), ("dense", 1)] * 5
+
+
 def test_batches_are_sorted_by_length_and_hold_every_row_once():
     tokenizer = train_tokenizer([row["sentence"] for row in glue_rows("sst2", 50)], 60)
     texts = ["a film", "a very long dull story of a film", "warm", "not a great film", "the story is dull"]

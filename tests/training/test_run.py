@@ -70,6 +70,8 @@ def test_a_run_folder_tells_everything(data_root, tmp_path):
     assert record.result.sparsity.weights == pytest.approx(0.5, abs=1e-3)
     assert record.result.steps == 16  # 60 rows in batches of 8, twice
     assert 0 < record.result.eval_seconds < record.result.train_seconds
+    without_eval = record.result.train_seconds - record.result.eval_seconds
+    assert record.result.seconds_per_step == pytest.approx(without_eval / 16)
     assert (record.result.train_cpu_seconds is None) == torch.cuda.is_available()
     assert {"loss", "step"} <= set(record.result.history[0])
     folder = tmp_path / "runs" / "tiny"
@@ -183,6 +185,19 @@ def test_batch_order_and_dropout_follow_from_the_seed(data_root, tmp_path):
     first, again, other = order(1), order(1), order(2)
     assert first == again
     assert first != other
+
+
+def test_every_setting_of_the_training_reaches_the_trainer(data_root, tmp_path):
+    asked = {"epochs": 1.5, "batch_size": 12, "accumulation": 2, "learning_rate": 0.002, "weight_decay": 0.2}
+    asked |= {"warmup": 0.3, "max_grad_norm": 0.4, "optimizer": "adafactor", "evaluate": "epoch"}
+    chosen = settings(training=asked)
+    data = tasks.load(chosen.task, data_root)
+    trainer = training._trainer(chosen, tmp_path, data, *sources.load(chosen.model, data, seed=0), Dense())
+    args = trainer.args
+    assert (args.num_train_epochs, args.learning_rate, args.weight_decay) == (1.5, 0.002, 0.2)
+    assert (args.max_grad_norm, args.optim, args.eval_strategy) == (0.4, "adafactor", "epoch")
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (6, 2)
+    assert args.get_warmup_steps(100) == 30
 
 
 def test_new_weights_follow_from_the_seed(data_root, tmp_path):

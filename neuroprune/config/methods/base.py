@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -19,10 +20,22 @@ class PruningSettings(Settings):
         """The method's form in tables: `target`, unless overridden."""
         return "target"
 
+    def _refuse(self, unread: Iterable[str], reason: str) -> None:
+        """Reject settings that have no effect with the others, unless they have their default values."""
+        fields = type(self).model_fields
+        given = [name for name in unread if getattr(self, name) != fields[name].default]
+        if given:
+            them = "it" if len(given) == 1 else "them"
+            raise ValueError(f"{', '.join(given)}: without effect {reason}; leave {them} out")
+
     @property
     def removal(self) -> float:
         """Fraction of the steps, on average, before units are physically removed; 1 if the method only zeroes."""
         return 1.0
+
+
+EVENTS = ("start", "end", "events", "post_lr", "freeze_embeddings")
+"""Settings of removal events; see `EventSettings`."""
 
 
 class EventSettings(PruningSettings):

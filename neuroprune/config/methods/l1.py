@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from neuroprune.config.fields import Positive, Schedule, TargetSparsity
-from neuroprune.config.methods.base import EventSettings
+from neuroprune.config.methods.base import EVENTS, EventSettings
 from neuroprune.pruning.defaults import EPS
 
 
@@ -42,6 +42,10 @@ class L1Settings(EventSettings):
         if (self.sparsity is None) == (self.strength is None):
             raise ValueError("specify exactly one of sparsity (a target) and strength (the penalty)")
         self._check_order()
+        if self.form == "target":
+            self._refuse(("mode", "eps", "penalty_start"), "with sparsity (a target)")
+        else:
+            self._refuse(EVENTS, "with strength (the penalty)")
         return self
 
     @property

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from neuroprune.config.fields import Count, Fraction, NotNegative, Positive, Schedule, TargetSparsity
-from neuroprune.config.methods.base import EventSettings
+from neuroprune.config.methods.base import EVENTS, EventSettings
 from neuroprune.pruning.defaults import EPS
 
 _LATER_DEFAULTS = (
@@ -20,6 +20,12 @@ _LATER_DEFAULTS = (
     ("teacher_temperature", 2.0),
     ("layer_share", 0.0),
 )
+
+
+_CONNECTIVITY = ("calibration_rows", "ridge", "fold", "centred", "token_weights")
+"""Settings of the target form alone, in addition to the removal events'."""
+_PENALTIES = ("mode", "eps", "penalty_start", "degree_weight", "merge")
+"""Settings of the penalties, fixed or regulated."""
 
 
 class NeuroPruneSettings(EventSettings):
@@ -147,6 +153,7 @@ class NeuroPruneSettings(EventSettings):
             self._check_order()
         self._check_layout()
         self._check_speedup()
+        self._check_read()
         if self.teacher is not None and self.form != "target":
             raise ValueError("teacher is for the target form (algorithm: connectivity); leave it out")
         if self.layer_share and self.teacher is None:
@@ -164,6 +171,20 @@ class NeuroPruneSettings(EventSettings):
             raise ValueError(
                 "give sparsity, heads or speedup (a target), or at least one of alpha, beta and theta (the penalty)"
             )
+
+    def _check_read(self) -> None:
+        """Reject settings that belong to another form."""
+        if self.form == "target":
+            self._refuse(_PENALTIES, "with a target; they belong to the penalties")
+        elif self.form == "regulated":
+            unread = (name for name in (*_CONNECTIVITY, *EVENTS) if name != "end")
+            self._refuse(unread, "with algorithm: penalties")
+        else:
+            self._refuse((*_CONNECTIVITY, *EVENTS), "with alpha, beta and theta (the penalty)")
+            if not self.alpha and not self.beta and self.theta is None:
+                raise ValueError(
+                    "alpha and beta are 0 and theta is missing, so that nothing is pruned; give one of them"
+                )
 
     def _check_layout(self) -> None:
         if self.layout == "uniform" and (self.heads is not None or self.form != "target"):

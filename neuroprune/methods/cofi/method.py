@@ -16,6 +16,7 @@ Without a `teacher`, the loss is the task's, as in the comparison of NeuroPrune'
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,8 @@ from neuroprune.pruning.blocks import Blocks, base_of
 from neuroprune.pruning.kept_units import read_record
 from neuroprune.pruning.residual_stream import Stream, StreamError, find_stream
 from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, removed_weights, smallest
+
+logger = logging.getLogger(__name__)
 
 
 class MaskedPruning(Hooks):
@@ -119,6 +122,8 @@ class MaskedPruning(Hooks):
     def before_step(self, run: Run) -> None:
         """Update the distillation's linear map and the stage."""
         assert self.stage is not None
+        if isinstance(self.stage, MaskLearning):
+            preconditions.check_training_mode(run.model, "CoFi")
         if self.distillation is not None:
             self.distillation.step(run.optimizer.param_groups[0]["lr"])
         self.stage.before_step(run)
@@ -136,9 +141,12 @@ class MaskedPruning(Hooks):
         self.stage.after_step(run)
 
     def finish(self, run: Run) -> None:
-        """Complete the report; compact the model now if the run ended early."""
+        """Complete the report; compact the model now if the run ended early, or warn if it has learned no masks."""
         if isinstance(self.stage, MaskLearning):
             self._compact(run, self.stage)
+        elif isinstance(self.stage, FineTuning):
+            begin = self._timetable.begin
+            logger.warning("training ended at step %d, before masks are learned from step %d on", run.step, begin)
         final = self.stage
         self.abandon()
         if isinstance(final, FinalFineTuning):

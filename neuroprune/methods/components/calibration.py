@@ -241,6 +241,12 @@ class Calibration:
         if unseen:
             raise no_gradient(unseen)
 
+    def informative(self) -> bool:
+        """Return whether a unit has a finite gradient other than zero in any process; otherwise all rank equally."""
+        seen = torch.tensor(float(any(bool(found.gates.any()) for found in self.statistics.values())))
+        distributed.add_up([seen])
+        return bool(seen)
+
     def gather(self) -> None:
         """Replace the statistics with the sum over all processes."""
         for statistics in self.statistics.values():

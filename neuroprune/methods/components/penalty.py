@@ -27,6 +27,7 @@ class PenaltyForm(Hooks):
     def __init__(self, settings: L1Settings | NeuroPruneSettings) -> None:
         super().__init__(settings)
         self.adds_gradients = settings.mode == "coupled"
+        self._total_steps = 0  # of the run when it started; a resumed run keeps this plan
         self.report |= {"form": "penalty", "mode": settings.mode, "events": []}
 
     def add_gradients(self, run: Run) -> None:
@@ -40,24 +41,24 @@ class PenaltyForm(Hooks):
     def start(self, run: Run) -> None:
         """Check the model; report the distances between heads."""
         preconditions.check_trained(run.blocks)
+        if self.settings.mode == "decoupled":
+            preconditions.check_has_rate(run, "mode: decoupled")
+        self._total_steps = run.total_steps
         self.report["head_distances"] = head_distances(run.blocks)
 
     def state_dict(self) -> State:
-        """Return the report so far; the rest of the state is in the model."""
-        return {"report": self.report}
+        """Return the report so far and the planned number of steps; the rest of the state is in the model."""
+        return {"report": self.report, "total_steps": self._total_steps}
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
-        """Check the model; restore the report."""
+        """Check the model; restore the report, and keep the plan, even if the run's length has changed."""
         preconditions.check_trained(run.blocks)
+        self._total_steps = state["total_steps"]
         self.report.update(state["report"])
 
     def begun(self, run: Run, step: int) -> bool:
         """Return whether a step, counted from 0, has a penalty."""
-        return max(0, step) >= round(self.settings.penalty_start * self.planned_steps(run))
-
-    def planned_steps(self, run: Run) -> int:
-        """Return the number of steps from which the times of penalties follow."""
-        return run.total_steps
+        return max(0, step) >= round(self.settings.penalty_start * self._total_steps)
 
     def before_step(self, run: Run) -> None:
         """Coupled: pass the penalty's gradient through the optimizer."""

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Adafactor, Optimizer
 
+from neuroprune import distributed
 from neuroprune.errors import UserError
 from neuroprune.methods.hooks import Run
 from neuroprune.pruning.blocks import Block, Blocks
@@ -259,6 +260,70 @@ def check_target(model: nn.Module, sparsity: float) -> None:
             f"sparsity={sparsity:g}: {gone / total:.1%} of the weights have already been removed; choose a higher "
             "target, or start from the dense model."
         )
+
+
+def check_has_rate(run: Run, setting: str) -> None:
+    """Reject an optimizer without learning rates, as is possible for Adafactor.
+
+    Args:
+        run: The run.
+        setting: The setting that needs a rate.
+
+    Raises:
+        UserError: If the rate of a parameter group is None.
+    """
+    if any(group["lr"] is None for group in run.optimizer.param_groups):
+        raise UserError(
+            f"{setting} needs the learning rate of every step, but {type(run.optimizer).__name__} has none (lr=None); "
+            "give the optimizer a rate, or use another one."
+        )
+
+
+def check_training_mode(model: nn.Module, method: str) -> None:
+    """Reject steps in evaluation mode for methods that learn masks, which are then neither drawn nor learned.
+
+    Args:
+        model: The model of a run.
+        method: Name of the method.
+
+    Raises:
+        UserError: If the model is in evaluation mode.
+    """
+    if not model.training:
+        raise UserError(
+            f"the model is in evaluation mode, in which {method} does not learn masks; call model.train() before the "
+            "forward pass."
+        )
+
+
+def check_same_gradients(run: Run) -> None:
+    """Reject gradients that differ between processes, which would train a different model in each of them.
+
+    Args:
+        run: A run with the gradients of a step.
+
+    Raises:
+        UserError: If they differ, in all processes.
+    """
+    projections = prunable_projections(run.blocks)
+    grads = [grad for projection in projections if (grad := projection.grad) is not None]
+    sums = torch.tensor([[float(grad.sum()), float(grad.abs().sum())] for grad in grads], dtype=torch.float64)
+    mean = sums.clone()
+    distributed.average([mean])
+    distributed.add_up([different := torch.tensor(float(((mean - sums).abs() > 1e-6 * mean[:, 1:].abs()).sum()))])
+    if different:
+        raise UserError(
+            "gradients differ between processes: DistributedDataParallel does not follow a model that is cut while it "
+            "trains. Average the gradients of the model itself over the processes before before_step, or train in one "
+            "process."
+        )
+
+
+def warn_if_not_finite(model: nn.Module) -> None:
+    """Log a warning if a trained model has a parameter with NaN or infinite values."""
+    name = next((name for name, parameter in model.named_parameters() if not bool(parameter.isfinite().all())), None)
+    if name is not None:
+        logger.warning("%s has values that are not finite: training has diverged, and the model is of no use.", name)
 
 
 def check_rate(run: Run, setting: str, factor: float) -> None:

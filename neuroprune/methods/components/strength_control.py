@@ -84,11 +84,12 @@ def absence_threshold(eps: float, rate: float) -> float:
 
 
 @torch.no_grad()
-def absent_entries(projections: Sequence[Projection], threshold: float) -> int:
-    """Count the entries of the projections' weights with an absolute value below `threshold`."""
+def absent_entries(projections: Sequence[Projection], thresholds: Sequence[float]) -> int:
+    """Count the entries of the projections' weights with an absolute value below the projection's threshold."""
     if not projections:
         return 0
-    counts = [(projection.weight.abs() < threshold).sum() for projection in projections]
+    pairs = zip(projections, thresholds, strict=True)
+    counts = [(projection.weight.abs() < threshold).sum() for projection, threshold in pairs]
     return int(torch.stack([count.to(counts[0].device) for count in counts]).sum())
 
 

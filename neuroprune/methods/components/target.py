@@ -18,6 +18,9 @@ from neuroprune.methods.hooks import Hooks, Run, State
 from neuroprune.pruning.sparsity import cubic_schedule, event_steps, measure_sparsity, prunable_weights
 from neuroprune.pruning.surgery import remove_zero_units
 
+MISSED = 1e-3
+"""Difference between the reached and the target sparsity from which a warning is logged."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -49,6 +52,10 @@ class TargetForm(Hooks):
         """Raise the number of zero or removed weights to `goal`, approximately or, at the last event, exactly."""
         raise NotImplementedError
 
+    def ready(self) -> bool:
+        """Return whether an event can take place, in all processes alike."""
+        return True
+
     def complete(self, run: Run) -> None:
         """Remove all-zero units at the end of training."""
         remove_zero_units(run.model, run.optimizer, empty=may_empty(self.settings))
@@ -78,19 +85,30 @@ class TargetForm(Hooks):
             self._frozen = freeze_embeddings(run)
 
     def after_step(self, run: Run) -> None:
-        """Restore zeros, run an event if it is due, and update the learning rate."""
+        """Restore zeros, run an event if it is due, and update the learning rate.
+
+        An event that is not ready is postponed by a step.
+        """
         self.zeros.apply()
         if run.step in self.events:
-            self._take_event(run, self.events.pop(run.step))
+            share = self.events.pop(run.step)
+            if self.ready():
+                self._take_event(run, share)
+            else:
+                self.events = {run.step + 1: share} | self.events
+                self.plan = [*(event for event in self.plan if event[0] < run.step), *self.events.items()]
         self._rate.follow(run)
 
     def finish(self, run: Run) -> None:
-        """Remove all-zero units, unfreeze the embeddings and complete the report."""
+        """Remove all-zero units, unfreeze the embeddings and complete the report; warn if the target is missed."""
         self.abandon()
         self.zeros.apply()
         if self.events:
             logger.warning("training ended at step %d, before the events at %s", run.step, sorted(self.events))
         self.complete(run)
+        found, asked = measure_sparsity(run.model).weights, self.settings.sparsity
+        if not self.events and asked is not None and abs(found - asked) > MISSED:
+            logger.warning("the sparsity is %.2f %% instead of %.2f %%", 100 * found, 100 * asked)
         self.report["removed_heads"] = removed_heads(run.model)
 
     def abandon(self) -> None:

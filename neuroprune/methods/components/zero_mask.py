@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from neuroprune.methods.hooks import Run, State
-from neuroprune.pruning.blocks import Blocks, Projection
+from neuroprune.pruning.blocks import Attention, Block, Blocks, Projection
 from neuroprune.pruning.sparsity import (
     heads_connected,
     neurons_connected,
     prunable_projections,
     removed_weights,
     smallest,
+    zero_or_removed,
 )
 from neuroprune.pruning.surgery import remove_zero_units
 
@@ -60,8 +61,9 @@ class KeptZeros:
 def zero_smallest(run: Run, goal: int, remove_idle: bool = True, empty: bool = False) -> KeptZeros:
     """Zero the smallest weights until exactly `goal` of the dense model's weights are zero or removed.
 
-    A unit that would have no incoming or outgoing weights left is removed with all its weights, which are counted. A
-    later removal of idle units then finds none, and the count remains exact.
+    A unit that would have no incoming or outgoing weights left is removed with all its weights, which are counted. If
+    the goal has no room for all such units, those with the fewest other weights are removed, and every remaining unit
+    keeps its largest weights. A later removal of idle units then finds none, and the count remains exact.
 
     Args:
         run: Its model and optimizer state are changed in place.
@@ -72,32 +74,95 @@ def zero_smallest(run: Run, goal: int, remove_idle: bool = True, empty: bool = F
     Returns:
         The mask of the zeros.
     """
-    removed = removed_weights(run.model)
-    if goal <= removed:
-        return KeptZeros()
-    blocks = run.blocks
-    projections = prunable_projections(blocks)
+    blocks, room = run.blocks, goal - removed_weights(run.model)
+    if room <= 0:
+        return KeptZeros.of(blocks)
+    projections, everything_fits = prunable_projections(blocks), True
     if remove_idle:
-        _zero_idle_units(
-            blocks, dict(zip(projections, smallest([p.weight for p in projections], goal - removed), strict=True))
-        )
+        marks = dict(zip(projections, smallest([p.weight for p in projections], room), strict=True))
+        idle = {block: _idle_units(block, marks) for block in blocks.all}
+        chosen = _within(goal - zero_or_removed(run.model), idle, marks)
+        everything_fits = all(torch.equal(chosen[block], idle[block]) for block in idle)
+        for block, units in chosen.items():
+            _zero_marked(block, units, marks)
         remove_zero_units(run.model, run.optimizer, empty=empty)
-    marks = smallest([p.weight for p in projections], max(0, goal - removed_weights(run.model)))
-    for projection, mark in zip(projections, marks, strict=True):
+    held = [p.weight if everything_fits else _without_largest(p) for p in projections]
+    room = goal - removed_weights(run.model)
+    if not everything_fits and room > sum(int(weight.isfinite().sum()) for weight in held):
+        held = [p.weight for p in projections]  # nearly everything goes, with the largest weights of units
+    for projection, mark in zip(projections, smallest(held, max(0, room)), strict=True):
         projection.weight.masked_fill_(mark, 0)
     return KeptZeros.of(blocks)
 
 
-def _zero_idle_units(blocks: Blocks, marks: dict[Projection, Tensor]) -> None:
-    """Zero the marked weights of units that marking would leave without incoming or outgoing weights."""
-    for attention in blocks.attentions:
-        idle = ~heads_connected(attention, ~marks[attention.v], ~marks[attention.o])
-        channels = idle.repeat_interleave(attention.head_dim)
-        values = idle.view(-1, attention.groups).any(dim=1).repeat_interleave(attention.head_dim)
-        attention.v.weight.masked_fill_(marks[attention.v] & values[:, None], 0)
-        attention.o.weight.masked_fill_(marks[attention.o] & channels[None, :], 0)
-    for mlp in blocks.mlps:
-        idle = ~neurons_connected(*(~marks[projection] for projection in (*mlp.ins, mlp.out)))
-        mlp.out.weight.masked_fill_(marks[mlp.out] & idle[None, :], 0)
-        for projection in mlp.ins:
-            projection.weight.masked_fill_(marks[projection] & idle[:, None], 0)
+Marks = Mapping[Projection, Tensor]
+"""Bool matrices of the weights' shapes, true for weights that are to be zeroed."""
+
+
+def _idle_units(block: Block, marks: Marks) -> Tensor:
+    """Mark the query heads or neurons that would have no incoming or outgoing weights left: bool `[heads or width]`."""
+    if isinstance(block, Attention):
+        return ~heads_connected(block, ~marks[block.v], ~marks[block.o])
+    return ~neurons_connected(*(~marks[projection] for projection in (*block.inputs, block.output)))
+
+
+def _within(room: int, idle: Mapping[Block, Tensor], marks: Marks) -> dict[Block, Tensor]:
+    """Restrict idle units to those whose removal fits, beginning with the fewest weights that are not marked.
+
+    Args:
+        room: Number of weights that may still become zero or be removed.
+        idle: Units of each block, bool.
+        marks: The marks that make them idle.
+
+    Returns:
+        As `idle`.
+    """
+    candidates = torch.cat([units.cpu() for units in idle.values()])
+    costs = _counts(idle, {projection: projection.weight != 0 for projection in marks})
+    if int(costs[candidates].sum()) <= room:
+        return dict(idle)
+    others = _counts(idle, {projection: ~mark for projection, mark in marks.items()})
+    order = others.masked_fill(~candidates, torch.iinfo(others.dtype).max).argsort(stable=True)
+    fits = torch.zeros_like(candidates)
+    fits[order] = (costs[order].cumsum(0) <= room) & candidates[order]
+    parts = fits.split([len(units) for units in idle.values()])
+    return {block: part.to(units.device) for (block, units), part in zip(idle.items(), parts, strict=True)}
+
+
+def _counts(idle: Mapping[Block, Tensor], marks: Marks) -> Tensor:
+    """Count the marks that would go with each query head or neuron, int64 `[all]`, on the CPU."""
+    return torch.cat([_counts_of(block, units, marks).cpu() for block, units in idle.items()])
+
+
+def _counts_of(block: Block, idle: Tensor, marks: Marks) -> Tensor:
+    """Count as `_counts` in one block; a key/value head goes with its query heads if all of them are idle."""
+    columns = marks[block.output].sum(dim=0)
+    rows = [marks[projection].sum(dim=1) for projection in block.inputs]
+    if not isinstance(block, Attention):
+        return torch.stack([*rows, columns]).sum(dim=0)
+    query, key, value, output = (part.unflatten(0, (-1, block.head_dim)).sum(dim=1) for part in (*rows, columns))
+    whole = idle.unflatten(0, (-1, block.groups)).all(dim=1)
+    shared = torch.where(whole, -(-(key + value) // block.groups), 0)
+    return query + output + shared.repeat_interleave(block.groups)
+
+
+def _zero_marked(block: Block, units: Tensor, marks: Marks) -> None:
+    """Zero the marked weights through which these query heads or neurons are connected."""
+    if isinstance(block, Attention):
+        channels = units.repeat_interleave(block.head_dim)
+        values = units.view(-1, block.groups).any(dim=1).repeat_interleave(block.head_dim)
+        block.v.weight.masked_fill_(marks[block.v] & values[:, None], 0)
+        block.o.weight.masked_fill_(marks[block.o] & channels[None, :], 0)
+        return
+    block.output.weight.masked_fill_(marks[block.output] & units[None, :], 0)
+    for projection in block.inputs:
+        projection.weight.masked_fill_(marks[projection] & units[:, None], 0)
+
+
+def _without_largest(projection: Projection) -> Tensor:
+    """Return the magnitudes of a weight, infinite for the largest of every row and column unless these are all zero."""
+    magnitude = projection.weight.detach().float().abs()
+    largest = torch.zeros_like(magnitude, dtype=torch.bool)
+    for dim in (0, 1):
+        largest.scatter_(dim, magnitude.argmax(dim=dim, keepdim=True), True)
+    return magnitude.masked_fill(largest & (magnitude > 0), torch.inf)

@@ -121,6 +121,10 @@ class NeuroPruneTarget(TargetForm):
         if not may_skip(run):
             trial.check_seen()
 
+    def ready(self) -> bool:
+        """Return whether the units can be ranked; not if all gradients were zero or have overflowed."""
+        return self._calibration is not None and self._calibration.informative()
+
     def prune(self, run: Run, goal: int, last: bool) -> None:
         """Remove whole units within the budget; at the last event, zero the smallest weights to meet it exactly."""
         calibration = self._take_calibration(run)

@@ -35,17 +35,27 @@ class NeuroPrunePenalty(PenaltyForm):
         eps, reading, kept = self.settings.eps, self.settings.degree_weight, kept_units(run.model)
         blocks = run.blocks.present
         for mlp in blocks.mlps if self.alpha else []:
-            strength = rates.get(mlp.out.module.weight, 0.0) * self.alpha  # type: ignore[call-overload]
-            penalties.shrink_mlp(mlp, strength, eps, reading, kept.of(mlp).dense)
+            penalties.shrink_mlp(mlp, self.alpha, eps, reading, kept.of(mlp).dense, rates)
         for attention in blocks.attentions if self.beta else []:
-            strength = rates.get(attention.q.module.weight, 0.0) * self.beta  # type: ignore[call-overload]
-            penalties.shrink_attention(attention, strength)
+            penalties.shrink_attention(attention, self.beta, rates)
+
+    def start(self, run: Run) -> None:
+        """Check that the merge fits the model before an epoch is spent; start the penalties."""
+        if self.settings.theta is not None and self.settings.merge == "mlp_in":
+            kept = kept_units(run.model)
+            for attention in run.blocks.present.attentions:
+                heads.check_mlp_in(attention, heads.mlp_of(attention, run.blocks.mlps), kept.of(attention).dense)
+        super().start(run)
 
     def epoch_end(self, run: Run) -> None:
         """Merge each redundant head into its dominating head and remove it (Algorithm 2)."""
-        if self.begun(run, run.step - 1):
+        if self.merges(run):
             self.merge_heads(run)
         super().epoch_end(run)
+
+    def merges(self, run: Run) -> bool:
+        """Return whether heads are merged at the end of the current epoch."""
+        return self.begun(run, run.step - 1)
 
     def merge_heads(self, run: Run) -> None:
         """Merge and remove every layer's redundant heads if a threshold is given."""

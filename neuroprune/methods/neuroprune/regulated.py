@@ -55,27 +55,26 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
         self.target = settings.sparsity or 0.0
         self.control = StrengthControl(BY_PENALTIES * self.target, settings.penalty_start, settings.end)
         self.zeros = KeptZeros()
-        self._total_steps = 0  # of the run when it started; a resumed run keeps this plan
         self.report |= {"sparsity": settings.sparsity, "strengths": []}
 
     def start(self, run: Run) -> None:
         """Check the target; start the penalties, or keep the zeros of a model that was cut before."""
         preconditions.check_target(run.model, self.target)
+        preconditions.check_has_rate(run, "algorithm: penalties")
         super().start(run)
-        self._total_steps = run.total_steps
         self.control.target = min(self.control.target, self._reachable(run))
         if run.step >= self._cut_step:
             self.zeros = KeptZeros.of(run.blocks)
 
     def state_dict(self) -> State:
         """Return the report, the planned number of steps, the controller's state and the mask of zeros."""
-        state = super().state_dict() | {"total_steps": self._total_steps}
-        return state | nest("control", self.control.state_dict()) | nest("zeros", self.zeros.state_dict())
+        return (
+            super().state_dict() | nest("control", self.control.state_dict()) | nest("zeros", self.zeros.state_dict())
+        )
 
     def resume(self, run: Run, state: Mapping[str, Any]) -> None:
         """Restore the report, the controller and the zeros; keep the plan, even if the run's length has changed."""
         super().resume(run, state)
-        self._total_steps = state["total_steps"]
         self.control.load_state(unnest("control", state))
         self.zeros = KeptZeros.from_state(run.blocks, unnest("zeros", state))
         self._apply_factor()
@@ -84,9 +83,9 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
         """Return whether a step, counted from 0, has a penalty; steps after the cut have none."""
         return step < self._cut_step and super().begun(run, step)
 
-    def planned_steps(self, run: Run) -> int:
-        """Return the number of steps when the run started, even if its length has changed since."""
-        return self._total_steps
+    def merges(self, run: Run) -> bool:
+        """Return whether heads are merged at the end of the current epoch; the cut has its own merge."""
+        return run.step < self._cut_step and super().merges(run)
 
     def before_step(self, run: Run) -> None:
         """Update the strengths if a measurement is due; then apply the penalties."""
@@ -128,8 +127,9 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
         if self.settings.mode == "decoupled" or isinstance(run.optimizer, SGD):
             return 1.0
         steps = sum(self.begun(run, step) for step in range(run.step, run.total_steps))
-        distance = steps * run.peak_rate()
-        entries = absent_entries(prunable_projections(run.blocks), distance)
+        projections, rates = prunable_projections(run.blocks), run.peak_rates()
+        peaks = [rates.get(projection.parameter, 0.0) for projection in projections]
+        entries = absent_entries(projections, [steps * peak for peak in peaks])
         share = (entries + removed_weights(run.model)) / prunable_weights(run.model)
         if share < self.control.target:
             logger.warning(
@@ -137,7 +137,7 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
                 "zero; the smallest others are set to zero, up to the target of %.0f %%. For more by penalties, train "
                 "for more steps or at a higher rate.",
                 steps,
-                run.peak_rate(),
+                max(peaks),
                 100 * share,
                 100 * self.target,
             )
@@ -175,6 +175,8 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
 
     def _absent(self, run: Run) -> float:
         """Return the fraction of the dense model's prunable weights that is removed or near zero."""
-        threshold = absence_threshold(self.settings.eps, max(run.learning_rates().values()))
-        entries = absent_entries(prunable_projections(run.blocks), threshold)
+        projections = prunable_projections(run.blocks)
+        rates = {} if isinstance(run.optimizer, SGD) else run.learning_rates()  # SGD's steps shrink with the gradient
+        found = [rates.get(projection.parameter, 0.0) for projection in projections]
+        entries = absent_entries(projections, [absence_threshold(self.settings.eps, rate) for rate in found])
         return (entries + removed_weights(run.model)) / prunable_weights(run.model)
