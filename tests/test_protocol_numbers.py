@@ -225,7 +225,12 @@ def test_the_table_and_the_decisions_about_dropout_are_those_of_the_runs():
         f"over {len(lines)} cells it changes NeuroPrune-FC by {ours} points, with an interval just above zero" in TEXT
     )
     assert f"and Taylor by {taylor}." in TEXT and number == len(lines)
-    assert f"gains a little: {ours} points over {len(lines)} cells; Taylor gains {taylor}." in TEXT
+    assert f"gains a little (`post_dropout: 0`): {ours} points over {len(lines)} cells; Taylor gains {taylor}." in TEXT
+    longer = {cell: values for cell, values in runs.items() if cell.task != "movie_512"}
+    both = [("no dropout", "taylor, no dropout"), ("means, no dropout", "taylor, no dropout")]
+    fold, means_alone = (over_cells(longer, *pair) for pair in both)
+    assert f"the difference to Taylor is {fold} points with the fold, and {means_alone} with the means alone" in TEXT
+    assert " and ".join(over_cells(runs, *pair) for pair in both) in TEXT
     lead = over_cells(runs, "means, no dropout", "taylor")
     assert f"the difference to Taylor with dropout is {lead} points over these cells" in TEXT
     assert f"over {len(lines)} cells, with dropout ending at the last event, it is {means} points" in TEXT

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from neuroprune.config.fields import TASK_KINDS, Positive, Schedule, Settings
+from neuroprune.config.fields import TASK_KINDS, Fraction, Positive, Schedule, Settings
 
 
 class PruningSettings(Settings):
@@ -34,12 +34,14 @@ class PruningSettings(Settings):
         return 1.0
 
 
-EVENTS = ("start", "end", "events", "post_lr", "freeze_embeddings")
+EVENTS = ("start", "end", "events", "post_lr", "post_dropout", "freeze_embeddings")
 """Settings of removal events; see `EventSettings`."""
 
 
 class EventSettings(PruningSettings):
     """Settings of removal events, shared by all methods with a target form."""
+
+    later_defaults: ClassVar[tuple[tuple[str, Any], ...]] = (("post_dropout", 1.0),)
 
     start: Schedule = Field(
         default=1 / 3,
@@ -58,7 +60,15 @@ class EventSettings(PruningSettings):
     post_lr: Positive = Field(
         default=2.0, description="Factor on the learning rate after the last event, re-warmed over 3 % of the steps."
     )
+    post_dropout: Fraction = Field(
+        default=1.0, description="Factor on all dropout rates after the last event; 0 switches dropout off."
+    )
     freeze_embeddings: bool = Field(default=True, description="Freeze the embeddings after the last event.")
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out defaults of settings that were added later, so that earlier settings keep their hash."""
+        return {key: value for key, value in serialize(self).items() if (key, value) not in self.later_defaults}
 
     @property
     def mean_event(self) -> float:

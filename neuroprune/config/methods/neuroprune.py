@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from neuroprune.config.fields import Count, Fraction, NotNegative, Positive, Schedule, TargetSparsity
 from neuroprune.config.methods.base import EVENTS, EventSettings
 from neuroprune.pruning.defaults import EPS
-
-_LATER_DEFAULTS = (
-    ("algorithm", "connectivity"),
-    ("layout", "free"),
-    ("multiple_of", 1),
-    ("speedup", None),
-    ("speedup_rows", 32),
-    ("teacher", None),
-    ("teacher_temperature", 2.0),
-    ("layer_share", 0.0),
-)
-
 
 _CONNECTIVITY = ("calibration_rows", "ridge", "fold", "centred", "token_weights")
 """Settings of the target form alone, in addition to the removal events'."""
@@ -31,6 +19,17 @@ _PENALTIES = ("mode", "eps", "penalty_start", "degree_weight", "merge")
 class NeuroPruneSettings(EventSettings):
     """NeuroPrune in two forms: `sparsity`, `heads` or `speedup` set a target, `alpha`, `beta`, `theta` penalties."""
 
+    later_defaults = (
+        *EventSettings.later_defaults,
+        ("algorithm", "connectivity"),
+        ("layout", "free"),
+        ("multiple_of", 1),
+        ("speedup", None),
+        ("speedup_rows", 32),
+        ("teacher", None),
+        ("teacher_temperature", 2.0),
+        ("layer_share", 0.0),
+    )
     name: Literal["neuroprune"] = Field(default="neuroprune", description="The method.")
     version: Literal[2] = Field(default=2, description="Increases when the method's results change; do not set it.")
     algorithm: Literal["connectivity", "penalties"] = Field(
@@ -210,11 +209,6 @@ class NeuroPruneSettings(EventSettings):
             )
         if self.alpha == 0 and self.beta == 0:
             raise ValueError("algorithm: penalties regulates alpha and beta; at least one must be above 0")
-
-    @model_serializer(mode="wrap")
-    def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out defaults of settings that were added later, so that earlier settings keep their hash."""
-        return {key: value for key, value in serialize(self).items() if (key, value) not in _LATER_DEFAULTS}
 
     @property
     def removal(self) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 from neuroprune.errors import UserError
 from neuroprune.methods.components import preconditions
+from neuroprune.methods.components.dropout import ScaledDropout
 from neuroprune.methods.components.embeddings import FrozenParameters, freeze_embeddings
 from neuroprune.methods.components.removal_report import head_distances, reached, removed_heads
 from neuroprune.methods.components.rewarm import RaisedRate
@@ -28,8 +29,8 @@ class TargetForm(Hooks):
     """Strategy with removal events up to an exact target, followed by training at a raised learning rate.
 
     Args:
-        settings: Settings with `sparsity` (None without a target sparsity), `start`, `end`, `events`, `post_lr` and
-            `freeze_embeddings`.
+        settings: Settings with `sparsity` (None without a target sparsity), `start`, `end`, `events`, `post_lr`,
+            `post_dropout` and `freeze_embeddings`.
     """
 
     settles = True
@@ -41,6 +42,7 @@ class TargetForm(Hooks):
         self.plan: Sequence[tuple[int, float]] = []
         self.events: dict[int, float] = {}
         self._rate = RaisedRate(settings.post_lr)
+        self._dropout = ScaledDropout(settings.post_dropout)
         self._frozen = FrozenParameters()
 
     @property
@@ -83,6 +85,8 @@ class TargetForm(Hooks):
         self._rate.load_state(run, unnest("rate", state))
         if state["frozen"]:
             self._frozen = freeze_embeddings(run)
+        if self.settled:
+            self._dropout.begin(run.model)
 
     def after_step(self, run: Run) -> None:
         """Restore zeros, run an event if it is due, and update the learning rate.
@@ -112,8 +116,9 @@ class TargetForm(Hooks):
         self.report["removed_heads"] = removed_heads(run.model)
 
     def abandon(self) -> None:
-        """Unfreeze the embeddings and return control of the learning rate to its schedule."""
+        """Unfreeze the embeddings, restore dropout, and return control of the learning rate to its schedule."""
         self._frozen.release()
+        self._dropout.release()
         self._rate.detach()
 
     def _plan(self, run: Run, plan: Sequence[tuple[int, float]] | None = None) -> None:
@@ -133,9 +138,10 @@ class TargetForm(Hooks):
             self._after_last(run)
 
     def _after_last(self, run: Run) -> None:
-        """Freeze the embeddings and start to raise the learning rate."""
+        """Freeze the embeddings, reduce dropout, and start to raise the learning rate."""
         if self.settings.freeze_embeddings:
             self._frozen = freeze_embeddings(run)
+        self._dropout.begin(run.model)
         self._rate.begin(run)
 
     def _go_on(self, run: Run) -> None:
@@ -148,5 +154,6 @@ class TargetForm(Hooks):
                 "neuroprune.from_pretrained, or train from the beginning."
             )
         self.zeros = KeptZeros.of(run.blocks)
+        self._dropout.begin(run.model)
         if self.settings.freeze_embeddings:
             self._frozen = freeze_embeddings(run)
