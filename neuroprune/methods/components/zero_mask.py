@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -74,25 +74,35 @@ def zero_smallest(run: Run, goal: int, remove_idle: bool = True, empty: bool = F
     Returns:
         The mask of the zeros.
     """
-    blocks, room = run.blocks, goal - removed_weights(run.model)
-    if room <= 0:
-        return KeptZeros.of(blocks)
-    projections, everything_fits = prunable_projections(blocks), True
-    if remove_idle:
-        marks = dict(zip(projections, smallest([p.weight for p in projections], room), strict=True))
-        idle = {block: _idle_units(block, marks) for block in blocks.all}
-        chosen = _within(goal - zero_or_removed(run.model), idle, marks)
-        everything_fits = all(torch.equal(chosen[block], idle[block]) for block in idle)
-        for block, units in chosen.items():
-            _zero_marked(block, units, marks)
-        remove_zero_units(run.model, run.optimizer, empty=empty)
-    held = [p.weight if everything_fits else _without_largest(p) for p in projections]
-    room = goal - removed_weights(run.model)
-    if not everything_fits and room > sum(int(weight.isfinite().sum()) for weight in held):
-        held = [p.weight for p in projections]  # nearly everything goes, with the largest weights of units
-    for projection, mark in zip(projections, smallest(held, max(0, room)), strict=True):
+    if goal <= removed_weights(run.model):
+        return KeptZeros.of(run.blocks)
+    connected = remove_idle and not _remove_idle(run, goal, empty)
+    projections, count = prunable_projections(run.blocks), max(0, goal - removed_weights(run.model))
+    for projection, mark in zip(projections, smallest(_magnitudes(projections, count, connected), count), strict=True):
         projection.weight.masked_fill_(mark, 0)
-    return KeptZeros.of(blocks)
+    return KeptZeros.of(run.blocks)
+
+
+def _remove_idle(run: Run, goal: int, empty: bool) -> bool:
+    """Remove the units that would become idle and fit; return whether all of them fit."""
+    projections = prunable_projections(run.blocks)
+    marked = smallest([projection.weight for projection in projections], goal - removed_weights(run.model))
+    marks = dict(zip(projections, marked, strict=True))
+    idle = {block: _idle_units(block, marks) for block in run.blocks.all}
+    chosen = _within(goal - zero_or_removed(run.model), idle, marks)
+    for block, units in chosen.items():
+        _zero_marked(block, units, marks)
+    remove_zero_units(run.model, run.optimizer, empty=empty)
+    return all(torch.equal(chosen[block], idle[block]) for block in idle)
+
+
+def _magnitudes(projections: Sequence[Projection], count: int, connected: bool) -> list[Tensor]:
+    """Return the magnitudes from which `count` are zeroed; if `connected`, units keep their largest where possible."""
+    if connected:
+        kept = [_without_largest(projection) for projection in projections]
+        if count <= sum(int(magnitude.isfinite().sum()) for magnitude in kept):
+            return kept
+    return [projection.weight for projection in projections]
 
 
 Marks = Mapping[Projection, Tensor]
