@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,13 @@ from neuroprune.models.weight_index import check_references
 from neuroprune.pruning.architectures import ARCHITECTURES
 from neuroprune.pruning.kept_units import names_record
 
+HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")
+"""Options of transformers' `from_pretrained` that also determine where the hub's configuration is."""
+LOADING_ERRORS = (
+    *(UserError, ImportError, OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError),
+    AssertionError,  # torch's for a device that it was not built for
+)
+
 
 def save_pretrained(
     model: Any,
@@ -49,7 +56,8 @@ def save_pretrained(
     complete. Other files in the folder, including a card written by someone else, are not changed.
 
     Args:
-        model: A transformers model, cut or not; models of unknown types and quantized models get no card.
+        model: A transformers model, cut or not, compiled or not; models of unknown types and quantized models get no
+            card.
         folder: The folder to write to; created if necessary. A model in it is replaced.
         tokenizer: If given, saved with the model.
         metrics: For the card: for example the result of `Trainer.evaluate`; non-numbers are left out.
@@ -64,10 +72,12 @@ def save_pretrained(
     """
     folder = Path(folder)
     facts = Facts(metrics or {}, base_model, dataset, task, labels)
+    model = getattr(model, "_orig_mod", model)  # compiled by torch.compile
     folder.mkdir(parents=True, exist_ok=True)
     with temporary_folder(".new-", folder) as new:
-        for part in filter(None, (model, tokenizer)):
-            part.save_pretrained(new)
+        for part in (model, tokenizer):
+            if part is not None:
+                part.save_pretrained(new)
         if _has_card(model) and is_ours(folder / "README.md"):
             write_card(model, new, name or folder.resolve().name, facts)
         open_to_umask(new)
@@ -102,7 +112,7 @@ def from_pretrained(folder: str | Path, auto_class: Any = None, **options: Any) 
         folder: The folder with `config.json` and the weights; or, as a string, the id of a model on the hub.
         auto_class: A transformers class for loading (such as `AutoModel`); default: the saved class.
         **options: Options of transformers' `from_pretrained`: `dtype`, `device_map`, `attn_implementation`,
-            `quantization_config`, `revision`, configuration values, ….
+            `quantization_config`, `revision`, `cache_dir`, `subfolder`, configuration values, ….
 
     Returns:
         The model in eval mode; without options, on the CPU and with bitwise the stored weights.
@@ -112,18 +122,21 @@ def from_pretrained(folder: str | Path, auto_class: Any = None, **options: Any) 
             or weights are missing; without `auto_class`, also if there are unused weights.
     """
     name = hub_id(folder)
-    config = Path(folder) / "config.json" if name is None else _from_hub(name, options.get("revision"))
+    inside = options.get("subfolder") or ""
+    config = Path(folder) / inside / "config.json" if name is None else _from_hub(name, options)
     check_references(config.parent)
     model_class = _saved_class(config, folder) if auto_class is None else auto_class
+    remedy = f"check {', '.join(options)}, or save it again" if options else "save it again"
+    defaults = {"local_files_only": name is None, "trust_remote_code": False, "use_safetensors": True}
+    defaults["ignore_mismatched_sizes"] = True  # they are reported below
     try:
         model, info = model_class.from_pretrained(
-            name or Path(folder),
-            **{"local_files_only": name is None, "trust_remote_code": False, "use_safetensors": True, **options},
-            output_loading_info=True,
+            name or Path(folder), **{**defaults, **options}, output_loading_info=True
         )
-    except (UserError, ImportError, OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        remedy = f"check {', '.join(options)}, or save it again" if options else "save it again"
+    except LOADING_ERRORS as error:
         raise UserError(f"can't load the model in {folder}: {_first_lines(error)}; {remedy}.") from error
+    if info["mismatched_keys"] and not options.get("ignore_mismatched_sizes"):
+        raise UserError(f"can't load the model in {folder}: {_mismatch(info['mismatched_keys'])}; {remedy}.")
     for what in ("missing_keys", "unexpected_keys") if auto_class is None else ("missing_keys",):
         if info[what]:
             raise UserError(
@@ -155,12 +168,20 @@ def align(model: nn.Module) -> None:
             parameter.data = parameter.data.clone()
 
 
-def _from_hub(name: str, revision: str | None = None) -> Path:
+def _mismatch(entries: Iterable[tuple[str, Sequence[int], Sequence[int]]]) -> str:
+    """Describe the first of the weights (name, stored shape, expected shape) that differ in shape."""
+    (name, stored, expected), *others = sorted(entries)
+    more = f" (and {len(others)} more)" if others else ""
+    return f"{name} has the shape {list(stored)}, but its config.json requires {list(expected)}{more}"
+
+
+def _from_hub(name: str, options: Mapping[str, Any]) -> Path:
     """Return the cached path of a hub model's configuration; an index of weights is cached in the same folder."""
+    where: dict[str, Any] = {key: options[key] for key in HUB_OPTIONS if key in options}
     try:
         with suppress(EntryNotFoundError):
-            hf_hub_download(name, SAFE_WEIGHTS_INDEX_NAME, revision=revision)
-        return Path(hf_hub_download(name, "config.json", revision=revision))
+            hf_hub_download(name, SAFE_WEIGHTS_INDEX_NAME, **where)
+        return Path(hf_hub_download(name, "config.json", **where))
     except Exception as error:  # the hub, the network and the cache raise their own exceptions
         raise UserError(
             f"{name} is neither a folder nor can it be had from the hub ({_first_lines(error)}); give the folder of a "

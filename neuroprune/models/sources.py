@@ -21,7 +21,6 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    AutoTokenizer,
     PreTrainedTokenizerFast,
 )
 
@@ -32,18 +31,16 @@ from neuroprune.files.packages import RESOURCES, Package, cause, unpack
 from neuroprune.models.configuration import set_classes, with_values
 from neuroprune.models.gguf_files import unpack_gguf
 from neuroprune.models.model_files import check_construction, check_description, check_weights
+from neuroprune.models.tokenizer_files import TOKENIZER_FILES, check_embeddings, files_of, load_tokenizer
 from neuroprune.models.vocabulary import trim_vocabulary
 from neuroprune.models.weight_index import check_references
 from neuroprune.pruning.architectures import find_architecture
 
 log = logging.getLogger(__name__)
 
-HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # configuration, weights and tokenizer files
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", *TOKENIZER_FILES]  # configuration, weights and tokenizer files
 # Other files that transformers reads from a model's folder: for the tokenizer, and for generating text.
-SMALL_FILES = (
-    *("added_tokens.json", "chat_template*", "generation_config.json", "merges.txt", "special_tokens_map.json"),
-    *("tokenizer*.json", "*vocab*", "*.codes", "*.model", "*.spm", "*.tiktoken"),
-)
+SMALL_FILES = (*TOKENIZER_FILES, "generation_config.json")
 ONLY_FILES: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # no network, no remote code
 HEADS = re.compile(
     r"(^|\.)(pooler|classifier|score|qa_outputs|classification_head|pre_classifier|sequence_summary|logits_proj)\."
@@ -88,7 +85,7 @@ def prepare(model: ModelSettings, resources: Path = RESOURCES) -> dict[str, Any]
     files = [folder / "config.json", *_weights(model, folder)]
     check_weights(files[1:])
     if not model.source.startswith("package:"):
-        files += sorted({path for pattern in SMALL_FILES for path in folder.glob(pattern) if path.is_file()})
+        files += files_of(folder, SMALL_FILES)
     with _quiet():
         with_values(check_description(folder, **ONLY_FILES), model)
     revision = {"revision": folder.name} if folder.parent.name == "snapshots" else {}
@@ -220,6 +217,7 @@ def _pretrained(model: ModelSettings, data: Texts, folder: Path) -> tuple[Any, A
     try:
         config = with_values(AutoConfig.from_pretrained(folder, **ONLY_FILES), model)
         set_classes(config, data.labels)
+        tokenizer = load_tokenizer(folder, f"model {model.name}", **ONLY_FILES)
         network, info = _auto_class(model, config, data).from_pretrained(
             folder,
             config=config,
@@ -229,10 +227,10 @@ def _pretrained(model: ModelSettings, data: Texts, folder: Path) -> tuple[Any, A
             output_loading_info=True,
             **ONLY_FILES,
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, **ONLY_FILES)
     except (ImportError, OSError, ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"model {model.name}: {folder} can't be loaded: {cause(error)}") from error
     _check_loaded(model, folder, info)
+    check_embeddings(network, tokenizer, data.texts(), f"model {model.name}")
     return network, tokenizer
 
 
@@ -243,7 +241,7 @@ def _check_loaded(model: ModelSettings, folder: Path, info: dict[str, Any]) -> N
         body = sorted(name for name in names if not HEADS.search(name))
         if body:
             more = f" and {len(body) - 1} more" if len(body) > 1 else ""
-            raise UserError(f"model {model.name}: {folder} {what} {body[0]}{more}; is it a complete {model.source}?")
+            raise UserError(f"model {model.name}: {folder} {what} {body[0]}{more}; is it a complete model?")
     new = sorted(set(info["missing_keys"]) | mismatched)
     if new:
         log.info("%s: newly initialised: %s", model.name, ", ".join(new))

@@ -37,8 +37,9 @@ def trim_vocabulary(model: nn.Module, tokenizer: Any, texts: Iterable[str]) -> A
         The tokenizer of the trimmed model; it splits each of the texts into the same tokens. Save it with the model.
 
     Raises:
-        UserError: If the tokenizer has an unknown form or would split a text differently, or the model has a vocabulary
-            of a different size or several vocabularies. The model is then not changed.
+        UserError: If `texts` is not a collection of texts, the tokenizer has an unknown form or would split a text
+            differently, or the model has a vocabulary of a different size or several vocabularies. The model is then
+            not changed.
     """
     network: Any = unwrapped(model)
     if not getattr(tokenizer, "is_fast", False):
@@ -46,7 +47,7 @@ def trim_vocabulary(model: nn.Module, tokenizer: Any, texts: Iterable[str]) -> A
             f"trim_vocabulary: {type(tokenizer).__name__} is not a fast tokenizer; load one with AutoTokenizer."
         )
     _check_model(network, len(tokenizer))
-    rows = list(dict.fromkeys(texts))
+    rows = _rows(texts)
     description = json.loads(tokenizer.backend_tokenizer.to_str())
     kept = _kept(description, _used(tokenizer, rows), _fixed(network, tokenizer))
     trimmed = copy.deepcopy(tokenizer)
@@ -56,6 +57,19 @@ def trim_vocabulary(model: nn.Module, tokenizer: Any, texts: Iterable[str]) -> A
     _cut_rows(network, kept)
     _renumber(network, number)
     return trimmed
+
+
+def _rows(texts: Iterable[str]) -> list[str]:
+    """Return the texts without duplicates; reject a single text and other values."""
+    if isinstance(texts, str | Mapping):
+        what = "a single text" if isinstance(texts, str) else "a mapping"
+        raise UserError(f"trim_vocabulary: texts is {what}; give a list of all texts of the training data.")
+    rows = list(texts)
+    for number, text in enumerate(rows):
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise UserError(f"trim_vocabulary: texts[{number}] is no text but of the type {kind}; give texts only.")
+    return list(dict.fromkeys(rows))
 
 
 def _check_model(network: Any, tokens: int) -> None:

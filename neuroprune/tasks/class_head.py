@@ -14,6 +14,7 @@ from transformers import DataCollatorWithPadding, Trainer
 from neuroprune.config.availability import obstacle
 from neuroprune.config.settings import TaskSettings
 from neuroprune.errors import UserError
+from neuroprune.tasks.lengths import longest_input
 from neuroprune.tasks.sources import mapped
 
 
@@ -76,7 +77,7 @@ class ClassHead:
 
     def encode(self, rows: Dataset) -> Dataset:
         """Tokenise the text or pair of texts; return the tokenizer's columns and `labels`."""
-        task, longest = self.task, min(self.task.max_length, self.tokenizer.model_max_length)
+        task, longest = self.task, longest_input(self.task, self.tokenizer, texts=len(self.task.inputs))
 
         def tokenise(batch: dict[str, list[Any]]) -> dict[str, Any]:
             encoded = self.tokenizer(*(batch[column] for column in task.inputs), truncation=True, max_length=longest)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from neuroprune.files.temporary import temporary_folder
 DISAGREE = (NonMatchingSplitsSizesError, ExpectedMoreSplitsError, UnexpectedSplitsError)
 CARD = "README.md"
 PATHS = ("data_files", "data_dir")  # keys of a card's configuration
+PART = re.compile(r"[-._]\d+(-of-\d+)?(?=\.)")  # of the names of files that are parts of a split
+CASTS = ("Failed to parse string", "Couldn't cast array")  # messages about columns whose type differs between files
 TEXT_FILES = {".csv", ".tsv", ".json", ".jsonl", ".txt"}
 
 
@@ -42,7 +46,8 @@ def read_folder(task: TaskSettings, folder: Path, config: str | None) -> dataset
         The rows by split, with all columns.
 
     Raises:
-        UserError: If a file can't be read.
+        UserError: If a file can't be read, a csv file has two columns of one name, or a split has several files that
+            are neither numbered parts (`-0`, `-00000-of-00002`), nor in a folder of their own, nor listed in the card.
     """
     if (outside := _file_outside(folder / CARD)) is not None:
         raise UserError(
@@ -54,14 +59,63 @@ def read_folder(task: TaskSettings, folder: Path, config: str | None) -> dataset
             builder = datasets.load_dataset_builder(str(folder), config, cache_dir=str(cache / "datasets"))
             if hasattr(builder.config, "keep_default_na"):
                 builder.config.keep_default_na, builder.config.na_values, builder.config.index_col = False, [""], False
+            _check_files(task, folder, builder.config)
             builder.download_and_prepare()
             found = builder.as_dataset(in_memory=True)
             for rows in found.values():
                 rows.data.table.validate(full=True)
             return found
+    except UserError:
+        raise
     except Exception as error:  # `datasets` and its readers raise their own exceptions
         reason = _reason(error, folder)
         raise UserError(f"task {task.name}: dataset {task.source} in {folder} can't be read: {reason}") from error
+
+
+def _check_files(task: TaskSettings, folder: Path, config: Any) -> None:
+    """Reject several files for one split, unless they are named as its parts, and csv files with ambiguous columns."""
+    where = f"task {task.name}: dataset {task.source} in {folder}"
+    splits = {str(split): [str(path) for path in paths] for split, paths in (config.data_files or {}).items()}
+    for split in sorted({task.train_split, task.eval_split} & splits.keys()):
+        if not (_lists_files(folder / CARD) or _are_parts(split, splits, folder)):
+            names = ", ".join(sorted(os.path.relpath(path, folder) for path in splits[split]))
+            raise UserError(
+                f"{where} has several files for the split {split}: {names}; keep one, or list them in {CARD} "
+                "(data_files of configs)"
+            )
+        for path in splits[split] if hasattr(config, "keep_default_na") else ():
+            if twice := _column_given_twice(path, config):
+                raise UserError(f"{where}: {Path(path).name} has two columns named {twice!r}; rename or delete one")
+
+
+def _lists_files(card: Path) -> bool:
+    """Return whether a dataset's card lists the files of its splits."""
+    try:
+        found = _front_matter(card)["configs"] if card.is_file() else []
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError):
+        return False
+    return any("data_files" in entry for entry in (found if isinstance(found, list) else [found]))
+
+
+def _are_parts(split: str, splits: Mapping[str, Sequence[str]], folder: Path) -> bool:
+    """Return whether a split is one file, numbered files, or a subfolder with files of no other split."""
+    paths = splits[split]
+    if len(paths) < 2 or (all(map(PART.search, paths)) and len({PART.sub("", path) for path in paths}) == 1):
+        return True
+    shared = Path(os.path.commonpath(paths))
+    others = [Path(path) for name in splits if name != split for path in splits[name]]
+    return not (shared.exists() and shared.samefile(folder)) and not any(shared in path.parents for path in others)
+
+
+def _column_given_twice(path: str, config: Any) -> str | None:
+    """Return the first column that a csv file's first line names twice; None if there is none or it can't be read."""
+    if config.header != "infer" or config.names is not None:
+        return None
+    options = {"sep": config.sep, "encoding": config.encoding, "keep_default_na": False}
+    with suppress(Exception):  # reading all rows will raise it again
+        first = pd.read_csv(path, header=None, nrows=1, dtype=str, **options).iloc[0]
+        return next((name for name, count in Counter(first).items() if name and count > 1), None)
+    return None
 
 
 @contextmanager
@@ -112,6 +166,8 @@ def _reason(error: Exception, folder: Path) -> str:
         return "rows of a csv file have more cells than its first line has names; put texts with commas in quotes"
     if broken := next((one for one in causes if isinstance(one, ParserError)), None):
         return f"{_unreadable_csv(folder)}: {cause(broken)}; put texts with commas, quotes or line breaks in quotes"
+    if any(_has(one, CASTS) for one in causes) and (empty := _empty_column(folder)):
+        return f"{empty} is empty in all rows, but not in other files; fill or delete it"
     described = f" ({CARD} describes the files)" if (folder / CARD).exists() else ""
     return f"{cause(error)}{described}"
 
@@ -197,6 +253,27 @@ def _unreadable_csv(folder: Path) -> str:
         except ValueError:
             continue
     return "a csv file"
+
+
+def _empty_column(folder: Path) -> str | None:
+    """Describe the first column that has values in some of a folder's text files, but none in another."""
+    empty = {path.name: empty for path in _files(folder) if (empty := _are_empty(path))}
+    found = ((name, column) for name, columns in empty.items() for column in columns if columns[column])
+    filled = {column for columns in empty.values() for column in columns if not columns[column]}
+    return next((f"column {column!r} of {name}" for name, column in found if column in filled), None)
+
+
+def _are_empty(path: Path) -> dict[str, bool]:
+    """Return whether a file's columns are empty in all rows; nothing if pandas can't read it."""
+    try:
+        if path.suffix in (".csv", ".tsv"):
+            options: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
+            rows = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", **options)
+        else:
+            rows = pd.read_json(path, lines=path.suffix == ".jsonl")
+    except (ValueError, OSError):
+        return {}
+    return {str(column): bool(rows[column].isna().all()) for column in rows}
 
 
 def _smallest(folder: Path) -> str:

@@ -13,6 +13,7 @@ from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding, Seq2Se
 
 from neuroprune.config.settings import TaskSettings
 from neuroprune.pruning.defaults import IGNORED
+from neuroprune.tasks.lengths import longest_answer, longest_input
 from neuroprune.tasks.sources import mapped
 from neuroprune.tasks.text import Judge
 
@@ -52,11 +53,12 @@ class Generation:
 
     def encode(self, rows: Dataset) -> Dataset:
         """Tokenise inputs, with the task's prefix, and targets; return the tokenizer's columns and `labels`."""
-        task, longest = self.task, min(self.task.max_length, self.tokenizer.model_max_length)
+        task, longest = self.task, longest_input(self.task, self.tokenizer, prefix=self.task.prefix)
+        written = longest_answer(task, self.tokenizer)
 
         def tokenise(batch: dict[str, list[str]]) -> dict[str, Any]:
             texts = [task.prefix + text for text in batch[task.inputs[0]]]
-            answers = self.tokenizer(text_target=batch[task.label], truncation=True, max_length=task.answer_length)
+            answers = self.tokenizer(text_target=batch[task.label], truncation=True, max_length=written)
             encoded = self.tokenizer(texts, truncation=True, max_length=longest)
             return {**encoded, "labels": answers["input_ids"]}
 

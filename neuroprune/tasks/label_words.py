@@ -17,6 +17,7 @@ from neuroprune.config.settings import TaskSettings
 from neuroprune.errors import UserError
 from neuroprune.pruning.defaults import IGNORED
 from neuroprune.tasks import class_head
+from neuroprune.tasks.lengths import longest_input
 from neuroprune.tasks.sources import mapped
 
 
@@ -76,8 +77,8 @@ class LabelWords:
 
     def encode(self, rows: Dataset) -> Dataset:
         """Tokenise the inputs as text; return the tokenizer's columns and `labels`, the class numbers."""
-        task, longest = self.task, min(self.task.max_length, self.tokenizer.model_max_length)
-        columns = sorted(task.inputs)
+        task, columns = self.task, sorted(self.task.inputs)
+        longest = longest_input(task, self.tokenizer, prefix=f"{task.name} {columns[0]}:")
 
         def tokenise(batch: dict[str, list[Any]]) -> dict[str, Any]:
             rows = zip(*(batch[column] for column in columns), strict=True)

@@ -100,14 +100,20 @@ def _check_words(rows: datasets.Dataset, task: TaskSettings, split: str) -> None
                 )
 
 
+def _is_empty(value: Any) -> bool:
+    """Return whether a value is missing or white space."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
 def _check_empty(rows: datasets.Dataset, task: TaskSettings, split: str) -> None:
-    """Reject columns of texts that are all empty; single empty texts are allowed."""
-    for column in task.inputs:
-        texts = rows[column][:]
-        if texts and all(isinstance(text, str) and not text.strip() for text in texts):
+    """Reject columns that are empty in all rows; single empty texts are allowed."""
+    for column in task.columns:
+        values = rows[column][:]
+        if values and all(map(_is_empty, values)):
+            remedy = "name the column with the text in inputs" if column in task.inputs else "set label or the split"
             raise UserError(
-                f"task {task.name}: all {len(texts)} rows of column {column!r} (split {split} of {task.source}) are "
-                "empty; name the column with the text in inputs"
+                f"task {task.name}: all {len(values)} rows of column {column!r} (split {split} of {task.source}) are "
+                f"empty; {remedy}"
             )
 
 

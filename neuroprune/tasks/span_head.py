@@ -13,6 +13,7 @@ from transformers import Trainer
 
 from neuroprune.config.fields import ANSWER_START
 from neuroprune.tasks.class_head import ClassHead
+from neuroprune.tasks.lengths import longest_input
 from neuroprune.tasks.sources import mapped
 
 LONGEST = 30
@@ -72,7 +73,7 @@ class SpanHead(ClassHead):
 
     def _tokens(self, batch: dict[str, list[Any]], **options: Any) -> Any:
         question, context = (batch[column] for column in self.task.inputs)
-        longest = min(self.task.max_length, self.tokenizer.model_max_length)
+        longest = longest_input(self.task, self.tokenizer, texts=2)
         return self.tokenizer(question, context, truncation=True, max_length=longest, **options)
 
     @cached_property

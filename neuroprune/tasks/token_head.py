@@ -13,6 +13,7 @@ from transformers import DataCollatorForTokenClassification
 
 from neuroprune.pruning.defaults import IGNORED
 from neuroprune.tasks.class_head import ClassHead
+from neuroprune.tasks.lengths import longest_input
 from neuroprune.tasks.sources import mapped
 
 
@@ -46,7 +47,7 @@ class TokenHead(ClassHead):
 
     def encode(self, rows: Dataset) -> Dataset:
         """Tokenise the words, joined by spaces; return the tokenizer's columns and `labels`."""
-        task, longest = self.task, min(self.task.max_length, self.tokenizer.model_max_length)
+        task, longest = self.task, longest_input(self.task, self.tokenizer)
 
         def tokenise(batch: dict[str, list[Any]]) -> dict[str, Any]:
             words = batch[task.inputs[0]]

@@ -77,6 +77,22 @@ def test_the_full_checkpoint_brings_tokenizer_and_metrics_along(tmp_path, tokeni
     assert f"{measure_sparsity(model).weights:.1%} of the dense model's weights" in card
 
 
+def test_all_chat_templates_of_the_tokenizer_are_copied(tmp_path, tokenizer):  # noqa: F811
+    tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "T{{ messages }}"}
+    save_pretrained(cut_model("bert"), tmp_path / "small", tokenizer)
+    assert export(tmp_path / "small", "full", tmp_path / "full") == 0
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "full").chat_template == tokenizer.chat_template
+
+
+def test_files_of_every_kind_of_tokenizer_are_copied(tmp_path):
+    save_pretrained(cut_model("bert"), tmp_path / "small")
+    names = {"bpe.codes", "qwen.tiktoken", "spiece.model", "source.spm", "target_vocab.json", "merges.txt"}
+    for name in names:
+        (tmp_path / "small" / name).write_text("{}")
+    assert export(tmp_path / "small", "full", tmp_path / "full") == 0
+    assert names <= {file.name for file in (tmp_path / "full").iterdir()}
+
+
 def test_half_precision_stays_and_tied_weights_stay_tied():
     model = cut_model("gpt2").to(torch.bfloat16)
     full = full_size(model)
@@ -91,7 +107,19 @@ def test_half_precision_stays_and_tied_weights_stay_tied():
     ("folder", "form", "out", "sentence"),
     [
         ("small", "ful", "new", "format 'ful': unknown (did you mean 'full'?); known: full, gguf, onnx, per-layer"),
-        ("nowhere", "full", "new", "nowhere contains no saved model"),
+        ("nowhere", "full", "new", "nowhere contains no saved model: there is no such folder"),
+        (
+            "me/small",
+            "gguf",
+            "new",
+            "me/small contains no saved model: there is no such folder; download a model of the hub first: hf d",
+        ),
+        (
+            "wide",
+            "full",
+            "new",
+            "can't load the model in wide: bert.encoder.layer.0.intermediate.dense.bias has the shap",
+        ),
         ("small", "full", "small/config.json/new", "small/config.json/new can't be written (Not a directory)"),
         ("other", "full", "new", "model type 'clip_text_model' is not supported"),
         ("other", "onnx", "new", "model type 'clip_text_model' is not supported"),
@@ -104,6 +132,9 @@ def test_a_mistake_is_one_sentence(folder, form, out, sentence, tmp_path, monkey
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     config = transformers.CLIPTextConfig(vocab_size=9, bos_token_id=1, eos_token_id=2, **sizes)
     save_pretrained(transformers.CLIPTextModel(config), tmp_path / "other")
+    save_pretrained(make_model("bert"), tmp_path / "wide")
+    values = json.loads((tmp_path / "wide" / "config.json").read_text())
+    (tmp_path / "wide" / "config.json").write_text(json.dumps(values | {"intermediate_size": 99}))
     capsys.readouterr()
     assert export(folder, form, out) == 1
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith(sentence)

@@ -1,11 +1,13 @@
 """GGUF export: shapes per layer, channel order, tokenizer, and rejected models."""
 
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from helpers.models import make_model
 from neuroprune.cli import main
@@ -96,6 +98,94 @@ def test_the_tokenizer_is_inside(tmp_path):
     assert value(reader, "tokenizer.ggml.tokens") == tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     assert value(reader, "tokenizer.ggml.eos_token_id") == tokenizer.eos_token_id
     assert value(reader, "tokenizer.ggml.token_type")[:4] == [3, 3, 3, 1]
+
+
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+TEKKEN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|"
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|"
+    r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def splitter(*before, by_words=False):
+    last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=by_words)
+    return pre_tokenizers.Sequence([*before, last])
+
+
+def split(pattern, behavior="isolated", **options):
+    return pre_tokenizers.Split(Regex(pattern), behavior, **options)
+
+
+PATTERNS = {
+    "GPT-2": (pre_tokenizers.ByteLevel(add_prefix_space=False), "gpt-2"),
+    "GPT-2 as a regular expression": (splitter(split(GPT2)), "gpt-2"),
+    "Llama 3": (splitter(split(LLAMA3)), "llama-bpe"),
+    "Qwen2": (splitter(split(LLAMA3.replace("{1,3}", ""))), "qwen2"),
+    "Tekken": (splitter(split(TEKKEN)), "tekken"),
+    "SmolLM": (splitter(pre_tokenizers.Digits(individual_digits=True), by_words=True), "smollm"),
+    "bytes without words": (splitter(), None),
+    "numbers of two digits": (splitter(split(LLAMA3.replace("{1,3}", "{1,2}"))), None),
+    "no regular expression": (splitter(pre_tokenizers.Split(" ", "isolated")), None),
+    "another behavior": (splitter(split(LLAMA3, "removed")), None),
+    "inverted": (splitter(split(LLAMA3, invert=True)), None),
+    "split twice": (splitter(split(LLAMA3), by_words=True), None),
+    "three steps": (splitter(split(r"\p{N}"), split(LLAMA3)), None),
+    "whole numbers": (splitter(pre_tokenizers.Digits(individual_digits=False), by_words=True), None),
+    "white space": (pre_tokenizers.Whitespace(), None),
+    "nothing": (None, None),
+}
+
+
+@pytest.mark.parametrize("kind", PATTERNS)
+def test_the_name_of_the_splitting_pattern_is_known_or_no_tokenizer_is_written(kind, tmp_path):
+    splits, name = PATTERNS[kind]
+    tokenizer, model = train_text_tokenizer(TEXTS, 320), make_model("llama")
+    model.resize_token_embeddings(len(tokenizer))
+    save_pretrained(model, tmp_path / "m", tokenizer)
+    file = tmp_path / "m" / "tokenizer.json"
+    described = json.loads(file.read_text())
+    made = Tokenizer.from_str(json.dumps(described | {"pre_tokenizer": None}))
+    if splits is not None:
+        made.pre_tokenizer = splits
+    made.save(str(file))
+    sentence = export(tmp_path / "m", "gguf", tmp_path / "g")[-1]
+    reader = gguf.GGUFReader(tmp_path / "g" / "model.gguf")
+    if name is None:
+        assert sentence.startswith("It has no tokenizer because only byte-level BPE with the splitting pattern of gpt")
+        assert value(reader, "tokenizer.ggml.model") == "none"
+        assert reader.get_field("tokenizer.ggml.pre") is None
+    else:
+        assert sentence == f"It includes the tokenizer (byte-level BPE, {name})."
+        assert value(reader, "tokenizer.ggml.pre") == name
+
+
+def test_several_chat_templates_are_inside_by_name(tmp_path):
+    tokenizer, model = train_text_tokenizer(TEXTS, 320), make_model("llama")
+    tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "T{{ messages }}"}
+    model.resize_token_embeddings(len(tokenizer))
+    save_pretrained(model, tmp_path / "m", tokenizer)
+    export(tmp_path / "m", "gguf", tmp_path / "g")
+    reader = gguf.GGUFReader(tmp_path / "g" / "model.gguf")
+    assert value(reader, "tokenizer.chat_template") == "{{ messages }}"
+    assert value(reader, "tokenizer.chat_template.tool_use") == "T{{ messages }}"
+
+
+def test_a_failed_export_leaves_no_folder(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    save_pretrained(make_model("llama"), tmp_path / "m")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(gguf.GGUFWriter, "write_tensors_to_file", fail)
+    for out in ("g", "empty"):
+        with pytest.raises(UserError, match=r"can't be written .No space left on device"):
+            export(tmp_path / "m", "gguf", tmp_path / out)
+    assert not (tmp_path / "g").exists() and not list((tmp_path / "empty").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -184,10 +184,21 @@ def test_a_file_with_other_outputs_is_not_written(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(onnx, "TOLERANCE", 0.0)
     assert export(tmp_path / "small", "onnx", tmp_path / "onnx") == 1
     assert "outputs of the ONNX file differ" in capsys.readouterr().err
-    assert list((tmp_path / "onnx").iterdir()) == []
+    assert not (tmp_path / "onnx").exists()
+
+
+@onnx_only
+def test_models_for_multiple_choice_are_refused_by_class(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(onnx, "_write_fused", lambda *_: pytest.fail("it was traced"))
+    save_pretrained(transformers.BertForMultipleChoice(make_model("bert").config), tmp_path / "small")
+    assert export(tmp_path / "small", "onnx", tmp_path / "onnx") == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("BertForMultipleChoice can't be exported to ONNX: each of its rows has several texts")
+    assert not (tmp_path / "onnx").exists()
 
 
 def test_without_the_packages_it_says_what_to_install(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(onnx, "find_spec", lambda name: None)
+    (tmp_path / "small").mkdir()
     assert export(tmp_path / "small", "onnx", tmp_path / "onnx") == 1
     assert capsys.readouterr().err.strip().endswith("pip install onnx onnxscript onnxruntime.")

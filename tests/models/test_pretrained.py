@@ -14,6 +14,7 @@ from test_surgery import uneven_cut
 
 from helpers.models import VOCAB, each_model, logits, make_batch, make_model
 from neuroprune.errors import UserError
+from neuroprune.models import pretrained
 from neuroprune.models.pretrained import from_pretrained, save_pretrained
 from neuroprune.pruning.surgery import kept_units, remove
 
@@ -208,6 +209,26 @@ def test_tokenizer_is_saved_beside_the_model(tokenizer, tmp_path):
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "both")("a b")["input_ids"] == [2, 5, 6, 3]
 
 
+def test_a_compiled_model_is_saved_like_the_model_itself(tmp_path):
+    model = make_model("bert")
+    remove(model, *uneven_cut("bert"))
+    save_pretrained(torch.compile(model, backend="eager"), tmp_path)
+    assert_same(model, from_pretrained(tmp_path))
+    assert "pruned" in (tmp_path / "README.md").read_text()
+
+
+def test_an_empty_tokenizer_is_saved_too(tmp_path):
+    class Empty:
+        def __len__(self):
+            return 0
+
+        def save_pretrained(self, folder):
+            (folder / "tokenizer.json").write_text("{}")
+
+    save_pretrained(make_model("bert"), tmp_path, Empty())
+    assert (tmp_path / "tokenizer.json").exists()
+
+
 # ---- from the hub
 
 
@@ -224,10 +245,7 @@ def from_cache(cache, name):
 
 
 def test_a_hub_id_gives_the_model_that_was_pushed(saved, tmp_path):
-    repository = tmp_path / "cache" / "models--someone--small-bert"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text("a" * 40)
-    shutil.copytree(saved, repository / "snapshots" / ("a" * 40))
+    pushed(saved, tmp_path / "cache")
     done = from_cache(tmp_path / "cache", "someone/small-bert")
     assert done.returncode == 0, done.stderr
     name, total = done.stdout.split()
@@ -240,6 +258,41 @@ def test_a_name_that_is_no_folder_and_not_on_the_hub_is_one_sentence(tmp_path):
     last = from_cache(tmp_path, "someone/small-bert").stderr.strip().splitlines()[-1]
     assert "someone/small-bert is neither a folder nor can it be had from the hub (" in last
     assert last.endswith("); give the folder of a saved model, or check the name and the network.")
+
+
+def pushed(saved, cache, inside="."):
+    """Put a saved model into a cache of the hub."""
+    repository = cache / "models--someone--small-bert"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("a" * 40)
+    shutil.copytree(saved, repository / "snapshots" / ("a" * 40) / inside)
+
+
+@pytest.mark.parametrize("inside", [".", "inner"])
+def test_a_hub_model_is_found_in_another_cache_and_in_a_subfolder(inside, saved, tmp_path):
+    pushed(saved, tmp_path / "other", inside)
+    where = {"cache_dir": tmp_path / "other", "local_files_only": True}
+    where |= {} if inside == "." else {"subfolder": inside}
+    assert_same(from_pretrained(saved), from_pretrained("someone/small-bert", **where))
+    with pytest.raises(UserError, match="someone/small-bert is neither a folder nor"):
+        from_pretrained("someone/small-bert", local_files_only=True, cache_dir=tmp_path / "empty")
+
+
+def test_all_options_of_the_hub_reach_the_look_up_of_the_configuration(monkeypatch):
+    seen = []
+    monkeypatch.setattr(pretrained, "hf_hub_download", lambda *_, **given: seen.append(given) or "/nowhere/config.json")
+    options = {"token": "t", "force_download": True, "revision": "r", "local_files_only": True, "subfolder": "s"}
+    with pytest.raises(UserError):
+        from_pretrained("someone/small-bert", cache_dir="c", dtype="float16", **options)
+    assert seen == [options | {"cache_dir": "c"}] * 2
+
+
+def test_a_local_model_is_found_in_a_subfolder(saved):
+    assert_same(from_pretrained(saved), from_pretrained(saved.parent, subfolder=saved.name))
+    assert_same(from_pretrained(saved), from_pretrained(str(saved.parent), subfolder=saved.name))
+    (saved / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="this is an adapter"):
+        from_pretrained(saved.parent, subfolder=saved.name)
 
 
 # ---- damaged folders
@@ -272,7 +325,11 @@ DAMAGES = {
         lambda folder: change_config(folder, lambda c: c.update(architectures=["BertForSequenceClasification"])),
         "did you mean 'BertForSequenceClassification'",
     ),
-    "record lost": (lambda folder: change_config(folder, lambda c: c.pop("quantization_config")), "can't load"),
+    "record lost": (
+        lambda folder: change_config(folder, lambda c: c.pop("quantization_config")),
+        r"bert.encoder.layer.0.attention.output.dense.weight has the shape \[16, 8\], but its config.json requires "
+        r"\[16, 16\] \(and 9 more\); save it again.$",
+    ),
     "record of fewer": (lambda folder: change_mask(folder, "fff"), "can't load"),
     "record of none": (lambda folder: change_mask(folder, "0"), "can't load the model"),
     "record unreadable": (lambda folder: change_mask(folder, "?"), "can't load"),
@@ -344,3 +401,17 @@ def test_an_option_that_fails_is_named(tmp_path):
     make_model("bert").save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"attn_implementation.*check attn_implementation"):
         from_pretrained(tmp_path, attn_implementation="telepathy")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the device exists")
+@pytest.mark.parametrize("device", ["cuda", {"": "cuda:0"}, 0])
+def test_a_device_that_does_not_exist_is_one_sentence(device, saved):
+    with pytest.raises(UserError, match=r"can't load the model in .*; check device_map, or save it again\.$"):
+        from_pretrained(saved, device_map=device)
+
+
+def test_other_shapes_are_refused_unless_they_are_to_be_ignored(saved):
+    other = {"num_labels": 7}
+    with pytest.raises(UserError, match=r"classifier.bias has the shape \[2\], .* requires \[7\] .*check num_labels"):
+        from_pretrained(saved, **other)
+    assert from_pretrained(saved, **other, ignore_mismatched_sizes=True).classifier.out_features == 7

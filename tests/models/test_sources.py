@@ -3,18 +3,29 @@
 import json
 import shutil
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForMaskedLM, BertModel
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    ByT5Tokenizer,
+    CanineTokenizer,
+)
 
 import neuroprune
 from helpers.data import ROOT, sentence
+from helpers.models import ROWS, make_model
 from neuroprune.config.settings import ModelSettings
 from neuroprune.errors import UserError
 from neuroprune.files.atomic import file_hash, files_hash
 from neuroprune.models import sources
+from neuroprune.models.tokenizer_files import load_tokenizer
 
 SMALL = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 3, "vocab_size": 90}
 OTHERS = {
@@ -250,13 +261,14 @@ def test_the_manifest_tells_weights_apart(copy):
     [
         *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
         *("vocab.txt", "vocab.json", "target_vocab.json", "merges.txt", "bpe.codes", "spiece.model", "source.spm"),
-        *("chat_template.jinja", "generation_config.json"),
+        *("chat_template.jinja", "generation_config.json", "qwen.tiktoken", "additional_chat_templates/tool.jinja"),
     ],
 )
 def test_the_manifest_tells_tokenizers_apart(copy, name):
     before = sources.prepare(settings(copy))["sha256"]
     (copy / "README.md").write_text("It decides no result.")
     assert sources.prepare(settings(copy))["sha256"] == before
+    (copy / name).parent.mkdir(exist_ok=True)
     with (copy / name).open("a") as file:
         file.write(" " if name.startswith("tokenizer") else "{}")
     assert sources.prepare(settings(copy))["sha256"] != before
@@ -286,6 +298,70 @@ def test_what_is_missing_is_one_sentence(tmp_path):
     assert "is neither a folder nor a hub id" in error_of("./nothing")
     assert f"no config.json in {tmp_path}" in error_of(tmp_path)
     assert "unknown model type 'brt' (did you mean 'bert'?)" in error_of("random:brt")
+
+
+# ------------------------------------------------------------------ tokenizers
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_folder_without_a_tokenizer_is_refused(name, tmp_path):
+    """Depending on the type, transformers raises an error or returns a tokenizer of special tokens."""
+    make_model(name).save_pretrained(tmp_path)
+    data = SimpleNamespace(labels=Words.labels, texts=Words().texts, causal=ROWS[name].generates)
+    data.causal &= not ROWS[name].seq2seq
+    with pytest.raises(UserError) as caught:
+        sources.load(settings(tmp_path), data, seed=0)
+    remedy = "save it with the model: save_pretrained(model, folder, tokenizer)"
+    assert str(caught.value) == f"model small: {tmp_path} has no tokenizer; {remedy}"
+
+
+def test_a_damaged_tokenizer_is_one_sentence(copy):
+    (copy / "tokenizer.json").write_text("{")
+    assert f"the tokenizer in {copy} can't be loaded: " in error_of(copy)
+
+
+@pytest.mark.parametrize("kind", [ByT5Tokenizer, CanineTokenizer])
+def test_a_tokenizer_of_characters_or_bytes_needs_no_vocabulary(kind, tmp_path):
+    kind().save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("*vocab*"))
+    assert len(load_tokenizer(tmp_path, "model small")("a film")["input_ids"]) >= 6
+
+
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(bert, copy, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(bert)
+    size = len(tokenizer)
+    tokenizer.add_tokens(["<x>"])
+    tokenizer.save_pretrained(copy)
+    assert error_of(copy) == (
+        f"model small: token '<x>' of the tokenizer has the id {size}, but the model has only {size} embeddings; "
+        "call model.resize_token_embeddings(len(tokenizer)) and save both again"
+    )
+    model = BertModel.from_pretrained(copy)
+    model.resize_token_embeddings(size + 9)
+    model.save_pretrained(copy)
+    assert load(copy)[0].bert.embeddings.word_embeddings.num_embeddings == size + 9
+
+
+def test_a_mask_token_needs_no_embedding(copy):
+    """As in BART's checkpoints for summarization."""
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    size = len(tokenizer)
+    tokenizer.add_special_tokens({"mask_token": "<mask>"})
+    tokenizer.save_pretrained(copy)
+    assert load(copy)[1].mask_token_id == size
+    data = SimpleNamespace(labels=Words.labels, texts=lambda: ["a film", "a <mask> film"])
+    with pytest.raises(UserError, match="token '<mask>' of the tokenizer has the id"):
+        sources.load(settings(copy), data, seed=0)
+
+
+@pytest.mark.parametrize(
+    "tokens", [{"pad_token": "<new>"}, {"extra_special_tokens": ["<new>"]}], ids=["padding", "within texts"]
+)
+def test_a_special_token_that_occurs_needs_an_embedding(tokens, copy):
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    tokenizer.add_special_tokens(tokens)
+    tokenizer.save_pretrained(copy)
+    assert "token '<new>' of the tokenizer has the id" in error_of(copy)
 
 
 # ------------------------------------------------------------------ random models

@@ -184,6 +184,24 @@ def test_a_tokenizer_of_another_model_is_refused_and_nothing_changes():
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("a warm film", "texts is a single text; give a list of all texts of the training data"),
+        ({"text": TEXTS}, "texts is a mapping; give a list of all texts"),
+        ([*TEXTS, None], r"texts\[20\] is no text but of the type NoneType; give texts only"),
+        ([("a", "b")], r"texts\[0\] is no text but of the type tuple"),
+    ],
+)
+def test_anything_but_a_collection_of_texts_is_refused_and_nothing_changes(texts, message):
+    model, tokenizer = case("BertForSequenceClassification")
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(UserError, match=f"^trim_vocabulary: {message}"):
+        trim_vocabulary(model, tokenizer, texts)
+    assert model.state_dict().keys() == before.keys()
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+
 def test_vocabularies_of_their_own_are_refused():
     model, tokenizer = case("BartForConditionalGeneration")
     model.config.decoder_vocab_size = 7

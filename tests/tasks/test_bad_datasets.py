@@ -93,6 +93,17 @@ BAD = {
     "header alone": (both("text,label\n", "csv"), {}, "train.csv is empty or has no row"),
     "header alone, training": ({"train.csv": "text,label\n", "validation.csv": ROWS}, {}, "train.csv is empty or has no row"),
     "one empty split": (judged("text,label\n"), {}, "row"),
+    "two files of one split": ({"train.csv": ROWS, "train_old.csv": ROWS, "validation.csv": ROWS}, {}, "has several files for the split train: train.csv, train_old.csv; keep one, or list them in README.md"),
+    "two files of the evaluation split": ({"train.csv": ROWS, "validation.csv": ROWS, "val.csv": ROWS}, {}, "split validation: val.csv, validation.csv; keep"),
+    "two files of one split in a folder with both": ({"data/train.csv": ROWS, "data/train-old.csv": ROWS, "data/validation.csv": ROWS}, {}, "split train: data/train-old.csv, data/train.csv; keep"),
+    "parts of two versions": ({"train-00000-of-00001.csv": ROWS, "train_old-00000-of-00001.csv": ROWS, "validation.csv": ROWS}, {}, "split train: train-00000-of-00001.csv, train_old-00000-of-00001.csv; keep"),
+    "files without a split": ({"a.csv": ROWS, "b.csv": ROWS}, {}, "split train: a.csv, b.csv"),
+    "card: no list of the files": ({**card("license: mit"), "train2.csv": ROWS}, {}, "split train: train.csv, train2.csv"),
+    "two columns of one name": (both(ROWS.replace("text,label", "text,label,label").replace(",1", ",1,0").replace(",0\n", ",0,1\n"), "csv"), {}, "train.csv has two columns named 'label'; rename or delete one"),
+    "two columns of one name, later": (judged("text,label,text\na,1,b\nc,0,d\n"), {}, "validation.csv has two columns named 'text'"),
+    "two columns of one name, marked": (both("\ufeff\"text\",text,label\na,b,1\nc,d,0\n".encode(), "csv"), {}, "train.csv has two columns named 'text'"),
+    "two columns of one name, tabs": (both("text\ttext\tlabel\na\tb\t1\nc\td\t0\n", "tsv"), {}, "train.tsv has two columns named 'text'"),
+    "two columns of one name, gzip": (both(gzip.compress(b"text,text,label\na,b,1\nc,d,0\n"), "csv.gz"), {}, "train.csv.gz has two columns named 'text'"),
     "no validation split": ({"train.csv": ROWS}, {}, "no split 'validation'"),
     "misspelled split": ({"train.csv": ROWS, "validatoin.csv": ROWS}, {}, "no split 'validation'"),
     "text file": (both("good film\n", "txt"), {}, "label"),
@@ -160,13 +171,19 @@ BAD = {
     "text: a million joiners": (both(retold("\u200d" * 1_000_000, "b")), {}, "letters or signs"),
     "text: a million underscores and dashes": (both(retold("_-" * 500_000, "b")), {}, "letters or signs"),
     "text: a word of a million letters": (both(retold("a" * 1_000_000, "b")), {}, "letters"),
+    "text: never in training": ({"train.csv": "text,label\n,1\n,0\n", "validation.csv": ROWS}, {}, "column 'text' of train.csv is empty in all rows, but not in other files"),
+    "text: never when judged": (judged("text,label\n,1\n,0\n"), {}, "all 2 rows of column 'text' (split validation of folder) are empty"),
+    "text: always missing": (both("text,label\n,1\n,0\n", "csv"), {}, "all 2 rows of column 'text' (split train of folder) are empty; name the column with the text in inputs"),
+    "text: always null in training": ({"train.jsonl": retold(None, None), "validation.jsonl": retold("a", "b")}, {}, "column 'text' of train.jsonl is empty in all rows"),
+    "another column: never in training": ({"train.csv": "text,label,x\na,1,\nb,0,\n", "validation.csv": "text,label,x\na,1,q\nb,0,w\n"}, {}, "column 'x' of train.csv is empty"),
     # ---- labels
+    "label: never": (both("text,label\na,\nb,\n", "csv"), {}, "all 2 rows of column 'label' (split train of folder) are empty; set label or the split"),
     "label: -1": (both("text,label\na,-1\nb,0\n", "csv"), {}, "hidden"),
     "label: -2": (both("text,label\na,-2\nb,0\n", "csv"), {}, "-2"),
     "label: a fraction": (both("text,label\na,0.5\nb,1\n", "csv"), {}, "not classes"),
     "label: missing": (both("text,label\na,\nb,x\nc,y\n", "csv"), {}, "hidden"),
     "label: null": (both(relabelled("x", None, "y")), {}, "hidden"),
-    "label: always null": (both(relabelled(None, None)), {}, ""),
+    "label: always null": (both(relabelled(None, None)), {}, "all 2 rows of column 'label' (split train of folder) are empty"),
     "label: NA among numbers": (both("text,label\na,0\nb,1\nc,NA\n", "csv"), {}, "'NA'"),
     "label: lists": (both(relabelled([0], [1])), {}, "label"),
     "label: mappings": (both(relabelled({"a": 0}, {"a": 1})), {}, "label"),
@@ -230,7 +247,7 @@ def prepare(tmp_path, monkeypatch, capsys):
             (tmp_path / "data" / "folder").mkdir(parents=True)
         for name, data in (files or {}).items():
             path = tmp_path / "data" / "folder" / name
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data if isinstance(data, bytes) else data.encode())
         settings = json.dumps(TASK | changes)
         code = main(["prepare-data", "--settings", settings, "--data-root", "data", "--output", "made/t.json"])
@@ -260,6 +277,41 @@ def test_words_that_look_like_missing_values_are_text(prepare):
     text = "text,label\nNone,NA\nNA,null\nnull,NA\nnan,null\nN/A,NA\n"
     code, _, made = prepare(both(text, "csv"))
     assert (code, made["labels"], made["splits"]["train"]) == (0, ["NA", "null"], 5)
+
+
+SEVERAL = {
+    "numbered": {
+        "train-00000-of-00002.csv": ROWS,
+        "train-00001-of-00002.csv": ROWS,
+        "validation-00000-of-00001.csv": ROWS,
+    },
+    "counted": {"train-0.csv": ROWS, "train-1.csv": ROWS, "validation.csv": ROWS},
+    "in a folder": {"train/old.csv": ROWS, "train/new.csv": ROWS, "validation/all.csv": ROWS},
+    "in folders": {"train/a/rows.csv": ROWS, "train/b/rows.csv": ROWS, "validation/all.csv": ROWS},
+    "listed": {
+        **card(
+            "configs:\n- config_name: d\n  data_files: [{split: train, path: train*.csv}, {split: validation, path: validation.csv}]"
+        ),
+        "train_old.csv": ROWS,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_parts_of_a_split_are_read_together(prepare, kind):
+    code, sentence, made = prepare(SEVERAL[kind])
+    assert (code, sentence) == (0, "")
+    assert made["splits"] == {"train": 8, "validation": 4}
+
+
+def test_files_of_splits_that_the_task_does_not_read_do_not_matter(prepare):
+    assert prepare(both(ROWS, "csv") | {"test_a.csv": ROWS, "test_b.csv": ROWS})[0] == 0
+
+
+def test_columns_without_a_name_do_not_matter(prepare):
+    rows = ROWS.replace("\n", ",,\n")
+    assert rows.startswith("text,label,,\n")
+    assert prepare(both(rows, "csv"))[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from test_run import BERT, TASK
 
 import neuroprune
 from helpers.data import write_glue
+from helpers.models import make_model
 from neuroprune.cli import main
 from neuroprune.config.settings import ModelSettings, TaskSettings
 from neuroprune.config.training import TrainingSettings
@@ -171,6 +172,23 @@ def test_a_task_file_without_a_source_is_one_sentence(at_home, capsys):
         (at_home / name).write_text(yaml.safe_dump({"inputs": ["text"]}))
         assert main(words(task=name)) == 1
         assert capsys.readouterr().err.startswith("--task.source: this key is missing (A hub id")
+
+
+def test_a_model_without_a_tokenizer_is_told_before_training(at_home, monkeypatch, capsys):
+    monkeypatch.setattr(run, "_fit", lambda *_: pytest.fail("it was trained"))
+    make_model("bert").save_pretrained("bare")
+    assert main(words(model="bare")) == 1
+    said = capsys.readouterr().err
+    assert "model bare: bare has no tokenizer; save it with the model: save_pretrained(model, folder" in said
+    assert not (at_home / "small").exists()
+
+
+def test_a_length_without_room_for_text_is_told_before_training(at_home, monkeypatch, capsys):
+    monkeypatch.setattr(run, "_fit", lambda *_: pytest.fail("it was trained"))
+    (at_home / "mine.yaml").write_text(yaml.safe_dump(TASK_ROW | {"max_length": 2}))
+    assert main(words(task="mine.yaml")) == 1
+    assert "task mine: max_length is 2, which leaves no room for text" in capsys.readouterr().err
+    assert not (at_home / "small").exists()
 
 
 def test_a_loss_that_diverges_is_told_and_leaves_nothing(at_home, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -30,18 +32,38 @@ def export(folder: Path, form: str, out: Path, int8: bool = False) -> list[str]:
         Sentences about what was written and how to use it.
 
     Raises:
-        UserError: If the format is unknown, the model can't be loaded or exported, or `out` is not empty.
+        UserError: If the format is unknown, `folder` does not exist, the model can't be loaded or exported, or `out` is
+            not empty.
     """
     if form not in FORMATS:
         raise UserError(f"format {form!r}: unknown{did_you_mean(form, FORMATS)}; known: {', '.join(FORMATS)}")
     if int8 and form != "onnx":
         raise UserError(f"format {form}: only onnx supports 8-bit files; leave --int8 out, or give --format onnx.")
+    if not folder.exists():
+        raise UserError(
+            f"{folder} contains no saved model: there is no such folder; download a model of the hub first: "
+            f"hf download {folder} --local-dir model."
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty; give a new folder for the export.")
     module, name = FORMATS[form].split(":")
     options = {"int8": True} if int8 else {}
     try:
-        sentences: list[str] = getattr(import_module(module), name)(folder, out, **options)
+        with _no_empty_folder(out):
+            sentences: list[str] = getattr(import_module(module), name)(folder, out, **options)
     except OSError as error:
         raise UserError(f"{out} can't be written ({error.strerror or error}); give another folder.") from error
     return sentences
+
+
+@contextmanager
+def _no_empty_folder(out: Path) -> Iterator[None]:
+    """Delete a folder that was created by a failed export, if it is still empty."""
+    existing = out.exists()
+    try:
+        yield
+    except BaseException:
+        if not existing:
+            with suppress(OSError):  # it contains files
+                out.rmdir()
+        raise

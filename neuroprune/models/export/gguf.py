@@ -16,7 +16,9 @@ import numpy as np
 from torch import Tensor
 
 from neuroprune.errors import UserError
-from neuroprune.models.pretrained import from_pretrained
+from neuroprune.files.atomic import open_to_umask
+from neuroprune.files.temporary import temporary_folder
+from neuroprune.models.pretrained import from_pretrained, move_files
 from neuroprune.pruning.blocks import Attention, Blocks, Projection, find_blocks
 from neuroprune.pruning.kept_units import read_record
 
@@ -25,17 +27,22 @@ TYPES = ("llama", "mistral", "qwen2")
 """Model types that llama.cpp's `llama` can compute: rotary positions, RMS norms, gated MLPs with SiLU."""
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
 """llama.cpp's token types."""
-PRETOKENIZERS = {
-    ("ByteLevel",): "gpt-2",
-    ("Digits", "ByteLevel"): "smollm",
-    ("Split", "ByteLevel"): "llama-bpe",
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+SPLITS = {
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt-2",
+    rf"{WORDS}|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{SPACES}": "llama-bpe",
+    rf"{WORDS}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{SPACES}": "qwen2",
+    rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*|\p{{N}}"
+    rf"| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{SPACES}": "tekken",
 }
-"""Splitting pattern of a byte-level tokenizer -> llama.cpp's name for it."""
+"""Regular expression by which a byte-level tokenizer splits text -> llama.cpp's name for it."""
 UNUSED = 5
 
 
 def export(folder: Path, out: Path) -> list[str]:
-    """Write `model.gguf` in 32-bit floats, including the tokenizer if it is a byte-level BPE.
+    """Write `model.gguf` in 32-bit floats, including the tokenizer if it is a byte-level BPE that llama.cpp knows.
 
     Args:
         folder: A saved model with its tokenizer.
@@ -57,16 +64,24 @@ def export(folder: Path, out: Path) -> list[str]:
     shapes = _shapes(blocks)
     kind = "llama" if len(set(shapes)) == 1 else "deci"
     out.mkdir(parents=True, exist_ok=True)
-    writer = GGUFWriter(out / FILE, kind)
-    _add_values(writer, model)
-    sentence = _add_tokenizer(writer, folder, model.config.vocab_size)
-    for name, tensor in tensors(model):
-        writer.add_tensor(name, np.ascontiguousarray(tensor.detach().numpy()))
+    with temporary_folder(".new-", out) as new:
+        writer = GGUFWriter(new / FILE, kind)
+        _add_values(writer, model)
+        sentence = _add_tokenizer(writer, folder, model.config.vocab_size)
+        for name, tensor in tensors(model):
+            writer.add_tensor(name, np.ascontiguousarray(tensor.detach().numpy()))
+        _write(writer)
+        open_to_umask(new)
+        move_files(new, out)
+    return [f"{out / FILE}: llama.cpp's architecture {kind}, {len(blocks.mlps)} layers, 32-bit floats.", sentence]
+
+
+def _write(writer: Any) -> None:
+    """Write everything that was added, and close the file."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return [f"{out / FILE}: llama.cpp's architecture {kind}, {len(blocks.mlps)} layers, 32-bit floats.", sentence]
 
 
 def _check(model: Any) -> None:
@@ -163,7 +178,10 @@ def _add_tokenizer(writer: Any, folder: Path, size: int) -> str:
     name = _pretokenizer(found)
     if name is None:
         writer.add_tokenizer_model("none")
-        return "It has no tokenizer because only byte-level BPE is supported; pass token ids to llama.cpp."
+        return (
+            "It has no tokenizer because only byte-level BPE with the splitting pattern of gpt-2, llama-bpe, qwen2, "
+            "smollm or tekken is supported; pass token ids to llama.cpp."
+        )
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -180,8 +198,10 @@ def _add_tokenizer(writer: Any, folder: Path, size: int) -> str:
         if number is not None:
             getattr(writer, f"add_{kind}_token_id")(number)
     writer.add_add_bos_token(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id])
-    if tokenizer.chat_template:
-        writer.add_chat_template(tokenizer.chat_template)
+    if templates := tokenizer.chat_template:
+        several = isinstance(templates, dict)
+        named = [{"name": key, "template": text} for key, text in templates.items()] if several else templates
+        writer.add_chat_template(named)
     return f"It includes the tokenizer (byte-level BPE, {name})."
 
 
@@ -190,4 +210,27 @@ def _pretokenizer(tokenizer: dict[str, Any]) -> str | None:
     if tokenizer.get("model", {}).get("type") != "BPE":
         return None
     first = tokenizer.get("pre_tokenizer") or {}
-    return PRETOKENIZERS.get(tuple(part["type"] for part in first.get("pretokenizers", [first]) if part))
+    parts = [part for part in first.get("pretokenizers", [first]) if part]
+    *before, last = parts or [{}]
+    if last.get("type") != "ByteLevel" or len(before) > 1:
+        return None
+    return _split_name(before[0] if before else None, by_words=last.get("use_regex", True))
+
+
+def _split_name(before: dict[str, Any] | None, by_words: bool) -> str | None:
+    """Return llama.cpp's name of a pattern.
+
+    Args:
+        before: The step before the byte-level one, in the notation of `tokenizer.json`; None if there is none.
+        by_words: Whether the byte-level step splits like GPT-2.
+
+    Returns:
+        The name; None if llama.cpp has none or it is not known here.
+    """
+    if before is None:
+        return "gpt-2" if by_words else None
+    if before["type"] == "Digits":
+        return "smollm" if by_words and before.get("individual_digits") else None
+    if before["type"] != "Split" or before["behavior"] != "Isolated" or before.get("invert") or by_words:
+        return None
+    return SPLITS.get(before["pattern"].get("Regex", ""))

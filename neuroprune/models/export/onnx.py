@@ -48,12 +48,14 @@ def export(folder: Path, out: Path, int8: bool = False) -> list[str]:
         A description of the files, their inputs, and the difference between their outputs and the model's.
 
     Raises:
-        UserError: If a package is missing, the model can't be exported, or the outputs differ.
+        UserError: If a package is missing, the model can't be exported (such as those for multiple choice), or the
+            outputs differ.
     """
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise UserError(f"ONNX export needs {', '.join(missing)}; install with: pip install {' '.join(missing)}.")
     model: Any = from_pretrained(folder).float()
     find_architecture(model.config.model_type)  # the card requires a known type
+    _check_class(model)
     out.mkdir(parents=True, exist_ok=True)
     with temporary_folder(".new-", out) as new:
         with temporary_folder(".fused-", out) as fused:
@@ -68,6 +70,15 @@ def export(folder: Path, out: Path, int8: bool = False) -> list[str]:
         move_files(new, out)
     _write_companions(model, folder, out)
     return sentences
+
+
+def _check_class(model: Any) -> None:
+    """Reject models that read several texts per row."""
+    if type(model).__name__.endswith("ForMultipleChoice"):
+        raise UserError(
+            f"{type(model).__name__} can't be exported to ONNX: each of its rows has several texts, the choices; "
+            "supported are models for classification, question answering, language modelling and generation."
+        )
 
 
 def _write_fused(model: Any, new: Path, fused: Path) -> float:

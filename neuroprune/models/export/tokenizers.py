@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-FILES = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.spm")
+from neuroprune.models.tokenizer_files import files_of
 
 
 def copy_tokenizer(folder: Path, out: Path) -> list[Path]:
@@ -19,5 +19,9 @@ def copy_tokenizer(folder: Path, out: Path) -> list[Path]:
         The written files; none if there is no tokenizer.
     """
     out.mkdir(parents=True, exist_ok=True)
-    found = sorted({file for pattern in (*FILES, "*.jinja") for file in folder.glob(pattern) if file.is_file()})
-    return [Path(shutil.copyfile(file, out / file.name)) for file in found]
+    return [_copy(file, out / file.relative_to(folder)) for file in files_of(folder)]
+
+
+def _copy(file: Path, target: Path) -> Path:
+    target.parent.mkdir(exist_ok=True)
+    return Path(shutil.copyfile(file, target))
