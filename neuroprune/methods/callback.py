@@ -64,6 +64,7 @@ class Method(TrainerCallback):
         self._stepped = False  # whether the run has completed a step
         self._used = False  # whether a step has confirmed that the forward pass uses all attentions and MLPs
         self._units = 0  # at the last comparison of gradients over processes
+        self._step: int | None = None  # before which `before_step` was called last
 
     @property
     def run(self) -> Run:
@@ -117,8 +118,10 @@ class Method(TrainerCallback):
             run: The run, with the gradients of the step.
 
         Raises:
-            UserError: In the first step, if an attention or MLP is not used.
+            UserError: In the first step, if an attention or MLP is not used; after a cut, if gradients differ between
+                processes.
         """
+        self._step = run.step
         if self.cuts and not self._used:
             preconditions.check_used(run)
             self._used = True
@@ -128,7 +131,20 @@ class Method(TrainerCallback):
         self.strategy.before_step(run)
 
     def after_step(self, run: Run) -> None:
-        """Call the strategy after the optimizer's step; after the first step, reject states that can't be cut."""
+        """Call the strategy after the optimizer's step.
+
+        Args:
+            run: The run, with `step` increased by 1 since `before_step`.
+
+        Raises:
+            UserError: After the first step, if the optimizer's state can't be cut; after any step, if `before_step` was
+                not called, or the step not counted.
+        """
+        if self.cuts and (self._step is None or run.step != self._step + 1):
+            raise UserError(
+                f"after_step at step {run.step}: call before_step(run) before optimizer.step() in every step, and "
+                "increase run.step by 1 after it, or nothing is measured and no event takes place."
+            )
         if self.cuts and not self._stepped:
             preconditions.check_can_cut(run.optimizer, self._cut_blocks(run))
             self._stepped = True
@@ -170,7 +186,7 @@ class Method(TrainerCallback):
     def _taking_over(self, run: Run) -> Iterator[None]:
         self.abandon()
         self.strategy = self.make_strategy()
-        self._epoch_end, self._stepped, self._used, self._units = -1, False, False, 0
+        self._epoch_end, self._stepped, self._used, self._units, self._step = -1, False, False, 0, None
         try:
             if self.cuts:
                 preconditions.check_not_compiled(run.model)

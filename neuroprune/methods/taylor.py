@@ -41,8 +41,8 @@ class TaylorTarget(UnitTarget):
             self._add(taylor_scores(run))
 
     def ready(self) -> bool:
-        """Return whether units can be ranked; not if all gradients were zero or have overflowed."""
-        return self._sums is not None and any(bool(scores.any()) for scores in self._sums.values())
+        """Return whether there are scores; not if the gradients of all steps have overflowed."""
+        return self._sums is not None
 
     def state_dict(self) -> State:
         """Return the state of the target form and, if an event is near, the sums so far."""

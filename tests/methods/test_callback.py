@@ -424,13 +424,12 @@ def test_the_batch_size_that_the_trainer_has_found_counts(tmp_path):
 
 
 @pytest.mark.parametrize("make", [NeuroPrune, Taylor])
-@pytest.mark.parametrize("factor", [0.0, torch.nan])
-def test_no_units_are_chosen_while_the_loss_says_nothing(factor, make):
+def test_no_units_are_chosen_while_the_loss_says_nothing(make):
     method, run = make(sparsity=0.5), make_run(make_model("bert").train(), steps=12)
     method.start(run)
     while run.step < 12:
         useless = 3 <= run.step < 9
-        (run.model(**labelled_batch("bert", seed=run.step)).loss * (factor if useless else 1.0)).backward()
+        (run.model(**labelled_batch("bert", seed=run.step)).loss * (torch.nan if useless else 1.0)).backward()
         method.before_step(run)
         if not useless:
             run.optimizer.step()
@@ -441,6 +440,19 @@ def test_no_units_are_chosen_while_the_loss_says_nothing(factor, make):
             assert measure_sparsity(run.model).weights == pytest.approx(0.352, abs=0.02)  # the event at step 4
     method.finish(run)
     assert measure_sparsity(run.model).weights == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("forgotten", ["before_step", "run.step"])
+def test_a_loop_that_forgets_a_hook_or_the_count_is_told(forgotten):
+    method, run = Taylor(sparsity=0.5), make_run(make_model("bert").train(), steps=12)
+    method.start(run)
+    run.model(**labelled_batch("bert", seed=0)).loss.backward()
+    if forgotten != "before_step":
+        method.before_step(run)
+    run.step += forgotten != "run.step"
+    with pytest.raises(UserError, match=r"call before_step\(run\) before optimizer.step\(\) in every step"):
+        method.after_step(run)
+    method.abandon()
 
 
 def test_a_model_that_has_diverged_is_reported(caplog):

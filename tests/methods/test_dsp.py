@@ -86,7 +86,7 @@ def test_the_temperature_falls_over_the_cooldown_share_of_the_steps():
     run, method, found = make_run(make_model("bert"), steps=10), DSP(heads=3, cooldown=0.5), []
     method.start(run)
     for run.step in (1, 4, 5, 9):
-        method.after_step(run)
+        method.strategy.after_step(run)
         found.append(method.strategy.learned.temperature)
     method.abandon()
     assert found == pytest.approx([10**0.8, 10**-5.8, 1e-8, 1e-8])

@@ -34,6 +34,7 @@ def test_a_coupled_step_is_that_of_the_papers_loss(name):
     models[1](**batch).loss.backward()
     method.before_step(run)
     optimizers[1].step()
+    run.step = 1
     method.after_step(run)
     for expected, got in zip(models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
@@ -61,6 +62,7 @@ def test_a_decoupled_step_follows_the_present_learning_rate():
         method = NeuroPrune(alpha=0.1, beta=0.2, mode="decoupled")
         method.start(run)
         method.before_step(run)
+        run.step = 1
         method.after_step(run)
         for mlp in find_blocks(twin).mlps:
             penalties.shrink_mlp(mlp, rate * 0.1)
@@ -82,6 +84,8 @@ def test_a_decoupled_step_follows_each_groups_rate_and_spares_frozen_matrices(fi
     run = Run(model, torch.optim.SGD(groups), total_steps=1)
     method = (L1 if "strength" in fields else NeuroPrune)(mode="decoupled", **fields)
     method.start(run)
+    method.before_step(run)
+    run.step = 1
     method.after_step(run)
     moved = [not torch.equal(*pair) for pair in zip(before, [p.weight for p in projections], strict=True)]
     assert moved == [False, True] + [False] * (len(projections) - 2)
@@ -123,6 +127,7 @@ def test_connections_are_counted_by_the_eps_and_the_degree_weight_of_the_setting
     method = NeuroPrune(alpha=0.1, eps=0.3, degree_weight="missing", mode=mode)
     method.start(run)
     method.before_step(run)
+    run.step = 1
     method.after_step(run)
     add = penalties.add_mlp_gradient if mode == "coupled" else penalties.shrink_mlp
     for mlp in find_blocks(twin).mlps:

@@ -182,6 +182,7 @@ def test_nothing_stays_on_the_optimizer():
     method = L1(sparsity=0.5)
     method.start(run)
     while run.step < 52:
+        method.before_step(run)
         run.step += 1
         method.after_step(run)
     assert run.optimizer._optimizer_step_pre_hooks

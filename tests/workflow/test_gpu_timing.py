@@ -43,7 +43,7 @@ def test_it_runs_at_tiny_sizes_on_whatever_device_there_is(snakemake, tmp_path):
     study = yaml.safe_load(STUDY.read_text())
     study |= {"data_root": "data", "runs_per_job": 3}  # two processes instead of five load torch
     study["models"] = {"t5_base_size": study["models"]["t5_base_size"] | {"config": TINY}}
-    study["tasks"] = {"weather": {"source": "tests/weather", "inputs": ["sentence"], "max_length": 16}}
+    study["tasks"] = {"weather": {"source": "tests/weather", "inputs": ["sentence"], "max_length": 32}}
     study["timing"] |= {"batch_sizes": [1, 8], "examples": 16, "repeats": 2, "precision": "bf16"}
     study["experiments"]["sizes"] |= {"models": ["t5_base_size"], "tasks": ["weather"]}
     assert [entry["name"] for entry in study["experiments"]["sizes"]["methods"]] == ["dense", "neuroprune", "l1"]

@@ -38,6 +38,7 @@ class UnitStatistics:
             unit's gate comes last, preceded by the unit's channels if connectivity is centred (n is 1 or channels + 1).
         samples: Number of samples.
         moments: Weighted means or second moments of the tokens in the projection's input; or None.
+        finite: Whether a sample had only finite gradients since the statistics were created or restored.
     """
 
     projection: Projection
@@ -45,6 +46,7 @@ class UnitStatistics:
     gates: Tensor
     samples: int = 0
     moments: Means | SecondMoments | None = None
+    finite: Tensor | bool = False
 
     @classmethod
     def empty(cls, block: Block, moments: Kind | None, centred: bool) -> UnitStatistics:
@@ -120,6 +122,7 @@ class UnitStatistics:
         found = gate_gradients(x, gradient, self.channels, centred) * (len(x) if loss_rows is None else loss_rows)
         self.gates += torch.einsum("sui,suj->uij", found, found)
         self.samples += len(x)
+        self.finite = self.finite | gradient.isfinite().flatten(1).all(dim=1).any()
         if self.moments is not None:
             tokens = x.flatten(0, 1) if real is None else x[real]
             weights = None
@@ -242,8 +245,8 @@ class Calibration:
             raise no_gradient(unseen)
 
     def informative(self) -> bool:
-        """Return whether a unit has a finite gradient other than zero in any process; otherwise all rank equally."""
-        seen = torch.tensor(float(any(bool(found.gates.any()) for found in self.statistics.values())))
+        """Return whether the gradients of any sample, in any process, were finite; otherwise all units rank equally."""
+        seen = torch.tensor(float(any(bool(found.finite) for found in self.statistics.values())))
         distributed.add_up([seen])
         return bool(seen)
 

@@ -122,7 +122,7 @@ class NeuroPruneTarget(TargetForm):
             trial.check_seen()
 
     def ready(self) -> bool:
-        """Return whether the units can be ranked; not if all gradients were zero or have overflowed."""
+        """Return whether the units can be ranked; not if all gradients have overflowed."""
         return self._calibration is not None and self._calibration.informative()
 
     def prune(self, run: Run, goal: int, last: bool) -> None:
