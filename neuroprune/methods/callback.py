@@ -301,5 +301,9 @@ class Method(TrainerCallback):
 
 
 def _rows_per_pass(args: Any, state: Any) -> int:
-    """Return the rows of a forward pass; with `auto_find_batch_size`, only the state has the current number."""
-    return int(state.train_batch_size or args.train_batch_size)
+    """Return the rows of a forward pass; with `auto_find_batch_size` the state has the number in use.
+
+    Otherwise, the state of a resumed run has the number from before.
+    """
+    found = state.train_batch_size if args.auto_find_batch_size else None
+    return int(found or args.train_batch_size)

@@ -423,6 +423,15 @@ def test_the_batch_size_that_the_trainer_has_found_counts(tmp_path):
     assert method.run.batch_size == trainer.state.train_batch_size <= 2 < trainer.args.train_batch_size
 
 
+def test_the_batch_size_of_a_resumed_run_is_that_of_its_arguments(tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 4, "max_steps": 8}
+    make_trainer(NeuroPrune(sparsity=0.5), make_model("bert"), tmp_path, **saving).train()
+    method = NeuroPrune(sparsity=0.5)
+    trainer = make_trainer(method, make_model("bert"), tmp_path, per_device_train_batch_size=2, **saving)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert method.run.batch_size == 2
+
+
 @pytest.mark.parametrize("make", [NeuroPrune, Taylor])
 def test_no_units_are_chosen_while_the_loss_says_nothing(make):
     method, run = make(sparsity=0.5), make_run(make_model("bert").train(), steps=12)
