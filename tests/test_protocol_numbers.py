@@ -147,6 +147,26 @@ def dropouts(runs):
             yield [*names, *both, difference(values, usual), *changes, fold]
 
 
+def folds(runs):
+    """The seventh addendum's runs: the fold and the means alone on fresh seeds, dropout ending at the last event."""
+    yield [
+        "task",
+        "sparsity",
+        "least squares",
+        "means alone",
+        "means − least squares",
+        "least squares − Taylor",
+        "means − Taylor",
+    ]
+    for cell in sorted(runs, key=lambda cell: (TASKS.index(cell.task), cell.sparsity)):
+        if cell.variant == "no dropout":
+            fold, means, taylor = (
+                runs[cell._replace(variant=name)] for name in ("no dropout", "means, no dropout", "taylor, no dropout")
+            )
+            names = [f"`{cell.task}`", percent(float(cell.sparsity), 0), by_seed(fold), by_seed(means)]
+            yield [*names, *(difference(*pair) for pair in ((means, fold), (fold, taylor), (means, taylor)))]
+
+
 def over_cells(runs, ours, theirs):
     """Return the difference of two variants over all cells that both have, with the interval over the seeds' means."""
     cells_ = [cell for cell in runs if cell.variant == ours and cell._replace(variant=theirs) in runs]
@@ -239,6 +259,28 @@ def test_the_table_and_the_decisions_about_dropout_are_those_of_the_runs():
     film = next(line for line in lines if line[:2] == ["`movie_512`", "90 %"])
     for text in ("on `movie_512` at 90 % it is {} points", "At 90 % in 64 steps it is {} points"):
         assert text.format(film[-1]) in TEXT
+
+
+def test_the_fold_on_fresh_seeds_is_that_of_the_runs():
+    runs = complete_cells("fold.csv", seeds=range(50, 55))
+    header, *lines = folds(runs)
+    assert lines_below(header) == lines
+    films = {cell: values for cell, values in runs.items() if cell.task == "movie_512"}
+    longer = {cell: values for cell, values in runs.items() if cell.task != "movie_512"}
+    short, rest = (over_cells(each, "means, no dropout", "no dropout") for each in (films, longer))
+    every = over_cells(runs, "means, no dropout", "no dropout")
+    assert f"Over these {len(lines)} cells the means alone are {every} points from it" in TEXT
+    assert f"on `movie_512` they are {short}, in longer runs {rest}." in TEXT
+    assert (
+        f"(experiments.md#the-fold-on-fresh-seeds) it is {short} points in 64 steps and {rest} in longer runs." in TEXT
+    )
+    names = ("no dropout", "means, no dropout")
+    ours, means = (over_cells(films, name, "taylor, no dropout") for name in names)
+    assert f"{ours} points over 50, 80 and 90 % sparsity, with the means alone {means}." in TEXT
+    assert f"Over all {len(lines)} cells: {over_cells(runs, 'no dropout', 'taylor, no dropout')} points." in TEXT
+    ours, means = (over_cells(longer, name, "taylor, no dropout") for name in names)
+    number = sum(cell.variant == "no dropout" for cell in longer)
+    assert f"it is not: {ours} points over {number} cells, with the means alone {means}." in TEXT
 
 
 def test_the_conclusions_about_variants_are_those_of_the_runs(runs):
