@@ -40,6 +40,7 @@ from neuroprune.errors import UserError
 from neuroprune.methods import linear_probe
 from neuroprune.methods.callback import Method
 from neuroprune.methods.components.calibration import Calibration
+from neuroprune.methods.components.dropout import ScaledDropout
 from neuroprune.methods.neuroprune.connectivity import NeuroPruneTarget
 from neuroprune.methods.taylor import taylor_scores
 from neuroprune.models import sources
@@ -280,9 +281,7 @@ class Training:
         if method is not None:
             method.after_step(self.run)
         if self.run.step == self.dropout_until:
-            for module in self.model.modules():
-                if isinstance(module, torch.nn.Dropout):
-                    module.p = 0.0
+            ScaledDropout(0.0).begin(self.model)
         if self.beginning == "dense_cost":
             self.plan.follow(self.run.step, self.model, self.flops)
         self.scheduler.step()

@@ -60,9 +60,8 @@ class HeadScores:
 
     def state_dict(self) -> State:
         """Return the scores, their optimizer moments and the planned number of steps."""
-        return {"scores": self.scores.detach(), "total_steps": self._total_steps} | nest(
-            "optimizer", self._optimizer.state[self.scores]
-        )
+        moments = nest("optimizer", self._optimizer.state[self.scores])
+        return {"scores": self.scores.detach(), "total_steps": self._total_steps} | moments
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict`, and with it the plan, even if the run's length has changed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -82,13 +82,15 @@ class Run:
 
     def learning_rates(self) -> dict[nn.Parameter, float]:
         """Return the current learning rate of every parameter in the optimizer that is not frozen."""
-        groups = self.optimizer.param_groups
-        return {parameter: group["lr"] for group in groups for parameter in group["params"] if parameter.requires_grad}
+        return self._rates(lambda group: group["lr"])
 
     def peak_rates(self) -> dict[nn.Parameter, float]:
         """Return the learning rates at the schedule's peak, or the current ones without a schedule."""
+        return self._rates(_peak)
+
+    def _rates(self, rate: Callable[[Mapping[str, Any]], float]) -> dict[nn.Parameter, float]:
         groups = self.optimizer.param_groups
-        return {parameter: _peak(group) for group in groups for parameter in group["params"] if parameter.requires_grad}
+        return {parameter: rate(group) for group in groups for parameter in group["params"] if parameter.requires_grad}
 
     def scale_learning_rate(self, factor: float) -> None:
         """Multiply the learning rate of a run with a `LambdaLR` schedule from now on.

@@ -38,9 +38,6 @@ from neuroprune.pruning.architectures import find_architecture
 
 log = logging.getLogger(__name__)
 
-HUB_FILES = ["*.json", "*.safetensors", "*.txt", *TOKENIZER_FILES]  # configuration, weights and tokenizer files
-# Other files that transformers reads from a model's folder: for the tokenizer, and for generating text.
-SMALL_FILES = (*TOKENIZER_FILES, "generation_config.json")
 ONLY_FILES: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # no network, no remote code
 HEADS = re.compile(
     r"(^|\.)(pooler|classifier|score|qa_outputs|classification_head|pre_classifier|sequence_summary|logits_proj)\."
@@ -85,7 +82,7 @@ def prepare(model: ModelSettings, resources: Path = RESOURCES) -> dict[str, Any]
     files = [folder / "config.json", *_weights(model, folder)]
     check_weights(files[1:])
     if not model.source.startswith("package:"):
-        files += files_of(folder, SMALL_FILES)
+        files += files_of(folder, (*TOKENIZER_FILES, "generation_config.json"))
     with _quiet():
         with_values(check_description(folder, **ONLY_FILES), model)
     revision = {"revision": folder.name} if folder.parent.name == "snapshots" else {}
@@ -180,7 +177,7 @@ def _from_hub(model: ModelSettings, refresh: bool) -> Path:
         path = snapshot_download(
             model.source,
             revision=model.revision,
-            allow_patterns=HUB_FILES,
+            allow_patterns=["*.json", "*.safetensors", "*.txt", *TOKENIZER_FILES],
             ignore_patterns=["*/*"],
             local_files_only=offline,
         )

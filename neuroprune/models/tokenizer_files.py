@@ -11,13 +11,14 @@ from transformers import AutoTokenizer
 from neuroprune.errors import UserError
 from neuroprune.files.packages import cause
 
-TOKENIZER_FILES = (
-    *("added_tokens.json", "chat_template*", "additional_chat_templates/*", "merges.txt", "special_tokens_map.json"),
-    *("tokenizer*.json", "*vocab*", "*.codes", "*.jinja", "*.model", "*.spm", "*.tiktoken"),
-)
-"""Patterns of all files that transformers reads for a tokenizer."""
 WORDS = ("tokenizer.json", "merges.txt", "*vocab*", "*.codes", "*.model", "*.spm", "*.tiktoken")
 """Patterns of the files with a tokenizer's vocabulary."""
+TOKENIZER_FILES = (
+    *WORDS,
+    *("added_tokens.json", "additional_chat_templates/*", "chat_template*", "special_tokens_map.json"),
+    *("tokenizer*.json", "*.jinja"),
+)
+"""Patterns of all files that transformers reads for a tokenizer."""
 MARKERS = frozenset(("", "▁", "##"))
 """Tokens of an empty vocabulary that are not special: markers of a word's start or continuation."""
 

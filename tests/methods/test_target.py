@@ -26,6 +26,16 @@ from neuroprune.pruning.blocks import find_blocks
 from neuroprune.pruning.sparsity import cubic_schedule, measure_sparsity, prunable_weights, zero_or_removed
 from neuroprune.pruning.surgery import kept_units, remove_zero_units
 
+
+def run_until(stop, method):
+    """The interrupted run of a method after some of twelve steps; events take place after steps 4, 5 and 6."""
+    run = make_run(make_model("bert"), steps=12)
+    method.start(run)
+    while run.step < stop:
+        take_step(method, run)
+    return run
+
+
 both_targets = pytest.mark.parametrize("method_class", [NeuroPrune, L1])
 
 
@@ -280,10 +290,8 @@ def test_an_event_has_the_memory_of_the_gradients(method_class, monkeypatch):
 
 @both_targets
 def test_a_run_that_resumes_after_an_event_does_not_expect_it_again(method_class):
-    run, method = make_run(make_model("bert"), steps=12), method_class(sparsity=0.5)
-    method.start(run)
-    while run.step < 4:
-        take_step(method, run)
+    method = method_class(sparsity=0.5)
+    run = run_until(4, method)
     state, method = method.state_dict(), method_class(sparsity=0.5)
     method.resume(run, state)
     assert [event["step"] for event in method.report["events"]] == [4]
@@ -292,10 +300,8 @@ def test_a_run_that_resumes_after_an_event_does_not_expect_it_again(method_class
 
 @both_targets
 def test_embeddings_rest_in_a_run_that_goes_on_after_the_last_event_without_its_state(method_class):
-    run, method = make_run(make_model("bert"), steps=12), method_class(sparsity=0.5)
-    method.start(run)
-    while run.step < 8:
-        take_step(method, run)
+    method = method_class(sparsity=0.5)
+    run = run_until(8, method)
     method.abandon()
     again = method_class(sparsity=0.5)
     again.start(run)

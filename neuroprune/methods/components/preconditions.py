@@ -272,7 +272,7 @@ def check_has_rate(run: Run, setting: str) -> None:
     Raises:
         UserError: If the rate of a parameter group is None.
     """
-    if any(group["lr"] is None for group in run.optimizer.param_groups):
+    if _lacks_rate(run.optimizer):
         raise UserError(
             f"{setting} needs the learning rate of every step, but {type(run.optimizer).__name__} has none (lr=None); "
             "give the optimizer a rate, or use another one."
@@ -340,7 +340,7 @@ def check_rate(run: Run, setting: str, factor: float) -> None:
     optimizer, name = run.optimizer, type(run.optimizer).__name__
     if factor == 1:
         return
-    if any(group["lr"] is None for group in optimizer.param_groups):
+    if _lacks_rate(optimizer):
         raise UserError(
             f"{setting}={factor:g}: {name} has no learning rate to raise (lr=None); set {setting}=1, or give the "
             "optimizer a rate."
@@ -353,6 +353,10 @@ def check_rate(run: Run, setting: str, factor: float) -> None:
             f"{setting}={factor:g}: torch's Adafactor bounds its rate by 1 / sqrt(step), which a raised rate of "
             f"{largest:g} exceeds within {run.total_steps} steps; set {setting}=1, or lower the rate."
         )
+
+
+def _lacks_rate(optimizer: Optimizer) -> bool:
+    return any(group["lr"] is None for group in optimizer.param_groups)
 
 
 def _initial_rate(group: dict[str, Any]) -> float:

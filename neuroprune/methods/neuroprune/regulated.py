@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import nn
 from torch.optim import SGD
 
 from neuroprune.config.methods import NeuroPruneSettings
@@ -127,10 +128,8 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
         if self.settings.mode == "decoupled" or isinstance(run.optimizer, SGD):
             return 1.0
         steps = sum(self.begun(run, step) for step in range(run.step, run.total_steps))
-        projections, rates = prunable_projections(run.blocks), run.peak_rates()
-        peaks = [rates.get(projection.parameter, 0.0) for projection in projections]
-        entries = absent_entries(projections, [steps * peak for peak in peaks])
-        share = (entries + removed_weights(run.model)) / prunable_weights(run.model)
+        peaks = _prunable_rates(run, run.peak_rates())
+        share = _near_zero(run, [steps * peak for peak in peaks])
         if share < self.control.target:
             logger.warning(
                 "%d steps with penalties at a learning rate of at most %.1e can bring %.0f %% of the weights near "
@@ -175,8 +174,16 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
 
     def _absent(self, run: Run) -> float:
         """Return the fraction of the dense model's prunable weights that is removed or near zero."""
-        projections = prunable_projections(run.blocks)
         rates = {} if isinstance(run.optimizer, SGD) else run.learning_rates()  # SGD's steps shrink with the gradient
-        found = [rates.get(projection.parameter, 0.0) for projection in projections]
-        entries = absent_entries(projections, [absence_threshold(self.settings.eps, rate) for rate in found])
-        return (entries + removed_weights(run.model)) / prunable_weights(run.model)
+        return _near_zero(run, [absence_threshold(self.settings.eps, rate) for rate in _prunable_rates(run, rates)])
+
+
+def _prunable_rates(run: Run, rates: Mapping[nn.Parameter, float]) -> list[float]:
+    """Return the learning rate of each prunable matrix, 0 if it has none."""
+    return [rates.get(projection.parameter, 0.0) for projection in prunable_projections(run.blocks)]
+
+
+def _near_zero(run: Run, thresholds: Sequence[float]) -> float:
+    """Return the fraction of the dense model's prunable weights that is removed or below its matrix's threshold."""
+    entries = absent_entries(prunable_projections(run.blocks), thresholds)
+    return (entries + removed_weights(run.model)) / prunable_weights(run.model)
