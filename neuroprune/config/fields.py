@@ -51,6 +51,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def default(self, name: str) -> Any:
+        """Return the default value of a setting."""
+        return type(self).model_fields[name].get_default()
+
 
 def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Reject a list with a repeated value."""

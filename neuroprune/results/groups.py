@@ -78,5 +78,4 @@ def _options(run: RunSettings) -> dict[str, Any]:
 
 def _changes(run: RunSettings) -> int:
     """Count the method's settings that differ from their defaults."""
-    fields = type(run.method).model_fields
-    return sum(value != fields[name].get_default() for name, value in run.method)
+    return sum(value != run.method.default(name) for name, value in run.method)

@@ -46,7 +46,9 @@ def test_the_order_of_keys_in_a_file_does_not_change_the_hash():
 
 
 def test_hashes_are_those_of_earlier_records():
-    assert settings_hash(run()) == "ed143f25a8d37c202d9f0c756203c43c53b4dbf8f1453f757fafd1a7e0dacfc2"
+    assert settings_hash(run()) == "a385b9d671b5c51c3f8021e0e8610410163199b7333119328401025f1aae1cc5"
+    earlier = run(method=RUN["method"] | {"version": 1})
+    assert settings_hash(earlier) == "ed143f25a8d37c202d9f0c756203c43c53b4dbf8f1453f757fafd1a7e0dacfc2"
     assert settings_hash(TimingSettings()) == "9e59dbcdc6f68271a3ce63c9508c13f9a6aeb40554882b043331baddd4bb107c"
 
 

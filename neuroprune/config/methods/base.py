@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -22,8 +22,7 @@ class PruningSettings(Settings):
 
     def _refuse(self, unread: Iterable[str], reason: str) -> None:
         """Reject settings that have no effect with the others, unless they have their default values."""
-        fields = type(self).model_fields
-        given = [name for name in unread if getattr(self, name) != fields[name].default]
+        given = [name for name in unread if getattr(self, name) != self.default(name)]
         if given:
             them = "it" if len(given) == 1 else "them"
             raise ValueError(f"{', '.join(given)}: without effect {reason}; leave {them} out")
@@ -41,7 +40,10 @@ EVENTS = ("start", "end", "events", "post_lr", "post_dropout", "freeze_embedding
 class EventSettings(PruningSettings):
     """Settings of removal events, shared by all methods with a target form."""
 
-    later_defaults: ClassVar[tuple[tuple[str, Any], ...]] = (("post_dropout", 1.0),)
+    later_defaults: ClassVar[tuple[tuple[str, Any], ...]] = ()
+    dropout_since: ClassVar[int] = 2
+    """First version of the method with `post_dropout`; earlier ones keep dropout until the end."""
+    version: int
 
     start: Schedule = Field(
         default=1 / 3,
@@ -61,14 +63,35 @@ class EventSettings(PruningSettings):
         default=2.0, description="Factor on the learning rate after the last event, re-warmed over 3 % of the steps."
     )
     post_dropout: Fraction = Field(
-        default=1.0, description="Factor on all dropout rates after the last event; 0 switches dropout off."
+        default=0.0, description="Factor on all dropout rates after the last event; 0 switches dropout off."
     )
     freeze_embeddings: bool = Field(default=True, description="Freeze the embeddings after the last event.")
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out defaults of settings that were added later, so that earlier settings keep their hash."""
-        return {key: value for key, value in serialize(self).items() if (key, value) not in self.later_defaults}
+        left_out = (*self.later_defaults, *([("post_dropout", 1.0)] if self.version < self.dropout_since else []))
+        return {key: value for key, value in serialize(self).items() if (key, value) not in left_out}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_in_its_version(cls, values: Any) -> Any:
+        """Give settings of an earlier version its dropout; forms without events stay at the version before it."""
+        if not isinstance(values, dict):
+            return values
+        version = values.get("version", cls.dropout_since if cls.has_events(values) else cls.dropout_since - 1)
+        earlier = isinstance(version, int) and version < cls.dropout_since
+        return {"version": version} | ({"post_dropout": 1.0} if earlier else {}) | values
+
+    @classmethod
+    def has_events(cls, values: Mapping[str, Any]) -> bool:
+        """Return whether settings, before their validation, are those of a form with removal events."""
+        return True
+
+    def default(self, name: str) -> Any:
+        """Return the default value of a setting in the settings' own version."""
+        earlier = {"version": self.version, "post_dropout": 1.0} if self.version < self.dropout_since else {}
+        return earlier.get(name, super().default(name))
 
     @property
     def mean_event(self) -> float:

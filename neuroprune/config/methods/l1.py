@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,7 +16,7 @@ class L1Settings(EventSettings):
     """l1 pruning, the paper's baseline for T5 and OPT, in two forms: specify `sparsity` or `strength`."""
 
     name: Literal["l1"] = Field(default="l1", description="The method.")
-    version: Literal[1] = Field(default=1, description="Increases when the method's results change; do not set it.")
+    version: Literal[1, 2] = Field(default=2, description="Increases when the method's results change; do not set it.")
     sparsity: TargetSparsity | None = Field(
         default=None,
         description="Target form: fraction of the prunable weights (the smallest) that is zero at the end.",
@@ -47,6 +48,11 @@ class L1Settings(EventSettings):
         else:
             self._refuse(EVENTS, "with strength (the penalty)")
         return self
+
+    @classmethod
+    def has_events(cls, values: Mapping[str, Any]) -> bool:
+        """Return whether the settings have a target."""
+        return values.get("sparsity") is not None
 
     @property
     def form(self) -> Literal["target", "penalty"]:

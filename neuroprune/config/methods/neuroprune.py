@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -20,7 +21,6 @@ class NeuroPruneSettings(EventSettings):
     """NeuroPrune in two forms: `sparsity`, `heads` or `speedup` set a target, `alpha`, `beta`, `theta` penalties."""
 
     later_defaults = (
-        *EventSettings.later_defaults,
         ("algorithm", "connectivity"),
         ("layout", "free"),
         ("multiple_of", 1),
@@ -30,8 +30,9 @@ class NeuroPruneSettings(EventSettings):
         ("teacher_temperature", 2.0),
         ("layer_share", 0.0),
     )
+    dropout_since = 3
     name: Literal["neuroprune"] = Field(default="neuroprune", description="The method.")
-    version: Literal[2] = Field(default=2, description="Increases when the method's results change; do not set it.")
+    version: Literal[2, 3] = Field(default=3, description="Increases when the method's results change; do not set it.")
     algorithm: Literal["connectivity", "penalties"] = Field(
         default="connectivity",
         description="Algorithm that meets `sparsity`: `connectivity`, this project's removal of units by functional "
@@ -209,6 +210,12 @@ class NeuroPruneSettings(EventSettings):
             )
         if self.alpha == 0 and self.beta == 0:
             raise ValueError("algorithm: penalties regulates alpha and beta; at least one must be above 0")
+
+    @classmethod
+    def has_events(cls, values: Mapping[str, Any]) -> bool:
+        """Return whether a target is met by functional connectivity."""
+        targets = (values.get(name) for name in ("sparsity", "heads", "speedup"))
+        return values.get("algorithm") != "penalties" and any(target is not None for target in targets)
 
     @property
     def removal(self) -> float:

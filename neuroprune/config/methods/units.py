@@ -36,7 +36,7 @@ class TaylorSettings(UnitSettings):
     """
 
     name: Literal["taylor"] = Field(default="taylor", description="The method.")
-    version: Literal[1] = Field(default=1, description="Increases when the method's results change; do not set it.")
+    version: Literal[1, 2] = Field(default=2, description="Increases when the method's results change; do not set it.")
     calibration_rows: Count = Field(
         default=256,
         description="Training rows before each event whose gradients are summed to scores, rounded to whole steps.",
@@ -50,4 +50,4 @@ class RandomUnitsSettings(UnitSettings):
     """
 
     name: Literal["random"] = Field(default="random", description="The method.")
-    version: Literal[1] = Field(default=1, description="Increases when the method's results change; do not set it.")
+    version: Literal[1, 2] = Field(default=2, description="Increases when the method's results change; do not set it.")
