@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,6 +30,23 @@ from neuroprune.pruning.kept_units import read_record
 from neuroprune.pruning.plain_weights import check_no_adapters
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class LastCalls:
+    """Values of `run.step` at the last call of each hook, None before the first; a new run begins with a new record.
+
+    Args:
+        before_step: The first call also checks that the forward pass uses all attentions and MLPs.
+        after_step: The first call also checks that the optimizer's state can be cut.
+        epoch_end: Saved with a checkpoint, which the Trainer may write before or after the end of an epoch.
+        compared_units: Number of units when gradients were last compared over processes: once after every cut.
+    """
+
+    before_step: int | None = None
+    after_step: int | None = None
+    epoch_end: int | None = None
+    compared_units: int = 0
 
 
 class Method(TrainerCallback):
@@ -57,14 +75,10 @@ class Method(TrainerCallback):
         teach_trainer()
         self.strategy = self.make_strategy()
         self.split_steps = False  # whether the caller averages gradients over processes; see `batches.SplitSteps`
+        self._run: Run | None = None  # of a Trainer
+        self._last = LastCalls()
         self._held: nn.Module | None = None
         self._direct: HookedForward | None = None
-        self._run: Run | None = None
-        self._epoch_end = -1  # step of the last call of `epoch_end`
-        self._stepped = False  # whether the run has completed a step
-        self._used = False  # whether a step has confirmed that the forward pass uses all attentions and MLPs
-        self._units = 0  # at the last comparison of gradients over processes
-        self._step: int | None = None  # before which `before_step` was called last
 
     @property
     def run(self) -> Run:
@@ -96,8 +110,8 @@ class Method(TrainerCallback):
             run: The run. Hooks and frozen parameters left by an interrupted run are cleaned up first.
 
         Raises:
-            UserError: If another method uses the model in the same training, the model is compiled, or the strategy
-                rejects the run. The model is then unchanged.
+            UserError: If another method uses the model in the same training, the model is compiled or has frozen
+                layers, or the strategy rejects the run. The model is then unchanged.
         """
         with self._taking_over(run):
             self.strategy.start(run)
@@ -121,13 +135,11 @@ class Method(TrainerCallback):
             UserError: In the first step, if an attention or MLP is not used; after a cut, if gradients differ between
                 processes.
         """
-        self._step = run.step
-        if self.cuts and not self._used:
+        if self.cuts and self._last.before_step is None:
             preconditions.check_used(run)
-            self._used = True
-        if self.cuts and distributed.count() > 1 and (left := sum(b.units for b in run.blocks.all)) != self._units:
-            preconditions.check_same_gradients(run)  # once after every cut
-            self._units = left
+        if self.cuts and distributed.count() > 1:
+            self._compare_gradients(run)
+        self._last.before_step = run.step
         self.strategy.before_step(run)
 
     def after_step(self, run: Run) -> None:
@@ -140,19 +152,20 @@ class Method(TrainerCallback):
             UserError: After the first step, if the optimizer's state can't be cut; after any step, if `before_step` was
                 not called, or the step not counted.
         """
-        if self.cuts and (self._step is None or run.step != self._step + 1):
+        if self.cuts and (self._last.before_step is None or run.step != self._last.before_step + 1):
             raise UserError(
                 f"after_step at step {run.step}: call before_step(run) before optimizer.step() in every step, and "
                 "increase run.step by 1 after it, or nothing is measured and no event takes place."
             )
-        if self.cuts and not self._stepped:
+        if self.cuts and self._last.after_step is None:
             preconditions.check_can_cut(run.optimizer, self._cut_blocks(run))
-            self._stepped = True
+        self._last.after_step = run.step
         self.strategy.after_step(run)
 
     def epoch_end(self, run: Run) -> None:
         """Call the strategy after an epoch."""
         self.strategy.epoch_end(run)
+        self._last.epoch_end = run.step
 
     def finish(self, run: Run) -> None:
         """Call the strategy after the last step; release the model.
@@ -182,11 +195,17 @@ class Method(TrainerCallback):
     def _cut_blocks(self, run: Run) -> Sequence[Block]:
         return run.blocks.attentions if self.strategy.heads_only else run.blocks.all
 
+    def _compare_gradients(self, run: Run) -> None:
+        left = sum(block.units for block in run.blocks.all)
+        if left != self._last.compared_units:
+            preconditions.check_same_gradients(run)
+            self._last.compared_units = left
+
     @contextmanager
     def _taking_over(self, run: Run) -> Iterator[None]:
         self.abandon()
         self.strategy = self.make_strategy()
-        self._epoch_end, self._stepped, self._used, self._units, self._step = -1, False, False, 0, None
+        self._last = LastCalls()
         try:
             if self.cuts:
                 preconditions.check_not_compiled(run.model)
@@ -196,6 +215,7 @@ class Method(TrainerCallback):
                 preconditions.check_can_cut(run.optimizer, self._cut_blocks(run))
                 hold(run.model, self, run, run.training or run.optimizer)
                 self._held = run.model
+                preconditions.check_not_frozen(self._cut_blocks(run))  # an earlier holder has unfrozen what it froze
                 self._direct = HookedForward(run.model) if run.wrapped else None
             yield
         except BaseException:
@@ -250,7 +270,7 @@ class Method(TrainerCallback):
         """Write the method's state next to the Trainer's checkpoint."""
         folder, values = checkpoint_folder(args, state), self.state_dict()  # every process contributes to the state
         if args.should_save and folder.is_dir():  # a hyperparameter search stores checkpoints elsewhere
-            values |= {"method": self._identity(), "epoch_ended": self._epoch_end == self.run.step}
+            values |= {"method": self._identity(), "epoch_ended": self._last.epoch_end == self.run.step}
             save_state(folder, values | ({"record": read_record(self.run.model)} if self.cuts else {}))
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -268,7 +288,6 @@ class Method(TrainerCallback):
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Call `epoch_end`."""
         self.epoch_end(self.run)
-        self._epoch_end = self.run.step
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Call `finish`."""

@@ -20,7 +20,9 @@ from neuroprune.config.methods import DSPSettings
 from neuroprune.errors import UserError
 from neuroprune.methods.callback import Method
 from neuroprune.methods.components import preconditions
+from neuroprune.methods.components.embeddings import FrozenParameters
 from neuroprune.methods.components.gumbel_top_k import gumbel_top_k, log_linear, straight_through_top_k, top_k
+from neuroprune.methods.components.head_count import in_steps
 from neuroprune.methods.components.removal_report import head_distances, reached
 from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.components.unit_masks import Gates, remove_closed
@@ -126,7 +128,7 @@ class SubsetPruning(Hooks):
         super().__init__(settings)
         self.learned: HeadScores | None = None
         self._gates: Gates | None = None
-        self._frozen: Sequence[nn.Parameter] = ()
+        self._frozen = FrozenParameters()
 
     def start(self, run: Run) -> None:
         """Draw the scores and attach the gates."""
@@ -182,9 +184,8 @@ class SubsetPruning(Hooks):
         """Remove the gates; unfreeze parameters."""
         if self._gates is not None:
             self._gates.detach()
-        for parameter in self._frozen:
-            parameter.requires_grad_(True)
-        self._gates, self._frozen = None, ()
+            self._gates = None
+        self._frozen.release()
 
     def _attach(self, run: Run) -> HeadScores:
         """Draw the scores, attach the masks, and freeze the model if only the scores are learned."""
@@ -192,11 +193,8 @@ class SubsetPruning(Hooks):
         attentions = run.blocks.present.attentions
         self.learned = HeadScores(attentions, self.settings, run.total_steps, run.step)
         self._gates = Gates(run.model, attentions, self.learned.draw)
-        pipelined = self.settings.stage == "pipelined"
-        self._frozen = [p for p in run.model.parameters() if pipelined and p.requires_grad]
-        for parameter in self._frozen:
-            parameter.requires_grad_(False)
-            parameter.grad = None  # an optimizer would still take a step with it
+        if self.settings.stage == "pipelined":
+            self._frozen = FrozenParameters.freeze(run.model, run.model.parameters())
         self.report |= {"heads": self.settings.heads, "events": [], "head_distances": head_distances(run.blocks)}
         return self.learned
 
@@ -233,9 +231,8 @@ def xavier_scores(counts: list[int]) -> Tensor:
 def _units(heads: int, units: int, groups: int) -> int:
     """Return the number of units to keep; reject an impossible number."""
     if heads > units * groups or heads % groups:
-        steps = f" in steps of {groups}, because {groups} query heads share a key/value head" if groups > 1 else ""
         raise UserError(
             f"heads={heads}: the model has {units * groups} heads; choose a number from {groups} to "
-            f"{units * groups}{steps}."
+            f"{units * groups}{in_steps(groups)}."
         )
     return heads // groups

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -82,15 +82,21 @@ class Run:
 
     def learning_rates(self) -> dict[nn.Parameter, float]:
         """Return the current learning rate of every parameter in the optimizer that is not frozen."""
-        return self._rates(lambda group: group["lr"])
+        return self._by_parameter([group["lr"] for group in self.optimizer.param_groups])
 
     def peak_rates(self) -> dict[nn.Parameter, float]:
         """Return the learning rates at the schedule's peak, or the current ones without a schedule."""
-        return self._rates(_peak)
+        return self._by_parameter(self.group_peaks())
 
-    def _rates(self, rate: Callable[[Mapping[str, Any]], float]) -> dict[nn.Parameter, float]:
+    def group_peaks(self) -> list[float]:
+        """Return each parameter group's largest rate: cyclic schedules name it, others start from it."""
         groups = self.optimizer.param_groups
-        return {parameter: rate(group) for group in groups for parameter in group["params"] if parameter.requires_grad}
+        named = [group.get("max_lr", group.get("initial_lr", group["lr"])) for group in groups]  # OneCycleLR: max_lr
+        return [float(peak) for peak in getattr(self.scheduler, "max_lrs", named)]  # CyclicLR: max_lrs
+
+    def _by_parameter(self, rates: Sequence[float]) -> dict[nn.Parameter, float]:
+        groups = zip(self.optimizer.param_groups, rates, strict=True)
+        return {parameter: rate for group, rate in groups for parameter in group["params"] if parameter.requires_grad}
 
     def scale_learning_rate(self, factor: float) -> None:
         """Multiply the learning rate of a run with a `LambdaLR` schedule from now on.
@@ -103,11 +109,6 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group["lr"] * factor
         self.scheduler.base_lrs = [rate * factor for rate in self.scheduler.base_lrs]
-
-
-def _peak(group: Mapping[str, Any]) -> float:
-    """Return a parameter group's largest rate; cyclic schedules name it, others begin their calculation there."""
-    return float(group.get("max_lr", group.get("initial_lr", group["lr"])))
 
 
 class Hooks:

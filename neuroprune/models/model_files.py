@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
 )
 
 from neuroprune.errors import UserError
 from neuroprune.files.packages import cause
+from neuroprune.models.tokenizer_files import load_tokenizer
 from neuroprune.pruning.architectures import find_architecture
 
 log = logging.getLogger(__name__)
@@ -91,11 +91,12 @@ def _check_not_empty(model: Any) -> None:
             raise ValueError(f"the weight {name} would have the shape {tuple(weight.shape)}")
 
 
-def check_description(folder: Path, **options: Any) -> Any:
+def check_description(folder: Path, name: str = "model", **options: Any) -> Any:
     """Reject a folder with an unreadable configuration or tokenizer or an unsupported model type.
 
     Args:
         folder: The model's folder.
+        name: Beginning of error messages on the tokenizer, such as `model bert`.
         **options: Options of transformers' `from_pretrained`.
 
     Returns:
@@ -104,20 +105,15 @@ def check_description(folder: Path, **options: Any) -> Any:
     Raises:
         UserError: If a file can't be read.
     """
-    config = _read(folder / "config.json", lambda: AutoConfig.from_pretrained(folder, **options))
+    path = folder / "config.json"
+    try:
+        config = AutoConfig.from_pretrained(folder, **options)
+    except Exception as error:  # transformers and its parsers raise their own exceptions
+        what = path if path.exists() else f"{folder}, which has no {path.name},"
+        raise UserError(f"{what} can't be read ({cause(error)}); copy or download the model again") from error
     try:
         find_architecture(config.model_type)
     except UserError as error:
-        raise UserError(f"{folder / 'config.json'}: {error}") from error
-    tokenizer = _read(folder / "tokenizer.json", lambda: AutoTokenizer.from_pretrained(folder, **options))
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-        raise UserError(f"{folder} contains no tokenizer, such as tokenizer.json or vocab.txt; copy it there")
+        raise UserError(f"{path}: {error}") from error
+    load_tokenizer(folder, name, **options)
     return config
-
-
-def _read(path: Path, function: Callable[[], Any]) -> Any:
-    try:
-        return function()
-    except Exception as error:  # transformers and its parsers raise their own exceptions
-        what = path if path.exists() else f"{path.parent}, which has no {path.name},"
-        raise UserError(f"{what} can't be read ({cause(error)}); copy or download the model again") from error

@@ -84,7 +84,7 @@ def prepare(model: ModelSettings, resources: Path = RESOURCES) -> dict[str, Any]
     if not model.source.startswith("package:"):
         files += files_of(folder, (*TOKENIZER_FILES, "generation_config.json"))
     with _quiet():
-        with_values(check_description(folder, **ONLY_FILES), model)
+        with_values(check_description(folder, f"model {model.name}", **ONLY_FILES), model)
     revision = {"revision": folder.name} if folder.parent.name == "snapshots" else {}
     return found | {"sha256": files_hash(files)} | revision
 

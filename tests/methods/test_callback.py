@@ -20,6 +20,7 @@ from neuroprune.methods.dsp import DSP
 from neuroprune.methods.hooks import Run
 from neuroprune.methods.l1 import L1
 from neuroprune.methods.neuroprune.method import NeuroPrune
+from neuroprune.methods.random_units import RandomUnits
 from neuroprune.methods.taylor import Taylor
 from neuroprune.pruning.sparsity import measure_sparsity
 from neuroprune.pruning.surgery import kept_units, remove, remove_zero_units
@@ -157,28 +158,87 @@ def test_a_compiled_model_is_refused_at_the_start(tmp_path):
                 method.start(make_run(model, steps=3))
 
 
-def test_a_model_that_is_not_trained_is_refused():
-    model = make_model("bert")
+PRUNING = {
+    "neuroprune": lambda: NeuroPrune(sparsity=0.5),
+    "neuroprune, heads": lambda: NeuroPrune(heads=4),
+    "neuroprune, uniform": lambda: NeuroPrune(sparsity=0.5, layout="uniform"),
+    "neuroprune, speed-up": lambda: NeuroPrune(speedup=2),
+    "penalties": lambda: NeuroPrune(alpha=0.1, beta=0.1, theta=0.2),
+    "penalties, decoupled": lambda: NeuroPrune(alpha=0.1, mode="decoupled"),
+    "penalties, regulated": lambda: NeuroPrune(sparsity=0.5, algorithm="penalties"),
+    "l1": lambda: L1(sparsity=0.5),
+    "l1, penalty": lambda: L1(strength=0.1),
+    "cofi": lambda: CoFi(sparsity=0.5),
+    "dsp": lambda: DSP(heads=4),
+    "dsp, pipelined": lambda: DSP(heads=4, stage="pipelined"),
+    "taylor": lambda: Taylor(sparsity=0.5),
+    "random": lambda: RandomUnits(sparsity=0.5),
+}
+
+
+def test_every_method_that_prunes_is_in_the_list():
+    assert {make().settings.name for make in PRUNING.values()} == set(methods.METHODS) - {"dense"}
+
+
+@pytest.mark.parametrize("embeddings", [True, False], ids=["embeddings trained", "embeddings frozen"])
+@pytest.mark.parametrize("make", PRUNING.values(), ids=PRUNING)
+def test_a_model_with_a_frozen_layer_is_refused_at_the_start(make, embeddings):
+    """With embeddings that are trained, gradients pass through the frozen layer."""
+    model, method = make_model("bert"), make()
+    model.bert.embeddings.requires_grad_(embeddings)
+    model.bert.encoder.layer[1].attention.self.key.requires_grad_(False)
+    run = make_run(model, steps=12)
+    says = r"^weights of bert\.encoder\.layer\.1\.attention\.self are frozen, .*requires_grad_\(True\)"
+    with pytest.raises(UserError, match=says) as caught:
+        method.start(run)
+    assert "\n" not in str(caught.value)
+    assert_no_hooks(model)
+    model.bert.encoder.layer[1].requires_grad_(True)
+    method.start(run)
+
+
+def test_frozen_layers_are_refused_when_a_run_resumes():
+    model, method = make_model("bert"), RandomUnits(sparsity=0.5)
+    method.start(make_run(model, steps=12))
+    state = method.state_dict()
     model.bert.requires_grad_(False)
-    with pytest.raises(UserError, match="requires_grad"):
-        train_bare(NeuroPrune(sparsity=0.5), model)
+    with pytest.raises(UserError, match=r"^weights of bert\.encoder\.layer\.0\.attention\.self and 3 more are frozen"):
+        method.resume(make_run(model, steps=12), state)
 
 
-@pytest.mark.parametrize("method", [L1(sparsity=0.5), L1(strength=0.1), NeuroPrune(heads=4), NeuroPrune(alpha=0.1)])
-def test_a_model_whose_prunable_weights_are_frozen_is_refused_at_the_start(method):
-    model = make_model("bert")
-    model.bert.encoder.requires_grad_(False)  # gradients pass to the embeddings
-    with pytest.raises(UserError, match=r"are frozen.*requires_grad_\(True\)"):
-        method.start(make_run(model, steps=12))
+def test_layers_that_a_method_does_not_cut_may_be_frozen():
+    for method, frozen in ((DSP(heads=4), "intermediate.dense"), (Dense(), "attention.self")):
+        model = make_model("bert")
+        layer = model.bert.encoder.layer[0].get_submodule(frozen).requires_grad_(False)
+        before = {name: weight.clone() for name, weight in layer.state_dict().items()}
+        train_bare(method, model)
+        torch.testing.assert_close(dict(layer.state_dict()), before, rtol=0, atol=0)
+
+
+def test_layers_are_cut_without_being_trained_at_a_rate_of_0():
+    """The remedy of the error for frozen layers."""
+    model = make_model("bert").train()
+    lower = dict.fromkeys(model.bert.encoder.layer[0].parameters())
+    others = [parameter for parameter in model.parameters() if parameter not in lower]
+    optimizer = torch.optim.AdamW([{"params": [*lower], "lr": 0.0}, {"params": others, "lr": 1e-3}])
+    run, method = Run(model, optimizer, total_steps=12), L1(sparsity=0.5)
+    before = weights(model)[0].clone()
+    method.start(run)
+    while run.step < 12:
+        take_step(method, run)
+    zeroed = weights(model)[0]
+    assert torch.equal(zeroed, before.where(zeroed != 0, 0)) and bool((zeroed == 0).any())
+    method.finish(run)
+    assert measure_sparsity(model).weights == pytest.approx(0.5, abs=1e-3)
 
 
 @pytest.mark.parametrize("make", [NeuroPrune, Taylor])
 def test_the_first_step_names_the_layer_that_no_gradient_reaches(make):
     model = make_model("bert").train()
-    model.bert.embeddings.requires_grad_(False)
-    model.bert.encoder.layer[0].requires_grad_(False)
     method, run = make(sparsity=0.5, calibration_rows=8), make_run(model, steps=300)
     method.start(run)
+    model.bert.embeddings.requires_grad_(False)
+    model.bert.encoder.layer[0].requires_grad_(False)
     with pytest.raises(UserError, match=r"bert\.encoder\.layer\.0\.attention.*requires_grad_\(True\)"):
         take_step(method, run)
 
@@ -194,6 +254,16 @@ def test_the_first_step_names_a_layer_that_the_loss_does_not_depend_on(make):
         take_step(method, run)
     method.abandon()
     assert_no_hooks(model)
+
+
+def test_every_run_of_a_method_begins_with_the_checks_of_the_first_step():
+    method, model = L1(sparsity=0.5), make_model("bert").train()
+    train_bare(method, make_model("bert"))
+    model.bert.encoder.layer[1].forward = lambda states, *args, **kwargs: states
+    run = make_run(model, steps=12)
+    method.start(run)
+    with pytest.raises(UserError, match=r"no gradient reached bert\.encoder\.layer\.1\.attention"):
+        take_step(method, run)
 
 
 @pytest.mark.parametrize("make", [NeuroPrune, Taylor])
@@ -287,15 +357,6 @@ def test_optimizers_of_torch_are_followed(name):
         take_step(method, run)
     method.finish(run)
     assert measure_sparsity(run.model).weights == pytest.approx(0.5, abs=1e-3)
-
-
-def test_frozen_layers_can_be_cut_where_gradients_pass():
-    model = make_model("bert")
-    model.bert.embeddings.requires_grad_(False)
-    model.bert.encoder.layer[0].requires_grad_(False)
-    model.enable_input_require_grads()
-    train_bare(NeuroPrune(sparsity=0.5), model)
-    assert measure_sparsity(model).weights == pytest.approx(0.5, abs=1e-3)
 
 
 @pytest.mark.parametrize("make", [L1, NeuroPrune, CoFi])

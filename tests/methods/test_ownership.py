@@ -80,6 +80,14 @@ def test_so_does_another_trainer_with_another_method(make, step, tmp_path):
     assert measure_sparsity(model).weights == pytest.approx(0.7, abs=1e-3)
 
 
+def test_layers_that_an_interrupted_run_has_frozen_are_not_refused():
+    model = make_model("bert").train()
+    DSP(heads=4, stage="pipelined").start(make_run(model, steps=12))
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    train_bare(L1(sparsity=0.5), model)
+    assert_clean(model)
+
+
 @each_method
 def test_a_method_can_abandon_its_run_at_any_time(make, step, tmp_path):
     model, method = make_model("bert"), make()

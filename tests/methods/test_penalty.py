@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
+from torch.optim.lr_scheduler import CyclicLR, LambdaLR, OneCycleLR
 from transformers.optimization import Adafactor
 
 from helpers.loops import assert_optimizer_fits, labelled_batch, make_run, make_trainer, take_step, train_bare, weights
@@ -73,12 +73,11 @@ def test_a_decoupled_step_follows_the_present_learning_rate():
 
 
 @pytest.mark.parametrize("fields", [{"alpha": 0.1, "beta": 0.2}, {"strength": 0.1}], ids=["neuroprune", "l1"])
-def test_a_decoupled_step_follows_each_groups_rate_and_spares_frozen_matrices(fields):
+def test_a_decoupled_step_follows_each_groups_rate(fields):
     model = make_model("bert")
     projections = prunable_projections(find_blocks(model))
-    frozen, fast = projections[0].parameter, projections[1].parameter
+    fast, frozen = projections[1].parameter, model.get_input_embeddings().weight.requires_grad_(False)
     before = [projection.weight.clone() for projection in projections]
-    frozen.requires_grad_(False)
     others = [parameter for parameter in model.parameters() if parameter is not fast]
     groups = [{"params": [fast], "lr": 1.0}, {"params": others, "lr": 0.0}]
     run = Run(model, torch.optim.SGD(groups), total_steps=1)
@@ -89,8 +88,7 @@ def test_a_decoupled_step_follows_each_groups_rate_and_spares_frozen_matrices(fi
     method.after_step(run)
     moved = [not torch.equal(*pair) for pair in zip(before, [p.weight for p in projections], strict=True)]
     assert moved == [False, True] + [False] * (len(projections) - 2)
-    frozen.requires_grad_(True)
-    assert run.learning_rates().keys() == {*model.parameters()}
+    assert run.learning_rates().keys() == {*model.parameters()} - {frozen}
 
 
 @pytest.mark.parametrize("fields", [{"alpha": 0.1, "mode": "decoupled"}, {"sparsity": 0.5, "algorithm": "penalties"}])
@@ -101,11 +99,19 @@ def test_penalties_that_need_a_rate_refuse_an_optimizer_without_one(fields):
         NeuroPrune(**fields).start(run)
 
 
-def test_a_cyclic_schedule_has_its_peak_at_the_largest_rate():
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda optimizer: OneCycleLR(optimizer, max_lr=1e-2, total_steps=20),
+        lambda optimizer: CyclicLR(optimizer, base_lr=1e-4, max_lr=1e-2, cycle_momentum=False),
+    ],
+    ids=["OneCycleLR", "CyclicLR"],
+)
+def test_a_cyclic_schedule_has_its_peak_at_the_largest_rate(schedule):
     model = make_model("bert")
-    run = make_run(model, steps=20)
-    OneCycleLR(run.optimizer, max_lr=1e-2, total_steps=20)
-    assert set(run.peak_rates().values()) == {1e-2}
+    optimizer = AdamW(model.parameters(), lr=1e-3)
+    run = Run(model, optimizer, schedule(optimizer), total_steps=20)
+    assert set(run.peak_rates().values()) == {1e-2} and run.learning_rates() != run.peak_rates()
 
 
 def test_fixed_penalties_keep_their_plan_if_the_length_changes():

@@ -204,6 +204,14 @@ def test_a_rate_that_the_optimizer_bounds_cannot_be_raised_above_its_bound():
     with pytest.raises(UserError, match=r"bounds its rate by 1 / sqrt\(step\), .* 0\.4 exceeds within 12 steps"):
         L1(sparsity=0.5).start(Run(model, torch.optim.Adafactor(model.parameters(), lr=0.2), total_steps=12))
     L1(sparsity=0.5).start(Run(model, torch.optim.Adafactor(model.parameters(), lr=0.1), total_steps=12))
+    for schedule in (
+        lambda optimizer: schedules.OneCycleLR(optimizer, 0.2, total_steps=12, cycle_momentum=False),
+        lambda optimizer: schedules.CyclicLR(optimizer, 0.01, 0.2, cycle_momentum=False),
+    ):
+        optimizer = torch.optim.Adafactor(model.parameters(), lr=0.1)
+        run = Run(model, optimizer, schedule(optimizer), total_steps=12)  # at its peak of 0.2 later
+        with pytest.raises(UserError, match=r"0\.4 exceeds within 12 steps"):
+            L1(sparsity=0.5).start(run)
 
 
 def test_optimizers_that_cannot_follow_a_cut_are_refused_at_the_start():

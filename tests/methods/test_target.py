@@ -363,6 +363,21 @@ def test_what_was_frozen_before_stays_frozen():
     assert not model.get_input_embeddings().weight.requires_grad
 
 
+@pytest.mark.parametrize("zeroed", [False, True])
+@pytest.mark.parametrize("fields", [{}, {"algorithm": "penalties"}], ids=["target form", "regulated penalties"])
+def test_a_missed_target_is_told(fields, zeroed, caplog):
+    run, method = make_run(make_model("bert").train(), steps=12), NeuroPrune(sparsity=0.5, **fields)
+    method.start(run)
+    while run.step < 12:
+        take_step(method, run)
+    if zeroed:
+        weights(run.model)[0].zero_()
+    caplog.clear()
+    method.finish(run)
+    found = f"training ended at step 12 with a sparsity of {100 * measure_sparsity(run.model).weights:.1f} % instead of"
+    assert caplog.messages == ([f"{found} 50.0 %"] if zeroed else [])
+
+
 def test_a_loop_without_its_batch_size_is_told_once_what_is_assumed(caplog):
     run = make_run(make_model("bert"), steps=12)
     assert run.steps_for(9) == 3 and not caplog.messages

@@ -156,6 +156,15 @@ def test_much_left_to_zeros_is_said(caplog):
     assert "the rest up to 80.0 % are single zeros" in caplog.text
 
 
+@pytest.mark.parametrize(("multiple_of", "says"), [(4, False), (64, True)])
+def test_multiples_too_large_for_the_layers_are_said(multiple_of, says, caplog):
+    """The MLPs have 24 neurons, and the heads that can be removed are a third of the weights."""
+    train_bare(NeuroPrune(sparsity=0.5, multiple_of=multiple_of), make_model("bert"))
+    text = f"multiple_of={multiple_of}: whole heads and neurons are "
+    assert [message.startswith(text) for message in caplog.messages] == [True] * says
+    assert all("the rest up to 50.0 % are single zeros" in message for message in caplog.messages)
+
+
 def test_a_run_resumes_with_the_same_layout(tmp_path):
     arguments = {"save_strategy": "steps", "save_steps": 11, "name": "qwen3"}
     whole = make_model("qwen3")

@@ -34,9 +34,9 @@ BAD = {
     "a type without a row": (CONFIG, lambda _: b'{"model_type": "albert"}', "'albert' is not supported"),
     "a width in words": (CONFIG, lambda data: data.replace(b'"hidden_size": 32', b'"hidden_size": "x"'), "hidden_size"),
     "latin-1": (CONFIG, lambda _: '{"model_type": "ü"}'.encode("latin-1"), "config.json"),
-    "a cut tokenizer": (TOKENIZER, lambda data: data[:-9], "tokenizer.json"),
-    "an empty tokenizer": (TOKENIZER, lambda _: b"", "tokenizer.json"),
-    "no tokenizer": (TOKENIZER, None, "no tokenizer"),
+    "a cut tokenizer": (TOKENIZER, lambda data: data[:-9], "model can't be loaded: "),
+    "an empty tokenizer": (TOKENIZER, lambda _: b"", "model can't be loaded: "),
+    "no tokenizer": (TOKENIZER, None, "model has no tokenizer; save it with the model: save_pretrained("),
 }
 
 

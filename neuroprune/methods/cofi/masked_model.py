@@ -43,6 +43,7 @@ class MaskedModel:
             self._handles.append(module.register_forward_hook(partial(self._multiply_output, block, hidden)))
         for table in [] if stream is None else stream.embeddings:
             self._handles.append(table.register_forward_hook(self._multiply_hidden))
+        # kernels such as Liger's replace `forward` on the module itself
         self._own_forwards = {norm: norm.__dict__["forward"] for norm in self._norms if "forward" in norm.__dict__}
         for norm in self._norms:
             norm.forward = partial(self._normalise, norm)
@@ -59,7 +60,7 @@ class MaskedModel:
             self._handles.pop().remove()
         for norm in self._norms:
             norm.__dict__.pop("forward", None)
-        for norm, forward in self._own_forwards.items():  # attribute name in replacement kernels such as Liger's
+        for norm, forward in self._own_forwards.items():
             norm.forward = forward
 
     def _multiply_units(self, block: Block, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -35,12 +35,12 @@ from neuroprune.methods.components.distillation import Distillation, copy_of, lo
 from neuroprune.methods.components.embeddings import FrozenParameters, freeze_embeddings
 from neuroprune.methods.components.removal_report import head_distances, reached, removed_heads
 from neuroprune.methods.components.state_files import nest, unnest
-from neuroprune.methods.components.zero_mask import KeptZeros
+from neuroprune.methods.components.zero_mask import KeptZeros, zero_smallest
 from neuroprune.methods.hooks import Hooks, Run, State
 from neuroprune.pruning.blocks import Blocks, base_of
 from neuroprune.pruning.kept_units import read_record
 from neuroprune.pruning.residual_stream import Stream, StreamError, find_stream
-from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, removed_weights, smallest
+from neuroprune.pruning.sparsity import prunable_weights
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class MaskedPruning(Hooks):
         if asked.teacher is not None and asked.teacher != "run":
             self._learn_from(run, load_teacher(asked.teacher, run.model))
         if self._timetable.begin == 0:
-            self._begin_learning(run, self.stage)
+            self.stage = self._mask_learning(run, self.stage)
 
     def state_dict(self) -> State:
         """Return the report, the timetable, and the states of the current stage and the distillation."""
@@ -100,9 +100,8 @@ class MaskedPruning(Hooks):
         state: State = {"report": self.report, "timetable": self._timetable.state(), "stage": self.stage.name}
         state |= {"distilling": self.distillation is not None} | nest("stage", self.stage.state_dict())
         if self.distillation is not None:
-            own = self.settings.teacher == "run"
             state |= nest("distillation", self.distillation.state_dict())
-            if own:
+            if self.settings.teacher == "run":
                 teacher = self.distillation.teacher
                 state |= nest("teacher", weights_of(teacher)) | {"teacher_record": read_record(teacher)}
         return state
@@ -134,7 +133,7 @@ class MaskedPruning(Hooks):
         if isinstance(stage, FineTuning) and run.step == self._timetable.begin:
             if self.settings.teacher == "run":
                 self._learn_from(run, copy_of(run.model, weights_of(run.model), read_record(run.model)))
-            self._begin_learning(run, stage)
+            self.stage = self._mask_learning(run, stage)
         elif isinstance(stage, MaskLearning) and run.step == self._timetable.end:
             self._compact(run, stage)
         assert self.stage is not None
@@ -184,9 +183,6 @@ class MaskedPruning(Hooks):
         history, total = self.report["history"], prunable_weights(run.model)
         return MaskLearning(run, before.masks, before.stream, self.settings, self._timetable, history, total)
 
-    def _begin_learning(self, run: Run, before: FineTuning) -> None:
-        self.stage = self._mask_learning(run, before)
-
     def _learn_from(self, run: Run, teacher: nn.Module) -> Distillation:
         share, temperature = self.settings.layer_share, self.settings.teacher_temperature
         everywhere = torch.ones(len(run.blocks.mlps), dtype=torch.bool)
@@ -214,9 +210,9 @@ class MaskedPruning(Hooks):
         self.report["silent"] = compact(run, stage.stream, masks)
         if self.distillation is not None and stage.stream is not None:
             self.distillation.cut(masks.hidden.nonzero().flatten())
-        if self.settings.schedule == "fair":
-            top_up(run, round(self.settings.sparsity * total))
-        self.stage = FinalFineTuning(self.settings.final_lr, KeptZeros.of(run.blocks), self._alive(run.blocks))
+        goal, fair = round(self.settings.sparsity * total), self.settings.schedule == "fair"
+        zeros = zero_smallest(run, goal, remove_idle=False) if fair else KeptZeros.of(run.blocks)
+        self.stage = FinalFineTuning(self.settings.final_lr, zeros, self._alive(run.blocks))
         self.report["events"].append({"step": run.step, "asked": self.settings.sparsity} | reached(run.model))
         self.stage.begin(run)
 
@@ -235,20 +231,6 @@ class CoFi(Method):
     def make_strategy(self) -> MaskedPruning:
         """Return a new strategy."""
         return MaskedPruning(self.settings)
-
-
-@torch.no_grad()
-def top_up(run: Run, goal: int) -> None:
-    """Zero the smallest weights until `goal` weights of the dense model are zero or removed, without cuts.
-
-    Args:
-        run: Its model is changed in place, unless the goal is already exceeded.
-        goal: Number of weights.
-    """
-    weights = [projection.weight for projection in prunable_projections(run.blocks)]
-    marks = smallest(weights, max(0, goal - removed_weights(run.model)))
-    for weight, mark in zip(weights, marks, strict=True):
-        weight.masked_fill_(mark, 0)
 
 
 def _mask_parameters(run: Run, kinds: Sequence[str]) -> MaskParameters:

@@ -289,8 +289,7 @@ def no_gradient(names: Sequence[str]) -> UserError:
     return UserError(
         f"no gradient reaches {', '.join(names)}, so the effect of its units on the loss can't be measured. Either the "
         "loss does not depend on it (the forward pass may not use it), or the model is frozen up to that layer. "
-        "Unfreeze it with requires_grad_(True); to prune layers that are not trained, call "
-        "model.enable_input_require_grads() before training."
+        "Unfreeze it with requires_grad_(True)."
     )
 
 

@@ -23,9 +23,6 @@ class ScaledDropout:
         self._factor = factor
         self._original: list[tuple[nn.Module, str, float]] = []
 
-    def __bool__(self) -> bool:
-        return bool(self._original)
-
     def begin(self, model: nn.Module) -> None:
         """Multiply the rates; further calls do nothing until `release`."""
         if self._factor == 1 or self._original:

@@ -1,8 +1,9 @@
-"""Freezing of the embeddings during a run."""
+"""Freezing of parameters, such as the embeddings, during a run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -19,6 +20,16 @@ class FrozenParameters:
 
     def __init__(self, model: nn.Module | None = None, names: Sequence[str] = ()) -> None:
         self._model, self.names = model, tuple(names)
+
+    @classmethod
+    def freeze(cls, model: nn.Module, parameters: Iterable[Any]) -> FrozenParameters:
+        """Freeze those of a model's parameters that are trainable."""
+        chosen = {id(parameter) for parameter in parameters if parameter.requires_grad}
+        frozen = {name: parameter for name, parameter in model.named_parameters() if id(parameter) in chosen}
+        for parameter in frozen.values():
+            parameter.requires_grad_(False)
+            parameter.grad = None  # an optimizer would still take a step with it
+        return cls(model, tuple(frozen))
 
     def __bool__(self) -> bool:
         return bool(self.names)
@@ -45,10 +56,4 @@ def freeze_embeddings(run: Run) -> FrozenParameters:
     in_use = {module for attention in run.blocks.attentions for module in attention.module.modules()}
     embeddings = [m for m in run.model.modules() if isinstance(m, nn.Embedding) and m not in in_use]
     tied = getattr(output, "weight", None)
-    frozen = {id(e.weight) for e in embeddings if e.weight.requires_grad and e.weight is not tied}
-    names = [name for name, parameter in run.model.named_parameters() if id(parameter) in frozen]
-    for name in names:
-        weight = run.model.get_parameter(name)
-        weight.requires_grad_(False)
-        weight.grad = None
-    return FrozenParameters(run.model, names)
+    return FrozenParameters.freeze(run.model, [e.weight for e in embeddings if e.weight is not tied])

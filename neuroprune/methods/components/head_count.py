@@ -28,10 +28,9 @@ def check_head_count(run: Run, heads: int, sparsity: float | None, min_share: fl
     groups, needed = run.blocks.groups, fewest_units(run, min_share)
     fewest = max(1, sum(needed[attention] for attention in attentions)) * groups
     if not fewest <= heads <= present or heads % groups:
-        steps = f" in steps of {groups}, because {groups} query heads share a key/value head" if groups > 1 else ""
         raise UserError(
             f"heads={heads}: the model has {present} heads in {len(attentions)} attentions, and each attention keeps "
-            f"at least one unless min_share is 0; choose a number from {fewest} to {present}{steps}."
+            f"at least one unless min_share is 0; choose a number from {fewest} to {present}{in_steps(groups)}."
         )
     if sparsity is not None:
         least, most = _possible_sparsity(run, heads, min_share)
@@ -40,6 +39,11 @@ def check_head_count(run: Run, heads: int, sparsity: float | None, min_share: fl
                 f"sparsity={sparsity:g} can't be met with heads={heads}; choose a sparsity from {least:.1%} to "
                 f"{most:.1%}, or another number of heads."
             )
+
+
+def in_steps(groups: int) -> str:
+    """Return the end of a sentence on possible numbers of heads, given the query heads per key/value head."""
+    return f" in steps of {groups}, because {groups} query heads share a key/value head" if groups > 1 else ""
 
 
 def _possible_sparsity(run: Run, heads: int, min_share: float) -> tuple[float, float]:

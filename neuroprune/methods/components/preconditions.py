@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -188,28 +188,31 @@ def check_used(run: Run) -> None:
         if any(w.requires_grad for w in weights) and not any(w.grad is not None for w in weights):
             unused.append(block.name)
     if unused:
-        more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
         raise UserError(
-            f"no gradient reached {unused[0]}{more} in the first step: the loss does not depend on it, because the "
+            f"no gradient reached {_first_of(unused)} in the first step: the loss does not depend on it, because the "
             "forward pass does not run it (a cross-attention without encoder_hidden_states, a layer beyond "
             "config.num_hidden_layers). Load the model without it (add_cross_attention=False, num_hidden_layers=…)."
         )
 
 
-def check_trained(blocks: Blocks) -> None:
-    """Reject a model whose prunable weights are all frozen.
+def check_not_frozen(blocks: Iterable[Block]) -> None:
+    """Reject frozen attentions and MLPs, because methods rank all units together and would change these as well.
 
     Args:
-        blocks: The blocks of a run's model.
+        blocks: The blocks whose units are to be removed.
 
     Raises:
-        UserError: If none of the weights of attentions and MLPs has `requires_grad`.
+        UserError: If a weight of a block with remaining units lacks `requires_grad`.
     """
-    modules = {projection.module for projection in prunable_projections(blocks)}
-    if not any(module.weight.requires_grad for module in modules):
+    frozen = [
+        block.name
+        for block in blocks
+        if block.units and not all(p.parameter.requires_grad for p in (*block.inputs, block.output))
+    ]
+    if frozen:
         raise UserError(
-            "all weights of the attentions and MLPs are frozen, so that the remaining units can't be trained to "
-            "compensate for the removed ones; unfreeze them with requires_grad_(True)."
+            f"weights of {_first_of(frozen)} are frozen, but pruning would change them. Unfreeze them with "
+            "requires_grad_(True); to prune a layer without training it, give its parameters a learning rate of 0."
         )
 
 
@@ -231,6 +234,10 @@ def _cuts(blocks: Iterable[Block]) -> list[Cut]:
     nothing = torch.empty(0, dtype=torch.long)
     outs = [Cut(projection.module, "out", nothing) for block in blocks for projection in block.inputs]
     return outs + [Cut(block.output.module, "in", nothing) for block in blocks]
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def skips_layers(model: nn.Module) -> bool:
@@ -347,7 +354,7 @@ def check_rate(run: Run, setting: str, factor: float) -> None:
         )
     if not hasattr(optimizer, "register_step_pre_hook"):
         raise UserError(f"{setting}={factor:g}: {name} is not a torch.optim.Optimizer; set {setting}=1, or use one.")
-    largest = factor * max(_initial_rate(group) for group in optimizer.param_groups)
+    largest = factor * max(run.group_peaks())
     if isinstance(optimizer, Adafactor) and largest > run.total_steps**-0.5:
         raise UserError(
             f"{setting}={factor:g}: torch's Adafactor bounds its rate by 1 / sqrt(step), which a raised rate of "
@@ -357,10 +364,6 @@ def check_rate(run: Run, setting: str, factor: float) -> None:
 
 def _lacks_rate(optimizer: Optimizer) -> bool:
     return any(group["lr"] is None for group in optimizer.param_groups)
-
-
-def _initial_rate(group: dict[str, Any]) -> float:
-    return float(group.get("initial_lr", group["lr"]))
 
 
 def check_optimizer(optimizer: Optimizer) -> None:

@@ -1,16 +1,37 @@
-"""Entries of a method's report: sparsity, removed heads, and distances between heads."""
+"""Entries of a method's report: sparsity, removed heads, and distances between heads; warning of a missed target."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 from torch import nn
 
+from neuroprune.methods.hooks import Run
 from neuroprune.pruning import heads
 from neuroprune.pruning.blocks import Blocks
 from neuroprune.pruning.sparsity import measure_sparsity
 from neuroprune.pruning.surgery import kept_units
+
+MISSED = 1e-3
+"""Difference between the reached and the target sparsity from which a target counts as missed."""
+
+logger = logging.getLogger(__name__)
+
+
+def warn_if_missed(run: Run, target: float, reason: str = "") -> None:
+    """Log a warning at the end of a run if the model's sparsity differs from the target.
+
+    Args:
+        run: The run.
+        target: Target sparsity, a fraction of the prunable weights.
+        reason: End of the sentence.
+    """
+    found = measure_sparsity(run.model).weights
+    if abs(found - target) > MISSED:
+        text = "training ended at step %d with a sparsity of %.1f %% instead of %.1f %%%s"
+        logger.warning(text, run.step, 100 * found, 100 * target, reason)
 
 
 def reached(model: nn.Module) -> dict[str, Any]:

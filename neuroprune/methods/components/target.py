@@ -10,7 +10,7 @@ from neuroprune.errors import UserError
 from neuroprune.methods.components import preconditions
 from neuroprune.methods.components.dropout import ScaledDropout
 from neuroprune.methods.components.embeddings import FrozenParameters, freeze_embeddings
-from neuroprune.methods.components.removal_report import head_distances, reached, removed_heads
+from neuroprune.methods.components.removal_report import MISSED, head_distances, reached, removed_heads, warn_if_missed
 from neuroprune.methods.components.rewarm import RaisedRate
 from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.components.unit_selection import may_empty
@@ -18,9 +18,6 @@ from neuroprune.methods.components.zero_mask import KeptZeros
 from neuroprune.methods.hooks import Hooks, Run, State
 from neuroprune.pruning.sparsity import cubic_schedule, event_steps, measure_sparsity, prunable_weights
 from neuroprune.pruning.surgery import remove_zero_units
-
-MISSED = 1e-3
-"""Difference between the reached and the target sparsity from which a warning is logged."""
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +67,7 @@ class TargetForm(Hooks):
         self._plan(run)
         self.report["head_distances"] = head_distances(run.blocks)
         if not self.events:
-            self._go_on(run)
+            self._resume_without_state(run)
 
     def state_dict(self) -> State:
         """Return the report so far, the plan, the zeros, and the states of the learning rate and the embeddings."""
@@ -107,12 +104,11 @@ class TargetForm(Hooks):
         """Remove all-zero units, unfreeze the embeddings and complete the report; warn if the target is missed."""
         self.abandon()
         self.zeros.apply()
+        self.complete(run)
         if self.events:
             logger.warning("training ended at step %d, before the events at %s", run.step, sorted(self.events))
-        self.complete(run)
-        found, asked = measure_sparsity(run.model).weights, self.settings.sparsity
-        if not self.events and asked is not None and abs(found - asked) > MISSED:
-            logger.warning("the sparsity is %.2f %% instead of %.2f %%", 100 * found, 100 * asked)
+        elif self.settings.sparsity is not None:
+            warn_if_missed(run, self.settings.sparsity)
         self.report["removed_heads"] = removed_heads(run.model)
 
     def abandon(self) -> None:
@@ -123,7 +119,6 @@ class TargetForm(Hooks):
 
     def _plan(self, run: Run, plan: Sequence[tuple[int, float]] | None = None) -> None:
         """Compute the step of each event and the sparsity after it, unless a plan is given."""
-        preconditions.check_trained(run.blocks)
         steps = event_steps(run.total_steps, self.settings.start, self.settings.end, self.settings.events)
         shares = cubic_schedule(self.settings.sparsity or 0.0, len(steps))
         self.plan = list(zip(steps, shares, strict=True)) if plan is None else plan
@@ -144,10 +139,10 @@ class TargetForm(Hooks):
         self._dropout.begin(run.model)
         self._rate.begin(run)
 
-    def _go_on(self, run: Run) -> None:
+    def _resume_without_state(self, run: Run) -> None:
         """Continue after the last event with a cut model but without the saved method state."""
         found = measure_sparsity(run.model).weights
-        if found < (self.settings.sparsity or 0.0) - 1e-3:
+        if found < (self.settings.sparsity or 0.0) - MISSED:
             raise UserError(
                 f"training resumes at step {run.step} of {run.total_steps}, after the last event, with a model of "
                 f"{found:.1%} sparsity instead of {self.settings.sparsity:.1%}; load the cut model with "

@@ -50,7 +50,7 @@ from neuroprune.pruning.sparsity import cubic_schedule, prunable_weights, remove
 from neuroprune.pruning.surgery import kept_units
 
 MOSTLY = 0.9
-"""Fraction of the target that the uniform layout should remove as whole units; a warning is logged below it."""
+"""Fraction of the target that slices of whole units should remove; a warning is logged below it."""
 
 logger = logging.getLogger(__name__)
 
@@ -130,17 +130,20 @@ class NeuroPruneTarget(TargetForm):
         calibration = self._take_calibration(run)
         self._remove_units(run, calibration, goal - removed_weights(run.model))
         if last:
-            self._report_zeros(run, goal)
+            self._warn_of_zeros(run, goal)
             self.zeros = zero_smallest(run, goal, not self._in_slices, may_empty(self.settings))
 
-    def _report_zeros(self, run: Run, goal: int) -> None:
-        """Warn if the uniform layout meets much of the target with single zeros, which do not speed up the model."""
+    def _warn_of_zeros(self, run: Run, goal: int) -> None:
+        """Warn if slices are so large that much of the target is left to single zeros, which make nothing faster."""
         removed = removed_weights(run.model)
-        if self._uniform and removed < MOSTLY * goal:
+        if self._in_slices and removed < MOSTLY * goal:
+            setting = "layout='uniform'" if self._uniform else f"multiple_of={self.settings.multiple_of}"
             logger.warning(
-                "layout='uniform': whole heads and neurons are %.1f %% of the weights, the rest up to %.1f %% are "
-                "single zeros, which make nothing smaller; lower sparsity or multiple_of, or leave layout out.",
+                "%s: whole heads and neurons are %.1f %% of the weights, the rest up to %.1f %% are single zeros, "
+                "which make nothing smaller; lower sparsity or multiple_of%s.",
+                setting,
                 *(100 * part / prunable_weights(run.model) for part in (removed, goal)),
+                ", or leave layout out" if self._uniform else "",
             )
 
     def complete(self, run: Run) -> None:

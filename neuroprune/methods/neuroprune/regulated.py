@@ -11,7 +11,7 @@ from torch.optim import SGD
 
 from neuroprune.config.methods import NeuroPruneSettings
 from neuroprune.methods.components import preconditions
-from neuroprune.methods.components.removal_report import reached
+from neuroprune.methods.components.removal_report import reached, warn_if_missed
 from neuroprune.methods.components.state_files import nest, unnest
 from neuroprune.methods.components.strength_control import (
     EVERY,
@@ -23,7 +23,7 @@ from neuroprune.methods.components.unit_selection import may_empty
 from neuroprune.methods.components.zero_mask import KeptZeros, zero_smallest
 from neuroprune.methods.hooks import Run, State
 from neuroprune.methods.neuroprune.penalties import NeuroPrunePenalty
-from neuroprune.pruning.sparsity import measure_sparsity, prunable_projections, prunable_weights, removed_weights
+from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, removed_weights
 
 FIRST_ALPHA, FIRST_BETA = 3e-5, 3e-4
 """Default initial strengths of regulated penalties, chosen on SST-2."""
@@ -48,11 +48,11 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
 
     def __init__(self, settings: NeuroPruneSettings) -> None:
         super().__init__(settings)
-        self._begin = (
+        self._initial_strengths = (
             FIRST_ALPHA if settings.alpha is None else settings.alpha,
             FIRST_BETA if settings.beta is None else settings.beta,
         )
-        self.alpha, self.beta = self._begin
+        self.alpha, self.beta = self._initial_strengths
         self.target = settings.sparsity or 0.0
         self.control = StrengthControl(BY_PENALTIES * self.target, settings.penalty_start, settings.end)
         self.zeros = KeptZeros()
@@ -102,18 +102,10 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
             self._cut(run)
 
     def finish(self, run: Run) -> None:
-        """Remove all-zero units; warn if the target is missed because the run ended early."""
+        """Remove all-zero units; warn if the target is missed, as in a run that ended early."""
         super().finish(run)
-        found = measure_sparsity(run.model).weights
-        if found < self.target - 1e-3:
-            logger.warning(
-                "training ended at step %d with a sparsity of %.1f %% instead of %.1f %%; the smallest weights are set "
-                "to zero at step %d",
-                run.step,
-                100 * found,
-                100 * self.target,
-                self._cut_step,
-            )
+        planned = f"; the smallest weights are set to zero at step {self._cut_step}"
+        warn_if_missed(run, self.target, planned if run.step < self._cut_step else "")
 
     def zero_absent(self, run: Run) -> None:
         """Restore the zeros; no other weight is absent."""
@@ -170,7 +162,7 @@ class NeuroPruneRegulated(NeuroPrunePenalty):
             self.report["strengths"].append({"step": run.step, "absent": absent, "factor": self.control.factor})
 
     def _apply_factor(self) -> None:
-        self.alpha, self.beta = (strength * self.control.factor for strength in self._begin)
+        self.alpha, self.beta = (strength * self.control.factor for strength in self._initial_strengths)
 
     def _absent(self, run: Run) -> float:
         """Return the fraction of the dense model's prunable weights that is removed or near zero."""
