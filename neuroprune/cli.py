@@ -55,7 +55,7 @@ class _Version(argparse.Action):
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all sub-commands."""
-    root = argparse.ArgumentParser(prog="neuroprune", description="Transformers that shrink during fine-tuning.")
+    root = argparse.ArgumentParser(prog="neuroprune", description="Prune transformers while they are fine-tuned.")
     root.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_plan(commands)
@@ -87,15 +87,15 @@ def parser() -> argparse.ArgumentParser:
     command = _command(commands, "export", subcommands.export, "export a saved model to another format")
     command.add_argument("folder", type=Path, metavar="FOLDER", help="a saved model")
     text = (
-        "full: the dense model's size, zeros for removed units, for plain transformers; plain: its own size, for "
+        "full: the dense model's size, zeros for removed units, for plain transformers; plain: the pruned size, for "
         "plain transformers, if all layers have equal shapes; onnx: for onnxruntime; gguf: for llama.cpp; "
-        "vllm: a Llama for vLLM's DeciLMForCausalLM, not tried in vLLM; per-layer: its own size, with the layers' "
-        "sizes also in transformers' per_layer_config; loads after `import neuroprune`, because no transformers up to "
-        "5.24 builds layers by it"
+        "vllm: a Llama for vLLM's DeciLMForCausalLM, not tested in vLLM; per-layer: the pruned size, with the layers' "
+        "sizes also in transformers' per_layer_config; loads only after `import neuroprune`, because transformers up "
+        "to 5.24 does not build layers from it"
     )
     command.add_argument("--format", required=True, metavar="FORMAT", help=text)
-    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
-    command.add_argument("--int8", action="store_true", help="onnx: a second file with 8-bit weights")
+    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new or empty folder")
+    command.add_argument("--int8", action="store_true", help="with --format onnx: also write a file with 8-bit weights")
     command = _command(commands, "schema", subcommands.schema, "rewrite config/schema.json and config/README.md")
     command.add_argument("--check", action="store_true", help="write nothing; fail if a file is out of date")
     return root
@@ -109,18 +109,24 @@ def _add_plan(commands: Any) -> None:
         type=Path,
         default=[subcommands.CONFIG],
         metavar="FILE",
-        help=f"study files ({subcommands.CONFIG})",
+        help=f"study files; later ones override earlier ones (default: {subcommands.CONFIG})",
     )
     command.add_argument(
-        "--catalogue", type=Path, default=Path("config"), metavar="FOLDER", help="models and tasks (config)"
+        "--catalogue",
+        type=Path,
+        default=Path("config"),
+        metavar="FOLDER",
+        help="folder with models.yaml and tasks/ (default: config)",
     )
-    command.add_argument("--settings", metavar="JSON", help="a whole study instead of files")
+    command.add_argument("--settings", metavar="JSON", help="a whole study as JSON instead of files")
     command.add_argument("--json", action="store_true", help="print all settings of all runs as JSON")
     command.add_argument("--folder", action="store_true", help="print only the study's folder")
     command.add_argument("--output", type=Path, metavar="FILE", help="write all settings of all runs there as JSON")
     text = "time this machine for five seconds; print the number of runs, how long they will take, and the disk space"
     command.add_argument("--estimate", action="store_true", help=text)
-    command.add_argument("--cores", metavar="N", default="all", help="processor cores of the estimate (all)")
+    command.add_argument(
+        "--cores", metavar="N", default="all", help="with --estimate: number of processor cores (default: all)"
+    )
 
 
 def _add_jobs(commands: Any) -> None:
@@ -149,9 +155,10 @@ def _job_options(command: argparse.ArgumentParser, output: str) -> None:
 
 
 def _add_results(commands: Any) -> None:
-    command = _command(commands, "collect", subcommands.collect, "collect the records of a study in one table")
+    text = "collect the records of a study in one table and list missing runs"
+    command = _command(commands, "collect", subcommands.collect, text)
     _study_option(command)
-    command.add_argument("--output", type=Path, metavar="FILE", help="the table (STUDY/runs.csv)")
+    command.add_argument("--output", type=Path, metavar="FILE", help="the table (default: STUDY/runs.csv)")
     command = _command(
         commands, "merge", subcommands.merge, "merge the records of several studies or machines in one folder"
     )
@@ -175,7 +182,7 @@ def _add_verify(commands: Any) -> None:
     )
     text = "folders of studies; default: all of results/published"
     command.add_argument("studies", nargs="*", type=Path, metavar="STUDY", help=text)
-    command.add_argument("--number", type=int, default=3, help="number of runs (3)")
+    command.add_argument("--number", type=int, default=3, help="number of runs (default: 3)")
     command.add_argument("--seed", type=int, help="seed of the choice; default: a different choice each time")
     _data_option(command)
 
@@ -184,23 +191,33 @@ def _add_prune(commands: Any) -> None:
     command = _command(
         commands, "prune", subcommands.prune, "prune a model while fine-tuning it on a task, and save it"
     )
-    command.add_argument("--model", required=True, help="a row of models.yaml, a folder or a hub id")
-    command.add_argument("--task", required=True, help="a task of the catalogue, or a YAML file in the same format")
-    text = "fraction of the weights in attentions and MLPs to remove, such as 0.8"
-    text += "; several share the first third of the training"
+    command.add_argument("--model", required=True, help="a row of CATALOGUE/models.yaml, a folder or a hub id")
+    command.add_argument(
+        "--task", required=True, help="the name of a file in CATALOGUE/tasks, or a YAML file in the same format"
+    )
+    text = "fraction of the weights in attentions and MLPs to remove, such as 0.8; several values give one model "
+    text += "each, with a shared first third of the training"
     command.add_argument("--sparsity", type=float, nargs="+", required=True, metavar="SHARE", help=text)
-    text = "neuroprune (NeuroPrune-FC, the default) or taylor (first-order scores)"
+    text = "neuroprune (NeuroPrune-FC) or taylor (first-order scores); default: neuroprune"
     command.add_argument("--method", choices=("neuroprune", "taylor"), default="neuroprune", help=text)
-    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder for the model")
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="a new or empty folder for the model"
+    )
     for name, kind, text in subcommands.TRAINING_OPTIONS:
         command.add_argument(
             f"--{name.replace('_', '-')}", type=kind, help=f"{text}; default: the task's and the model's"
         )
-    text = "keep only the embeddings of tokens that the task's training rows use"
+    text = "keep only the embeddings of tokens in the task's training rows, special tokens and single characters"
     command.add_argument("--trim-vocabulary", action="store_true", help=text)
-    command.add_argument("--seed", type=int, default=0, help="seed of initialisation, data order and dropout (0)")
     command.add_argument(
-        "--catalogue", type=Path, default=Path("config"), metavar="FOLDER", help="models and tasks (config)"
+        "--seed", type=int, default=0, help="seed of initialisation, data order and dropout (default: 0)"
+    )
+    command.add_argument(
+        "--catalogue",
+        type=Path,
+        default=Path("config"),
+        metavar="FOLDER",
+        help="folder with models.yaml and tasks/ (default: config)",
     )
     _data_option(command)
 
@@ -218,7 +235,9 @@ def _settings_option(command: argparse.ArgumentParser, what: str, default: str |
 
 def _data_option(command: argparse.ArgumentParser) -> None:
     folder = Path("resources/data")
-    command.add_argument("--data-root", type=Path, default=folder, metavar="FOLDER", help=f"datasets ({folder})")
+    command.add_argument(
+        "--data-root", type=Path, default=folder, metavar="FOLDER", help=f"folder of datasets (default: {folder})"
+    )
 
 
 def _checkpoint_option(command: argparse.ArgumentParser) -> None:

@@ -25,7 +25,11 @@ CONFIG = Path("config/config.yaml")
 PUBLISHED = Path("results/published")
 TRAINING_OPTIONS = (
     ("epochs", float, "passes over the training rows"),
-    ("budget", str, "dense_flops to train on until the run has cost as much as dense fine-tuning for these epochs"),
+    (
+        "budget",
+        str,
+        "dense_flops: continue training until the run has cost as much as dense fine-tuning for these epochs",
+    ),
     ("batch_size", int, "rows per step"),
     ("learning_rate", float, "peak learning rate"),
     ("threads", int, "CPU threads"),
