@@ -253,12 +253,26 @@ def _architecture(model: nn.Module) -> Architecture:
     """Return the row for the `model_type` in the model's configuration."""
     name = _model_type(model) or _model_type(base_of(model))
     if name is None:
-        raise UserError(f"{type(model).__name__} is not a transformers model: it has no config with a model_type.")
+        raise UserError(f"{type(model).__name__} {_why_unknown(model)}.")
     parts = {f"model.{path}": _model_type(part) for path, part in model.named_children()}
     known = [f"{path} ({kind})" for path, kind in parts.items() if kind in ARCHITECTURES]
     if name not in ARCHITECTURES and known:
         raise UserError(f"{type(model).__name__} is composed of other models; prune its parts: {', '.join(known)}.")
     return find_architecture(name, None if name in ARCHITECTURES else _looks_like(model))
+
+
+def _why_unknown(model: nn.Module) -> str:
+    """Return why a module has no `model_type`, as the predicate of a sentence."""
+    if type(model).__module__.startswith(PARALLEL):
+        return "can't follow when weights change their shapes; train the model inside (its attribute module) without it"
+    inside = _outermost_models(model)
+    names = [name for name, module in model.named_modules() if module in inside]
+    if names:
+        return (
+            f"contains several transformers models ({', '.join(names)}); set base_model_prefix in its class to the "
+            "attribute with the one to prune"
+        )
+    return "is not a transformers model: it has no config with a model_type"
 
 
 def _model_type(model: nn.Module) -> str | None:

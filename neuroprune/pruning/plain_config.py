@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from neuroprune.errors import UserError
 from neuroprune.pruning.architectures import Architecture, ConfigNames, find_architecture
-from neuroprune.pruning.blocks import Attention, Block, Blocks, find_blocks
+from neuroprune.pruning.blocks import Attention, Block, Blocks, base_of, config_of, find_blocks
 from neuroprune.pruning.cut_classes import stage_cut_class, stage_plain_class
 from neuroprune.pruning.cuts import Cut, stage_cuts, unwrap
 from neuroprune.pruning.kept_units import METHOD, RECORD, configs_of, kept_units, module_keys, plain_record, read_record
@@ -53,7 +54,7 @@ def shared_counts(model: nn.Module, blocks: Blocks) -> list[SharedCount]:
     Returns:
         One entry per configuration value; attentions are left out if the configuration fixes their heads.
     """
-    row = find_architecture(model.config.model_type)  # type: ignore[union-attr, arg-type]
+    row = find_architecture(config_of(model).model_type)
     if row.config is None:
         return []
     lists = _lists(model, blocks.mlps, row)
@@ -101,7 +102,7 @@ def to_plain(model: nn.Module, optimizer: Any = None) -> None:
         return
     values, changes = plain_values(model), Transaction()
     dropped = _stage_position_bias(changes, model, optimizer)
-    old = {name: value for name, value in vars(model.config).items() if name in values}
+    old = {name: value for name, value in vars(config_of(model)).items() if name in values}
     kept = {key: record[key] for key in ("heads", "neurons")}
     for config in configs_of(model):
         content = {key: value for key, value in vars(config).items() if key != "quantization_config"}
@@ -177,7 +178,7 @@ def stated_counts(model: nn.Module, blocks: Blocks, form: str) -> list[SharedCou
     counts, kept = shared_counts(model, blocks), kept_units(model, unused=True)
     stated = {block for shared in counts for block in shared.blocks}
     if cut := [block.name for block in blocks.all if block not in stated and kept.of(block).removed()]:
-        reason = f"{cut[0]} was cut, and {type(model.config).__name__} has no separate value for its size"
+        reason = f"{cut[0]} was cut, and {type(config_of(model)).__name__} has no separate value for its size"
         raise refusal(model, form, reason)
     return counts
 
@@ -209,15 +210,17 @@ def check_shapes(model: nn.Module, chosen: Iterable[Block], values: Mapping[str,
     Raises:
         UserError: If a model with these values has other shapes there.
     """
-    config: Any = copy.deepcopy(model.config)
+    config: Any = copy.deepcopy(config_of(model))
     vars(config).pop("quantization_config", None)
     vars(config).update(values)
+    described: Any = type(model if isinstance(model, PreTrainedModel) else base_of(model))
     with torch.device("meta"):
-        built: Any = type(model)(config)
-    plain = {block.name: block for block in find_blocks(built, unused=True).all}
+        built = described(config)
+    present, made = (find_blocks(each, unused=True).all for each in (model, built))
+    plain = {block.name: other for block, other in zip(present, made, strict=True)}
     for block in chosen:
         if _shapes(block) != _shapes(plain[block.name]):
-            reason = f"{type(model.config).__name__} does not give the shape of {block.name}"
+            reason = f"{type(config_of(model)).__name__} does not give the shape of {block.name}"
             raise refusal(model, form, reason)
 
 
@@ -235,7 +238,7 @@ def refusal(model: nn.Module, form: str, reason: str) -> UserError:
 
 def objection_to(model: nn.Module, values: Mapping[str, int]) -> str:
     """Return the reason why a model's configuration class rejects these values; empty if it accepts them."""
-    config: Any = model.config
+    config: Any = config_of(model)
     content = {key: value for key, value in config.to_dict().items() if key not in ("quantization_config", RECORD)}
     try:
         type(config).from_dict(content | dict(values))
@@ -245,7 +248,7 @@ def objection_to(model: nn.Module, values: Mapping[str, int]) -> str:
 
 
 def _names(model: nn.Module) -> ConfigNames:
-    names = find_architecture(model.config.model_type).config  # type: ignore[union-attr, arg-type]
+    names = find_architecture(config_of(model).model_type).config
     assert names is not None, "asked only for values that `shared_counts` lists"
     return names
 
@@ -273,7 +276,7 @@ def _same_positions(model: nn.Module, blocks: Blocks, row: Architecture) -> tupl
 
 def _biases(model: nn.Module) -> list[tuple[nn.Embedding, Sequence[Attention]]]:
     """Return each position-bias embedding with the attentions that use it."""
-    row, blocks = find_architecture(model.config.model_type), find_blocks(model, unused=True)  # type: ignore[union-attr, arg-type]
+    row, blocks = find_architecture(config_of(model).model_type), find_blocks(model, unused=True)
     same: Any = _same_positions(model, blocks, row)
     return [(getattr(readers[0].module, row.config.position_bias), readers) for readers in same]  # type: ignore[union-attr]
 

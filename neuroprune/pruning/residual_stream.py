@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from neuroprune.errors import UserError
-from neuroprune.pruning.blocks import Blocks, find_blocks
+from neuroprune.pruning.blocks import Blocks, config_of, find_blocks
 from neuroprune.pruning.cuts import Cut, stage_cuts
 from neuroprune.pruning.kept_units import pack_positions, read_record, stage, unpack_positions
 from neuroprune.pruning.plain_config import to_recorded
@@ -75,7 +75,7 @@ def find_stream(model: nn.Module) -> Stream:
     Raises:
         StreamError: If the model type is not supported, or a weight of the stream's width has an unknown role.
     """
-    blocks, kind = find_blocks(model), str(model.config.model_type)  # type: ignore[union-attr]
+    blocks, kind = find_blocks(model), str(config_of(model).model_type)
     if kind not in TIED_NORMS:
         raise StreamError(
             f"the hidden dimension of {kind} can't be cut; supported are {', '.join(sorted(TIED_NORMS))}."

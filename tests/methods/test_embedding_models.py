@@ -188,10 +188,19 @@ class Pair(nn.Module):
         return type("Output", (), {"loss": sum(losses)})
 
 
-@pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
-def test_a_module_without_a_config_is_pruned_by_its_only_model(make):
-    model, method = Pair().train(), make()
-    run = make_run(model, 12)
+class Named(Pair):
+    """The same beside another model, so that the class names the one to prune."""
+
+    base_model_prefix = "body"
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.other = self.parts["text"], make_model("bert").bert
+
+
+def train(model, method):
+    """Train a module 12 steps with a method; return the run."""
+    run = make_run(model.train(), 12)
     method.start(run)
     while run.step < 12:
         model(**labelled_batch("bert", seed=run.step)).loss.backward()
@@ -202,15 +211,33 @@ def test_a_module_without_a_config_is_pruned_by_its_only_model(make):
         run.scheduler.step()
         run.optimizer.zero_grad()
     method.finish(run)
+    return run
+
+
+@pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
+def test_a_module_without_a_config_is_pruned_by_its_only_model(make):
+    model = Pair()
+    run = train(model, make())
     assert run.model is model.parts["text"] and run.wrapped
     assert find_blocks(model).attentions[0].name == "parts.text.encoder.layer.0.attention.self"
     assert measure_sparsity(model).weights > 0.2
 
 
+UNIFORM = {"uniform": lambda: NeuroPrune(sparsity=0.5, layout="uniform"), "speedup": lambda: NeuroPrune(speedup=1.05)}
+
+
+@pytest.mark.parametrize("make", (METHODS | UNIFORM).values(), ids=METHODS | UNIFORM)
+def test_a_module_without_a_config_is_pruned_by_the_model_that_its_class_names(make):
+    model = Named()
+    train(model, make())
+    assert measure_sparsity(model).weights == measure_sparsity(model.body).weights > 0.01
+    assert measure_sparsity(model.other).weights == 0
+
+
 def test_a_module_around_two_models_is_told_to_name_one():
     model = Pair()
     model.other = make_model("bert").bert
-    with pytest.raises(UserError, match="Pair is not a transformers model"):
+    with pytest.raises(UserError, match=r"Pair contains several .*\(parts\.text, other\); set base_model_prefix"):
         find_blocks(model)
     model.__class__ = type("Named", (Pair,), {"base_model_prefix": "other"})
     assert find_blocks(model).attentions[0].name == "other.encoder.layer.0.attention.self"
@@ -218,7 +245,7 @@ def test_a_module_around_two_models_is_told_to_name_one():
 
 def test_parallel_wrappers_are_not_looked_into():
     model = nn.DataParallel(make_model("bert"))
-    with pytest.raises(UserError, match="DataParallel is not a transformers model"):
+    with pytest.raises(UserError, match=r"DataParallel can't follow.*train the model inside"):
         find_blocks(model)
     assert Run(model, torch.optim.SGD(model.parameters()), total_steps=1).model is model
 

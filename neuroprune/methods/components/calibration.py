@@ -21,7 +21,7 @@ from neuroprune.errors import UserError
 from neuroprune.methods.components.batch import Batch
 from neuroprune.methods.components.second_moments import Means, SecondMoments
 from neuroprune.methods.hooks import State
-from neuroprune.pruning.blocks import Block, Blocks, Projection
+from neuroprune.pruning.blocks import Block, Blocks, Projection, config_of
 
 Kind = type[Means] | type[SecondMoments]
 WEIGHT_FLOOR = 0.01  # weight of a token without influence on the loss, relative to a mean of 1
@@ -199,7 +199,7 @@ class Calibration:
         self._weigh_tokens, self._loss_rows = moments is not None and weigh_tokens, loss_rows
         self._batch = Batch()
         self._handles: list[RemovableHandle] = [model.register_forward_pre_hook(self._see_batch, with_kwargs=True)]
-        seq2seq = bool(getattr(model.config, "is_encoder_decoder", False))
+        seq2seq = bool(getattr(config_of(model), "is_encoder_decoder", False))
         for block, statistics in self.statistics.items():
             if not block.units:
                 continue

@@ -13,7 +13,7 @@ from torch.optim import Adafactor, Optimizer
 from neuroprune import distributed
 from neuroprune.errors import UserError
 from neuroprune.methods.hooks import Run
-from neuroprune.pruning.blocks import Block, Blocks
+from neuroprune.pruning.blocks import Block, Blocks, config_of
 from neuroprune.pruning.cuts import Cut, check_can_follow, refuse_shared
 from neuroprune.pruning.sparsity import prunable_projections, prunable_weights, removed_weights
 
@@ -243,7 +243,8 @@ def _first_of(names: Sequence[str]) -> str:
 def skips_layers(model: nn.Module) -> bool:
     """Return whether training steps may skip whole layers at random (layerdrop)."""
     names = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
-    return any(getattr(model.config, name, 0.0) for name in names)
+    config = config_of(model)
+    return any(getattr(config, name, 0.0) for name in names)
 
 
 def may_skip(run: Run) -> bool:
