@@ -41,14 +41,14 @@ demo: run report ## Run the default study to its report; CONFIG=config/paper.yam
 # `flock`, Snakemake's own lock is used, whose message explains what to do after a kill.
 # The workflow makes no report here, because the target `report` does so even if nothing else had to be done.
 run: export NEUROPRUNE_REPORT =
-run: $(BIN)/.ready
+run: $(BIN)/.ready ## Run a study without its report
 	@$(BIN)/neuroprune plan --config $(CONFIG) $(if $(PROFILE),--folder >/dev/null,--estimate --cores $(CORES))
 	@if ! command -v flock >/dev/null; then . $(BIN)/activate && exec $(SNAKEMAKE); fi; \
 	  flock -n -E 75 .run.lock sh -c '. $(BIN)/activate && snakemake --configfile $(CONFIG) --unlock --quiet all >/dev/null 2>&1; \
 	  exec $(SNAKEMAKE)' || { code=$$?; [ $$code != 75 ] || \
 	  echo "Another 'make run' or 'make demo' is at work in this folder: wait for it or stop it." >&2; exit $$code; }
 
-report: $(BIN)/.ready
+report: $(BIN)/.ready ## Write the HTML report of a finished study
 	@folder="$(FOLDER)" && . $(BIN)/activate && \
 	snakemake --quiet all --configfile $(CONFIG) --report "$$folder/report.html" \
 	  --report-stylesheet workflow/report/report.css && echo "The report: $$folder/report.html"

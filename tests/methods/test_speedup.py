@@ -116,6 +116,15 @@ def test_a_speed_that_no_cut_reaches_is_refused_after_the_first_step(machine):
     assert min(map(len, kept_units(model).heads)) == 4
 
 
+def test_a_speed_that_is_missed_narrowly_is_not_rounded_up_to_the_target(machine, monkeypatch):
+    monkeypatch.setattr(latency.LatencyTable, "speedup", lambda self, counts: 1.2999)
+    run = make_run(make_model("bert").train(), steps=12)
+    method = NeuroPrune(speedup=1.3, calibration_rows=8)
+    method.start(run)
+    with pytest.raises(UserError, match=r"speedup=1\.3: even .* is only 1\.29 times"):
+        take_step(method, run)
+
+
 @pytest.fixture
 def busy(monkeypatch):
     """A machine on which the passes of the first measurements of a table are disturbed, as listed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -157,7 +158,7 @@ class NeuroPruneSpeedup(NeuroPruneTarget):
         if self.wanted > most:
             raise UserError(
                 f"speedup={self.wanted:g}: even with the fewest heads and neurons, this model is only "
-                f"{most:.1f} times faster on this machine (batch size {self.settings.speedup_rows}, measured "
+                f"{math.floor(100 * most) / 100:g} times faster on this machine (batch size {self.settings.speedup_rows}, measured "
                 f"{TABLES} times); lower speedup or min_share, or start again when less else runs on the machine."
             )
         return table
