@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
-from transformers import PreTrainedModel
 
 from neuroprune.errors import UserError
 from neuroprune.pruning.architectures import Architecture, ConfigNames, find_architecture
@@ -213,7 +213,7 @@ def check_shapes(model: nn.Module, chosen: Iterable[Block], values: Mapping[str,
     config: Any = copy.deepcopy(config_of(model))
     vars(config).pop("quantization_config", None)
     vars(config).update(values)
-    described: Any = type(model if isinstance(model, PreTrainedModel) else base_of(model))
+    described: Any = type(model if isinstance(model, transformers.PreTrainedModel) else base_of(model))
     with torch.device("meta"):
         built = described(config)
     present, made = (find_blocks(each, unused=True).all for each in (model, built))
