@@ -10,7 +10,6 @@ Accuracy is computed over the whole split.
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import tempfile
 import time
@@ -20,17 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer
 
 from neuroprune import tasks
+from neuroprune.files.atomic import write_text
 from neuroprune.models import pretrained
 from neuroprune.models.export import export, onnx
 from neuroprune.models.export.engine import INT8_FILE
 from neuroprune.pruning.sparsity import measure_sparsity
 from neuroprune.results.environment import environment
+from neuroprune.results.plain_text import csv_text
 from neuroprune.results.records import RunRecord, read_record
 
 BATCHES = {1: 16, 32: 4}
@@ -161,11 +163,8 @@ def main() -> None:
         benches = [Bench(asked.study / "runs" / run, asked.data_root, Path(scratch)) for run in asked.runs]
         table = list(lines(benches, asked.rounds))
     place = environment(threads=1)
-    with asked.out.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        versions = (place["commit"], place["cpu"], torch.__version__, onnxruntime.__version__)
-        writer.writerows([*line, *versions] for line in table)
+    versions = (place["commit"], place["cpu"], torch.__version__, onnxruntime.__version__)
+    write_text(asked.out, csv_text(pd.DataFrame([(*line, *versions) for line in table], columns=COLUMNS)))
 
 
 if __name__ == "__main__":

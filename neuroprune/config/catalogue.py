@@ -147,7 +147,7 @@ def with_rows(raw: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
         if isinstance(own, Mapping):
             own = {name: row for name, row in own.items() if not _changes_nothing(name, row, rows)}
             merged = merge(rows, own).items()
-            full[key] = {name: {"name": name, **row} if isinstance(row, Mapping) else row for name, row in merged}
+            full[key] = {name: {"name": str(name), **row} if isinstance(row, Mapping) else row for name, row in merged}
     return full
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 TEXT = r"^[^\x00-\x1f]*$"
 NAME, FOLDER_NAME, SHA256 = r"^[a-zA-Z0-9][a-zA-Z0-9_.]*$", r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$", r"^[0-9a-f]{64}$"
@@ -51,9 +53,40 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_value_as_number(cls, values: Any) -> Any:
+        """Reject true and false, also in lists, where numbers belong; pydantic reads them as 1 and 0."""
+        given = values.items() if isinstance(values, dict) else ()
+        wrong = [(name, value) for name, value in given if _has_truth_value(value) and _takes_numbers_only(cls, name)]
+        if wrong:
+            kind = PydanticCustomError("number", "Input should be a number")
+            lines: list[InitErrorDetails] = [{"type": kind, "loc": (name,), "input": value} for name, value in wrong]
+            raise ValidationError.from_exception_data(cls.__name__, lines)
+        return values
+
     def default(self, name: str) -> Any:
         """Return the default value of a setting."""
         return type(self).model_fields[name].get_default()
+
+
+def _has_truth_value(value: Any) -> bool:
+    return any(isinstance(item, bool) for item in (value if isinstance(value, list | tuple) else [value]))
+
+
+def _takes_numbers_only(settings: type[BaseModel], name: str) -> bool:
+    """Return whether a field takes numbers, or a list of them, and no truth value."""
+    field = settings.model_fields.get(name)
+    types = [*_types(field.annotation)] if field else []
+    return (int in types or float in types) and bool not in types
+
+
+def _types(annotation: Any) -> Iterator[Any]:
+    """Yield the types in an annotation such as `tuple[int, ...] | None`."""
+    if not (parts := get_args(annotation)):
+        yield annotation
+    for part in parts:
+        yield from _types(part)
 
 
 def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:

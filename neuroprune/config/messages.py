@@ -29,13 +29,22 @@ def sentences(error: ValidationError, model: type[BaseModel], above: Location = 
         Sentences such as ``experiments.sweep.methods[1].sparsity: 1.2 is not allowed; it must be less than 1``.
     """
     lines = [line for line in error.errors() if not _follows(line)]
-    found = (f"{path((*above, *line['loc']))}: {explain(line, model)}".removeprefix(": ") for line in lines)
+    found = (f"{path((*above, *_place(line)))}: {explain(line, model)}".removeprefix(": ") for line in lines)
     return list(dict.fromkeys(found))
 
 
 def _follows(line: ErrorDetails) -> bool:
     """Return whether a list is reported as too short only because its invalid items do not count."""
     return line["type"] == "too_short" and len(line["input"]) >= line["ctx"]["min_length"]
+
+
+def _place(line: ErrorDetails) -> Location:
+    """Return the location of an error: of a key that is not text, that of its mapping."""
+    return line["loc"][:-2] if _is_odd_key(line) else line["loc"]
+
+
+def _is_odd_key(line: ErrorDetails) -> bool:
+    return line["loc"][-1:] == ("[key]",) and line["type"] == "string_type"
 
 
 def path(location: Location) -> str:
@@ -46,6 +55,8 @@ def path(location: Location) -> str:
 
 def explain(line: ErrorDetails, model: type[BaseModel]) -> str:
     """Describe the problem of one value and the allowed values, without the location."""
+    if _is_odd_key(line):
+        return f"the key {shown(line['input'])} is not text; put it in quotes, or choose another name"
     speak = _WORDS.get(line["type"], _not_allowed)
     return speak(line, model)
 
@@ -88,7 +99,8 @@ def _unknown_key(line: ErrorDetails, model: type[BaseModel]) -> str:
 def _literal(line: ErrorDetails, _: type[BaseModel]) -> str:
     allowed = line["ctx"]["expected"]
     names = allowed.replace(" or ", ", ").replace("'", "").split(", ")
-    return f"{shown(line['input'])} is not allowed{did_you_mean(line['input'], names)}; allowed: {allowed}"
+    near = "" if str(line["input"]) in names else did_you_mean(line["input"], names)  # not the text '2' for the number
+    return f"{shown(line['input'])} is not allowed{near}; allowed: {allowed}"
 
 
 def _tag(line: ErrorDetails, _: type[BaseModel]) -> str:
@@ -107,7 +119,8 @@ def _mapping(line: ErrorDetails, _: type[BaseModel]) -> str:
 
 
 def _list(line: ErrorDetails, _: type[BaseModel]) -> str:
-    return f"{shown(line['input'])} is not allowed; it must be a list, such as [{line['input']}]"
+    example = f", such as [{line['input']}]" if isinstance(line["input"], str | int | float) else ""
+    return f"{shown(line['input'])} is not allowed; it must be a list{example}"
 
 
 def _own_words(line: ErrorDetails, _: type[BaseModel]) -> str:

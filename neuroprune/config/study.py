@@ -134,7 +134,9 @@ def _axis(entry: Mapping[str, Any], line: ErrorDetails) -> tuple[int | str, ...]
     """Return the location of a point's error in the method's entry, with the index of the value in a list."""
     place = line["loc"]
     values = entry.get(str(place[0])) if place else None
-    return (*place, values.index(line["input"])) if isinstance(values, list) and len(place) == 1 else place
+    if not isinstance(values, list) or len(place) != 1:
+        return place
+    return (*place, [*map(repr, values)].index(repr(line["input"])))  # by text, because 1 == True
 
 
 def _known(kind: str) -> AfterValidator:
@@ -145,7 +147,7 @@ def _known(kind: str) -> AfterValidator:
         known = (info.context or {}).get(kind)
         if known is None or name in known:
             return name
-        text = f"unknown {kind} {shown(name)}{did_you_mean(name, known)}; known: {', '.join(sorted(known))}"
+        text = f"unknown {kind} {shown(name)}{did_you_mean(name, known)}; known: {', '.join(sorted(known)) or 'none'}"
         raise PydanticCustomError(EXPLAINED, "{text}", {"text": text})
 
     return AfterValidator(check)
@@ -159,8 +161,9 @@ def folder_name(path: str) -> str:
         raise ValueError(f"{shown(path)} has a part of more than 200 bytes; shorten it")
     if len(path.encode()) > 1000:
         raise ValueError(f"{shown(path)} has more than 1,000 bytes; shorten it")
-    if Path(path).exists() and not Path(path).is_dir():
-        raise ValueError(f"{shown(path)} is a file; give a folder")
+    for part in (Path(path), *Path(path).parents):
+        if part.exists() and not part.is_dir():
+            raise ValueError(f"{shown(str(part))} is a file; give a folder")
     return path
 
 

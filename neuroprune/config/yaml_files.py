@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from neuroprune.files import failures
 
 DEEPEST = 40  # maximum nesting: far above any study, far below the interpreter's limit
 LARGEST = 1_000_000  # maximum number of values with expanded aliases
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_OTHER_NUMBER = re.compile(r"[-+]?0[0-7_]+|.*:.*")  # octal and sexagesimal
 _OTHER_ENCODINGS = {
     "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
     "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
@@ -121,12 +124,15 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Construct a value; reject values that are invalid for their type, such as the 99th of a month."""
+        """Construct a value; reject invalid ones, such as the 99th of a month, and misleading ones, such as 010."""
         try:
-            return super().construct_object(node, deep)
+            value = super().construct_object(node, deep)
         except ValueError as error:
             kind = node.tag.rpartition(":")[2]
             raise _refused(f"{shown(node.value)} is not a valid {kind}; put text in quotes", node.start_mark) from error
+        if node.tag in _NUMBERS and _OTHER_NUMBER.fullmatch(node.value):
+            raise _refused(f"YAML reads {node.value} as {value}; write this number, or text in quotes", node.start_mark)
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Construct a mapping; reject duplicate keys, which YAML would silently replace."""

@@ -66,7 +66,7 @@ def whole_file(path: Path, synced: bool = True) -> Iterator[Path]:
         if synced:
             sync(path.parent)
     except OSError as error:
-        if error.filename == str(temporary):  # messages name the file that was to be written
+        if error.filename in (None, str(temporary)):  # messages name the file that was to be written
             error.filename = str(path)
         raise
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError
 
+from neuroprune.config.canonical import canonical
 from neuroprune.config.settings import RunSettings
 from neuroprune.errors import UserError
 from neuroprune.files.atomic import write_json, write_text
@@ -27,7 +28,8 @@ from neuroprune.results.records import (
     read_timing,
 )
 from neuroprune.results.rows import machine, row, with_dense_times, with_usual_times
-from neuroprune.results.runs import place_of
+from neuroprune.results.runs import left_out_times, place_of
+from neuroprune.results.versions import earlier_versions, in_version
 
 Found = tuple[RunRecord, TimingRecord | None]
 
@@ -54,8 +56,9 @@ def collect(study_dir: Path, output: Path | None = None) -> list[str]:
         raise UserError(" ".join([f"{study_dir / 'runs'}: no run has a record; run the study first.", *problems[:1]]))
     of_run = groups([run.settings for run, _ in found], first_of_each_kind(_in_order(found, plan)))
     rows = with_usual_times([row(study_dir.name, *pair, group) for pair, group in zip(found, of_run, strict=True)])
-    notes = _notes(found, plan) + _left_out(study_dir, plan) + _other_timings(rows) + problems
-    write_text(Path(output or study_dir / "runs.csv"), csv_text(pd.DataFrame(with_dense_times(rows))))
+    table = pd.DataFrame(with_dense_times(rows))
+    notes = _notes(found, plan) + _left_out(study_dir, plan) + _other_timings(table) + problems
+    write_text(Path(output or study_dir / "runs.csv"), csv_text(table))
     write_json(study_dir / "provenance.json", provenance([run for run, _ in found], notes))
     return notes
 
@@ -152,14 +155,35 @@ def _notes(found: list[Found], plan: dict[str, Any]) -> list[str]:
     kinds = {
         "without a readable record": [name for name in planned if name not in runs],
         "made with other settings than the plan's": [name for name, run in runs.items() if _outdated(run, planned)],
+        **earlier_versions(run.settings for run in runs.values()),
         "stopped before the end": [name for name, run in runs.items() if run.status == "stopped"],
+        "finished, but their metric is not a number": [
+            name for name, run in runs.items() if run.status == "done" and run.result.value is None
+        ],
         "diverged, without a metric": [name for name, run in runs.items() if run.status == "diverged"],
         "not timed": [name for name in plan["timed"] if name in untimed],
         "timed on another machine than they were trained on": [run.run for run, timing in found if _moved(run, timing)],
         "made by code with uncommitted changes": [name for name, run in runs.items() if run.environment.dirty],
+        **_other_content(runs.values()),
     }
     total = len(planned or runs)
     return [f"{len(names)} of {total} runs {kind}: {_some(names)}." for kind, names in kinds.items() if names]
+
+
+def _other_content(runs: Iterable[RunRecord]) -> dict[str, list[str]]:
+    """Return the runs whose data or model had another content than in most runs with the same settings of it."""
+    named: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        task, model, made = run.settings.task, run.settings.model, run.environment
+        contents = {f"data {task.name}": (task, made.data_sha256), f"model {model.name}": (model, made.model_sha256)}
+        for part, (settings, found) in contents.items():
+            if found:  # unknown in older records
+                named[part, canonical(settings)][found].append(run.run)
+    return {
+        f"made with other content of the {part} than most (SHA-256 in their records), and not comparable": others
+        for (part, _), by_hash in named.items()
+        if (others := [name for names in sorted(by_hash.values(), key=len, reverse=True)[1:] for name in names])
+    }
 
 
 def _left_out(study_dir: Path, plan: dict[str, Any]) -> list[str]:
@@ -169,16 +193,23 @@ def _left_out(study_dir: Path, plan: dict[str, Any]) -> list[str]:
     return [f"{are} not in the plan and left out: {_some(names)}."] if plan["runs"] and names else []
 
 
-def _other_timings(rows: list[dict[str, Any]]) -> list[str]:
+def _other_timings(table: pd.DataFrame) -> list[str]:
     """Return a warning about inference times that were left out because of their settings."""
-    names = [row["run"] for row in rows if row["timing_settings"] and not row["timing_device"]]
+    names = list(left_out_times(table)["run"])
     text = "timed with other settings than most of their model and task; these times are left out"
-    return [f"{len(names)} of {len(rows)} runs {text}: {_some(names)}."] if names else []
+    return [f"{len(names)} of {len(table)} runs {text}: {_some(names)}."] if names else []
 
 
 def _outdated(run: RunRecord, planned: dict[str, Any]) -> bool:
-    """Return whether the planned settings differ from the record's or come from another version."""
-    return run.run in planned and _planned(planned[run.run]) != run.settings
+    """Return whether the planned settings are invalid or differ from the record's in more than the method's version."""
+    if run.run not in planned:
+        return False
+    wanted = _planned(planned[run.run])
+    return wanted is None or _newest(wanted) != _newest(run.settings)
+
+
+def _newest(run: RunSettings) -> RunSettings:
+    return run.model_copy(update={"method": in_version(run.method)})
 
 
 def _moved(run: RunRecord, timing: TimingRecord | None) -> bool:

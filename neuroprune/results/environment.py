@@ -28,8 +28,8 @@ class Environment(Part):
     commit: str | None = Field(description="Commit of the code; null outside a git checkout.")
     dirty: bool | None = Field(description="Whether the package's code had uncommitted changes.")
     platform: str
-    device: str = Field(description="Name of the accelerator, or `cpu`.")
-    cpu: str
+    device: str = Field(min_length=1, description="Name of the accelerator, or `cpu`.")
+    cpu: str = Field(min_length=1)
     threads: int | None = Field(description="CPU threads of the job.")
     started: str = Field(description="ISO 8601, UTC.")
     settings_sha256: str

@@ -10,6 +10,7 @@ from typing import Any
 from neuroprune.config.canonical import canonical, canonical_but_seed
 from neuroprune.config.plan import POINT, differences, options, short_name
 from neuroprune.config.settings import RunSettings
+from neuroprune.results.versions import in_version, version_of
 
 Kind = tuple[Any, ...]
 
@@ -20,7 +21,8 @@ class Group:
 
     Args:
         name: Model, task, method, point and variant; the same for all seeds.
-        variant: Options that differ from the usual settings of the same kind, such as ``events_1``; usually empty.
+        variant: Options that differ from the usual settings of the same kind, such as ``events_1``, and an earlier
+            version than that of other runs of the same method, such as ``version_2``; usually empty.
     """
 
     name: str
@@ -39,8 +41,9 @@ def groups(runs: Iterable[RunSettings], usual: dict[Kind, RunSettings]) -> list[
     """
     taken: dict[str, str] = {}
     found = []
+    newest = _newest_versions(runs := list(runs))
     for run in runs:
-        changes = differences(_options(run), _options(usual[_kind(run)]))
+        changes = _changes_from(run, usual[_kind(run)], newest[_form(run)])
         name = "-".join([short_name(run.model.name, run.task.name, run.method), *changes])
         identity = canonical_but_seed(run)
         while taken.setdefault(name, identity) != identity:  # different values can have the same format
@@ -62,6 +65,27 @@ def usual_first(runs: Iterable[RunSettings]) -> list[RunSettings]:
     runs = list(runs)
     common = Counter(canonical(run.training) for run in runs)
     return sorted(runs, key=lambda run: (_changes(run), -common[canonical(run.training)]))
+
+
+def _changes_from(run: RunSettings, usual: RunSettings, newest: int) -> list[str]:
+    """Return the options that differ from the usual settings, and the version if other runs have a newer one."""
+    version = version_of(run.method)
+    same_version = usual.model_copy(update={"method": in_version(usual.method, version)})
+    earlier = [f"version_{version}"] if version is not None and version < newest else []
+    return [*earlier, *differences(_options(run), _options(same_version))]
+
+
+def _newest_versions(runs: Iterable[RunSettings]) -> dict[tuple[str, str], int]:
+    """Return the newest version among the runs of each method and form."""
+    found: dict[tuple[str, str], int] = {}
+    for run in runs:
+        found[_form(run)] = max(found.get(_form(run), 0), version_of(run.method) or 0)
+    return found
+
+
+def _form(run: RunSettings) -> tuple[str, str]:
+    """Return a run's method and form, whose versions are compared."""
+    return run.method.name, getattr(run.method, "form", "")
 
 
 def _kind(run: RunSettings) -> Kind:

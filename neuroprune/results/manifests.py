@@ -77,6 +77,8 @@ def _values(manifest: Path, *keys: str) -> list[Any]:
     """Return values of a manifest."""
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
+        if not (isinstance(content["sha256"], str) and isinstance(content.get("copied"), float | int | None)):
+            raise TypeError
         return [content[key] for key in keys]
     except OSError as error:
         raise UserError(

@@ -10,6 +10,7 @@ from typing import Any
 from neuroprune.errors import UserError
 from neuroprune.files.atomic import write_bytes, write_json
 from neuroprune.results.records import read_plan, read_record
+from neuroprune.results.versions import different_versions
 
 KEPT = ("run.json", "timing.json", "*.safetensors")  # files of a run that are copied; models are not
 
@@ -27,8 +28,8 @@ def merge(sources: Sequence[Path], target: Path) -> list[str]:
         Names of all runs in the target.
 
     Raises:
-        UserError: If a source has no run, two sources have different records of the same run, a plan or record is
-            damaged, or the target is a file. Nothing is written in these cases.
+        UserError: If a source has no run, two sources have different records of the same run, a folder has the record
+            of another run, a plan or record is damaged, or the target is a file. Nothing is written in these cases.
     """
     if target.exists() and not target.is_dir():
         raise UserError(f"{target}: is a file; give the folder of a study, new or existing.")
@@ -46,7 +47,7 @@ def merge(sources: Sequence[Path], target: Path) -> list[str]:
             _check_same(earlier.parent, folders[0])
     first = {path.parent.name: path for path in sorted(target.glob("runs/*/run.json"))}
     first |= {name: folders[0] / "run.json" for name, folders in found.items()}
-    recorded = {name: read_record(path).settings.model_dump(mode="json") for name, path in sorted(first.items())}
+    recorded = {name: _settings_of(path) for name, path in sorted(first.items())}
     plans = [read_plan(Path(folder)) for folder in (*sources, target)]
     for name, folders in found.items():
         for path in _files(folders):
@@ -55,18 +56,31 @@ def merge(sources: Sequence[Path], target: Path) -> list[str]:
     return sorted(recorded)
 
 
+def _settings_of(path: Path) -> dict[str, Any]:
+    """Return the settings in a record; reject the record of a run that is not named like its folder."""
+    record = read_record(path)
+    if record.run != path.parent.name:
+        raise UserError(f"{path.parent}: contains the record of the run {record.run}; delete or rename it.")
+    return record.settings.model_dump(mode="json")
+
+
 def _check_same(one: Path, other: Path) -> None:
     """Reject different records with the same name."""
-    if one != other and read_record(one / "run.json") != read_record(other / "run.json"):
+    if one == other:
+        return
+    first, second = (read_record(folder / "run.json") for folder in (one, other))
+    if first != second:
+        versions = different_versions(first.settings.method, second.settings.method)
         raise UserError(
-            f"{one} and {other} are different records of a run with the same name; leave one of them out, or rename "
-            "the model or task in one of the studies."
+            f"{one} and {other} are different records of a run with the same name"
+            f"{f', made by {versions}' if versions else ''}; leave one of them out, or rename the model or task in one "
+            "of the studies."
         )
 
 
 def _files(folders: Sequence[Path]) -> list[Path]:
     """Return the files to copy for one run, each from the first folder that contains it."""
-    there = [path for folder in folders for pattern in KEPT for path in sorted(folder.glob(pattern))]
+    there = [path for folder in folders for pattern in KEPT for path in sorted(folder.glob(pattern)) if path.is_file()]
     return list({path.name: path for path in reversed(there)}.values())
 
 

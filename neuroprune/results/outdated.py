@@ -7,6 +7,8 @@ deleted. Heavy imports are avoided because Snakemake imports this module while i
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -17,11 +19,40 @@ from neuroprune.config.plan import Plan
 from neuroprune.config.settings import RunSettings, TimingSettings
 from neuroprune.files.atomic import finite
 from neuroprune.results.records import RunRecord, TimingRecord, read_record, read_timing, read_valid
+from neuroprune.results.versions import different_versions, named, version_of
 
 
 def has_record(folder: Path, run: RunSettings) -> bool:
     """Return whether a study's folder contains a valid record of a run with exactly these settings."""
     return _trained(_record(folder, run.run), run)
+
+
+def repeated(folder: Path, runs: Iterable[RunSettings]) -> str:
+    """Describe existing records that are replaced because they do not have the planned settings.
+
+    Args:
+        folder: The study's folder.
+        runs: Planned runs.
+
+    Returns:
+        One sentence with the number of records and why they are replaced; empty if there are none.
+    """
+    stored = [(run, _record(folder, run.run)) for run in runs if (folder / "runs" / run.run / "run.json").exists()]
+    reasons = Counter(_reason(record, run) for run, record in stored if not _trained(record, run))
+    if not reasons:
+        return ""
+    parts = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
+    runs_have = "1 run has" if reasons.total() == 1 else f"{reasons.total()} runs have"
+    return f"{runs_have} a record that does not count and will be repeated: {parts}."
+
+
+def _reason(record: RunRecord | None, run: RunSettings) -> str:
+    """Describe why a record does not count for a planned run."""
+    if record is None:
+        return "cannot be read"
+    if different_versions(record.settings.method, run.method):
+        return f"made by {named(record.settings.method)} instead of version {version_of(run.method)}"
+    return "made with other settings"
 
 
 def is_written(plan: Plan) -> bool:

@@ -40,6 +40,11 @@ class Progress:
         """Whether every run has a record with the planned settings."""
         return len(self._times) == len(self._shares)
 
+    @property
+    def unfinished(self) -> list[RunSettings]:
+        """Settings of the runs without a record with the planned settings."""
+        return [run for name, run in self._runs.items() if name not in self._times]
+
     def news(self) -> list[str]:
         """Return one line per run finished since the last call: its result and the study's remaining time."""
         found = self._find()

@@ -174,8 +174,8 @@ class RunRecord(Part):
 class BatchTiming(Part):
     """Inference times of the pruned and the dense model at one batch size, in milliseconds per example."""
 
-    batch_size: Number
-    examples: Number
+    batch_size: Rows
+    examples: Rows
     ms_per_example: Quartiles
     dense_ms_per_example: Quartiles
     speedup: Quartiles = Field(description="Dense time over pruned time, pass by pass.")
@@ -277,22 +277,24 @@ def read_plan(study_dir: Path) -> dict[str, Any]:
         study_dir: The study's folder.
 
     Returns:
-        At least ``runs`` (settings by name) and ``timed`` (names); both are empty if there is no plan.
+        At least ``runs`` (settings by name), ``timed`` (names) and ``settings`` (of the study); all are empty if there
+        is no plan.
 
     Raises:
         UserError: If the file is damaged or not a plan.
     """
     path = Path(study_dir) / "plan.json"
     if not path.exists():
-        return {"runs": {}, "timed": []}
+        return {"runs": {}, "timed": [], "settings": {}}
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))
     except PermissionError as error:
         raise UserError(str(sentence(error))) from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as a plan ({error}); plan the study again or delete it.") from error
-    plan = {"timed": [], **plan} if isinstance(plan, dict) else {}
-    if not (isinstance(plan.get("runs"), dict) and isinstance(plan["timed"], list)):
+    plan = {"timed": [], "settings": {}, **plan} if isinstance(plan, dict) else {}
+    sections = {"runs": dict, "timed": list, "settings": dict}
+    if not all(isinstance(plan.get(name), kind) for name, kind in sections.items()):
         raise UserError(f"{path}: this is not the plan of a study; plan the study again or delete it.")
     for name in (*plan["runs"], *plan["timed"]):
         if not (isinstance(name, str) and re.fullmatch(FOLDER_NAME, name)):

@@ -34,7 +34,7 @@ def redraw(study_dir: Path, names: Sequence[str] = ()) -> list[str]:
         UserError: If a name is unknown, no record can be read, or an array can't be read.
     """
     study_dir, known = Path(study_dir), [*figures.FIGURES, *tables.TABLES]
-    asked = names or read_plan(study_dir).get("settings", {}).get("artefacts")
+    asked = names or _planned(study_dir)
     names = sorted(asked or known, key=lambda name: (name not in SLOW_FIRST, name))
     for name in names:
         if name not in known:
@@ -48,6 +48,14 @@ def redraw(study_dir: Path, names: Sequence[str] = ()) -> list[str]:
     with ProcessPoolExecutor(min(available_cores(), len(names))) as pool:
         said = list(pool.map(partial(_make, study_dir), names))
     return notes + [note for note in said if note]
+
+
+def _planned(study_dir: Path) -> list[str]:
+    """Return the figures and tables listed in a study's plan; none if it lists none."""
+    listed = read_plan(study_dir)["settings"].get("artefacts") or []
+    if not (isinstance(listed, list) and all(isinstance(name, str) for name in listed)):
+        raise UserError(f"{study_dir / 'plan.json'}: settings.artefacts must be a list of names; plan the study again.")
+    return listed
 
 
 def _has_large_models(study_dir: Path) -> bool:

@@ -21,6 +21,7 @@ OPTIONS = (*ABLATED["penalty"], *ABLATED["target"])
 LAYERS = ("heads_per_layer", "removed_heads")  # columns with one number or list of numbers per layer: `12;10`, `;0 3`
 NAMES = ("study", "run", "group", "status", "model", "task", "method", "form", "metric")
 LATER = ("other_settings", "timing_device", "timing_cpu", "timing_settings")  # missing in tables of earlier versions
+TRUTH_VALUES = ("dirty", "model_random")
 COUNTS = ("train_rows", "eval_rows", "empty_layers")  # missing numeric columns that are equal for all seeds
 LATER_NUMBERS = ("speedup_asked", "train_cpu_seconds")  # other missing numeric columns
 TEXTS = (*NAMES, "variant", "commit", "mode", *OPTIONS, *LAYERS, "device", "cpu")
@@ -69,14 +70,41 @@ def read_runs(study_dir: Path) -> pd.DataFrame:
         raise UserError(
             f"{path}: has no {missing[0] if missing else 'rows'}; run `neuroprune collect --study {study_dir}`."
         )
+    _check_numbers(path, runs)
     absent: dict[str, Any] = {**dict.fromkeys((*GUESSES, *COUNTS, *LATER_NUMBERS), np.nan), **dict.fromkeys(LATER, "")}
     runs = runs.assign(**{name: value for name, value in absent.items() if name not in runs})
     return runs.fillna(dict.fromkeys((*TEXTS, *LATER), ""))
 
 
+def _check_numbers(path: Path, runs: pd.DataFrame) -> None:
+    """Reject text where numbers belong, such as the decimal commas of a spreadsheet."""
+    for name in runs.columns.difference([*TEXTS, *LATER, *TRUTH_VALUES], sort=False):
+        odd = runs[runs[name].notna() & pd.to_numeric(runs[name], errors="coerce").isna()]
+        if len(odd):
+            raise UserError(
+                f"{path}: {name} of {odd['run'].iloc[0]} is {odd[name].iloc[0]!r}, not a number; run "
+                f"`neuroprune collect --study {path.parent}`, which writes the table again."
+            )
+
+
+def of_earlier_versions(runs: pd.DataFrame) -> pd.Series:
+    """Return the version in the variant of each run or mean of an earlier version, otherwise NaN; see `groups`."""
+    return runs["variant"].str.extract(r"^(version_\d+)", expand=False)
+
+
+def drawn_runs(study_dir: Path) -> pd.DataFrame:
+    """Read the tidy table without runs of earlier versions of a method, which are not mixed with later ones."""
+    runs = read_runs(study_dir)
+    return runs[of_earlier_versions(runs).isna()]
+
+
 def left_out_times(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs whose inference times were left out by `rows.with_usual_times`."""
-    return runs[(runs["timing_settings"] != "") & (runs["timing_device"] == "")]
+    """Return the runs whose inference times were left out by `rows.with_usual_times` and not filled in since.
+
+    Missing text may be None, as in new rows, or empty, as in the table that `read_runs` returns.
+    """
+    settings, device = (runs[name].fillna("") for name in ("timing_settings", "timing_device"))
+    return runs[(settings != "") & (device == "")]
 
 
 def with_file(study_dir: Path, runs: pd.DataFrame, name: str) -> pd.DataFrame:

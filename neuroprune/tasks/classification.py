@@ -123,6 +123,11 @@ def _check_names(names: tuple[str, ...], train: Dataset, task: TaskSettings) -> 
         raise UserError(f"{where}: label {negative[0]} is not a class; number classes from 0, or use their names")
     if missing := sorted(MISSING.intersection(names)) if numbers else []:
         raise UserError(f"{where}: some labels are numbers and some are {missing[0]!r}; leave rows without a label out")
+    if spaced := [name for name in names if name != name.strip() and name.strip() in names]:
+        raise UserError(
+            f"{where}: the classes {spaced[0]!r} and {spaced[0].strip()!r} of column {task.label!r} differ only in "
+            "spaces; delete these"
+        )
     if len(names) > MANY_CLASSES and 2 * len(names) > len(train):
         raise UserError(
             f"{where}: column {task.label!r} has {len(names)} classes in {len(train)} rows; is it the column with the "
@@ -133,10 +138,7 @@ def _check_names(names: tuple[str, ...], train: Dataset, task: TaskSettings) -> 
 def _checked(rows: Dataset, task: TaskSettings, labels: tuple[str, ...]) -> Dataset:
     """Keep the task's columns, with the label as a `ClassLabel`; reject rows without text or class."""
     where = f"task {task.name}, split {rows.split} of {task.source}"
-    for column in task.inputs:
-        empty = sum(not isinstance(text, str) for text in rows[column][:])
-        if empty:
-            raise UserError(f"{where}: {empty} rows of column {column!r} have no text")
+    sources.check_texts(rows, task, task.inputs)
     values = rows[task.label][:]
     if any(value is None or value == -1 for value in values):
         raise UserError(f"{where}: some labels are hidden (-1 or empty), as in GLUE's test splits; use another split")

@@ -48,9 +48,7 @@ def load(task: TaskSettings, data_root: Path, resources: Path = RESOURCES) -> Te
 def _checked(rows: Dataset, task: TaskSettings) -> Dataset:
     """Keep the task's columns, without rows whose last column is blank; reject rows without text."""
     where = f"task {task.name}, split {rows.split} of {task.source}"
-    for column in task.inputs:
-        if missing := sum(not isinstance(text, str) for text in rows[column][:]):
-            raise UserError(f"{where}: {missing} rows of column {column!r} have no text")
+    sources.check_texts(rows, task, task.inputs)
     filled = [row for row, text in enumerate(rows[task.inputs[-1]][:]) if text.strip()]
     if not filled:
         raise UserError(f"{where}: all rows are blank")

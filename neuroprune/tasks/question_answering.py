@@ -69,7 +69,12 @@ def _checked(rows: Dataset, task: TaskSettings) -> Dataset:
                 f"{ANSWER_START!r}; give both for each answer, and leave questions without an answer out"
             )
         for text, start in zip(texts, starts, strict=True):
-            if not isinstance(start, int) or context[max(start, 0) :][: len(text)] != text:
+            if not isinstance(start, int):
+                raise UserError(
+                    f"{where}: {ANSWER_START!r} of row {place} is {start!r}; give the answer's first character as a "
+                    "whole number, counted from 0"
+                )
+            if context[max(start, 0) :][: len(text)] != text:
                 raise UserError(
                     f"{where}: the context of row {place} has no {text!r} at character {start} (column "
                     f"{ANSWER_START!r}, counted from 0); correct the number or the answer"

@@ -82,9 +82,7 @@ def judge(predictions: Any, labels: Any) -> dict[str, float]:
 def _checked(rows: Dataset, task: TaskSettings) -> Dataset:
     """Keep the task's columns, with the label as float64; reject rows without text or number."""
     where = f"task {task.name}, split {rows.split} of {task.source}"
-    for column in task.inputs:
-        if empty := sum(not isinstance(text, str) for text in rows[column][:]):
-            raise UserError(f"{where}: {empty} rows of column {column!r} have no text")
+    sources.check_texts(rows, task, task.inputs)
     feature, values = rows.features[task.label], rows[task.label][:]
     if isinstance(feature, ClassLabel) or not all(_is_number(value) for value in values if value is not None):
         raise UserError(

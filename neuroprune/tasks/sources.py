@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ import datasets
 import numpy as np
 
 from neuroprune.config.availability import dataset_folder
+from neuroprune.config.messages import shown
 from neuroprune.config.settings import TaskSettings
 from neuroprune.errors import UserError, did_you_mean
 from neuroprune.files.atomic import text_hash
@@ -194,6 +195,29 @@ def each(rows: datasets.Dataset) -> Iterator[dict[str, Any]]:
     """Yield a dataset's rows, read by columns because this is many times faster."""
     columns = rows[:]
     return (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+
+
+def check_texts(rows: datasets.Dataset, task: TaskSettings, columns: Iterable[str], blank: bool = True) -> None:
+    """Reject columns with values that are not text.
+
+    Args:
+        rows: Rows of a split.
+        task: The task, for messages.
+        columns: Names of the columns.
+        blank: Whether blank text is allowed.
+
+    Raises:
+        UserError: The number of such rows, and one of their values if they are not just empty.
+    """
+    for column in columns:
+        values = rows[column][:]
+        wrong = [value for value in values if not (isinstance(value, str) and (blank or value.strip()))]
+        if wrong:
+            other = next((f" but {shown(value)}" for value in wrong if not isinstance(value, str | None)), "")
+            raise UserError(
+                f"task {task.name}, split {rows.split} of {task.source}: {len(wrong)} rows of column {column!r} have "
+                f"no text{other}; leave them out, or name a column of text"
+            )
 
 
 def splits_sha256(*splits: datasets.Dataset, labels: Sequence[str] | None = None) -> str:

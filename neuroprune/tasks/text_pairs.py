@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from datasets import Dataset
 
 from neuroprune.config.settings import TaskSettings
-from neuroprune.errors import UserError
 from neuroprune.tasks import sources
 from neuroprune.tasks.text import Copy, Judge
 
@@ -64,10 +63,5 @@ def load(task: TaskSettings, data_root: Path, resources: Path, judge: Judge, cop
 def _checked(rows: Dataset, task: TaskSettings) -> Dataset:
     """Keep the task's columns; reject rows without text."""
     columns = [*task.inputs, task.label]
-    for column in columns:
-        empty = sum(not isinstance(text, str) or not text.strip() for text in rows[column][:])
-        if empty:
-            raise UserError(
-                f"task {task.name}, split {rows.split} of {task.source}: {empty} rows of column {column!r} have no text"
-            )
+    sources.check_texts(rows, task, columns, blank=False)
     return rows.select_columns(columns)

@@ -27,7 +27,7 @@ from neuroprune.errors import UserError
 from neuroprune.files.atomic import write_json
 from neuroprune.methods.callback import Method
 from neuroprune.methods.components.state_files import checkpoint_folder
-from neuroprune.pruning.kept_units import read_record
+from neuroprune.pruning.kept_units import is_cut, read_record
 
 MOST = 100
 """Largest factor on the length of a run."""
@@ -211,7 +211,7 @@ class DenseBudget(TrainerCallback):
         found = checkpoint_folder(args, state) / COSTS
         if state.global_step and found.exists():
             return _read_costs(found)
-        if state.global_step and any(read_record(model)[kind] for kind in ("heads", "neurons")):
+        if state.global_step and is_cut(read_record(model)):
             raise UserError(
                 f"{found}: not found, so the cost of the steps before this checkpoint is unknown; resume without "
                 "at_dense_cost, or train from the beginning."

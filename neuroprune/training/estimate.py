@@ -11,7 +11,7 @@ from neuroprune.config.gpu_hours import cost
 from neuroprune.config.plan import Plan
 from neuroprune.config.workload import operations
 from neuroprune.errors import UserError
-from neuroprune.results.outdated import has_record
+from neuroprune.results.outdated import has_record, repeated
 from neuroprune.results.progress import minutes
 from neuroprune.training.machine_speed import operations_per_second
 
@@ -38,7 +38,8 @@ def estimate(plan: Plan, cores: str = "all") -> str:
     stored = set(plan.runs if plan.study.keep_models else plan.timed)
     needed = cost(runs, stored)
     disk = f"{(needed.records + needed.models) / 1e9:.1f} GB of disk space in {plan.study.folder}"
-    return f"{heading}. {_time(plan, list(runs), _count(cores))} {disk}."
+    other = repeated(Path(plan.study.folder), runs.values())
+    return " ".join(filter(None, [f"{heading}.", other, _time(plan, list(runs), _count(cores)), f"{disk}."]))
 
 
 def _count(cores: str) -> int:

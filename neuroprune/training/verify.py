@@ -14,6 +14,7 @@ from neuroprune.files.temporary import temporary_folder
 from neuroprune.models import sources
 from neuroprune.results.manifests import teacher_hash
 from neuroprune.results.records import Result, RunRecord, read_record
+from neuroprune.results.versions import is_earlier, named
 from neuroprune.training.run import train
 
 STANDARD_ERRORS = 2.0  # tolerance of metrics for other machines and versions, in standard errors
@@ -70,7 +71,8 @@ def verify(paths: Sequence[Path], data_root: Path) -> Iterator[Check]:
     """
     for path in paths:
         record = read_record(path)
-        where = f"{path.parents[2].name}/{record.run}"
+        version = f" ({named(record.settings.method)})" if is_earlier(record.settings.method) else ""
+        where = f"{path.parents[2].name}/{record.run}{version}"
         if missing := absent(record, data_root):
             yield Check(f"{where}: not retrained, {missing}", None)
             continue

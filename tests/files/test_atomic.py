@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from neuroprune.files.atomic import file_hash, open_to_umask, text_hash, whole_file, whole_folder, write_text
+from neuroprune.files.failures import sentence
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o002], ids=oct)
@@ -54,6 +55,18 @@ def test_an_error_of_the_system_names_the_file_that_was_to_be_written(monkeypatc
     with pytest.raises(PermissionError) as found:
         write_text(tmp_path / "runs.csv", "")
     assert found.value.filename == str(tmp_path / "runs.csv")
+
+
+def test_a_full_disk_is_named_with_the_file_although_a_write_names_none(monkeypatch, tmp_path):
+    def fill(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "chmod", fill)
+    with pytest.raises(OSError, match="No space left") as found:
+        write_text(tmp_path / "runs.csv", "")
+    assert sentence(found.value) == (
+        f"{tmp_path / 'runs.csv'}: No space left on device; free some space and run the command again."
+    )
 
 
 @pytest.mark.parametrize("whole", [whole_file, whole_folder])

@@ -3,10 +3,12 @@
 from functools import cached_property
 from types import SimpleNamespace
 
+import pytest
 from datasets import Dataset
 from test_text_pairs import own, pairs
 
 from neuroprune import tasks
+from neuroprune.errors import UserError
 from neuroprune.files.atomic import write_json
 from neuroprune.results.manifests import Prepared
 
@@ -43,3 +45,13 @@ def test_copies_are_judged_once_for_all_runs_unless_their_rows_changed():
 
 def test_classes_can_t_be_copied():
     assert Prepared("a", "b").value_of_copying(SimpleNamespace(sha256="a", copied=None)) is None
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"sha256": 5, "copied": null}', '{"sha256": "a"}', '{"sha256": "a", "copied": "0.5"}']
+)
+def test_a_damaged_manifest_is_named(content, tmp_path):
+    write_json(tmp_path / "model.json", {"sha256": "b"})
+    (tmp_path / "data.json").write_text(content)
+    with pytest.raises(UserError, match=r"data\.json is damaged; delete it and start the study again"):
+        Prepared.read(tmp_path / "data.json", tmp_path / "model.json")

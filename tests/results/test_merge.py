@@ -76,6 +76,14 @@ def test_of_two_sources_the_first_decides(tmp_path):
     assert plan["runs"][PRUNED.run]["training"]["epochs"] == PRUNED.training.epochs
 
 
+def test_a_dense_run_with_other_settings_gets_the_times_beside_pruned_runs_in_all_notes(tmp_path):
+    folder = study(tmp_path / "one", DENSE, PRUNED, results.settings(method={"name": "l1", "sparsity": 0.8}))
+    results.retime(folder / "runs" / DENSE.run / "timing.json", 1 / 3, threads=4)
+    assert not any("other settings" in note for note in collect(folder))
+    assert "left out" not in tables.write("summary", folder)[1].read_text()
+    assert read_runs(folder)["inference_ms_b32"].iloc[0] == 4.0
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [({"threads": 4}, "4 threads, fp32, 128 rows"), ({"precision": "bf16"}, "1 thread, bf16, 128 rows")],
@@ -128,6 +136,31 @@ def test_a_damaged_record_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match="not a JSON file"):
         merge([one, other], tmp_path / "both")
     assert not (tmp_path / "both").exists()
+
+
+@pytest.mark.parametrize("name", ["a copy", ".hidden", "other-s0"])
+def test_a_folder_with_the_record_of_another_run_is_refused_before_anything_is_written(name, tmp_path):
+    one = study(tmp_path / "one", DENSE, PRUNED)
+    (one / "runs" / PRUNED.run).rename(one / "runs" / name)
+    with pytest.raises(UserError, match=f"{name}: contains the record of the run {PRUNED.run}; delete or rename it"):
+        merge([one], tmp_path / "both")
+    assert not (tmp_path / "both").exists()
+
+
+def test_folders_named_like_arrays_are_not_copied(tmp_path):
+    one = study(tmp_path / "one", DENSE)
+    (one / "runs" / DENSE.run / "x.safetensors").mkdir()
+    assert merge([one], tmp_path / "both") == [DENSE.run]
+
+
+@pytest.mark.parametrize(("part", "name"), [("data", DENSE.task.name), ("model", DENSE.model.name)])
+def test_runs_with_other_content_of_data_or_model_are_named(part, name, tmp_path):
+    seeds = [results.settings(seed=seed) for seed in range(3)]
+    folder = study(tmp_path / "one", *seeds, with_timing=False, **{f"{part}_sha256": "2" * 64})
+    results.write_run(folder, seeds[1], with_timing=False, **{f"{part}_sha256": "3" * 64})
+    results.write_plan(folder, seeds, timed=[])
+    text = f"made with other content of the {part} {name} than most (SHA-256 in their records), and not comparable"
+    assert collect(folder) == [f"1 of 3 runs {text}: {seeds[1].run}."]
 
 
 def test_a_file_as_target_is_refused(tmp_path):
@@ -186,6 +219,16 @@ def test_a_figure_that_the_plan_asks_for_is_drawn_even_without_its_models(tmp_pa
     assert redraw(folder) == []
     drawn = (folder / "figures" / "figure11.csv").read_text()
     assert "Nothing to show: no pruned run of a model of more than 300 M" in drawn
+
+
+@pytest.mark.parametrize("artefacts", ["summary", [5], {"summary": 1}])
+def test_artefacts_of_a_plan_that_are_not_names_are_told_in_a_sentence(artefacts, tmp_path):
+    folder = study(tmp_path / "demo", DENSE)
+    results.edit(folder / "plan.json", lambda plan: plan.update(settings={"artefacts": artefacts}))
+    with pytest.raises(
+        UserError, match=r"plan\.json: settings\.artefacts must be a list of names; plan the study again"
+    ):
+        redraw(folder)
 
 
 def test_a_method_that_has_gained_a_setting_makes_no_record_old(tmp_path):

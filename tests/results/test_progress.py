@@ -56,6 +56,12 @@ def test_each_finished_run_is_told_once_with_the_time_left(tmp_path):
     assert progress.finished
 
 
+def test_runs_without_a_record_of_their_settings_are_unfinished(tmp_path):
+    finish(tmp_path, "a")
+    finish(tmp_path, "b", run=planned("b", 9))
+    assert Progress(tmp_path, RUNS).unfinished == [RUNS["b"], RUNS["c"]]
+
+
 def test_what_was_there_before_is_not_told_and_not_counted_as_speed(tmp_path):
     finish(tmp_path, "a")
     clock = Clock()

@@ -105,6 +105,24 @@ def test_a_result_that_no_run_can_have_is_refused(tmp_path, record, place, value
         records.read_record(tmp_path / "run.json")
 
 
+@pytest.mark.parametrize("name", ["device", "cpu"])
+def test_a_machine_without_a_name_is_refused(tmp_path, record, name):
+    written = record.model_dump(mode="json")
+    written["environment"][name] = ""
+    (tmp_path / "run.json").write_text(json.dumps(written))
+    with pytest.raises(UserError, match=rf"environment\.{name}: String should have at least 1 character"):
+        records.read_record(tmp_path / "run.json")
+
+
+@pytest.mark.parametrize("name", ["batch_size", "examples"])
+def test_times_of_no_rows_are_refused(tmp_path, record, name):
+    written = results.timing(record.settings, 0.0).model_dump(mode="json")
+    written["batches"][0][name] = 0
+    (tmp_path / "timing.json").write_text(json.dumps(written))
+    with pytest.raises(UserError, match=rf"batches\.0\.{name}: Input should be greater than or equal to 1"):
+        records.read_timing(tmp_path / "timing.json")
+
+
 def test_quartiles_that_do_not_ascend_are_refused():
     assert records.Quartiles(q1=1.0, median=1.0, q3=2.0).q3 == 2.0
     with pytest.raises(ValueError, match=re.escape("q1 3.0, median 2.0 and q3 4.0 must ascend")):

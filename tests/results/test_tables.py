@@ -159,7 +159,9 @@ def test_a_damaged_timing_costs_the_times_alone(empty):
     assert read_runs(empty)["value"].notna().all() and "inference_ms_b1" not in read_runs(empty)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"runs": []}', '{"runs": {}, "timed": null}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"runs": []}', '{"runs": {}, "timed": null}', '{"runs": {}, "settings": []}']
+)
 def test_a_damaged_plan_is_told_in_a_sentence(empty, content):
     write(empty, (results.settings(), {}))
     (empty / "plan.json").write_text(content)
@@ -247,6 +249,26 @@ def test_random_weights_are_marked(empty):
     files = tables.write("summary", empty)
     assert "minilm† on movie_snippets" in files[1].read_text()
     assert "† Weights were initialised at random" in files[3].read_text()
+
+
+def test_a_finished_run_without_a_metric_is_said(empty):
+    first, second = results.settings(), results.settings(seed=1)
+    notes = write(empty, (first, {"value": float("nan")}), (second, {}))
+    assert notes == [f"1 of 2 runs finished, but their metric is not a number: {first.run}."]
+    said = "Some finished runs have a metric that is not a number; the means leave it out."
+    assert said in tables.make("summary", empty).notes
+
+
+@pytest.mark.parametrize("text", ["0,85", "x", "inf."])
+def test_text_where_a_number_belongs_is_an_error(text, empty):
+    write(empty, (results.settings(), {}))
+    table = pd.read_csv(empty / "runs.csv").astype({"value": object})
+    table.loc[0, "value"] = text
+    table.to_csv(empty / "runs.csv", index=False)
+    with pytest.raises(
+        UserError, match=rf"runs\.csv: value of {results.settings().run} is '{text}', not a number; run"
+    ):
+        read_runs(empty)
 
 
 def test_no_record_is_an_error(empty):
@@ -384,6 +406,14 @@ def test_the_origins_name_code_and_machine(study):
     text = tables.write("provenance", study)[1].read_text()
     for part in ("46 done", "0123456789abcdef", "Test CPU", "2.13.0"):
         assert part in text
+
+
+@pytest.mark.parametrize("content", ["[]", '{"runs": 5}', '{"runs": {}, "commits": [3]}', "null", "{"])
+def test_a_damaged_provenance_file_is_told_in_a_sentence(empty, content):
+    write(empty, (results.settings(), {}))
+    (empty / "provenance.json").write_text(content)
+    with pytest.raises(UserError, match=r"provenance\.json: cannot be read; run `neuroprune collect"):
+        tables.make("provenance", empty)
 
 
 def test_origins_need_collected_records(empty):

@@ -90,6 +90,7 @@ def test_answers_are_one_or_several_in_the_form_of_a_table_or_of_squad(tmp_path)
     [
         ({"answer_start": 3}, r"the context of row 2 has no 'great' at character 3 \(column 'answer_start', counted"),
         ({"answer_start": -1}, "the context of row 2 has no"),
+        ({"answer_start": [2.0]}, r"'answer_start' of row 2 is 2.0; give the answer's first character as a whole"),
         ({"text": None, "answer_start": None}, "row 2 has 0 answers in column 'text' and 0 in column 'answer_start'"),
         ({"question": " "}, "row 2 has a blank question"),
     ],

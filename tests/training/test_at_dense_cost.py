@@ -14,6 +14,7 @@ from helpers.models import make_model
 from neuroprune import CoFi, NeuroPrune, Taylor, at_dense_cost
 from neuroprune.errors import UserError
 from neuroprune.methods.dense import Dense
+from neuroprune.pruning.residual_stream import remove_hidden
 from neuroprune.pruning.sparsity import measure_sparsity
 from neuroprune.training.budget import COSTS
 
@@ -132,6 +133,18 @@ def test_a_cut_model_without_the_cost_of_its_earlier_steps_is_rejected(tmp_path)
     written.unlink()
     with pytest.raises(UserError, match=r"checkpoint-11.dense_cost\.json: not found, .* resume without at_dense_cost"):
         prune(tmp_path, **saving)[0].train(resume_from_checkpoint=str(tmp_path / "checkpoint-11"))
+
+
+def test_a_model_cut_in_its_hidden_size_alone_counts_as_cut(tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 1}
+    prune(tmp_path, Dense(), stop=StopAt(2), **saving)[0].train()
+    (tmp_path / "checkpoint-2" / COSTS).unlink()
+    trainer, _ = prune(tmp_path, Dense(), **saving)
+    remove_hidden(trainer.model, torch.arange(trainer.model.config.hidden_size - 4))
+    trainer.state.global_step = 2
+    budget = trainer.callback_handler.callbacks[0]
+    with pytest.raises(UserError, match=r"dense_cost\.json: not found, so the cost of the steps before"):
+        budget._earlier_costs(trainer.args, trainer.state, trainer.model)
 
 
 def test_only_a_linear_schedule_is_stretched(tmp_path):

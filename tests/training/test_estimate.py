@@ -43,7 +43,8 @@ def test_runs_that_are_repeated_because_of_other_settings_count_as_missing(plan,
     for run in plan.runs.values():
         earlier = run.model_copy(update={"training": run.training.model_copy(update={"epochs": 1.0})})
         write_run(plan.study.folder, earlier, with_arrays=False)
-    assert estimate.estimate(plan, "2").startswith("two: 2 runs. About 3 min on 2 cores if nothing else runs (")
+    repeated = "2 runs have a record that does not count and will be repeated: 2 made with other settings."
+    assert estimate.estimate(plan, "2").startswith(f"two: 2 runs. {repeated} About 3 min on 2 cores if nothing else ")
 
 
 def test_all_cores_are_those_that_the_process_may_use(plan, monkeypatch):

@@ -66,6 +66,13 @@ def test_missing_data_and_other_data_are_said(published, tmp_path, capsys):
     assert "0 of 1 runs match, 0 differ, 1 not retrained." in capsys.readouterr().err
 
 
+def test_an_earlier_version_of_the_method_is_named(tmp_path):
+    run = results.settings(method={"name": "taylor", "sparsity": 0.5, "version": 1}, max_length=16, train_split="none")
+    folder = results.write_run(tmp_path / "small", run, with_arrays=False)
+    (check,) = verify([folder / "run.json"], tmp_path)
+    assert check.text.startswith(f"small/{run.run} (version 1 of taylor): not retrained, ")
+
+
 def test_finished_runs_are_chosen_by_seed(tmp_path):
     runs = [results.settings(seed=seed) for seed in range(9)]
     for run in runs:

@@ -205,6 +205,7 @@ def test_one_changed_value_is_noticed_in_results_that_were_moved(snakemake, fini
     done = snakemake(tmp_path, "summary", "--cores", "2", "--configfile", study)
     assert done.code == 0, done.out + done.err
     assert done.jobs == {"plan": 1, "train": 1, "measure": 1, "collect": 1, "summary": 1}
+    assert "1 run has a record that does not count and will be repeated: 1 made with other settings." in done.err
     assert f"3 of 3 runs: {NEUROPRUNE}, accuracy " in done.err  # the progress
     plan = json.loads((tmp_path / "results/mini/plan.json").read_text())
     record = read_record(tmp_path / "results/mini/runs" / NEUROPRUNE / "run.json")

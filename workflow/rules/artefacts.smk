@@ -1,6 +1,7 @@
 # The table of runs, and all figures and tables made from it. Each has a rule of the same name: `snakemake figure4`. They are
 # separate jobs, so that a failure does not affect the others; `neuroprune redraw` makes all of them in one call.
 from neuroprune.config.cores import available_cores, too_many_threads
+from neuroprune.results.outdated import repeated
 from neuroprune.results.progress import Progress, watch
 from neuroprune.results.report import headline, make_report, report_command
 
@@ -84,8 +85,11 @@ onstart:
         for sentence in too_many_threads(PLAN, available_cores()):
             if on_this_machine():
                 print(sentence, file=sys.stderr)
+        progress = Progress(Path(FOLDER), PLAN.runs)
+        if told := repeated(Path(FOLDER), progress.unfinished):
+            print(told, file=sys.stderr)
         watch(
-            Progress(Path(FOLDER), PLAN.runs),
+            progress,
             lambda line: print(line, file=sys.stderr, flush=True),
         )
 

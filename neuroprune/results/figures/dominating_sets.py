@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from neuroprune.pruning.dominating_sets import find_dominating, minimum_dominating_set
 from neuroprune.results.figures.style import COLOURS, GREY, PAGE_WIDTH, nothing_to_show
 from neuroprune.results.records import read_arrays
-from neuroprune.results.runs import read_runs, run_file, usual_first, with_file
+from neuroprune.results.runs import drawn_runs, run_file, usual_first, with_file
 
 HEADS = "heads.safetensors"
 THRESHOLDS = 12  # number of thresholds: quantiles of all distances of a model
@@ -32,7 +32,7 @@ def dominating_sets(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     Raises:
         UserError: If the table of runs is missing or an array can't be read.
     """
-    runs = _choose(study_dir, read_runs(study_dir))
+    runs = _choose(study_dir, drawn_runs(study_dir))
     parts = [graphs(read_arrays(run_file(study_dir, run, HEADS))).assign(run=run) for run in runs["run"]]
     shown = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     if shown.empty:

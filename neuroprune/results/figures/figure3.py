@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from neuroprune.results.figures.context import SEVERAL_TASKS, below, pair_title, penalties
 from neuroprune.results.figures.style import INK, PAGE_WIDTH, method_look, nothing_to_show, say_below
-from neuroprune.results.runs import layers_of, method_label, read_runs
+from neuroprune.results.runs import drawn_runs, layers_of, method_label
 
 FEWEST, OF = 10, 144  # the paper counts runs of BERT-base with at least 10 of 144 heads removed
 TOP = 3  # layers
@@ -32,7 +32,7 @@ def figure3(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     Raises:
         UserError: If the table of runs is missing.
     """
-    found = runs_with_removed_heads(read_runs(study_dir))
+    found = runs_with_removed_heads(drawn_runs(study_dir))
     if not found:
         return nothing_to_show(
             "Nothing to show: no finished NeuroPrune run has removed 10 heads (of a small model: 7 % of them)."

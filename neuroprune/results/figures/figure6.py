@@ -25,7 +25,7 @@ from neuroprune.results.figures.style import (
     say_empty,
     titled,
 )
-from neuroprune.results.runs import read_runs
+from neuroprune.results.runs import drawn_runs
 from neuroprune.results.tables.partners import dense_rows
 from neuroprune.results.tables.summary import summarize
 
@@ -44,7 +44,7 @@ def figure6(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     Raises:
         UserError: If the table of runs is missing.
     """
-    table = summarize(read_runs(study_dir))
+    table = summarize(drawn_runs(study_dir))
     rows, _ = runs_by_heads(table)
     rows = rows[rows["value"].notna()]
     if rows.empty:

@@ -28,7 +28,7 @@ def provenance(study_dir: Path) -> Table:
     path = study_dir / "provenance.json"
     try:
         facts = _facts(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read; run `neuroprune collect --study {study_dir}`.") from error
     rows = pd.DataFrame(list(facts["rows"].items()), columns=["What", "Value"])
     return Table(f"Provenance of the study “{study_dir.name}”", rows, {"Code, machine, runs": rows}, facts["notes"])

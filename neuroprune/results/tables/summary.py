@@ -20,6 +20,7 @@ from neuroprune.results.runs import (
     STRENGTHS,
     left_out_times,
     method_label,
+    of_earlier_versions,
     place_of,
     read_runs,
 )
@@ -249,10 +250,17 @@ def notes_on(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         "† Weights were initialised at random: the values show that the code works, not how good the method is.": table[
             "model_random"
         ].any(),
+        "Some finished runs have a metric that is not a number; the means leave it out.": (
+            runs["value"].isna() & (runs["status"] == "done")
+        ).any(),
         "Some runs were stopped early and are not included in the means.": (runs["status"] == "stopped").any(),
         "Some runs were made with uncommitted code.": runs["dirty"].eq(True).any(),
     }
-    return [_machines(runs), *_timing_settings(runs), *(text for text, holds in marks.items() if holds)]
+    earlier = [
+        f"{name}: made by that version of the method and left out of figures, because other runs have a later one."
+        for name in sorted(of_earlier_versions(table).dropna().unique())
+    ]
+    return [_machines(runs), *_timing_settings(runs), *earlier, *(text for text, holds in marks.items() if holds)]
 
 
 def _timing_settings(runs: pd.DataFrame) -> list[str]:
