@@ -159,7 +159,8 @@ class NeuroPruneSpeedup(NeuroPruneTarget):
             raise UserError(
                 f"speedup={self.wanted:g}: even with the fewest heads and neurons, this model is only "
                 f"{math.floor(100 * most) / 100:g} times faster on this machine (batch size "
-                f"{self.settings.speedup_rows}, measured {TABLES} times); lower speedup or min_share, or start again when less else runs on the machine."
+                f"{self.settings.speedup_rows}, measured {TABLES} times); lower speedup or min_share, or start again "
+                "when less else runs on the machine."
             )
         return table
 

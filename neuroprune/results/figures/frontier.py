@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from neuroprune.results.figures.beside_marks import write_beside
 from neuroprune.results.figures.context import below, pair_title, penalties, rough_times, seeds
 from neuroprune.results.figures.figure4 import like_with_like
-from neuroprune.results.figures.grid import MOST_ROWS, column, dense_of, drawn_pairs, interval, relative_times
+from neuroprune.results.figures.grid import MOST_ROWS, column, drawn_pairs, interval, relative_times
 from neuroprune.results.figures.style import (
     INK,
     METRIC_SPAN,
@@ -113,7 +113,7 @@ def frontier_data(table: pd.DataFrame) -> pd.DataFrame:
     dense = table[(table["method"] == "dense") & (table["runs"] > 0) & (table["variant"] == "")]
     rows = pd.concat([dense.assign(same_cost=False), known])
     sizes = batch_sizes(table)
-    marks = [_mark(row, panel, sizes, dense_of(table, row)) for row in rows.to_dict("records") for panel in PANELS]
+    marks = [_mark(row, panel, sizes) for row in rows.to_dict("records") for panel in PANELS]
     shown = pd.DataFrame([mark for mark in marks if mark and (mark["model"], mark["task"]) in pairs])
     if shown.empty:
         return shown
@@ -147,7 +147,7 @@ def efficient(cost: ArrayLike, gain: ArrayLike) -> np.ndarray:
     return known & ~(better & known[:, None]).any(axis=0)
 
 
-def _mark(row: dict[Any, Any], panel: str, sizes: list[int], dense: dict[str, Any]) -> dict[str, Any] | None:
+def _mark(row: dict[Any, Any], panel: str, sizes: list[int]) -> dict[str, Any] | None:
     name, factor, unit = column(row, panel, sizes)
     if name is None or not math.isfinite(row[name]):
         return None
@@ -164,7 +164,7 @@ def _mark(row: dict[Any, Any], panel: str, sizes: list[int], dense: dict[str, An
         "time": factor * row[name],
         "time_low": factor * time_low,
         "time_high": factor * time_high,
-        **relative_times(row, panel, name, times, dense.get(name, math.nan)),
+        **relative_times(row, panel, name, times),
         "value": 100 * row["value"],
         "low": 100 * low,
         "high": 100 * high,

@@ -114,20 +114,18 @@ def _mark(row: dict[Any, Any], panel: str, sizes: list[int], dense: dict[str, An
         "high": factor * high,
         "seeds": row["runs"],
         "dense": factor * reference,
-        **relative_times(row, panel, name, (low, row[name], high), reference),
+        **relative_times(row, panel, name, (low, row[name], high)),
         **{name: factor * row[name] if panel == "metric" else math.nan for name in GUESSES},
     }
 
 
-def relative_times(
-    row: dict[Any, Any], panel: str, name: str, times: tuple[float, ...], dense: float
-) -> dict[str, float]:
+def relative_times(row: dict[Any, Any], panel: str, name: str, times: tuple[float, ...]) -> dict[str, float]:
     """Return a time relative to dense with the ends of its error bar; NaN for metrics."""
     names = ("relative_low", "relative", "relative_high")
     if panel == "inference":
         slow, fast = interval(row, speedup := name.replace("inference_ms", "speedup"))
         return dict(zip(names, (1 / fast, 1 / row[speedup], 1 / slow), strict=True))
-    scale = 1 / dense if panel == "training" else math.nan
+    scale = row["training_to_dense"] / row[name] if panel == "training" else math.nan
     return dict(zip(names, (scale * time for time in times), strict=True))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,9 @@ def summarize(runs: pd.DataFrame) -> pd.DataFrame:
         each measured column under its own name and its sample standard deviation over seeds as ``<name>_sd`` (NaN for
         one run); ``percent_of_dense``, relative to the dense mean of the same model and task; ``train_time``, processor
         seconds of training where recorded, otherwise wall-clock time without evaluation;
-        ``training_to_dense`` and ``training_to_neuroprune``, this time over that of the dense model and of NeuroPrune's
-        target form at the same sparsity or number of heads. Models and tasks keep the order of the runs; within each,
-        dense comes first, then the methods with ascending points.
+        ``training_to_dense`` and ``training_to_neuroprune``, the time over that of the dense model and of NeuroPrune's
+        target form at the same sparsity or number of heads, both of the same kind. Models and tasks keep the order of
+        the runs; within each, dense comes first, then the methods with ascending points.
 
     Raises:
         UserError: If there is no run.
@@ -75,11 +75,10 @@ def summarize(runs: pd.DataFrame) -> pd.DataFrame:
         raise UserError("There are no runs to summarize; run the study first.")
     measured = [name for name in map(str, runs) if name not in NOT_MEASURED]
     table = _with_train_time(_sorted(_averages(runs, measured)))
-    name = "train_time"
     return table.assign(
         percent_of_dense=100 * table["value"] / _dense_of_each(table, "value"),
-        training_to_dense=table[name] / _dense_of_each(table, name),
-        training_to_neuroprune=table[name] / _neuroprune_of_each(table, name),
+        training_to_dense=_time_ratio(table, _dense_of_each),
+        training_to_neuroprune=_time_ratio(table, _neuroprune_of_each),
     )
 
 
@@ -105,6 +104,13 @@ def _with_train_time(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(
         **{f"train_time{end}": table[cpu].where(recorded, table[wall]) for end, (wall, cpu) in names.items()}
     )
+
+
+def _time_ratio(table: pd.DataFrame, partner: Callable[[pd.DataFrame, str], pd.Series]) -> pd.Series:
+    """Divide each row's training time by its partner's: processor times if both are known, else wall times."""
+    names = ("train_cpu_seconds", "train_seconds_without_eval")
+    processor, wall = (table[name] / partner(table, name) for name in names)
+    return processor.fillna(wall)
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:
@@ -235,7 +241,7 @@ def _notes(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         "the dense model, the median over these jobs.",
         "Training: processor time without evaluation where recorded, otherwise wall time; in parentheses wall time "
         "with evaluation. Step: wall time without evaluation. × dense and × NeuroPrune: training time relative to "
-        "dense and to NeuroPrune with the same target sparsity or number of heads.",
+        "dense and to NeuroPrune with the same target sparsity or number of heads, both of the same kind.",
     ]
     tested = NOTE if TESTED & set(table) else ""
     empty = "§ A layer has lost all its heads or all its neurons."
