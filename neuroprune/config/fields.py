@@ -39,10 +39,11 @@ KIND_METRICS: dict[str, tuple[str, ...]] = {
     "language_modeling": ("token_accuracy",),
     "question_answering": ("f1", "exact_match"),
     "regression": ("spearmanr", "pearson"),
-    "summarization": ("rouge1", "rouge2", "rougeL", "rougeLsum"),
+    "summarization": ("rougeLsum", "rouge1", "rouge2", "rougeL"),
     "token_classification": ("token_accuracy", "macro_f1"),
     "translation": ("bleu",),
 }
+"""Metrics of each kind of task; the first is the default."""
 TASK_KINDS = tuple(KIND_METRICS)
 ANSWER_START = "answer_start"  # column of question answering: the first character of the answer in the context
 WRITTEN_KINDS = ("summarization", "translation")  # kinds with text answers

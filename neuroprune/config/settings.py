@@ -175,11 +175,12 @@ class TaskSettings(Settings):
     eval_split: Label = Field(default="validation", description="Evaluation split.")
     metric: Metric = Field(
         default="accuracy",
-        description="Metric shown in tables and figures; all metrics of the task are recorded. The first three "
-        "are for classes, token accuracy for language modelling (its perplexity is recorded and shown as well) and for "
-        "token classification, which also has the mean F1 of the classes (`macro_f1`). Question answering has "
-        "the F1 of words (`f1`) and `exact_match`, as in SQuAD. Correlations are for numbers, ROUGE for summaries, "
-        "BLEU for translations. All are fractions, not percentages.",
+        description="Metric shown in tables and figures; all metrics of the task are recorded. Each kind has its own "
+        "default: `accuracy` for classes, which also have `f1` and `matthews_correlation`; `token_accuracy` for "
+        "language modelling (its perplexity is recorded and shown as well) and token classification, which also has "
+        "the mean F1 of the classes (`macro_f1`); for question answering the F1 of words (`f1`), and `exact_match`, as "
+        "in SQuAD; `spearmanr` for numbers; `rougeLsum` for summaries; `bleu` for translations. All are fractions, not "
+        "percentages.",
     )
     max_length: Tokens = Field(default=128, description="Inputs are truncated to at most this many tokens.")
     train_rows: Count | None = Field(
@@ -208,6 +209,13 @@ class TaskSettings(Settings):
     label_smoothing: Fraction = Field(
         default=0.0, description="Text answers: label smoothing of the loss, spread over the whole vocabulary."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _metric_of_its_kind(cls, values: Any) -> Any:
+        """Take the default metric of the kind."""
+        metrics = KIND_METRICS.get(str(values.get("kind"))) if isinstance(values, dict) else None
+        return {"metric": metrics[0]} | values if metrics else values
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> TaskSettings:

@@ -299,7 +299,7 @@ KNOWN_TASKS = ", ".join(sorted(CATALOGUE.tasks))
         ({"models__tiny__name": "other"}, "models.tiny.name must be 'tiny', the same as its key; leave it out"),
         ({"tasks__new": {"source": "a/b"}}, "tasks.new.inputs: this key is missing (The text columns: a sentence or a pair of sentences; one text to summarize or translate; for language modelling, a text, or a prompt and its completion, of which only the completion is learned; for token classification, lists of words, or texts whose words are separated by spaces; for question answering, question and context)"),
         ({"tasks__sst2__metric": "acuracy"}, "tasks.sst2.metric: 'acuracy' is not allowed (did you mean 'accuracy'?); allowed: 'accuracy', 'f1', 'matthews_correlation', 'token_accuracy', 'macro_f1', 'exact_match', 'spearmanr', 'pearson', 'rouge1', 'rouge2', 'rougeL', 'rougeLsum' or 'bleu'"),
-        ({"tasks__sst2__kind": "translation"}, "tasks.sst2: metric 'accuracy' is not a metric of translation; use one of bleu"),
+        ({"tasks__sst2": {"kind": "translation", "metric": "accuracy"}}, "tasks.sst2: metric 'accuracy' is not a metric of translation; use one of bleu"),
         ({"tasks__sst2__beams": 4}, "tasks.sst2: beams is for summarization and translation, not for classification; leave it out"),
         ({"tasks__mrpc": {"kind": "summarization", "metric": "rouge1"}}, "tasks.mrpc: inputs: summarization reads one text column, not 2"),
     ],

@@ -19,6 +19,18 @@ def test_every_metric_that_a_task_may_name_is_there():
     assert {name for names in KIND_METRICS.values() for name in names} == judged
 
 
+DEFAULTS = {"classification": "accuracy", "language_modeling": "token_accuracy", "question_answering": "f1"}
+DEFAULTS |= {"regression": "spearmanr", "summarization": "rougeLsum", "token_classification": "token_accuracy"}
+DEFAULTS |= {"translation": "bleu"}
+
+
+@pytest.mark.parametrize("kind", KIND_METRICS)
+def test_each_kind_has_a_default(kind):
+    inputs = ["question", "context"] if kind == "question_answering" else ["text"]
+    assert TaskSettings(name="t", kind=kind, source="demo", inputs=inputs).metric == DEFAULTS[kind]
+    assert TaskSettings(name="t", kind=kind, source="demo", inputs=inputs, metric=KIND_METRICS[kind][-1])
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_values_are_scikit_learn_s(name):
     draw = np.random.RandomState(3)

@@ -63,7 +63,9 @@ class EventSettings(PruningSettings):
         default=2.0, description="Factor on the learning rate after the last event, re-warmed over 3 % of the steps."
     )
     post_dropout: Fraction = Field(
-        default=0.0, description="Factor on all dropout rates after the last event; 0 switches dropout off."
+        default=0.0,
+        description="Factor on all dropout rates after the last event; 0 switches dropout off. Forms without events "
+        "keep dropout.",
     )
     freeze_embeddings: bool = Field(default=True, description="Freeze the embeddings after the last event.")
 
