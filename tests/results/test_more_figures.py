@@ -33,7 +33,7 @@ from neuroprune.results.figures.figure6 import figure6
 from neuroprune.results.figures.figure7 import figure7, relative_importance
 from neuroprune.results.figures.figure11 import figure11
 from neuroprune.results.figures.forms import forms
-from neuroprune.results.figures.frontier import efficient, frontier
+from neuroprune.results.figures.frontier import efficient, frontier, frontier_data
 from neuroprune.results.figures.heavy_tail import gini, tail
 from neuroprune.results.figures.strengths import strengths
 from neuroprune.results.figures.style import print_style
@@ -423,6 +423,18 @@ def test_of_many_models_and_tasks_the_frontier_draws_some_of_each_model_and_says
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     wanted = [f"{m} (pretrained) on task{n}, 1,000 training rows" for m in ("one", "two") for n in range(4)]
     assert [title for title in titles if title] == wanted
+
+
+def test_the_frontier_leaves_out_wall_times_beside_processor_times(tmp_path):
+    methods = ({"name": "dense"}, {"name": "l1", "sparsity": 0.5}, {"name": "neuroprune", "sparsity": 0.8})
+    runs = read_runs(written(tmp_path, *((results.settings(method=method), {}) for method in methods)))
+    seconds = {"dense": 10.0, "l1": math.nan, "neuroprune": 6.0}
+    shown = frontier_data(summarize(runs.assign(train_cpu_seconds=runs["method"].map(seconds))))
+    drawn = shown.groupby("panel")["method"].agg(set)
+    assert drawn["training"] == {"dense", "neuroprune"} and drawn["inference"] == {*seconds}
+    times = shown[shown["panel"] == "training"].set_index("method")["relative"]
+    assert times.to_dict() == {"dense": 1.0, "neuroprune": 0.6}
+    assert set(frontier_data(summarize(runs.assign(train_cpu_seconds=math.nan)))["panel"]) == {"inference", "training"}
 
 
 def test_of_a_grid_the_runs_nearest_to_the_papers_sparsities_are_shown(tmp_path):

@@ -85,7 +85,19 @@ def rough_times(runs: pd.DataFrame) -> list[str]:
     """Return warnings about times that depend on what else the machine was doing, and about those left out."""
     left_out = len(left_out_times(runs))
     text = f"inference times of {left_out} run{'s' * (left_out > 1)} with other timing settings are left out"
-    return [*rough_training(runs), *_unsteady_inference(runs), *([text] if left_out else [])]
+    return [
+        *(_without_processor_time(runs) or rough_training(runs)),
+        *_unsteady_inference(runs),
+        *([text] if left_out else []),
+    ]
+
+
+def _without_processor_time(runs: pd.DataFrame) -> list[str]:
+    """Return a warning if training times are left out because only those of other runs are processor times."""
+    done = runs[(runs["status"] == "done") & runs["train_seconds_without_eval"].notna()]
+    recorded = done["train_cpu_seconds"].notna()
+    mixed = recorded.groupby([done["model"], done["task"]]).nunique() > 1
+    return ["training times of runs without processor time are left out"] if mixed.any() else []
 
 
 def rough_training(runs: pd.DataFrame) -> list[str]:

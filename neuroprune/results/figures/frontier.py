@@ -117,7 +117,9 @@ def frontier_data(table: pd.DataFrame) -> pd.DataFrame:
     shown = pd.DataFrame([mark for mark in marks if mark and (mark["model"], mark["task"]) in pairs])
     if shown.empty:
         return shown
-    shown = shown[shown["time"].notna() & shown["value"].notna()].reset_index(drop=True)
+    related = shown.groupby(["model", "task", "panel"])["relative"].transform("count") > 0
+    measured = shown["time"].notna() & shown["value"].notna() & (shown["relative"].notna() | ~related)
+    shown = shown[measured].reset_index(drop=True)
     best = pd.Series(False, index=shown.index)
     for _, panel in shown.groupby(["model", "task", "panel"]):
         best[panel.index] = efficient(cost(panel), panel["value"])

@@ -65,8 +65,8 @@ def summarize(runs: pd.DataFrame) -> pd.DataFrame:
         one run); ``percent_of_dense``, relative to the dense mean of the same model and task; ``train_time``, processor
         seconds of training where recorded, otherwise wall-clock time without evaluation;
         ``training_to_dense`` and ``training_to_neuroprune``, the time over that of the dense model and of NeuroPrune's
-        target form at the same sparsity or number of heads, both of the same kind. Models and tasks keep the order of
-        the runs; within each, dense comes first, then the methods with ascending points.
+        target form at the same sparsity or number of heads, NaN unless both are of the same kind. Models and tasks keep
+        the order of the runs; within each, dense comes first, then the methods with ascending points.
 
     Raises:
         UserError: If there is no run.
@@ -107,10 +107,10 @@ def _with_train_time(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _time_ratio(table: pd.DataFrame, partner: Callable[[pd.DataFrame, str], pd.Series]) -> pd.Series:
-    """Divide each row's training time by its partner's: processor times if both are known, else wall times."""
+    """Divide each row's training time by its partner's, both processor times or both wall times; NaN otherwise."""
     names = ("train_cpu_seconds", "train_seconds_without_eval")
-    processor, wall = (table[name] / partner(table, name) for name in names)
-    return processor.fillna(wall)
+    (processor, other), (wall, other_wall) = ((table[name], partner(table, name)) for name in names)
+    return (processor / other).fillna((wall / other_wall).where(processor.isna() & other.isna()))
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:
