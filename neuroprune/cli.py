@@ -111,13 +111,7 @@ def _add_plan(commands: Any) -> None:
         metavar="FILE",
         help=f"study files; later ones override earlier ones (default: {subcommands.CONFIG})",
     )
-    command.add_argument(
-        "--catalogue",
-        type=Path,
-        default=Path("config"),
-        metavar="FOLDER",
-        help="folder with models.yaml and tasks/ (default: config)",
-    )
+    _catalogue_option(command)
     command.add_argument("--settings", metavar="JSON", help="a whole study as JSON instead of files")
     command.add_argument("--json", action="store_true", help="print all settings of all runs as JSON")
     command.add_argument("--folder", action="store_true", help="print only the study's folder")
@@ -212,13 +206,7 @@ def _add_prune(commands: Any) -> None:
     command.add_argument(
         "--seed", type=int, default=0, help="seed of initialisation, data order and dropout (default: 0)"
     )
-    command.add_argument(
-        "--catalogue",
-        type=Path,
-        default=Path("config"),
-        metavar="FOLDER",
-        help="folder with models.yaml and tasks/ (default: config)",
-    )
+    _catalogue_option(command)
     _data_option(command)
 
 
@@ -231,6 +219,11 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None]
 def _settings_option(command: argparse.ArgumentParser, what: str, default: str | None = None) -> None:
     text = f"settings of {what}, as printed by `neuroprune plan --json`"
     command.add_argument("--settings", required=default is None, default=default, metavar="JSON", help=text)
+
+
+def _catalogue_option(command: argparse.ArgumentParser) -> None:
+    text = "folder with models.yaml and tasks/ (default: config)"
+    command.add_argument("--catalogue", type=Path, default=Path("config"), metavar="FOLDER", help=text)
 
 
 def _data_option(command: argparse.ArgumentParser) -> None:
