@@ -129,6 +129,10 @@ def test_a_plan_is_written_again_if_it_has_another_content_or_order(plan):
     assert not is_written(plan)
 
 
+BEFORE = ("inhouse", "smollm2", "training_time")
+"""Published studies whose runs were made before dropout ended at the last event; docs/results.md says so."""
+
+
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda path: path.name)
 def test_the_published_records_have_the_settings_of_their_studies(folder):
     config = ROOT / "config" / f"{'config' if folder.name == 'demo' else folder.name}.yaml"
@@ -136,6 +140,7 @@ def test_the_published_records_have_the_settings_of_their_studies(folder):
     names = [name for name in planned if (folder / "runs" / name / "run.json").exists()]
     assert len(names) == len(json.loads((folder / "plan.json").read_text())["runs"])
     missing = [name for name in names if not has_record(folder, planned[name])]
+    assert not missing or folder.name in BEFORE
     assert [name for name in missing if not has_record(folder, in_version_before(planned[name]))] == []
 
 
