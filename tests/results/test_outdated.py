@@ -12,6 +12,7 @@ from neuroprune.config.canonical import json_hash
 from neuroprune.config.catalogue import make_plan, read_study
 from neuroprune.config.jobs import jobs_of
 from neuroprune.results.outdated import has_record, is_written, outdated_files
+from neuroprune.results.versions import in_version
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = [path.parent for path in sorted((ROOT / "results" / "published").glob("*/plan.json"))]
@@ -146,8 +147,7 @@ def test_the_published_records_have_the_settings_of_their_studies(folder):
 
 def in_version_before(run):
     """Return a run's settings in the version of its method that kept dropout until the end."""
-    method = run.method.model_dump(exclude={"version", "post_dropout"})
-    return run.model_copy(update={"method": type(run.method)(**method, version=run.method.version - 1)})
+    return run.model_copy(update={"method": in_version(run.method, run.method.version - 1)})
 
 
 def test_ten_thousand_records_are_compared_in_seconds(tmp_path):
