@@ -87,7 +87,10 @@ SICK = {
 MRPC = {"source": "nyu-mll/glue", "config": "mrpc", "inputs": ["sentence1", "sentence2"]}
 PLANS = {
     "movie_512": Plan(512, 2500, 8, 1, SNIPPETS),
+    "movie_512_8": Plan(512, 2500, 8, 8, SNIPPETS),
     "sst2_1000": Plan(1000, 3000, 16, 2, SST2),
+    "sst2_1000_8": Plan(1000, 3000, 16, 8, SST2),
+    "sst2_1000_16": Plan(1000, 3000, 16, 16, SST2),
     "sst2_512": Plan(512, 3000, 8, 1, SST2),
     "sst2_6000": Plan(6000, 3000, 32, 2, SST2),
     "sick_1500": Plan(1500, 3000, 16, 2, SICK),
