@@ -245,9 +245,15 @@ def _task_file(request: Request, rows: Mapping[str, Any]) -> dict[str, Any]:
     if request.task in rows:
         return {}
     if not request.task.endswith(".yaml"):
+        folder = request.catalogue / "tasks"
+        if not folder.is_dir():
+            raise UserError(
+                f"--task: the task {request.task!r} can't be looked up, because there is no folder {folder}; name the "
+                "folder that contains tasks/ with --catalogue, or give a YAML file."
+            )
         raise UserError(
-            f"--task: there is no task {request.task!r} in {request.catalogue / 'tasks'}"
-            f"{did_you_mean(request.task, rows)}; known: {', '.join(sorted(rows)) or 'none'}; or give a YAML file."
+            f"--task: there is no task {request.task!r} in {folder}{did_you_mean(request.task, rows)}; "
+            f"known: {', '.join(sorted(rows)) or 'none'}; or give a YAML file."
         )
     return read_yaml(Path(request.task))
 

@@ -48,3 +48,5 @@ def test_forms_without_events_have_no_new_version(name, fields, version):
     assert kind.model_validate(settings.model_dump()) == settings
     with pytest.raises(ValidationError, match="post_dropout: without effect"):
         kind(**fields, post_dropout=0)
+    with pytest.raises(ValidationError, match="forms with removal events; leave it out"):
+        kind(**fields, version=version + 1)

@@ -142,7 +142,7 @@ def test_a_file_or_folder_named_like_a_row_of_the_catalogue_takes_nothing_from_i
         ({"model": "."}, "--model: there is no config.json in the folder '.'; change the source"),
         ({"model": "/"}, "--model: there is no config.json in the folder '/'; change the source"),
         ({"out": "config"}, "--out: config is not empty; give a new folder"),
-        ({"catalogue": "nowhere"}, "--task: there is no task 'sst2' in nowhere/tasks; known: none; or"),
+        ({"catalogue": "nowhere"}, "--task: the task 'sst2' can't be looked up, because"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_nothing_is_written(changes, sentence, at_home, capsys):

@@ -81,7 +81,10 @@ class EventSettings(PruningSettings):
         """Give settings of an earlier version its dropout; forms without events stay at the version before it."""
         if not isinstance(values, dict):
             return values
-        version = values.get("version", cls.dropout_since if cls.has_events(values) else cls.dropout_since - 1)
+        newest = cls.dropout_since if cls.has_events(values) else cls.dropout_since - 1
+        version = values.get("version", newest)
+        if version == cls.dropout_since > newest:
+            raise ValueError(f"version: {version} is that of forms with removal events; leave it out")
         earlier = isinstance(version, int) and version < cls.dropout_since
         return {"version": version} | ({"post_dropout": 1.0} if earlier else {}) | values
 
