@@ -152,6 +152,7 @@ class DenseBudget(TrainerCallback):
         self._longest = _length(trainer.args)
         self._plan = EqualCost(0, 0, [])
         self._batch: Any = None
+        self._first = 0
 
     def on_train_begin(
         self,
@@ -177,7 +178,7 @@ class DenseBudget(TrainerCallback):
                 "at_dense_cost: the learning rate must decay linearly, but the Trainer was given a "
                 f"{type(schedule).__name__}; leave it out."
             )
-        warmup = args.get_warmup_steps(state.max_steps)
+        warmup, self._first = args.get_warmup_steps(state.max_steps), state.global_step
         self._batch = _first_rows(train_dataloader, args.train_batch_size)
         self._plan = EqualCost(state.max_steps, warmup, self._earlier_costs(args, state, model), model_size(model))
         schedule.lr_lambdas = [self._plan.rate] * len(schedule.lr_lambdas)
@@ -195,6 +196,12 @@ class DenseBudget(TrainerCallback):
         folder = checkpoint_folder(args, state)
         if args.should_save and folder.is_dir():  # a hyperparameter search stores checkpoints elsewhere
             write_json(folder / COSTS, {"costs": self._plan.costs})
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Correct the rows per second at the end, which the Trainer derives from the upper bound of the length."""
+        if logs and (name := "train_samples_per_second") in logs:
+            rows = (state.global_step - self._first) * args.train_batch_size * args.gradient_accumulation_steps
+            logs[name] = state.log_history[-1][name] = round(rows / logs["train_runtime"], 3)
 
     def _set_length(self, args: Any, state: Any, loader: Any) -> None:
         """Set the number of steps, and of epochs if it can be known, to those of dense fine-tuning."""

@@ -65,6 +65,14 @@ def test_passes_that_are_left_over_in_an_epoch_are_a_step(tmp_path):
     assert trainer.state.global_step == 6  # 12 batches an epoch
 
 
+def test_the_rows_per_second_are_those_of_the_steps_taken(tmp_path):
+    trainer, _ = prune(tmp_path, gradient_accumulation_steps=2, stop=StopAt(10))
+    metrics = trainer.train().metrics
+    rows = 10 * 2 * trainer.args.train_batch_size
+    assert metrics["train_samples_per_second"] == pytest.approx(rows / metrics["train_runtime"], rel=1e-3)
+    assert trainer.state.log_history[-1]["train_samples_per_second"] == metrics["train_samples_per_second"]
+
+
 def test_the_users_arguments_are_unchanged(tmp_path):
     trainer = make_trainer(NeuroPrune(sparsity=0.8), make_model("bert"), tmp_path, max_steps=24)
     args, before = trainer.args, trainer.args.to_dict()
