@@ -55,3 +55,26 @@ def test_conclusions_equal_the_runs(accuracies):
     lines = {line[0]: line[1].removeprefix("+") for line in differences(accuracies)}
     assert f"The mean gain is {lines['centred − whole']} points in runs of 64 steps" in text
     assert f"the difference is {lines['late − usual, both centred']} points" in text
+
+
+SHARES = {
+    "none": ("neuroprune", "post_dropout=0"),
+    "true Fisher information": ("neuroprune", "post_dropout=0 true Fisher information"),
+    "Taylor": ("taylor", "post_dropout=0"),
+    **{
+        f"{share} % of the heads": ("neuroprune", f"post_dropout=0 {share / 100} of the heads")
+        for share in (45, 60, 75, 85)
+    },
+}
+"""Method and setting of each line of the table."""
+
+
+def test_shares_of_heads_equal_the_runs():
+    with (PUBLISHED / "research" / "runs.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["setting changed"].startswith("post_dropout=0")]
+    (found,) = [table for table in tables(TEXT) if table[0] == ["change", "heads removed", "accuracy of each seed"]]
+    for change, *shown in found[2:]:
+        chosen = [row for row in rows if (row["method"], row["setting changed"]) == SHARES[change]]
+        accuracies = ", ".join(f"{100 * float(row['metric pool']):.1f}" for row in chosen)
+        assert shown == [", ".join(row["heads removed"] for row in chosen), accuracies]
+    assert {line[0] for line in found[2:]} == SHARES.keys()
