@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ from neuroprune.files.atomic import files_hash
 if TYPE_CHECKING:
     from neuroprune.config.settings import RunSettings
     from neuroprune.results.records import RunRecord
+
+OF_DATA, OF_MODEL = ("sha256", "copied"), ("sha256",)
+"""Keys that a manifest of data or of a model must have."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Prepared:
         Raises:
             UserError: A manifest is missing or damaged.
         """
-        (data_sha256, copied), (model_sha256,) = _values(data, "sha256", "copied"), _values(model, "sha256")
+        (data_sha256, copied), (model_sha256,) = _values(data, *OF_DATA), _values(model, *OF_MODEL)
         return cls(data_sha256, model_sha256, copied)
 
     def gave(self, record: RunRecord, settings: RunSettings) -> bool:
@@ -71,6 +75,14 @@ def teacher_hash(settings: RunSettings) -> str | None:
     """Return the current hash of a run's teacher; None without a teacher in a folder, or if it is missing."""
     files = teacher_files(settings.method)
     return files_hash(files) if files and all(path.is_file() for path in files) else None
+
+
+def is_usable(manifest: Path, keys: Sequence[str]) -> bool:
+    """Return whether a manifest is missing or can be read; an earlier version may have written one without all keys."""
+    try:
+        return not manifest.exists() or bool(_values(manifest, *keys))
+    except UserError:
+        return False
 
 
 def _values(manifest: Path, *keys: str) -> list[Any]:

@@ -18,6 +18,7 @@ from neuroprune.config.jobs import Job
 from neuroprune.config.plan import Plan
 from neuroprune.config.settings import RunSettings, TimingSettings
 from neuroprune.files.atomic import finite
+from neuroprune.results.manifests import OF_DATA, OF_MODEL, is_usable
 from neuroprune.results.records import RunRecord, TimingRecord, read_record, read_timing, read_valid
 from neuroprune.results.versions import different_versions, named, version_of
 
@@ -76,17 +77,20 @@ def outdated_files(plan: Plan, name: str, job: Job) -> list[str]:
 
     Returns:
         Paths of the lists ``runs.json`` and ``timings.json`` that are missing, or list a file that is missing or has
-        other settings, and of the manifests of data and model if a record has other settings of these.
+        other settings, and of the manifests of data and model if they are needed and can't be read, or a record
+        has other settings of these.
     """
     folder, first = Path(plan.study.folder), plan.runs[job.runs[0]]
     records = {run: _record(folder, run) for run in job.runs}
     missing = [run for run in job.runs if not _trained(records[run], plan.runs[run])]
     timed = all(timed_with(_times(folder, run), plan.study.timing) for run in job.timed)
+    done = timed and not missing
     others = [record.settings for run in missing if (record := records[run]) is not None]
     runs, timings = (folder / "jobs" / name / file for file in ("runs.json", "timings.json"))
+    data, model = folder / "data" / f"{first.task.name}.json", folder / "models" / f"{first.model.name}.json"
     current = {
-        folder / "data" / f"{first.task.name}.json": all(_equal(other.task, first.task) for other in others),
-        folder / "models" / f"{first.model.name}.json": all(_equal(other.model, first.model) for other in others),
+        data: done or (is_usable(data, OF_DATA) and all(_equal(other.task, first.task) for other in others)),
+        model: done or (is_usable(model, OF_MODEL) and all(_equal(other.model, first.model) for other in others)),
         runs: not missing and runs.exists(),
         timings: timed and (timings.exists() or not job.timed),
     }

@@ -15,7 +15,7 @@ def write_finished(plan, folder):
         *(f"data/{name}.json" for name in plan.study.tasks),
         *(f"models/{name}.json" for name in plan.study.models),
     ]
-    files = {"plan.json": plan.as_dict(), **{file: {"sha256": "0" * 64} for file in manifests}}
+    files = {"plan.json": plan.as_dict(), **{file: {"sha256": "0" * 64, "copied": None} for file in manifests}}
     for name, run in plan.runs.items():
         files[f"runs/{name}/run.json"] = record(run)
         if name in plan.timed:

@@ -118,6 +118,19 @@ def test_a_damaged_record_is_made_again(plan, kind):
     assert outdated(plan) == [RUNS if kind == "run" else TIMINGS]
 
 
+@pytest.mark.parametrize(("kind", "text"), [("data", '{"sha256": "0"}'), ("data", "{"), ("models", "{}")])
+def test_a_manifest_that_can_t_be_read_is_made_again_if_it_is_needed(plan, kind, text):
+    (path,) = Path(plan.study.folder, kind).glob("*.json")
+    path.write_text(text)  # the first one is that of a version whose manifests had one key less
+    assert outdated(plan) == []
+    made, files = f"{kind}/{path.name}", ((L1, "timing", TIMINGS), (DENSE, "run", RUNS))
+    for run, file, listed in files:
+        content = run_file(plan, run, file).read_bytes()
+        run_file(plan, run, file).unlink()
+        assert outdated(plan) == [made, listed]
+        run_file(plan, run, file).write_bytes(content)
+
+
 def test_a_plan_is_written_again_if_it_has_another_content_or_order(plan):
     path = Path(plan.study.folder, "plan.json")
     other = study(plan.study.results, [{"name": "l1", "sparsity": 0.5}, {"name": "dense"}])

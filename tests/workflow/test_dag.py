@@ -299,6 +299,17 @@ def test_without_metadata_a_deleted_manifest_has_all_its_runs_checked(snakemake,
     assert jobs.items() >= {"prepare_data": 1, "train": 3, **ONCE}.items()
 
 
+def test_a_manifest_of_an_earlier_version_is_made_again_for_a_missing_run(snakemake, drawn):
+    manifest = drawn / "results/mini/data/weather.json"
+    times = manifest.stat().st_atime, manifest.stat().st_mtime
+    manifest.write_text('{"sha256": "0"}')
+    os.utime(manifest, times)
+    assert snakemake(drawn, "--dry-run", "--configfile", drawn / "study.yaml").jobs == {}
+    (drawn / "results/mini/runs" / RUNS[0] / "run.json").unlink()
+    jobs = snakemake(drawn, "--dry-run", "--configfile", drawn / "study.yaml").jobs
+    assert jobs.items() >= {"prepare_data": 1, **ONCE}.items() and "prepare_model" not in jobs
+
+
 @pytest.mark.parametrize("results", ["results", "results/", "./results", "results/.//"])
 def test_a_deleted_record_is_made_again_however_its_folder_is_written(snakemake, drawn, results):
     (drawn / "results/mini/runs" / RUNS[0] / "run.json").unlink()
