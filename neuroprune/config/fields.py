@@ -59,10 +59,14 @@ class Settings(BaseModel):
     def _no_truth_value_as_number(cls, values: Any) -> Any:
         """Reject true and false, also in lists, where numbers belong; pydantic reads them as 1 and 0."""
         given = values.items() if isinstance(values, dict) else ()
-        wrong = [(name, value) for name, value in given if _has_truth_value(value) and _takes_numbers_only(cls, name)]
-        if wrong:
-            kind = PydanticCustomError("number", "Input should be a number")
-            lines: list[InitErrorDetails] = [{"type": kind, "loc": (name,), "input": value} for name, value in wrong]
+        kind = PydanticCustomError("number", "Input should be a number")
+        lines: list[InitErrorDetails] = [
+            {"type": kind, "loc": place, "input": item}
+            for name, value in given
+            if _takes_numbers_only(cls, name)
+            for place, item in _truth_values(name, value)
+        ]
+        if lines:
             raise ValidationError.from_exception_data(cls.__name__, lines)
         return values
 
@@ -71,8 +75,12 @@ class Settings(BaseModel):
         return type(self).model_fields[name].get_default()
 
 
-def _has_truth_value(value: Any) -> bool:
-    return any(isinstance(item, bool) for item in (value if isinstance(value, list | tuple) else [value]))
+def _truth_values(name: str, value: Any) -> Iterator[tuple[tuple[str | int, ...], bool]]:
+    """Yield the place and the value of each truth value in a field."""
+    if isinstance(value, bool):
+        yield (name,), value
+    elif isinstance(value, list | tuple):
+        yield from (((name, place), item) for place, item in enumerate(value) if isinstance(item, bool))
 
 
 def _takes_numbers_only(settings: type[BaseModel], name: str) -> bool:

@@ -28,6 +28,7 @@ from neuroprune.models.resumption import teach_trainer
 from neuroprune.pruning.blocks import Block, unwrapped
 from neuroprune.pruning.kept_units import read_record
 from neuroprune.pruning.plain_weights import check_no_adapters
+from neuroprune.results.versions import earlier_version, version_of
 
 logger = logging.getLogger(__name__)
 
@@ -253,7 +254,7 @@ class Method(TrainerCallback):
             scheduler=lr_scheduler,
             total_steps=state.max_steps,
             steps_per_epoch=-(-state.max_steps // max(1, state.num_train_epochs)),
-            batch_size=_rows_per_pass(args, state) * args.gradient_accumulation_steps * args.world_size,
+            batch_size=rows_per_pass(args, state) * args.gradient_accumulation_steps * args.world_size,
             step=state.global_step,
             training=state,
         )
@@ -311,15 +312,25 @@ class Method(TrainerCallback):
             return None
         found, own = saved.pop("method"), self._identity()
         if found != own:
-            what = f"of {found[0]}, not of {own[0]}" if found[0] != own[0] else f"of {own[0]} with other settings"
             raise UserError(
-                f"{folder}: the saved method state is {what}; resume with the original method and settings, or train "
-                "from the beginning."
+                f"{folder}: the saved method state is {self._difference(*found)}, or train from the beginning."
             )
         return saved
 
+    def _difference(self, name: str, found: str) -> str:
+        """Describe a saved state of another method or of other settings, and how to resume it."""
+        own, with_original = self._identity()[0], "resume with the original method and settings"
+        if name != own:
+            return f"of {name}, not of {own}; {with_original}"
+        version = earlier_version(self.settings, found)
+        if version is None:
+            return f"of {own} with other settings; {with_original}"
+        return (
+            f"of version {version} of {own}, not of version {version_of(self.settings)}; resume with version={version}"
+        )
 
-def _rows_per_pass(args: Any, state: Any) -> int:
+
+def rows_per_pass(args: Any, state: Any) -> int:
     """Return the rows of a forward pass; with `auto_find_batch_size` the state has the number in use.
 
     Otherwise, the state of a resumed run has the number from before.

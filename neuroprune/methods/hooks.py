@@ -147,7 +147,7 @@ class Hooks:
     """
 
     settles: ClassVar[bool] = False
-    heads_only: ClassVar[bool] = False
+    heads_only: bool = False
     adds_gradients: bool = False
 
     def __init__(self, settings: Any) -> None:

@@ -128,6 +128,7 @@ def _result(path: Path) -> str:
         result = record["result"] or {}
         if record["status"] != "done":
             return str(record["status"])
-        return f"{result['metric']} {result['value']:.3f}, {minutes(result['train_seconds'])}"
+        value = "is not a number" if result["value"] is None else f"{result['value']:.3f}"
+        return f"{result['metric']} {value}, {minutes(result['train_seconds'])}"
     except (OSError, ValueError, KeyError, TypeError):
         return "its record cannot be read"

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
+from neuroprune.config.canonical import settings_hash
 from neuroprune.config.settings import RunSettings
 
 
@@ -36,6 +37,14 @@ def in_version(method: Any, version: int | None = None) -> Any:
         return method
     given = {name: value for name, value in method if value != method.default(name) and name != "version"}
     return type(method)(**given, **({} if version is None else {"version": version}))
+
+
+def earlier_version(method: Any, wanted: str) -> int | None:
+    """Return the earlier version in which a method's settings have this hash; None if there is none."""
+    newest = version_of(method) or 0
+    known = get_args(type(method).model_fields["version"].annotation) if newest else ()
+    same = (v for v in known if v < newest and settings_hash(in_version(method, v)) == wanted)
+    return next(same, None)
 
 
 def is_earlier(method: Any) -> bool:

@@ -25,7 +25,7 @@ from transformers.trainer_utils import SchedulerType, has_length
 
 from neuroprune.errors import UserError
 from neuroprune.files.atomic import write_json
-from neuroprune.methods.callback import Method
+from neuroprune.methods.callback import Method, rows_per_pass
 from neuroprune.methods.components.state_files import checkpoint_folder
 from neuroprune.pruning.kept_units import is_cut, read_record
 
@@ -179,7 +179,7 @@ class DenseBudget(TrainerCallback):
                 f"{type(schedule).__name__}; leave it out."
             )
         warmup, self._first = args.get_warmup_steps(state.max_steps), state.global_step
-        self._batch = _first_rows(train_dataloader, args.train_batch_size)
+        self._batch = _first_rows(train_dataloader, rows_per_pass(args, state))
         self._plan = EqualCost(state.max_steps, warmup, self._earlier_costs(args, state, model), model_size(model))
         schedule.lr_lambdas = [self._plan.rate] * len(schedule.lr_lambdas)
 
@@ -200,8 +200,9 @@ class DenseBudget(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Correct the rows per second at the end, which the Trainer derives from the upper bound of the length."""
         if logs and (name := "train_samples_per_second") in logs:
-            rows = (state.global_step - self._first) * args.train_batch_size * args.gradient_accumulation_steps
-            logs[name] = state.log_history[-1][name] = round(rows / logs["train_runtime"], 3)
+            passes = (state.global_step - self._first) * args.gradient_accumulation_steps * args.world_size
+            rate = passes * rows_per_pass(args, state) / logs["train_runtime"]
+            logs[name] = state.log_history[-1][name] = round(rate, 3)
 
     def _set_length(self, args: Any, state: Any, loader: Any) -> None:
         """Set the number of steps, and of epochs if it can be known, to those of dense fine-tuning."""

@@ -85,7 +85,7 @@ VALUES = [
     ("seeds", "0", "seeds"),
     ("seeds", {"a": 1}, "seeds"),
     ("seeds", [1, 1], "seeds"),
-    ("seeds", [True], "seeds: [True] is not allowed; it must be a number"),
+    ("seeds", [2, True], "seeds[1]: True is not allowed; it must be a number"),
     ("experiments.e.seeds", [2**64], "experiments.e.seeds[0]"),
     ("experiments.e.seeds", [], "experiments.e.seeds"),
     # training
@@ -99,7 +99,7 @@ VALUES = [
     ("training.epochs", True, "training.epochs: True is not allowed; it must be a number"),
     ("training.threads", False, "training.threads: False"),
     ("models.m.layers", True, "models.m.layers: True"),
-    ("timing.batch_sizes", [1, True], "timing.batch_sizes: [1, True]"),
+    ("timing.batch_sizes", [1, True], "timing.batch_sizes[1]: True"),
     (METHOD, {"name": "l1", "sparsity": 0.5, "events": True}, f"{METHOD}.events: True"),
     (METHOD, {"name": "l1", "sparsity": 0.5, "events": [1, True]}, f"{METHOD}.events[1]: True"),
     (METHOD, {"name": "l1", "sparsity": 0.5, "version": "2"}, f"{METHOD}.version: '2' is not allowed; allowed: 1 or 2"),

@@ -207,7 +207,8 @@ def test_frozen_layers_are_refused_when_a_run_resumes():
 
 
 def test_layers_that_a_method_does_not_cut_may_be_frozen():
-    for method, frozen in ((DSP(heads=4), "intermediate.dense"), (Dense(), "attention.self")):
+    fc = NeuroPrune(heads=4, calibration_rows=8)
+    for method, frozen in ((DSP(heads=4), "intermediate.dense"), (fc, "intermediate"), (Dense(), "attention.self")):
         model = make_model("bert")
         layer = model.bert.encoder.layer[0].get_submodule(frozen).requires_grad_(False)
         before = {name: weight.clone() for name, weight in layer.state_dict().items()}

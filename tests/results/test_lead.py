@@ -39,5 +39,15 @@ def test_without_dense_or_times_the_sentence_is_shorter(tmp_path):
     ]
 
 
+def test_a_dense_metric_that_is_not_a_number_is_not_compared_with(tmp_path):
+    run = results.settings(method={"name": "neuroprune", "sparsity": 0.8})
+    sentences(tmp_path, (results.settings(), {}), (run, {}))
+    (path,) = tmp_path.glob("runs/*dense*/run.json")
+    results.edit(path, lambda data: data["result"].update(value=None, metrics={"accuracy": None}))
+    collect(tmp_path)
+    (said,) = lead(summarize(read_runs(tmp_path)), [])
+    assert "by NeuroPrune-FC: 81.8 % accuracy; n = 1." in said
+
+
 def test_without_neuroprune_nothing_is_told(tmp_path):
     assert sentences(tmp_path, (results.settings(), {})) == []

@@ -280,6 +280,22 @@ def test_ablations_join_runs_that_differ_in_one_setting(tmp_path):
     assert metric["token_weights", "False"] == 60
 
 
+def test_ablations_leave_out_earlier_versions(tmp_path):
+    runs = [
+        (
+            results.settings(
+                method={"name": "neuroprune", "sparsity": 0.8, "version": version, "fold": fold},
+                label=f"neuroprune-{version}-{fold}",
+            ),
+            {},
+        )
+        for version in (2, 3)
+        for fold in (True, False)
+    ]
+    shown = ablations(written(tmp_path, *runs))[1]
+    assert shown.groupby("panel")["choice"].agg(list).to_dict()["value"] == ["True", "False"]
+
+
 def test_ablations_join_no_runs_that_differ_in_more(tmp_path):
     base = {"name": "neuroprune", "sparsity": 0.8}
     one = results.settings(method=base)
@@ -435,6 +451,24 @@ def test_the_frontier_leaves_out_wall_times_beside_processor_times(tmp_path):
     times = shown[shown["panel"] == "training"].set_index("method")["relative"]
     assert times.to_dict() == {"dense": 1.0, "neuroprune": 0.6}
     assert set(frontier_data(summarize(runs.assign(train_cpu_seconds=math.nan)))["panel"]) == {"inference", "training"}
+
+
+def test_no_figure_has_wall_and_processor_times_on_one_axis(tmp_path):
+    methods = ({"name": "dense"}, *({"name": name, "sparsity": s} for name in ("l1", "neuroprune") for s in (0.5, 0.8)))
+    without_fold = results.settings(
+        method={"name": "neuroprune", "sparsity": 0.8, "fold": False}, label="neuroprune-80-fold_false"
+    )
+    folder = written(tmp_path, *((results.settings(method=method), {}) for method in methods), (without_fold, {}))
+    for path in folder.glob("runs/*neuroprune*/run.json"):
+        results.edit(path, lambda data: data["result"].update(train_cpu_seconds=300.0))
+    collect(folder)
+    for draw in (figure4, frontier, ablations):
+        figure, shown = draw(folder)
+        times = shown[shown["panel"].isin(["training", "train_time"])]
+        assert set(times["time" if draw is frontier else "value"].dropna()) == {300.0}, draw
+        assert "training times of runs without processor time are left out" in figure.get_supxlabel().replace("\n", " ")
+    times = figure4(folder)[1].set_index("panel").loc["training"]
+    assert times[["dense", "relative"]].isna().all(axis=None)
 
 
 def test_of_a_grid_the_runs_nearest_to_the_papers_sparsities_are_shown(tmp_path):

@@ -106,7 +106,7 @@ def test_a_record_without_a_value_does_not_stop_the_others(tmp_path):
     finish(tmp_path, "a")
     edit(tmp_path / "runs" / "a" / "run.json", lambda data: data["result"].update(value=None, metrics={}))
     (line,) = progress.news()
-    assert line.startswith("1 of 3 runs: a, its record cannot be read; ")
+    assert line.startswith("1 of 3 runs: a, accuracy is not a number, ")
 
 
 def test_the_watch_ends_with_the_last_run(tmp_path):

@@ -68,6 +68,17 @@ def test_without_dense_runs_times_are_relative_to_the_shortest(tmp_path):
     assert "targets: NeuroPrune-FC 80 %" in figure.get_supxlabel()
 
 
+def test_wall_times_are_left_out_beside_processor_times(tmp_path):
+    folder = collected(tmp_path, [run(method, epochs) for method in (DENSE, FC) for epochs in (3, 6)])
+    for path in folder.glob("runs/*neuroprune*/run.json"):
+        results.edit(path, lambda data: data["result"].update(train_cpu_seconds=10.0 * data["result"]["epochs"]))
+    collect(folder)
+    figure, shown = training_time(folder)
+    assert set(shown["method"]) == {"neuroprune"}
+    assert shown.set_index("epochs")["relative"].to_dict() == pytest.approx({3: 1, 6: 2})
+    assert "training times of runs without processor time are left out" in figure.get_supxlabel().replace("\n", " ")
+
+
 def test_two_targets_of_one_method_are_two_lines(tmp_path):
     half = FC | {"sparsity": 0.5}
     figure, shown = training_time(collected(tmp_path, [run(m, e) for m in (FC, half) for e in (3, 6)]))

@@ -73,6 +73,21 @@ def test_the_rows_per_second_are_those_of_the_steps_taken(tmp_path):
     assert trainer.state.log_history[-1]["train_samples_per_second"] == metrics["train_samples_per_second"]
 
 
+def test_the_rows_per_second_are_those_of_the_batch_size_that_was_found(tmp_path):
+    trainer, _ = prune(tmp_path, Dense(), auto_find_batch_size=True, per_device_train_batch_size=8)
+    compute_loss = trainer.compute_loss
+
+    def little_memory(model, inputs, **options):
+        if len(inputs["labels"]) > 4:
+            raise RuntimeError("CUDA out of memory.")
+        return compute_loss(model, inputs, **options)
+
+    trainer.compute_loss = little_memory
+    metrics = trainer.train().metrics
+    rows = 4 * trainer.state.global_step
+    assert metrics["train_samples_per_second"] == pytest.approx(rows / metrics["train_runtime"], rel=1e-2)
+
+
 def test_the_users_arguments_are_unchanged(tmp_path):
     trainer = make_trainer(NeuroPrune(sparsity=0.8), make_model("bert"), tmp_path, max_steps=24)
     args, before = trainer.args, trainer.args.to_dict()

@@ -150,6 +150,23 @@ def test_a_state_that_is_not_found_or_is_anothers_is_told(tmp_path, caplog):
     assert f"no method state in {tmp_path / 'b' / 'checkpoint-15'}" in caplog.text
 
 
+def test_a_state_of_an_earlier_version_names_it_and_can_be_resumed_with_it(tmp_path):
+    arguments = {"save_strategy": "steps", "save_steps": 15}
+    before = NeuroPrune(sparsity=0.5, calibration_rows=8, version=2)
+    make_trainer(before, make_model("bert"), tmp_path, **arguments).train()
+    checkpoint = tmp_path / "checkpoint-15"
+    resumed = []
+    for version in ({}, {"version": 2}):
+        method = NeuroPrune(sparsity=0.5, calibration_rows=8, **version)
+        resumed.append(make_trainer(method, pretrained.from_pretrained(checkpoint), tmp_path))
+    with pytest.raises(
+        UserError, match=r"of version 2 of neuroprune, not of version 3; resume with version=2, or train"
+    ):
+        resumed[0].train(resume_from_checkpoint=str(checkpoint))
+    resumed[1].train(resume_from_checkpoint=str(checkpoint))
+    assert resumed[1].state.global_step == 24
+
+
 # ---- real kills
 
 PENALTY = {"name": "neuroprune", "alpha": 0.03, "beta": 0.3, "theta": 0.5, "mode": "decoupled"}

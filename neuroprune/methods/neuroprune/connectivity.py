@@ -60,6 +60,7 @@ class NeuroPruneTarget(TargetForm):
 
     def __init__(self, settings: NeuroPruneSettings) -> None:
         super().__init__(settings)
+        self.heads_only = settings.heads is not None and settings.sparsity is None and settings.speedup is None
         self._calibration: Calibration | None = None
         self._trial: Calibration | None = None
         self._teaching = Teaching(settings.teacher, settings.teacher_temperature, settings.layer_share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from neuroprune.results.figures.context import below, pair_title, seeds
+from neuroprune.results.figures.context import below, pair_title, rough_training, seeds
 from neuroprune.results.figures.grid import interval
 from neuroprune.results.figures.style import (
     METRIC_SPAN,
@@ -25,8 +26,8 @@ from neuroprune.results.figures.style import (
     nothing_to_show,
     say_below,
 )
-from neuroprune.results.runs import OPTIONS, read_runs
-from neuroprune.results.tables.summary import summarize
+from neuroprune.results.runs import OPTIONS, drawn_runs
+from neuroprune.results.tables.summary import comparable_times, summarize
 
 SETTINGS = {
     "degree_weight": "NeuroPrune (penalties): degree weight",
@@ -55,8 +56,8 @@ def ablations(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
     Raises:
         UserError: If the table of runs is missing.
     """
-    runs = read_runs(study_dir)
-    table = summarize(runs)
+    runs = drawn_runs(study_dir)
+    table = comparable_times(summarize(runs))
     rest = table["group"].map(runs.drop_duplicates("group").set_index("group")["other_settings"])
     shown = comparisons(table.assign(other_settings=rest)[table["runs"] > 0])
     if shown.empty:
@@ -66,7 +67,7 @@ def ablations(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         )
     drawn = runs[runs["model"].isin(shown["model"]) & runs["task"].isin(shown["task"])]
     pairs = drawn.drop_duplicates(["model", "task"]).to_dict("records")
-    return _plot(shown, "; ".join(map(pair_title, pairs))), shown
+    return _plot(shown, [*map(pair_title, pairs), *rough_training(drawn)]), shown
 
 
 def comparisons(table: pd.DataFrame) -> pd.DataFrame:
@@ -118,7 +119,7 @@ def _point(row: pd.Series) -> str:
     return ", ".join(asked + [f"{sign} {row[name]:g}" for sign, name in strengths.items() if np.isfinite(row[name])])
 
 
-def _plot(shown: pd.DataFrame, note: str) -> Figure:
+def _plot(shown: pd.DataFrame, notes: Sequence[str]) -> Figure:
     """Draw one row of panels per setting, one column per quantity and one line per comparison."""
     settings = list(shown["setting"].unique())
     tasks = colours(shown["task"].unique())
@@ -135,7 +136,7 @@ def _plot(shown: pd.DataFrame, note: str) -> Figure:
     if len(handles) > 1:
         figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
     points = f"target: {'; '.join(dict.fromkeys(shown['point']))}"
-    say_below(figure, below(note, "lines join runs that differ only in this setting", points, seeds(shown["seeds"])))
+    say_below(figure, below(*notes, "lines join runs that differ only in this setting", points, seeds(shown["seeds"])))
     return figure
 
 

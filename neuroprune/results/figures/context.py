@@ -86,25 +86,21 @@ def rough_times(runs: pd.DataFrame) -> list[str]:
     left_out = len(left_out_times(runs))
     text = f"inference times of {left_out} run{'s' * (left_out > 1)} with other timing settings are left out"
     return [
-        *(_without_processor_time(runs) or rough_training(runs)),
+        *rough_training(runs),
         *_unsteady_inference(runs),
         *([text] if left_out else []),
     ]
 
 
-def _without_processor_time(runs: pd.DataFrame) -> list[str]:
-    """Return a warning if training times are left out because only those of other runs are processor times."""
-    done = runs[(runs["status"] == "done") & runs["train_seconds_without_eval"].notna()]
-    recorded = done["train_cpu_seconds"].notna()
-    mixed = recorded.groupby([done["model"], done["task"]]).nunique() > 1
-    return ["training times of runs without processor time are left out"] if mixed.any() else []
-
-
 def rough_training(runs: pd.DataFrame) -> list[str]:
-    """Return a warning if training times of some runs are wall-clock times."""
-    done = runs[runs["status"] == "done"]
-    shared = (done["train_seconds_without_eval"].notna() & done["train_cpu_seconds"].isna()).any()
-    return ["training times are rough: some include waiting for other jobs"] if shared else []
+    """Return warnings about wall-clock times of training: left out beside processor times, and rough on their own."""
+    done = runs[(runs["status"] == "done") & runs["train_seconds_without_eval"].notna()]
+    recorded = done["train_cpu_seconds"].notna().groupby([done["model"], done["task"]]).agg(["any", "all"])
+    warnings = {
+        "training times of runs without processor time are left out": recorded["any"] & ~recorded["all"],
+        "training times are rough: some include waiting for other jobs": ~recorded["any"],
+    }
+    return [text for text, pairs in warnings.items() if pairs.any()]
 
 
 def _unsteady_inference(runs: pd.DataFrame) -> list[str]:

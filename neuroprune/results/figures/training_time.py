@@ -29,7 +29,7 @@ from neuroprune.results.figures.style import (
     say_below,
 )
 from neuroprune.results.runs import method_label, read_runs
-from neuroprune.results.tables.summary import summarize
+from neuroprune.results.tables.summary import comparable_times, summarize
 
 SERIES = ["model", "task", "method", "form", "point", "heads_asked", "alpha", "beta", "theta", "strength"]
 EPOCHS_ALONE = r"(?:epochs_[\d.]+)?"  # variants of runs without other unusual settings
@@ -49,8 +49,7 @@ def training_time(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         UserError: If the table of runs is missing.
     """
     runs = read_runs(study_dir)
-    table = summarize(runs)
-    chosen = by_epochs(table)
+    chosen = by_epochs(comparable_times(summarize(runs)))
     shown = training_time_data(chosen)
     if shown.empty:
         return nothing_to_show("Nothing to show: no two finished runs differ only in their number of epochs.")
@@ -71,11 +70,11 @@ def by_epochs(table: pd.DataFrame) -> pd.DataFrame:
         table: The means of ``summarize``.
 
     Returns:
-        Finished rows with a metric that differ from the usual settings at most in their epochs, of all series in which
-        the number of epochs varies.
+        Finished rows with a metric and a training time that differ from the usual settings at most in their epochs, of
+        all series in which the number of epochs varies.
     """
-    alone = (table["runs"] > 0) & table["value"].notna() & table["variant"].str.fullmatch(EPOCHS_ALONE)
-    rows = table[alone]
+    alone = (table["runs"] > 0) & table["variant"].str.fullmatch(EPOCHS_ALONE)
+    rows = table[alone & table["value"].notna() & table["train_time"].notna()]
     return rows[rows.groupby(SERIES, dropna=False)["epochs"].transform("nunique") > 1]
 
 

@@ -40,7 +40,7 @@ def lead(table: pd.DataFrame, sizes: list[int]) -> list[str]:
 
 def _sentence(row: Mapping[Any, Any], dense: list[dict[Any, Any]], sizes: list[int]) -> str:
     """Return a sentence that compares one row with the dense model."""
-    against = f" against {_value(dense[0])} dense" if dense else ""
+    against = f" against {_value(dense[0])} dense" if dense and math.isfinite(dense[0]["value"]) else ""
     parts = [
         f"{row['model']} on {row['task']}, {100 * row['sparsity']:.0f} % of the weights removed or zero by "
         f"{method_label(row['method'], row['form'])}: {_value(row)} {row['metric'].replace('_', ' ')}{against}",

@@ -106,6 +106,22 @@ def _with_train_time(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def comparable_times(table: pd.DataFrame) -> pd.DataFrame:
+    """Remove the training times that figures can't draw beside others.
+
+    Args:
+        table: Means of ``summarize``.
+
+    Returns:
+        The means, without the wall-clock times of training where other runs on the same model and task recorded
+        processor times.
+    """
+    processor = table["train_cpu_seconds"].notna()
+    other = processor.groupby([table["model"], table["task"]]).transform("any") & ~processor
+    names = ("train_time", "train_time_sd", "training_to_dense", "training_to_neuroprune")
+    return table.assign(**{name: table[name].mask(other) for name in names})
+
+
 def _time_ratio(table: pd.DataFrame, partner: Callable[[pd.DataFrame, str], pd.Series]) -> pd.Series:
     """Divide each row's training time by its partner's, both processor times or both wall times; NaN otherwise."""
     names = ("train_cpu_seconds", "train_seconds_without_eval")
