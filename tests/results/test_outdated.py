@@ -12,7 +12,6 @@ from neuroprune.config.canonical import json_hash
 from neuroprune.config.catalogue import make_plan, read_study
 from neuroprune.config.jobs import jobs_of
 from neuroprune.results.outdated import has_record, is_written, outdated_files
-from neuroprune.results.versions import in_version
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = [path.parent for path in sorted((ROOT / "results" / "published").glob("*/plan.json"))]
@@ -143,24 +142,13 @@ def test_a_plan_is_written_again_if_it_has_another_content_or_order(plan):
     assert not is_written(plan)
 
 
-BEFORE = ("inhouse",)
-"""Published studies whose runs were made before dropout ended at the last event; docs/results.md says so."""
-
-
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda path: path.name)
 def test_the_published_records_have_the_settings_of_their_studies(folder):
     config = ROOT / "config" / f"{'config' if folder.name == 'demo' else folder.name}.yaml"
     planned = make_plan(read_study([config]) | {"skip_absent_data": False}, config.name, ROOT / "config").runs
     names = [name for name in planned if (folder / "runs" / name / "run.json").exists()]
     assert len(names) == len(json.loads((folder / "plan.json").read_text())["runs"])
-    missing = [name for name in names if not has_record(folder, planned[name])]
-    assert not missing or folder.name in BEFORE
-    assert [name for name in missing if not has_record(folder, in_version_before(planned[name]))] == []
-
-
-def in_version_before(run):
-    """Return a run's settings in the version of its method that kept dropout until the end."""
-    return run.model_copy(update={"method": in_version(run.method, run.method.version - 1)})
+    assert [name for name in names if not has_record(folder, planned[name])] == []
 
 
 def test_ten_thousand_records_are_compared_in_seconds(tmp_path):
