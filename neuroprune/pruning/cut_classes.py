@@ -21,7 +21,8 @@ def stage_cut_class(changes: Transaction, module: nn.Module, cut_class: str, hea
         heads: Positions of the module's heads in the dense model, stored in its buffer `kept_heads`.
     """
     path, name = cut_class.split(":")
-    kept = heads.to(next(module.parameters()).device)
+    device = next(module.parameters()).device
+    kept = heads if device.type == "meta" else heads.to(device)  # the weights of an offloaded layer are on "meta"
     changes.set(module, "__class__", getattr(import_module(path), name))
     changes.replace(module._buffers, {**module._buffers, BUFFER: kept})
     changes.set(module, "_non_persistent_buffers_set", module._non_persistent_buffers_set | {BUFFER})

@@ -29,5 +29,5 @@ class CutMPNetAttention(MPNetSelfAttention):
         **kwargs: Any,
     ) -> tuple[Tensor, ...]:
         """Compute attention with the remaining heads' part of the bias `[1, dense heads, q, k]`."""
-        own = None if position_bias is None else position_bias.index_select(1, self.kept_heads)
+        own = None if position_bias is None else position_bias.index_select(1, self.kept_heads.to(position_bias.device))
         return super().forward(hidden_states, attention_mask, own, output_attentions, **kwargs)

@@ -43,7 +43,7 @@ class CutT5Attention(T5Attention):
         return self._of_kept_heads(self._bias_of_all)
 
     def _of_kept_heads(self, bias: Tensor) -> Tensor:
-        return bias.index_select(1, self.kept_heads)
+        return bias.index_select(1, self.kept_heads.to(bias.device))
 
 
 class SkippedT5Attention(SkippedAttention):

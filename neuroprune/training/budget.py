@@ -227,8 +227,19 @@ class DenseBudget(TrainerCallback):
         return [[0, self._measure(model)]]
 
     def _measure(self, model: Any) -> int:
-        batch: Any = self._trainer._prepare_inputs(self._batch)
-        return count_flops(model, lambda: self._trainer.compute_loss(model, batch))
+        trainer = self._trainer
+        (batch,), items = trainer.get_batch_samples(iter([self._batch]), 1, trainer.args.device)
+        inputs: Any = trainer._prepare_inputs(batch)
+        given = {} if items is None else {"num_items_in_batch": items}  # a loss may divide by it
+        try:
+            return count_flops(model, lambda: trainer.compute_loss(model, inputs, **given))
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):
+                raise
+            raise UserError(
+                "at_dense_cost counts the operations of the loss without gradients, but this Trainer's compute_loss "
+                "needs them; leave out at_dense_cost."
+            ) from error
 
 
 def _check_untaught(callbacks: Sequence[TrainerCallback]) -> None:

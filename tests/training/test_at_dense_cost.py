@@ -88,6 +88,30 @@ def test_the_rows_per_second_are_those_of_the_batch_size_that_was_found(tmp_path
     assert metrics["train_samples_per_second"] == pytest.approx(rows / metrics["train_runtime"], rel=1e-2)
 
 
+def test_a_loss_may_divide_by_the_number_of_labels_in_a_step(tmp_path):
+    trainer, method = prune(tmp_path, gradient_accumulation_steps=2)
+    trainer.compute_loss_func = lambda outputs, labels, num_items_in_batch=None: (
+        torch.nn.functional.cross_entropy(outputs.logits, labels, reduction="sum") / num_items_in_batch
+    )
+    trainer.train()
+    assert [event["step"] for event in method.report["events"]] == [4, 5, 6] and trainer.state.global_step > 15
+
+
+def test_a_loss_that_needs_gradients_is_refused_at_the_start(tmp_path):
+    trainer, _ = prune(tmp_path)
+    compute_loss = trainer.compute_loss
+
+    def sharpest(model, inputs, **options):
+        loss = compute_loss(model, inputs, **options)
+        torch.autograd.grad(loss, model.get_input_embeddings().weight, retain_graph=True)
+        return loss
+
+    trainer.compute_loss = sharpest
+    with pytest.raises(UserError, match="this Trainer's compute_loss needs them; leave out at_dense_cost"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
 def test_the_users_arguments_are_unchanged(tmp_path):
     trainer = make_trainer(NeuroPrune(sparsity=0.8), make_model("bert"), tmp_path, max_steps=24)
     args, before = trainer.args, trainer.args.to_dict()
