@@ -26,7 +26,7 @@ from neuroprune.methods.hooks import Hooks, Run, State
 from neuroprune.models.reload_check import check_reloadable
 from neuroprune.models.resumption import teach_trainer
 from neuroprune.pruning.blocks import Block, unwrapped
-from neuroprune.pruning.kept_units import read_record
+from neuroprune.pruning.kept_units import own_configs, read_record
 from neuroprune.pruning.plain_weights import check_no_adapters
 from neuroprune.results.versions import earlier_version, version_of
 
@@ -217,6 +217,7 @@ class Method(TrainerCallback):
                 hold(run.model, self, run, run.training or run.optimizer)
                 self._held = run.model
                 preconditions.check_not_frozen(self._cut_blocks(run))  # an earlier holder has unfrozen what it froze
+                own_configs(run.model)
                 self._direct = HookedForward(run.model) if run.wrapped else None
             yield
         except BaseException:

@@ -8,11 +8,13 @@ for it, and the number of other parameters removed with it (`others`).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+import transformers  # it may still be importing when this module loads, see `models.import_hook`
 from torch import Tensor, nn
 
 from neuroprune.errors import UserError
@@ -158,6 +160,22 @@ def configs_of(model: nn.Module) -> list[Any]:
     """
     configs = {id(config): config for part in (base_of(model), model) if (config := getattr(part, "config", None))}
     return list(configs.values())
+
+
+def own_configs(model: nn.Module) -> None:
+    """Give a model copies of its configurations, in place: a configuration may be shared with other models.
+
+    Models that are built with one configuration object hold that object, so that a record in it would describe them
+    all.
+
+    Args:
+        model: A transformers model, or a module around some.
+    """
+    copies: dict[int, Any] = {}
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, transformers.PreTrainedConfig):
+                setattr(module, name, copy.deepcopy(value, copies))
 
 
 def stage(changes: Transaction, model: nn.Module, record: dict[str, Any]) -> None:

@@ -230,9 +230,8 @@ class DenseBudget(TrainerCallback):
         trainer = self._trainer
         (batch,), items = trainer.get_batch_samples(iter([self._batch]), 1, trainer.args.device)
         inputs: Any = trainer._prepare_inputs(batch)
-        given = {} if items is None else {"num_items_in_batch": items}  # a loss may divide by it
         try:
-            return count_flops(model, lambda: trainer.compute_loss(model, inputs, **given))
+            return count_flops(model, lambda: trainer.compute_loss(model, inputs, num_items_in_batch=items))
         except RuntimeError as error:
             if "does not require grad" not in str(error):
                 raise

@@ -145,6 +145,27 @@ def test_weights_that_lie_elsewhere_are_refused(field):
         NeuroPrune(sparsity=0.5).on_train_begin(args, None, None)
 
 
+def test_checkpoints_at_a_signal_are_refused_because_they_lack_the_state(tmp_path):
+    trainer = make_trainer(NeuroPrune(sparsity=0.5), make_model("bert"), tmp_path)
+    trainer.args.enable_jit_checkpoint = True
+    with pytest.raises(UserError, match="enable_jit_checkpoint=True"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("layout", ["free", "uniform"])
+def test_models_with_a_common_configuration_are_pruned_one_after_the_other(layout):
+    first, sizes = make_model("bert"), []
+    config, before = first.config, first.config.to_dict()
+    for _ in range(2):
+        model = type(first)(config)
+        assert model.config is config
+        sizes.append(sum(parameter.numel() for parameter in model.parameters()))
+        train_bare(NeuroPrune(sparsity=0.4, layout=layout, calibration_rows=8), model)
+        assert measure_sparsity(model).weights == pytest.approx(0.4, abs=0.01)
+        assert kept_units(model).dense_heads == kept_units(first).dense_heads
+    assert sizes[0] == sizes[1] and config.to_dict() == before
+
+
 def test_a_compiled_model_is_refused_at_the_start(tmp_path):
     trainer = make_trainer(NeuroPrune(sparsity=0.5), make_model("bert"), tmp_path)
     trainer.args.torch_compile = True
@@ -152,7 +173,9 @@ def test_a_compiled_model_is_refused_at_the_start(tmp_path):
         trainer.train()
     in_place = make_model("bert")
     in_place.compile(backend="eager")
-    for model in (torch.compile(make_model("bert"), backend="eager"), in_place):
+    by_layer = make_model("bert")
+    by_layer.bert.encoder.layer[1] = torch.compile(by_layer.bert.encoder.layer[1], backend="eager")
+    for model in (torch.compile(make_model("bert"), backend="eager"), in_place, by_layer):
         for method in (NeuroPrune(sparsity=0.5), DSP(heads=3), CoFi(sparsity=0.5), L1(strength=1.0)):
             with pytest.raises(UserError, match=r"pass the uncompiled model"):
                 method.start(make_run(model, steps=3))

@@ -397,6 +397,21 @@ def test_loading_takes_the_options_of_transformers(options, seen, tmp_path):
     assert seen(loaded) and kept_units(loaded).heads == kept_units(model).heads
 
 
+def test_a_model_whose_layers_are_offloaded_computes_the_same(tmp_path):
+    model = make_model("t5").eval()
+    last = len(model.encoder.block) - 1
+    remove(model, {last: [1]})
+    save_pretrained(model, tmp_path / "model")
+    places = {name: "cpu" for name, module in model.named_modules() if not list(module.children())}
+    places = {name: "cpu" for name in places if not name.startswith(f"encoder.block.{last}.")}
+    places[f"encoder.block.{last}"] = "disk"
+    loaded = from_pretrained(tmp_path / "model", device_map=places, offload_folder=tmp_path / "offloaded").eval()
+    assert next(loaded.encoder.block[-1].parameters()).device.type == "meta"
+    batch = make_batch("t5")
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**batch).logits, model(**batch).logits)
+
+
 def test_an_option_that_fails_is_named(tmp_path):
     make_model("bert").save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"attn_implementation.*check attn_implementation"):

@@ -67,6 +67,11 @@ def check_trainer(args: Any, split_steps: bool, settles: bool, taught: bool) -> 
             "TrainingArguments(torch_compile=True): a compiled model can't be measured or masked while it is "
             "pruned; set it to False, and compile the pruned model."
         )
+    if getattr(args, "enable_jit_checkpoint", False):
+        raise UserError(
+            "TrainingArguments(enable_jit_checkpoint=True): the checkpoint that transformers writes at a SIGTERM lacks "
+            "the method's state; leave it out, and save at regular intervals (save_strategy='steps')."
+        )
     if not settles and args.metric_for_best_model:
         logger.warning(
             "TrainingArguments(metric_for_best_model=%r): this method removes units until the end of training, so that "
@@ -126,15 +131,16 @@ def check_unscaled(optimizer: Any, args: Any, method: str, learns_masks: bool, a
 
 
 def check_not_compiled(model: nn.Module) -> None:
-    """Reject a compiled model: it does not run the hooks that methods need.
+    """Reject a model that is compiled, as a whole or in parts: hooks do not run, and names of weights are others.
 
     Args:
         model: The model of a run.
 
     Raises:
-        UserError: If it was compiled by `torch.compile` or its `compile` method.
+        UserError: If it or one of its modules was compiled by `torch.compile`, or it by its `compile` method.
     """
-    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+    compiled = any(hasattr(module, "_orig_mod") for module in model.modules())
+    if compiled or getattr(model, "_compiled_call_impl", None) is not None:
         raise UserError(
             "the model is compiled, and a compiled model can't be measured or masked while it is pruned; pass "
             "the uncompiled model, and compile the pruned one."
