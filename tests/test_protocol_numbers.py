@@ -20,6 +20,8 @@ EQUAL_COST = ("protocol.csv", "dense_cost.csv")
 EQUAL_COST_DROPOUT = (*EQUAL_COST, "dense_cost_dropout.csv")
 TASKS_OF_README = ("`movie_512`", "`sst2_1000`")
 SEEDS = (range(10, 15), range(40, 45))
+LONG = {"sst2_1000_16": "1,008", "sst2_1000_8": "504", "movie_512_8": "512"}
+WITH_AND_WITHOUT = ("usual", "no dropout", "taylor", "taylor, no dropout")
 TASKS = ("movie_512", "sst2_1000", "sick_1500", "mrpc_1600", "sst2_6000")
 BEGINNINGS = {"usual": "usual", "head_first": "head first", "longer": "longer"}
 VARIANTS = {"dense": "dense", "usual": "NeuroPrune-FC", "taylor": "Taylor", "no fold": "without fold"}
@@ -192,6 +194,29 @@ def equal_costs_without_dropout(runs):
             yield [*names, *means, difference(values, usual), difference(values, dense), lowest]
 
 
+def long_runs(runs):
+    """The ninth addendum's runs: many epochs over few rows, with dropout until the end or the last event."""
+    yield [
+        "task",
+        "steps",
+        "NeuroPrune-FC",
+        "dropout ends",
+        "difference",
+        "worst seed",
+        "Taylor",
+        "dropout ends",
+        "difference",
+    ]
+    for cell in runs:
+        if cell.variant == "usual":
+            steps = LONG[cell.task]
+            found = [runs[cell._replace(variant=name)] for name in WITH_AND_WITHOUT]
+            means = [f"{statistics.mean(values.values()):.1f}" for values in found]
+            ours, taylor = difference(found[1], found[0]), difference(found[3], found[2])
+            worst = f"{min(found[1][seed] - found[0][seed] for seed in found[0]):+.1f}".replace("-", "−")
+            yield [f"`{cell.task}`", steps, *means[:2], ours, worst, *means[2:], taylor]
+
+
 def over_cells(runs, ours, theirs):
     """Return the difference of two variants over all cells that both have, with the interval over the seeds' means."""
     cells_ = [cell for cell in runs if cell.variant == ours and cell._replace(variant=theirs) in runs]
@@ -294,6 +319,21 @@ def test_the_table_and_the_decisions_about_dropout_are_those_of_the_runs():
     film = next(line for line in lines if line[:2] == ["`movie_512`", "90 %"])
     for text in ("on `movie_512` at 90 % it is {} points", "At 90 % in 64 steps it is {} points"):
         assert text.format(film[-1]) in TEXT
+
+
+def test_the_table_of_long_runs_and_the_advice_are_those_of_the_runs():
+    runs = complete_cells("long.csv", seeds=range(60, 65))
+    header, *lines = long_runs(runs)
+    assert lines_below(header) == lines and len(lines) > 1
+    pairs = [
+        ("no dropout", "usual"),
+        ("taylor, no dropout", "taylor"),
+        ("no dropout", "taylor, no dropout"),
+        ("usual", "taylor"),
+    ]
+    ours, taylor, lead, lead_with_dropout = (over_cells(runs, *pair) for pair in pairs)
+    assert f"Over these {len(lines)} cells it changes NeuroPrune-FC by {ours} points and Taylor by {taylor}" in TEXT
+    assert f"to Taylor is {lead} points, with dropout until the end {lead_with_dropout}" in TEXT
 
 
 def test_the_fold_on_fresh_seeds_is_that_of_the_runs():

@@ -228,7 +228,7 @@ class DenseBudget(TrainerCallback):
 
     def _measure(self, model: Any) -> int:
         trainer = self._trainer
-        (batch,), items = trainer.get_batch_samples(iter([self._batch]), 1, trainer.args.device)
+        (batch,), items = Trainer.get_batch_samples(trainer, iter([self._batch]), 1, trainer.args.device)
         inputs: Any = trainer._prepare_inputs(batch)
         try:
             return count_flops(model, lambda: trainer.compute_loss(model, inputs, num_items_in_batch=items))
