@@ -208,7 +208,7 @@ def long_runs(runs):
         "difference",
     ]
     for cell in runs:
-        if cell.variant == "usual":
+        if cell.variant == WITH_AND_WITHOUT[-1]:
             steps = LONG[cell.task]
             found = [runs[cell._replace(variant=name)] for name in WITH_AND_WITHOUT]
             means = [f"{statistics.mean(values.values()):.1f}" for values in found]
@@ -334,6 +334,8 @@ def test_the_table_of_long_runs_and_the_advice_are_those_of_the_runs():
     ours, taylor, lead, lead_with_dropout = (over_cells(runs, *pair) for pair in pairs)
     assert f"Over these {len(lines)} cells it changes NeuroPrune-FC by {ours} points and Taylor by {taylor}" in TEXT
     assert f"to Taylor is {lead} points, with dropout until the end {lead_with_dropout}" in TEXT
+    for page in (TEXT, ADVICE):
+        assert f"NeuroPrune-FC's difference to Taylor is {lead} points" in page
 
 
 def test_the_fold_on_fresh_seeds_is_that_of_the_runs():
