@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -145,6 +145,55 @@ def scored(score: str, **fields: Any) -> NeuroPrune:
     return type("Scored", (NeuroPrune,), {"make_strategy": lambda method: form(method.settings)})(**fields)
 
 
+class WeightedRows(NeuroPruneTarget):
+    """The target form with rows weighted in the Fisher information by what the model predicts for them."""
+
+    kind: ClassVar[str]
+
+    def _calibrate(self, run: Run) -> Calibration:
+        calibration, seen = super()._calibrate(run), []
+
+        def see(model: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+            if torch.is_grad_enabled():
+                seen[:] = [row_factors(output.logits.detach().float(), kwargs["labels"], self.kind)]
+
+        def add(usual: Any, x: Tensor, gradient: Tensor, *rest: Any) -> None:
+            usual(x, gradient * seen[0][:, None, None], *rest)
+
+        calibration._handles.append(run.model.register_forward_hook(see, with_kwargs=True))
+        for statistics in calibration.statistics.values():
+            statistics.add = partial(add, statistics.add)  # type: ignore[method-assign]
+        return calibration
+
+
+def row_factors(logits: Tensor, labels: Tensor, kind: str) -> Tensor:
+    """Return a factor for the gradients of each row: `[rows]`.
+
+    Args:
+        logits: `[rows, classes]`.
+        labels: `[rows]`.
+        kind: `predicted`: the squared gradient becomes that expected over the model's own predictions in place of the
+            label (exact for two classes); `margin`: every row gets the same weight, whatever its loss.
+
+    Returns:
+        The factors, at most the square root of 30 for `predicted`.
+    """
+    predictions = logits.softmax(-1)
+    classes = torch.eye(logits.shape[1])
+    squares = (predictions[:, None] - classes).square().sum(-1)  # of the loss's gradient by the logits, for each class
+    actual = squares.gather(1, labels[:, None])[:, 0]
+    if kind == "margin":
+        return actual.clamp_min(1e-6).rsqrt()
+    expected = (predictions * squares).sum(-1)
+    return (expected / actual.clamp_min(1e-4)).clamp_max(30).sqrt()
+
+
+def weighted(kind: str, **fields: Any) -> NeuroPrune:
+    """Return NeuroPrune with rows weighted as in `row_factors`."""
+    form = type(f"{kind.title()}Rows", (WeightedRows,), {"kind": kind})
+    return type("Weighted", (NeuroPrune,), {"make_strategy": lambda method: form(method.settings)})(**fields)
+
+
 def last_event(total: int) -> int:
     """Return the step of the last event with the default schedule."""
     usual = EventSettings()
@@ -184,6 +233,8 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "no dropout": (NeuroPrune, {}),
     "means, no dropout": (NeuroPrune, {"fold": "means"}),
     "taylor, no dropout": (Taylor, {}),
+    "predicted rows, no dropout": (weighted, {"kind": "predicted"}),
+    "margin rows, no dropout": (weighted, {"kind": "margin"}),
     "uniform": (NeuroPrune, {"layout": "uniform"}),
     "uniform, 64": (NeuroPrune, {"layout": "uniform", "multiple_of": 64}),
 }
