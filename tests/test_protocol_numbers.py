@@ -338,6 +338,20 @@ def test_the_table_of_long_runs_and_the_advice_are_those_of_the_runs():
         assert f"NeuroPrune-FC's difference to Taylor is {lead} points" in page
 
 
+def test_other_weights_of_rows_in_long_runs_are_those_of_the_runs():
+    usual = complete_cells("long.csv", seeds=range(60, 65))[Cell("sst2_1000_8", "usual", "0.8", "no dropout")]
+    found = defaultdict(dict)
+    with (PUBLISHED / "research" / "runs.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["task"] == "sst2_1000_8":
+                found[row["setting changed"].removeprefix("post_dropout=0 ")][row["seed"]] = 100 * float(
+                    row["metric pool"]
+                )
+    equal, true = (difference(found[name], usual) for name in ("equal weight of rows", "true Fisher information"))
+    assert f"With the same weight for every row the difference is {equal} points" in TEXT
+    assert f"expected over the model's own predictions {true}." in TEXT
+
+
 def test_the_fold_on_fresh_seeds_is_that_of_the_runs():
     runs = complete_cells("fold.csv", seeds=range(50, 55))
     header, *lines = folds(runs)
