@@ -38,6 +38,13 @@ def research(monkeypatch):
     return research
 
 
+@pytest.fixture
+def variants(research):
+    from benchmarks import variants
+
+    return variants
+
+
 def test_runs_share_their_training_until_a_method_begins_to_watch(research):
     first = {
         name: research.first_watched(name, research.build(name, 0.8), total=1000, batch=16)
@@ -49,21 +56,21 @@ def test_runs_share_their_training_until_a_method_begins_to_watch(research):
     assert first["random"] == 333  # it watches nothing
 
 
-def test_rows_are_weighted_by_what_the_model_predicts(research):
+def test_rows_are_weighted_by_what_the_model_predicts(variants):
     """p = (0.9, 0.1): the squared gradient is 0.02 for the first label and 1.62 for the other, 0.18 on average."""
     logits, labels = torch.tensor([0.9, 0.1]).log().expand(2, 2), torch.tensor([0, 1])
-    factors = [research.row_factors(logits, labels, kind).tolist() for kind in ("predicted", "margin")]
+    factors = [variants.row_factors(logits, labels, kind).tolist() for kind in ("predicted", "margin")]
     assert factors[0] == pytest.approx([3.0, 1 / 3])
     assert factors[1] == pytest.approx([0.02**-0.5, 1.62**-0.5])
     certain = torch.tensor([[100.0, 0.0]])
     for kind, largest in (("predicted", 30**0.5), ("margin", 1e3)):
-        assert research.row_factors(certain, torch.tensor([0]), kind).item() <= largest
+        assert variants.row_factors(certain, torch.tensor([0]), kind).item() <= largest
 
 
-def test_weighted_rows_change_which_units_are_chosen(research):
+def test_weighted_rows_change_which_units_are_chosen(variants):
     fields = {"sparsity": 0.5, "start": 0.25, "end": 0.25, "events": 1, "calibration_rows": 8, "post_lr": 1}
     found = []
-    for method in (NeuroPrune(**fields), *(research.weighted(kind, **fields) for kind in ("predicted", "margin"))):
+    for method in (NeuroPrune(**fields), *(variants.weighted(kind, **fields) for kind in ("predicted", "margin"))):
         model = make_model("bert").train()
         torch.manual_seed(0)
         train_bare(method, model, steps=8)
@@ -72,11 +79,11 @@ def test_weighted_rows_change_which_units_are_chosen(research):
     assert found[0] != found[1] and found[0] != found[2]
 
 
-def test_another_score_picks_what_taylor_picks(research):
+def test_another_score_picks_what_taylor_picks(variants):
     """At the first event both have seen the same steps; the fold changes only what stays."""
     fields = {"sparsity": 0.5, "start": 0.25, "end": 0.25, "events": 1, "calibration_rows": 8, "post_lr": 1}
     found = []
-    for method in (research.scored("taylor", **fields), Taylor(**fields)):
+    for method in (variants.scored("taylor", **fields), Taylor(**fields)):
         model = make_model("bert").train()
         torch.manual_seed(0)
         train_bare(method, model, steps=8)

@@ -59,14 +59,15 @@ class Settings(BaseModel):
     def _no_truth_value_as_number(cls, values: Any) -> Any:
         """Reject true and false, also in lists, where numbers belong; pydantic reads them as 1 and 0."""
         given = values.items() if isinstance(values, dict) else ()
-        kind = PydanticCustomError("number", "Input should be a number")
-        lines: list[InitErrorDetails] = [
-            {"type": kind, "loc": place, "input": item}
+        wrong = [
+            (place, item)
             for name, value in given
-            if _takes_numbers_only(cls, name)
             for place, item in _truth_values(name, value)
+            if _takes_numbers_only(cls, name)
         ]
-        if lines:
+        if wrong:
+            kind = PydanticCustomError("number", "Input should be a number")
+            lines: list[InitErrorDetails] = [{"type": kind, "loc": place, "input": item} for place, item in wrong]
             raise ValidationError.from_exception_data(cls.__name__, lines)
         return values
 

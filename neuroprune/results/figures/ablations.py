@@ -27,7 +27,7 @@ from neuroprune.results.figures.style import (
     say_below,
 )
 from neuroprune.results.runs import OPTIONS, drawn_runs
-from neuroprune.results.tables.summary import comparable_times, summarize
+from neuroprune.results.tables.summary import drawn_means
 
 SETTINGS = {
     "degree_weight": "NeuroPrune (penalties): degree weight",
@@ -57,7 +57,7 @@ def ablations(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         UserError: If the table of runs is missing.
     """
     runs = drawn_runs(study_dir)
-    table = comparable_times(summarize(runs))
+    table = drawn_means(runs)
     rest = table["group"].map(runs.drop_duplicates("group").set_index("group")["other_settings"])
     shown = comparisons(table.assign(other_settings=rest)[table["runs"] > 0])
     if shown.empty:

@@ -11,7 +11,7 @@ from neuroprune.results.figures import LARGE, grid
 from neuroprune.results.figures.style import nothing_to_show
 from neuroprune.results.runs import read_runs
 from neuroprune.results.tables.nearest import nearest_to_wanted
-from neuroprune.results.tables.summary import comparable_times, summarize
+from neuroprune.results.tables.summary import drawn_means
 
 
 def figure4(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
@@ -33,7 +33,7 @@ def figure4(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
 def sparsity_grid(study_dir: Path, large: bool) -> tuple[Figure, pd.DataFrame]:
     """Draw Figure 4 (``large`` false) or Figure 11 of a study."""
     runs = read_runs(study_dir)
-    table = comparable_times(summarize(runs))
+    table = drawn_means(runs)
     pruned = like_with_like(table)
     drawn = pruned[(pruned["dense_parameters"] > LARGE) == large]
     shown = grid.marks(table, drawn.assign(heading=grid.headings(drawn)))

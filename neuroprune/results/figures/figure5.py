@@ -11,7 +11,7 @@ from neuroprune.results.figures import grid
 from neuroprune.results.figures.figure4 import like_with_like
 from neuroprune.results.figures.style import nothing_to_show
 from neuroprune.results.runs import read_runs
-from neuroprune.results.tables.summary import comparable_times, summarize
+from neuroprune.results.tables.summary import drawn_means
 
 
 def figure5(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
@@ -28,7 +28,7 @@ def figure5(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         UserError: If the table of runs is missing.
     """
     runs = read_runs(study_dir)
-    table = comparable_times(summarize(runs))
+    table = drawn_means(runs)
     drawn, asked = runs_by_heads(table)
     shown = grid.marks(table, drawn.assign(heading=grid.headings(drawn)))
     if shown.empty:

@@ -11,7 +11,7 @@ from neuroprune.results.figures import grid
 from neuroprune.results.figures.style import nothing_to_show
 from neuroprune.results.runs import read_runs
 from neuroprune.results.tables.nearest import nearest_to_wanted
-from neuroprune.results.tables.summary import comparable_times, summarize
+from neuroprune.results.tables.summary import drawn_means
 
 
 def forms(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
@@ -28,7 +28,7 @@ def forms(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         UserError: If the table of runs is missing.
     """
     runs = read_runs(study_dir)
-    table = comparable_times(summarize(runs))
+    table = drawn_means(runs)
     drawn = both_forms(table)
     if drawn.empty:
         return nothing_to_show("Nothing to show: no model and task has finished runs of both NeuroPrune algorithms.")

@@ -34,7 +34,7 @@ from neuroprune.results.figures.style import (
     say_empty,
 )
 from neuroprune.results.runs import read_runs
-from neuroprune.results.tables.summary import batch_sizes, comparable_times, summarize
+from neuroprune.results.tables.summary import batch_sizes, drawn_means
 
 PANELS = ("inference", "training")
 SAME_COST = "budget_dense_flops"  # variant of runs with the training cost of dense fine-tuning
@@ -56,7 +56,7 @@ def frontier(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         UserError: If the table of runs is missing.
     """
     runs = read_runs(study_dir)
-    table = comparable_times(summarize(runs))
+    table = drawn_means(runs)
     shown = frontier_data(table)
     if shown.empty:
         return nothing_to_show("Nothing to show: no pruned run with a metric is finished.")

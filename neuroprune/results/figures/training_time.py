@@ -29,7 +29,7 @@ from neuroprune.results.figures.style import (
     say_below,
 )
 from neuroprune.results.runs import method_label, read_runs
-from neuroprune.results.tables.summary import comparable_times, summarize
+from neuroprune.results.tables.summary import drawn_means
 
 SERIES = ["model", "task", "method", "form", "point", "heads_asked", "alpha", "beta", "theta", "strength"]
 EPOCHS_ALONE = r"(?:epochs_[\d.]+)?"  # variants of runs without other unusual settings
@@ -49,7 +49,7 @@ def training_time(study_dir: Path) -> tuple[Figure, pd.DataFrame]:
         UserError: If the table of runs is missing.
     """
     runs = read_runs(study_dir)
-    chosen = by_epochs(comparable_times(summarize(runs)))
+    chosen = by_epochs(drawn_means(runs))
     shown = training_time_data(chosen)
     if shown.empty:
         return nothing_to_show("Nothing to show: no two finished runs differ only in their number of epochs.")

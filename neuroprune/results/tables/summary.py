@@ -106,16 +106,20 @@ def _with_train_time(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def comparable_times(table: pd.DataFrame) -> pd.DataFrame:
-    """Remove the training times that figures can't draw beside others.
+def drawn_means(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the means that figures draw.
 
     Args:
-        table: Means of ``summarize``.
+        runs: The tidy table, one row per run.
 
     Returns:
-        The means, without the wall-clock times of training where other runs on the same model and task recorded
-        processor times.
+        The means of ``summarize``, without the wall-clock times of training where other runs on the same model and task
+        recorded processor times.
+
+    Raises:
+        UserError: If there is no run.
     """
+    table = summarize(runs)
     processor = table["train_cpu_seconds"].notna()
     other = processor.groupby([table["model"], table["task"]]).transform("any") & ~processor
     names = ("train_time", "train_time_sd", "training_to_dense", "training_to_neuroprune")
