@@ -165,15 +165,31 @@ def test_multiples_too_large_for_the_layers_are_said(multiple_of, says, caplog):
     assert all("the rest up to 50.0 % are single zeros" in message for message in caplog.messages)
 
 
-def test_a_run_resumes_with_the_same_layout(tmp_path):
-    arguments = {"save_strategy": "steps", "save_steps": 11, "name": "qwen3"}
-    whole = make_model("qwen3")
-    make_trainer(NeuroPrune(sparsity=0.6, layout="uniform"), whole, tmp_path, **arguments).train()
-    again = from_pretrained(tmp_path / "checkpoint-11")
-    trainer = make_trainer(NeuroPrune(sparsity=0.6, layout="uniform"), again, tmp_path, **arguments)
-    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-11"))
+@pytest.mark.parametrize("name", ["qwen3", "t5", "bert"])
+@pytest.mark.parametrize("start", ["dense", "checkpoint"])
+@pytest.mark.parametrize("step", [11, 14], ids=["between events", "after the last"])
+def test_a_run_resumes_with_the_same_layout(name, start, step, tmp_path):
+    arguments = {"save_strategy": "steps", "save_steps": step, "name": name}
+    whole, checkpoint = make_model(name), tmp_path / f"checkpoint-{step}"
+    make_trainer(NeuroPrune(sparsity=0.5, layout="uniform"), whole, tmp_path, **arguments).train()
+    again = make_model(name, seed=1) if start == "dense" else from_pretrained(checkpoint)
+    trainer = make_trainer(NeuroPrune(sparsity=0.5, layout="uniform"), again, tmp_path, **arguments)
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert is_plain(again) and again.config.to_dict() | {"_name_or_path": ""} == whole.config.to_dict()
     assert kept_units(again).heads == kept_units(whole).heads
     assert measure_sparsity(again) == measure_sparsity(whole)
+    assert again.state_dict().keys() == whole.state_dict().keys()
+    torch.testing.assert_close(again.state_dict(), whole.state_dict())
+
+
+def test_checkpoints_are_plain_from_the_last_event_on(tmp_path):
+    model = make_model("llama")
+    method = NeuroPrune(sparsity=0.5, layout="uniform")
+    make_trainer(method, model, tmp_path, name="llama", save_strategy="steps", save_steps=1).train()
+    steps = [event["step"] for event in method.report["events"]]
+    saved = {step: json.loads((tmp_path / f"checkpoint-{step}" / "config.json").read_text()) for step in steps}
+    assert ["quantization_config" in saved[step] for step in steps] == [True, True, False]
+    assert saved[steps[-1]]["intermediate_size"] == find_blocks(model).mlps[0].width < 24
 
 
 def test_defaults_are_not_part_of_the_settings():

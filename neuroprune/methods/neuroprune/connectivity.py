@@ -127,12 +127,18 @@ class NeuroPruneTarget(TargetForm):
         return self._calibration is not None and self._calibration.informative()
 
     def prune(self, run: Run, goal: int, last: bool) -> None:
-        """Remove whole units within the budget; at the last event, zero the smallest weights to meet it exactly."""
+        """Remove whole units within the budget.
+
+        At the last event, zero the smallest weights to meet the target exactly; in the uniform layout, write the shapes
+        into the configuration, so that plain transformers loads the checkpoints from then on.
+        """
         calibration = self._take_calibration(run)
         self._remove_units(run, calibration, goal - removed_weights(run.model))
         if last:
             self._warn_of_zeros(run, goal)
             self.zeros = zero_smallest(run, goal, not self._in_slices, may_empty(self.settings))
+            if self._uniform:
+                to_plain(run.model, run.optimizer)
 
     def _warn_of_zeros(self, run: Run, goal: int) -> None:
         """Warn if slices are so large that much of the target is left to single zeros, which make nothing faster."""
@@ -150,7 +156,7 @@ class NeuroPruneTarget(TargetForm):
     def complete(self, run: Run) -> None:
         """Remove all-zero units, unless that would violate the required widths.
 
-        In the uniform layout, write the shapes into the configuration.
+        In the uniform layout, write the shapes into the configuration if training ended before the last event did.
         """
         if self._uniform:
             to_plain(run.model, run.optimizer)
