@@ -148,6 +148,7 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "dense, no dropout": (Dense, {}),
     "no dropout": (NeuroPrune, {}),
     "means, no dropout": (NeuroPrune, {"fold": "means"}),
+    "no fold, no dropout": (NeuroPrune, {"fold": False}),
     "taylor, no dropout": (Taylor, {}),
     "predicted rows, no dropout": (weighted, {"kind": "predicted"}),
     "margin rows, no dropout": (weighted, {"kind": "margin"}),
