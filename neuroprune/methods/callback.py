@@ -17,6 +17,7 @@ from neuroprune import distributed
 from neuroprune.config.canonical import settings_hash
 from neuroprune.config.fields import Settings
 from neuroprune.config.messages import sentences
+from neuroprune.config.versions import earlier_version, version_of
 from neuroprune.errors import UserError
 from neuroprune.methods.components import preconditions
 from neuroprune.methods.components.direct_calls import HookedForward
@@ -28,7 +29,6 @@ from neuroprune.models.resumption import teach_trainer
 from neuroprune.pruning.blocks import Block, unwrapped
 from neuroprune.pruning.kept_units import own_configs, read_record
 from neuroprune.pruning.plain_weights import check_no_adapters
-from neuroprune.results.versions import earlier_version, version_of
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from neuroprune.config.canonical import canonical
 from neuroprune.config.settings import RunSettings
+from neuroprune.config.versions import earlier_versions, in_version
 from neuroprune.errors import UserError
 from neuroprune.files.atomic import write_json, write_text
 from neuroprune.results.consistency import changed_files, check_metrics, check_times, wrong_times
@@ -29,7 +30,6 @@ from neuroprune.results.records import (
 )
 from neuroprune.results.rows import machine, row, with_dense_times, with_usual_times
 from neuroprune.results.runs import left_out_times, place_of
-from neuroprune.results.versions import earlier_versions, in_version
 
 Found = tuple[RunRecord, TimingRecord | None]
 

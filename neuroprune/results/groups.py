@@ -10,7 +10,7 @@ from typing import Any
 from neuroprune.config.canonical import canonical, canonical_but_seed
 from neuroprune.config.plan import POINT, differences, options, short_name
 from neuroprune.config.settings import RunSettings
-from neuroprune.results.versions import in_version, version_of
+from neuroprune.config.versions import in_version, version_of
 
 Kind = tuple[Any, ...]
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from neuroprune.config.versions import different_versions
 from neuroprune.errors import UserError
 from neuroprune.files.atomic import write_bytes, write_json
 from neuroprune.results.records import read_plan, read_record
-from neuroprune.results.versions import different_versions
 
 KEPT = ("run.json", "timing.json", "*.safetensors")  # files of a run that are copied; models are not
 

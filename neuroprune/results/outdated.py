@@ -17,10 +17,10 @@ from neuroprune.config.canonical import canonical, settings_hash
 from neuroprune.config.jobs import Job
 from neuroprune.config.plan import Plan
 from neuroprune.config.settings import RunSettings, TimingSettings
+from neuroprune.config.versions import different_versions, named, version_of
 from neuroprune.files.atomic import finite
 from neuroprune.results.manifests import OF_DATA, OF_MODEL, is_usable
 from neuroprune.results.records import RunRecord, TimingRecord, read_record, read_timing, read_valid
-from neuroprune.results.versions import different_versions, named, version_of
 
 
 def has_record(folder: Path, run: RunSettings) -> bool:

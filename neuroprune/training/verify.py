@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuroprune import tasks
+from neuroprune.config.versions import is_earlier, named
 from neuroprune.errors import UserError
 from neuroprune.files.temporary import temporary_folder
 from neuroprune.models import sources
 from neuroprune.results.manifests import teacher_hash
 from neuroprune.results.records import Result, RunRecord, read_record
-from neuroprune.results.versions import is_earlier, named
 from neuroprune.training.run import train
 
 STANDARD_ERRORS = 2.0  # tolerance of metrics for other machines and versions, in standard errors

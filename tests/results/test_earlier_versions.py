@@ -7,6 +7,7 @@ import pytest
 from helpers import results
 from neuroprune import cli
 from neuroprune.config.catalogue import make_plan
+from neuroprune.config.versions import in_version, is_earlier
 from neuroprune.errors import UserError
 from neuroprune.results import figures, tables
 from neuroprune.results.collect import collect
@@ -14,7 +15,6 @@ from neuroprune.results.merge import merge
 from neuroprune.results.outdated import repeated
 from neuroprune.results.runs import drawn_runs, read_runs
 from neuroprune.results.tables.summary import summarize
-from neuroprune.results.versions import in_version, is_earlier
 
 NEWEST = {"neuroprune": 3, "l1": 2, "taylor": 2, "random": 2}
 
