@@ -36,6 +36,29 @@ SCHEDULES = {
 """Changes of the schedule by variant: name, and the variant with the default schedule."""
 
 
+EXPLORED = {  # seeds by task
+    "movie_512": ("10", "11", "12"),
+    "sst2_1000": ("10", "11"),
+    "sick_1500": ("10", "11"),
+    "sst2_1000_8": ("60", "61"),
+}
+AVERAGED, JOINT = "weights averaged over the last half", "joint Fisher information"
+EXPLORATIONS = {
+    "NeuroPrune-FC": ("no dropout", ""),
+    "mean of abs(q) as score": ("neuroprune", "mean of |q|"),
+    "joint Fisher information as score": ("neuroprune", JOINT),
+    "the same, cross terms times 0.3": ("neuroprune", f"{JOINT}, cross terms times 0.3"),
+    "weights averaged": ("neuroprune", AVERAGED),
+    "means folded only": ("neuroprune", "fold=means"),
+    "without fold": ("neuroprune", "fold=False"),
+    "Taylor": ("taylor, no dropout", ""),
+    "Taylor, weights averaged": ("taylor", AVERAGED),
+    "dense": ("dense, no dropout", ""),
+    "dense, weights averaged": ("dense", AVERAGED),
+}
+"""Exploratory comparisons by name: a variant of the protocol, or a method with the setting changed in `runs.csv`."""
+
+
 class Cell(NamedTuple):
     """Runs that differ only in the seed; `sparsity` is empty for dense runs."""
 
@@ -60,6 +83,32 @@ def complete_cells(*names, seeds=None, number=5):
                     cell = Cell(row["task"], row["beginning"], row["asked"], row["variant"])
                     found[cell][row["seed"]] = 100 * float(row["metric pool"])
     return {cell: values for cell, values in found.items() if len(values) == number}
+
+
+def explored():
+    """Return the accuracies by task, method, setting and seed of exploratory runs in which dropout ends."""
+    found = defaultdict(dict)
+    with (PUBLISHED / "research" / "runs.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            setting = row["setting changed"].removeprefix("post_dropout=0 ")
+            found[row["task"], row["method"], setting][row["seed"]] = 100 * float(row["metric pool"])
+    return found
+
+
+def explorations():
+    """The exploratory comparisons of scores and of averaged weights; an empty cell was not run."""
+    yield ["change", *(f"`{task}`, seeds {', '.join(seeds)}" for task, seeds in EXPLORED.items())]
+    other = explored()
+    common = complete_cells("dropout.csv", seeds=range(10, 15)) | complete_cells("long.csv", seeds=range(60, 65))
+    for name, (variant, setting) in EXPLORATIONS.items():
+        line = []
+        for task, seeds in EXPLORED.items():
+            asked = "" if name.startswith("dense") else "0.8"
+            known = (
+                common.get(Cell(task, "usual", asked, variant), {}) if not setting else other[task, variant, setting]
+            )
+            line.append(", ".join(f"{known[seed]:.1f}" for seed in seeds if seed in known))
+        yield [name, *line]
 
 
 def difference(ours, theirs):
@@ -341,16 +390,15 @@ def test_the_table_of_long_runs_and_the_advice_are_those_of_the_runs():
 
 def test_other_weights_of_rows_in_long_runs_are_those_of_the_runs():
     usual = complete_cells("long.csv", seeds=range(60, 65))[Cell("sst2_1000_8", "usual", "0.8", "no dropout")]
-    found = defaultdict(dict)
-    with (PUBLISHED / "research" / "runs.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["task"] == "sst2_1000_8":
-                found[row["setting changed"].removeprefix("post_dropout=0 ")][row["seed"]] = 100 * float(
-                    row["metric pool"]
-                )
+    found = {key[2]: values for key, values in explored().items() if key[0] == "sst2_1000_8"}
     equal, true = (difference(found[name], usual) for name in ("equal weight of rows", "true Fisher information"))
     assert f"With the same weight for every row the difference is {equal} points" in TEXT
     assert f"expected over the model's own predictions {true}." in TEXT
+
+
+def test_the_table_of_explored_scores_is_that_of_the_runs():
+    header, *lines = explorations()
+    assert lines_below(header) == lines
 
 
 def test_the_fold_on_fresh_seeds_is_that_of_the_runs():
