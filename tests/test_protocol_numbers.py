@@ -266,6 +266,17 @@ def long_runs(runs):
             yield [f"`{cell.task}`", steps, *means[:2], ours, worst, *means[2:], taylor]
 
 
+def folds_in_long_runs(runs):
+    """The tenth addendum's runs: the fold, the means alone and no fold in many epochs over few rows."""
+    names = ("no dropout", "means, no dropout", "no fold, no dropout", "taylor, no dropout")
+    yield ["task", "least squares", "means alone", "no fold", "Taylor", "means − least squares", "none − least squares"]
+    for cell in runs:
+        if cell.variant == names[-1]:
+            found = [runs[cell._replace(variant=name)] for name in names]
+            changes = [difference(each, found[0]) for each in found[1:3]]
+            yield [f"`{cell.task}`", *map(by_seed, found), *changes]
+
+
 def over_cells(runs, ours, theirs):
     """Return the difference of two variants over all cells that both have, with the interval over the seeds' means."""
     cells_ = [cell for cell in runs if cell.variant == ours and cell._replace(variant=theirs) in runs]
@@ -386,6 +397,18 @@ def test_the_table_of_long_runs_and_the_advice_are_those_of_the_runs():
     for page in (TEXT, ADVICE):
         assert f"NeuroPrune-FC's difference to Taylor is {lead} points" in page
     assert f"and behind it in 8 and 16 epochs over 1,000 rows ({lead}; n = 5 seeds each" in README
+
+
+def test_the_fold_in_long_runs_is_that_of_the_runs():
+    runs = complete_cells("long_fold.csv", seeds=range(70, 75))
+    header, *lines = folds_in_long_runs(runs)
+    assert lines_below(header) == lines and lines
+    means, none = (over_cells(runs, f"{name}, no dropout", "no dropout") for name in ("means", "no fold"))
+    assert f"the means alone make a difference of {means} points, no fold {none}" in TEXT
+    names = ("no dropout", "means, no dropout", "no fold, no dropout")
+    leads = [over_cells(runs, name, "taylor, no dropout") for name in names]
+    assert "with the fold {}, with the means {}, without {}".format(*leads) in TEXT
+    assert f"in 8 epochs {leads[0]}; with `fold: means` it is there {leads[1]}" in TEXT
 
 
 def test_other_weights_of_rows_in_long_runs_are_those_of_the_runs():
