@@ -73,24 +73,28 @@ def runs():
     return complete_cells("protocol.csv")
 
 
+def rows_of(name):
+    """Return the runs in one of the files of measurements."""
+    with (PUBLISHED / "research" / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def complete_cells(*names, seeds=None, number=5):
     """Return the accuracies by cell and seed of some files' cells with all seeds; dense runs belong to every target."""
     found = defaultdict(dict)
-    for name in names:
-        with (PUBLISHED / "research" / name).open(newline="") as file:
-            for row in csv.DictReader(file):
-                if seeds is None or int(row["seed"]) in seeds:
-                    cell = Cell(row["task"], row["beginning"], row["asked"], row["variant"])
-                    found[cell][row["seed"]] = 100 * float(row["metric pool"])
+    for row in (row for name in names for row in rows_of(name)):
+        if seeds is None or int(row["seed"]) in seeds:
+            cell = Cell(row["task"], row["beginning"], row["asked"], row["variant"])
+            found[cell][row["seed"]] = 100 * float(row["metric pool"])
     return {cell: values for cell, values in found.items() if len(values) == number}
 
 
 def explored():
     """Return the accuracies by task, method, setting and seed of exploratory runs in which dropout ends."""
     found = defaultdict(dict)
-    with (PUBLISHED / "research" / "runs.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            setting = row["setting changed"].removeprefix("post_dropout=0 ")
+    for row in rows_of("runs.csv"):
+        dropout, _, setting = row["setting changed"].partition(" ")
+        if dropout == "post_dropout=0":
             found[row["task"], row["method"], setting][row["seed"]] = 100 * float(row["metric pool"])
     return found
 
@@ -103,10 +107,8 @@ def explorations():
     for name, (variant, setting) in EXPLORATIONS.items():
         line = []
         for task, seeds in EXPLORED.items():
-            asked = "" if name.startswith("dense") else "0.8"
-            known = (
-                common.get(Cell(task, "usual", asked, variant), {}) if not setting else other[task, variant, setting]
-            )
+            cell = Cell(task, "usual", "" if name.startswith("dense") else "0.8", variant)
+            known = other[task, variant, setting] if setting else common.get(cell, {})
             line.append(", ".join(f"{known[seed]:.1f}" for seed in seeds if seed in known))
         yield [name, *line]
 
@@ -413,8 +415,8 @@ def test_the_fold_in_long_runs_is_that_of_the_runs():
 
 def test_other_weights_of_rows_in_long_runs_are_those_of_the_runs():
     usual = complete_cells("long.csv", seeds=range(60, 65))[Cell("sst2_1000_8", "usual", "0.8", "no dropout")]
-    found = {key[2]: values for key, values in explored().items() if key[0] == "sst2_1000_8"}
-    equal, true = (difference(found[name], usual) for name in ("equal weight of rows", "true Fisher information"))
+    names = ("equal weight of rows", "true Fisher information")
+    equal, true = (difference(explored()["sst2_1000_8", "neuroprune", name], usual) for name in names)
     assert f"With the same weight for every row the difference is {equal} points" in TEXT
     assert f"expected over the model's own predictions {true}." in TEXT
 
