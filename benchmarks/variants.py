@@ -150,6 +150,8 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "means, no dropout": (NeuroPrune, {"fold": "means"}),
     "no fold, no dropout": (NeuroPrune, {"fold": False}),
     "taylor, no dropout": (Taylor, {}),
+    "score taylor, means, no dropout": (scored, {"score": "taylor", "fold": "means"}),
+    "score root, means, no dropout": (scored, {"score": "root", "fold": "means"}),
     "predicted rows, no dropout": (weighted, {"kind": "predicted"}),
     "margin rows, no dropout": (weighted, {"kind": "margin"}),
     "uniform": (NeuroPrune, {"layout": "uniform"}),
