@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
@@ -108,6 +109,12 @@ def known_rows(run: RunSettings) -> int | None:
     whole, _ = ROWS_AND_TOKENS.get(_dataset(run), (None, None))
     limit = run.task.train_rows
     return limit if whole is None else min(whole, limit or whole)
+
+
+def known_steps(run: RunSettings) -> int | None:
+    """Return the number of training steps of a run of its epochs, if known without its data."""
+    rows = known_rows(run)
+    return None if rows is None else math.ceil(math.ceil(rows / run.training.batch_size) * run.training.epochs)
 
 
 def known_tokens(run: RunSettings) -> int | None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from neuroprune.config.dimensions import DECODER_LAYERS, LAYERS, NEURONS, WIDTH
-from neuroprune.config.gpu_hours import PARAMETERS
+from neuroprune.config.gpu_hours import PARAMETERS, known_steps
+from neuroprune.config.methods import NeuroPruneSettings
 from neuroprune.config.plan import Plan
 from neuroprune.config.settings import RunSettings
 
@@ -159,10 +160,17 @@ def memory(run: RunSettings, shape: Shape) -> Memory | None:
         return None
     weights = 4 * shape.parameters
     state = STATES[run.training.optimizer] * shape.parameters
-    folds = getattr(run.method, "fold", False) is True and getattr(run.method, "form", "") == "target"
-    moments = 2 * shape.layers * (shape.neurons**2 + shape.width**2) if folds else 0.0  # half of symmetric matrices
+    moments = 2 * shape.layers * (shape.neurons**2 + shape.width**2) if _folds(run) else 0.0  # half of the matrices
     known = shape.layers > 0
     return Memory(weights, weights, state, _activations(run, shape) if known else None, moments if known else None)
+
+
+def _folds(run: RunSettings) -> bool:
+    """Return whether removed units are folded by least squares; if that depends on an unknown number of steps, yes."""
+    method, steps = run.method, known_steps(run) or 0
+    if not isinstance(method, NeuroPruneSettings) or method.form != "target":
+        return False
+    return method.fold_with(steps - round(method.end * steps)) is True
 
 
 def _activations(run: RunSettings, shape: Shape) -> float:

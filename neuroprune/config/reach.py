@@ -6,12 +6,11 @@ its strength. Entries larger than the sum of the rates therefore never become ze
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroprune.config.gpu_hours import known_rows
+from neuroprune.config.gpu_hours import known_steps
 from neuroprune.config.plan import Plan
 from neuroprune.config.settings import ModelSettings, RunSettings
 
@@ -62,11 +61,10 @@ def warnings(rows: list[list[str]]) -> list[str]:
 
 def rate_sum(run: RunSettings) -> float | None:
     """Return the sum of the learning rates of all steps with a penalty; None if the number of rows is unknown."""
-    rows = known_rows(run)
-    if rows is None:
+    steps = known_steps(run)
+    if steps is None:
         return None
     training = run.training
-    steps = math.ceil(rows / training.batch_size) * training.epochs
     start = getattr(run.method, "penalty_start", 0.0)
     return training.learning_rate * steps * _share_of_schedule(start, training.warmup)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from test_gpu_hours import T5, run
+from test_gpu_hours import CNN, T5, run
 
 from helpers.models import make_batch, make_model
 from neuroprune.config import memory
@@ -25,6 +25,17 @@ def test_the_fold_needs_second_moments():
     assert memory.memory(run(method=NEUROPRUNE), SHAPE).fold == 2 * 24 * (4096**2 + 1024**2)
     for fold in (False, "means"):
         assert memory.memory(run(method=NEUROPRUNE | {"fold": fold}), SHAPE).fold == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "end", "folds"), [(99 * 8, 0.5, True), (100 * 8, 0.5, False), (100 * 8, 0.6, True), (None, 0.5, False)]
+)
+def test_the_fold_by_length_needs_second_moments_in_short_runs_only(rows, end, folds):
+    method = NEUROPRUNE | {"fold": "auto", "end": end}
+    runs = run(method=method, task=CNN | {"train_rows": rows}, training={"batch_size": 8, "epochs": 1})
+    assert (memory.memory(runs, SHAPE).fold > 0) == folds
+    unknown = run(method=method, task=CNN | {"source": "some/where"}, training={"batch_size": 8})
+    assert memory.memory(unknown, SHAPE).fold > 0, "an estimate without the number of rows must not be too low"
 
 
 def test_passes_processes_and_checkpointing_save_activations():

@@ -240,6 +240,31 @@ def test_units_with_a_constant_output_are_removed_without_any_change_where_means
     assert errors["means"] < 1e-8 < 1e-4 < errors[False]
 
 
+@pytest.mark.parametrize(("steps", "end", "fold"), [(99, 0.5, True), (100, 0.5, "means"), (100, 0.6, True)])
+def test_the_fold_by_length_is_least_squares_if_few_steps_follow_the_last_event(steps, end, fold):
+    """49 or 40 steps follow it, or 50: the statistics and the weights are those of that fold."""
+    states, options = [], {"sparsity": 0.5, "calibration_rows": 8, "end": end}
+    for asked in ("auto", fold):
+        model, method = make_model("bert"), NeuroPrune(fold=asked, **options)
+        train_bare(method, model, steps=steps)
+        assert method.report["fold"] == {True: "least squares", "means": "means"}[fold]
+        states.append(model.state_dict())
+    auto, known = states
+    assert all(torch.equal(value, known[key]) for key, value in auto.items())
+
+
+def test_a_resumed_run_keeps_its_fold_even_if_it_is_now_longer():
+    method, run = NeuroPrune(sparsity=0.5, fold="auto", calibration_rows=8), make_run(make_model("bert"), 60)
+    method.start(run)
+    while not method.strategy.state_dict()["calibrating"]:
+        take_step(method, run)
+    state, longer = method.state_dict(), make_run(run.model, 600)
+    longer.step = run.step
+    again = NeuroPrune(sparsity=0.5, fold="auto", calibration_rows=8)
+    again.resume(longer, state)
+    assert again.report["fold"] == "least squares"
+
+
 @pytest.mark.parametrize("name", ["bert", "t5", "llama"])
 def test_options_of_the_target_form(name):
     options = ({"fold": False}, {"fold": "means"}, {"token_weights": False}, {"min_share": 0.5}, {"events": 7})

@@ -15,6 +15,8 @@ _CONNECTIVITY = ("calibration_rows", "ridge", "fold", "centred", "token_weights"
 """Settings of the target form alone, in addition to the removal events'."""
 _PENALTIES = ("mode", "eps", "penalty_start", "degree_weight", "merge")
 """Settings of the penalties, fixed or regulated."""
+RECOVERY = 50
+"""Number of steps after the last event from which `fold: auto` folds the means alone."""
 
 
 class NeuroPruneSettings(EventSettings):
@@ -81,10 +83,11 @@ class NeuroPruneSettings(EventSettings):
         description="Minimum fraction of its neurons that each layer keeps in the target form. With 0, a layer may "
         "lose all its neurons or all its heads in every form, and they are skipped.",
     )
-    fold: bool | Literal["means"] = Field(
+    fold: bool | Literal["means", "auto"] = Field(
         default=True,
         description="Target form: fold the effect of removed units into the remaining ones by least squares, or, with "
-        "`means`, only the mean of their outputs into biases, which needs less memory and time.",
+        "`means`, only the mean of their outputs into biases, which needs less memory and time. `auto` takes `means` "
+        f"if at least {RECOVERY} steps follow the last event.",
     )
     centred: bool = Field(
         default=True,
@@ -216,6 +219,12 @@ class NeuroPruneSettings(EventSettings):
         """Return whether a target is met by functional connectivity."""
         targets = (values.get(name) for name in ("sparsity", "heads", "speedup"))
         return values.get("algorithm") != "penalties" and any(target is not None for target in targets)
+
+    def fold_with(self, steps: int) -> bool | Literal["means"]:
+        """Return how removed units are folded if this number of steps follows the last event."""
+        if self.fold == "auto":
+            return "means" if steps >= RECOVERY else True
+        return self.fold
 
     @property
     def removal(self) -> float:

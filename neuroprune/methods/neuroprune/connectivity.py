@@ -17,7 +17,7 @@ contains the threshold theta at which the paper's algorithm would keep the same 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,6 +49,10 @@ from neuroprune.pruning.plain_config import is_plain, plain_values, to_plain
 from neuroprune.pruning.sparsity import cubic_schedule, prunable_weights, removed_weights
 from neuroprune.pruning.surgery import kept_units
 
+FOLDS = {True: "least squares", "means": "means", False: "none"}
+"""Names of the folds in the report."""
+MOMENTS = {"least squares": SecondMoments, "means": Means, "none": None}
+"""What the folds are computed from."""
 MOSTLY = 0.9
 """Fraction of the target that slices of whole units should remove; a warning is logged below it."""
 
@@ -175,6 +179,12 @@ class NeuroPruneTarget(TargetForm):
         grouped = uniform_groups if self._uniform else separate_groups
         return grouped(run, self.settings.min_share, self.settings.multiple_of)
 
+    def _plan(self, run: Run, plan: Sequence[tuple[int, float]] | None = None) -> None:
+        """Plan the events, and the fold by the number of steps after the last one."""
+        super()._plan(run, plan)
+        last, _ = self.plan[-1]
+        self.report["fold"] = FOLDS[self.settings.fold_with(run.total_steps - last)]
+
     def _watch(self, run: Run) -> None:
         """Attach the calibration if the next step belongs to the window before an event."""
         window = run.steps_for(self.settings.calibration_rows)
@@ -182,7 +192,7 @@ class NeuroPruneTarget(TargetForm):
             self._calibrate(run)
 
     def _calibrate(self, run: Run) -> Calibration:
-        asked, moments = self.settings, {True: SecondMoments, "means": Means, False: None}[self.settings.fold]
+        asked, moments = self.settings, MOMENTS[self.report["fold"]]
         self._calibration = Calibration(
             run.model, run.blocks, moments, asked.token_weights, asked.centred, loss_rows=lambda: run.loss_rows
         )
