@@ -11,6 +11,7 @@ seconds and their ratio to a plain step:
 from __future__ import annotations
 
 import argparse
+import itertools
 import resource
 import statistics
 import subprocess
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim import AdamW
@@ -83,16 +85,15 @@ def after_last_event(sparsity: float) -> Loop:
 
 def steps(rounds: int) -> list[Line]:
     """Measure the cost of a step relative to a plain step."""
-    window = 0.5  # the only event is long after the timed window
+    window: dict[str, Any] = {"start": 0.5, "end": 0.5, "events": 1, "calibration_rows": TOTAL * 32}  # until much later
     loops = {
         "plain": Loop(Dense(), 0),
         "penalty, coupled": Loop(NeuroPrune(alpha=1e-4, beta=1e-4), 0),
         "penalty, decoupled": Loop(NeuroPrune(alpha=1.0, beta=1.0, mode="decoupled"), 0),
         "l1, coupled": Loop(L1(strength=1e-4), 0),
         "target, outside a window": Loop(NeuroPrune(sparsity=0.8), 0),
-        "target, in a window": Loop(
-            NeuroPrune(sparsity=0.8, start=window, end=window, events=1, calibration_rows=TOTAL * 32), 0
-        ),
+        "target, in a window": Loop(NeuroPrune(sparsity=0.8, **window), 0),
+        "target, in a window, least squares": Loop(NeuroPrune(sparsity=0.8, fold=True, **window), 0),
         "target 50 %, after the last event": after_last_event(0.5),
         "target 80 %, after the last event": after_last_event(0.8),
         "target 90 %, after the last event": after_last_event(0.9),
@@ -100,25 +101,26 @@ def steps(rounds: int) -> list[Line]:
     seconds = in_turns({name: loop.step for name, loop in loops.items()}, rounds)
     lines = report("A training step", seconds, seconds["plain"])
     cut = {"80 % at once": event(0.8) - seconds["plain"]}
+    cut["80 % at once, least squares"] = event(0.8, fold=True) - seconds["plain"]
     return lines + report("An event (choice, fold, cut)", cut, seconds["plain"])
 
 
-def event(sparsity: float) -> float:
+def event(sparsity: float, **fields: Any) -> float:
     """Return the seconds of a step with an event."""
-    loop = Loop(NeuroPrune(sparsity=sparsity, start=0.003, end=0.003, events=1, calibration_rows=64), 0)
+    loop = Loop(NeuroPrune(sparsity=sparsity, start=0.003, end=0.003, events=1, calibration_rows=64, **fields), 0)
     return [loop.step() for _ in range(3)][-1]
 
 
 def whole_runs(total: int) -> list[Line]:
     """Measure the processor time and the peak memory of whole runs, which contain three windows of calibration."""
-    methods = {"dense": Dense(), "target 50 %": NeuroPrune(sparsity=0.5), "target 80 %": NeuroPrune(sparsity=0.8)}
-    methods["target 80 %, means"] = NeuroPrune(sparsity=0.8, fold="means")
+    methods = {"dense": Dense()}
+    for percent, (name, fold) in itertools.product((50, 80), {"least squares": True, "means": "means"}.items()):
+        methods[f"target {percent} %, {name}"] = NeuroPrune(sparsity=percent / 100, fold=fold)
     methods |= {"target 80 %, no fold": NeuroPrune(sparsity=0.8, fold=False), "Taylor 80 %": Taylor(sparsity=0.8)}
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         found = {name: pool.apply(_whole_run, (method, total, SIZES)) for name, method in methods.items()}
-        large = {
-            name: pool.apply(_whole_run, (methods[name], 12, SIZES, 32, 128))[1] for name in ("dense", "target 80 %")
-        }
+        compared = ("dense", "target 80 %, least squares", "target 80 %, means")
+        large = {name: pool.apply(_whole_run, (methods[name], 12, SIZES, 32, 128))[1] for name in compared}
     seconds = {name: taken for name, (taken, _) in found.items()}
     memory = {name: peak for name, (_, peak) in found.items()}
     lines = report(f"A run of {total} steps", seconds, seconds["dense"])

@@ -160,6 +160,12 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 def build(name: str, sparsity: float) -> Method:
-    """Return the method of a variant; `Training` ends dropout, in dense runs too, so that the method never does."""
+    """Return the method of a variant; `Training` ends dropout, in dense runs too, so that the method never does.
+
+    NeuroPrune-FC folds by least squares at any length unless the variant says otherwise.
+    """
     kind, fields = VARIANTS[name]
-    return kind(**fields) if kind is Dense else kind(sparsity=sparsity, post_dropout=1.0, **fields)
+    if kind is Dense:
+        return Dense(**fields)
+    usual = {} if kind in (Taylor, RandomUnits) else {"fold": True}
+    return kind(sparsity=sparsity, post_dropout=1.0, **usual | fields)

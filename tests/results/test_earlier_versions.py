@@ -16,7 +16,7 @@ from neuroprune.results.outdated import repeated
 from neuroprune.results.runs import drawn_runs, read_runs
 from neuroprune.results.tables.summary import summarize
 
-NEWEST = {"neuroprune": 3, "l1": 2, "taylor": 2, "random": 2}
+NEWEST = {"neuroprune": 4, "l1": 2, "taylor": 2, "random": 2}
 
 
 def runs(points, seeds=(0,), name="neuroprune", version=None, **options):
@@ -59,7 +59,7 @@ def test_the_table_of_runs_names_the_version(planned, tmp_path):
     folder = write(tmp_path / "mixed", results.settings(), *before, *now)
     if planned:  # with the newest version
         results.write_plan(folder, [results.settings(), *runs([0.5, 0.8]), *now])
-    differ = "whose results differ from those of version 3"
+    differ = "whose results differ from those of version 4"
     assert collect(folder) == [f"2 of 5 runs made by version 2 of neuroprune, {differ}: {names(before)}."]
     table = summarize(read_runs(folder))
     assert dict(zip(table["group"], table["variant"], strict=True)) == {
@@ -100,7 +100,7 @@ def test_tables_explain_earlier_versions_and_figures_leave_them_out(tmp_path):
 
 def test_a_merge_names_the_versions_of_a_run_that_both_studies_have(tmp_path):
     one, other = write(tmp_path / "one", *runs([0.5], version=2)), write(tmp_path / "other", *runs([0.5]))
-    text = "same name, made by version 2 of neuroprune and version 3 of neuroprune; leave one"
+    text = "same name, made by version 2 of neuroprune and version 4 of neuroprune; leave one"
     with pytest.raises(UserError, match=text):
         merge([one, other], tmp_path / "both")
 
@@ -146,7 +146,7 @@ def test_records_that_will_be_repeated_are_counted_with_the_reason(tmp_path):
     assert repeated(folder, runs_of_now) == ""
     write_earlier(tmp_path)
     begin = "a record that does not count and will be repeated"
-    neuroprune, random = "version 2 of neuroprune instead of version 3", "version 1 of random instead of version 2"
+    neuroprune, random = "version 3 of neuroprune instead of version 4", "version 1 of random instead of version 2"
     assert repeated(folder, runs_of_now) == f"3 runs have {begin}: 2 made by {neuroprune}, 1 made by {random}."
     longer = planned(tmp_path, training={"epochs": 9})[:1]
     assert repeated(folder, longer) == f"1 run has {begin}: 1 made with other settings."

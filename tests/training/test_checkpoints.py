@@ -160,7 +160,7 @@ def test_a_state_of_an_earlier_version_names_it_and_can_be_resumed_with_it(tmp_p
         method = NeuroPrune(sparsity=0.5, calibration_rows=8, **version)
         resumed.append(make_trainer(method, pretrained.from_pretrained(checkpoint), tmp_path))
     with pytest.raises(
-        UserError, match=r"of version 2 of neuroprune, not of version 3; resume with version=2, or train"
+        UserError, match=r"of version 2 of neuroprune, not of version 4; resume with version=2, or train"
     ):
         resumed[0].train(resume_from_checkpoint=str(checkpoint))
     resumed[1].train(resume_from_checkpoint=str(checkpoint))

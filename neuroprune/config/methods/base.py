@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -33,6 +33,19 @@ class PruningSettings(Settings):
         return 1.0
 
 
+class NewDefault(NamedTuple):
+    """A default of the forms with events that a version of a method changed."""
+
+    since: int
+    """First version with the present default."""
+    name: str
+    """The setting."""
+    before: Any
+    """Default, or behaviour without the setting, in earlier versions."""
+    added: bool = False
+    """Whether earlier versions did not have the setting."""
+
+
 EVENTS = ("start", "end", "events", "post_lr", "post_dropout", "freeze_embeddings")
 """Settings of removal events; see `EventSettings`."""
 
@@ -41,8 +54,8 @@ class EventSettings(PruningSettings):
     """Settings of removal events, shared by all methods with a target form."""
 
     later_defaults: ClassVar[tuple[tuple[str, Any], ...]] = ()
-    dropout_since: ClassVar[int] = 2
-    """First version of the method with `post_dropout`; earlier ones keep dropout until the end."""
+    new_defaults: ClassVar[tuple[NewDefault, ...]] = (NewDefault(2, "post_dropout", 1.0, added=True),)
+    """What the versions changed, in their order. Forms without events stay at the version before the first."""
     version: int
 
     start: Schedule = Field(
@@ -72,21 +85,24 @@ class EventSettings(PruningSettings):
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out defaults of settings that were added later, so that earlier settings keep their hash."""
-        left_out = (*self.later_defaults, *([("post_dropout", 1.0)] if self.version < self.dropout_since else []))
+        added = [(new.name, new.before) for new in self._changed_after(self.version) if new.added]
+        left_out = (*self.later_defaults, *added)
         return {key: value for key, value in serialize(self).items() if (key, value) not in left_out}
 
     @model_validator(mode="before")
     @classmethod
     def _as_in_its_version(cls, values: Any) -> Any:
-        """Give settings of an earlier version its dropout; forms without events stay at the version before it."""
+        """Give settings of an earlier version, and forms without events, the defaults of their version."""
         if not isinstance(values, dict):
             return values
-        newest = cls.dropout_since if cls.has_events(values) else cls.dropout_since - 1
+        first, last = (cls.new_defaults[place].since for place in (0, -1))
+        newest = last if cls.has_events(values) else first - 1
         version = values.get("version", newest)
-        if version == cls.dropout_since > newest:
+        if not isinstance(version, int):
+            return {"version": version} | values
+        if newest < version <= last:
             raise ValueError(f"version: {version} is that of forms with removal events; leave it out")
-        earlier = isinstance(version, int) and version < cls.dropout_since
-        return {"version": version} | ({"post_dropout": 1.0} if earlier else {}) | values
+        return {"version": version} | cls._defaults_before(version) | values
 
     @classmethod
     def has_events(cls, values: Mapping[str, Any]) -> bool:
@@ -95,8 +111,18 @@ class EventSettings(PruningSettings):
 
     def default(self, name: str) -> Any:
         """Return the default value of a setting in the settings' own version."""
-        earlier = {"version": self.version, "post_dropout": 1.0} if self.version < self.dropout_since else {}
-        return earlier.get(name, super().default(name))
+        own = {"version": self.version} | self._defaults_before(self.version)
+        return own.get(name, super().default(name))
+
+    @classmethod
+    def _changed_after(cls, version: int) -> list[NewDefault]:
+        """Return what later versions changed."""
+        return [new for new in cls.new_defaults if version < new.since]
+
+    @classmethod
+    def _defaults_before(cls, version: int) -> dict[str, Any]:
+        """Return the defaults of a version that later ones changed."""
+        return {new.name: new.before for new in cls._changed_after(version)}
 
     @property
     def mean_event(self) -> float:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from neuroprune.config.fields import Count, Fraction, NotNegative, Positive, Schedule, TargetSparsity
-from neuroprune.config.methods.base import EVENTS, EventSettings
+from neuroprune.config.methods.base import EVENTS, EventSettings, NewDefault
 from neuroprune.pruning.defaults import EPS
 
 _CONNECTIVITY = ("calibration_rows", "ridge", "fold", "centred", "token_weights")
@@ -32,9 +32,11 @@ class NeuroPruneSettings(EventSettings):
         ("teacher_temperature", 2.0),
         ("layer_share", 0.0),
     )
-    dropout_since = 3
+    new_defaults = (NewDefault(3, "post_dropout", 1.0, added=True), NewDefault(4, "fold", True))
     name: Literal["neuroprune"] = Field(default="neuroprune", description="The method.")
-    version: Literal[2, 3] = Field(default=3, description="Increases when the method's results change; do not set it.")
+    version: Literal[2, 3, 4] = Field(
+        default=4, description="Increases when the method's results change; do not set it."
+    )
     algorithm: Literal["connectivity", "penalties"] = Field(
         default="connectivity",
         description="Algorithm that meets `sparsity`: `connectivity`, this project's removal of units by functional "
@@ -84,7 +86,7 @@ class NeuroPruneSettings(EventSettings):
         "lose all its neurons or all its heads in every form, and they are skipped.",
     )
     fold: bool | Literal["means", "auto"] = Field(
-        default=True,
+        default="auto",
         description="Target form: fold the effect of removed units into the remaining ones by least squares, or, with "
         "`means`, only the mean of their outputs into biases, which needs less memory and time. `auto` takes `means` "
         f"if at least {RECOVERY} steps follow the last event.",
