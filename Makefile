@@ -7,8 +7,8 @@ PROFILE ?=
 KILLS ?= 100
 BIN := .venv/bin
 PUBLISHED := results/published
-SNAKEMAKE = snakemake $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES)) --configfile $(CONFIG)
-FOLDER = $$($(BIN)/neuroprune plan --config $(CONFIG) --folder)
+SNAKEMAKE = snakemake $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES)) --configfile "$(CONFIG)"
+FOLDER = $$($(BIN)/neuroprune plan --config "$(CONFIG)" --folder)
 export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 # Without cached bytecode, every start of a job would compile torch and transformers again: 11 s of a core in place of 5 s.
@@ -42,15 +42,15 @@ demo: run report ## Run the default study to its report; CONFIG=config/paper.yam
 # The workflow makes no report here, because the target `report` does so even if nothing else had to be done.
 run: export NEUROPRUNE_REPORT =
 run: $(BIN)/.ready ## Run a study without its report
-	@$(BIN)/neuroprune plan --config $(CONFIG) $(if $(PROFILE),--folder >/dev/null,--estimate --cores $(CORES))
+	@$(BIN)/neuroprune plan --config "$(CONFIG)" $(if $(PROFILE),--folder >/dev/null,--estimate --cores $(CORES))
 	@if ! command -v flock >/dev/null; then . $(BIN)/activate && exec $(SNAKEMAKE); fi; \
-	  flock -n -E 75 .run.lock sh -c '. $(BIN)/activate && snakemake --configfile $(CONFIG) --unlock --quiet all >/dev/null 2>&1; \
+	  flock -n -E 75 .run.lock sh -c '. $(BIN)/activate && snakemake --configfile "$(CONFIG)" --unlock --quiet all >/dev/null 2>&1; \
 	  exec $(SNAKEMAKE)' || { code=$$?; [ $$code != 75 ] || \
 	  echo "Another 'make run' or 'make demo' is at work in this folder: wait for it or stop it." >&2; exit $$code; }
 
 report: $(BIN)/.ready ## Write the HTML report of a finished study
 	@folder="$(FOLDER)" && . $(BIN)/activate && \
-	snakemake --quiet all --configfile $(CONFIG) --report "$$folder/report.html" \
+	snakemake --quiet all --configfile "$(CONFIG)" --report "$$folder/report.html" \
 	  --report-stylesheet workflow/report/report.css && echo "The report: $$folder/report.html"
 
 figures: $(BIN)/.ready ## Redraw all tables and figures from the records; RESULTS=results/published for the committed ones

@@ -51,15 +51,17 @@ def test_publishing_what_is_not_there_fails_and_leaves_all_that_is_published(pla
     assert published(place) == before
 
 
-@pytest.mark.parametrize("results", ["results", "elsewhere"])
-def test_publishing_copies_what_is_to_be_kept_from_where_the_study_has_its_results(place, results):
-    (place / "small.yaml").write_text(yaml.safe_dump(STUDY | {"results": results}))
+@pytest.mark.parametrize(
+    ("results", "config"), [("results", "small.yaml"), ("elsewhere", "small.yaml"), ("results", "my study.yaml")]
+)
+def test_publishing_copies_what_is_to_be_kept_from_where_the_study_has_its_results(place, results, config):
+    (place / config).write_text(yaml.safe_dump(STUDY | {"results": results}))
     kept, left = ("runs.csv", "runs/a/run.json"), ("report.html", "logs/a.log", "runs/a/train.log", "runs/a/model/w")
     for name in (*kept, *left):
         file = place / results / "small" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("new\n")
-    done = make(place, "publish", "CONFIG=small.yaml")
+    done = make(place, "publish", f"CONFIG={config}")
     assert done.returncode == 0, done.stderr
     new = {f"results/published/small/{name}": "new\n" for name in kept}
     assert published(place) == {"results/published/other/runs.csv": "earlier\n"} | new
@@ -87,14 +89,15 @@ def test_git_ignores_all_results_but_the_published_ones(place, path, ignored):
 
 def test_a_study_that_snakemake_cannot_read_is_refused_in_a_sentence(place):
     (place / "small.yaml").write_bytes(yaml.safe_dump(STUDY).encode("utf-16"))
-    done = make(place, "run", "CONFIG=small.yaml")
+    (place / "small.yaml").rename(place / "my study.yaml")
+    done = make(place, "run", "CONFIG=my study.yaml")
     assert done.returncode != 0 and "Traceback" not in done.stderr
-    assert done.stderr.startswith("small.yaml: the file is text in UTF-16; save it as UTF-8\n")
+    assert done.stderr.startswith("my study.yaml: the file is text in UTF-16; save it as UTF-8\n")
     assert not (place / ".snakemake").exists()
 
 
 def test_a_study_starts_with_a_profile_that_gives_the_number_of_cores(place):
     plain, cluster = (make(place, "-n", "run", *words).stdout for words in ((), ("PROFILE=workflow/profiles/slurm",)))
-    assert "snakemake --cores all --configfile config/config.yaml" in plain and "--estimate" in plain
-    assert "snakemake --workflow-profile workflow/profiles/slurm --configfile config/config.yaml" in cluster
+    assert 'snakemake --cores all --configfile "config/config.yaml"' in plain and "--estimate" in plain
+    assert 'snakemake --workflow-profile workflow/profiles/slurm --configfile "config/config.yaml"' in cluster
     assert "--cores" not in cluster and "--estimate" not in cluster and "plan --config" in cluster
