@@ -67,15 +67,20 @@ def test_the_costs_of_training_are_those_of_their_measurement():
     with (PUBLISHED / "research" / "bench.csv").open(newline="") as file:
         ratios = {(row["benchmark"], row["case"]): float(row["ratio"]) for row in csv.DictReader(file)}
     text = " ".join(PAGE.split())
-    step = ratios["A training step", "target, in a window"]
-    assert f"a step of NeuroPrune-FC takes about {step:.1f} times as long" in text
-    cases = ("target 80 %", "target 50 %", "target 80 %, no fold", "target 80 %, means")
-    peak = [f"{ratios['Peak memory of a run', case]:.2f}" for case in cases]
-    large = ratios["Peak memory, 32 rows of 128 tokens", "target 80 %"]
-    assert f"is {peak[0]} of dense training's, at 50 % it is {peak[1]}; with 32 rows of 128 tokens" in text
-    assert f"of the memory, it is {large:.2f}. Without the fold (`fold: false`) it is {peak[2]}" in text
-    assert f"with small batches, with `fold: means` {peak[3]}." in text
-    cases = ("target 80 %", "target 50 %", "Taylor 80 %", "target 80 %, means")
+    windows = (ratios["A training step", f"target, in a window{name}"] for name in ("", ", least squares"))
+    text_of_windows = "takes about {:.1f} times as long, with the least-squares fold of short runs {:.1f} times."
+    assert text_of_windows.format(*windows) in text
+    sizes = (("Peak memory of a run", 80), ("Peak memory of a run", 50), ("Peak memory, 32 rows of 128 tokens", 80))
+    fold, means = (
+        [ratios[benchmark, f"target {share} %, {name}"] for benchmark, share in sizes]
+        for name in ("least squares", "means")
+    )
+    none = ratios["Peak memory of a run", "target 80 %, no fold"]
+    assert "is then {:.2f} of dense training's, at 50 % it is {:.2f}; with 32 rows".format(*fold) in text
+    assert f"of the memory, it is {fold[2]:.2f}. With the means alone" in text
+    assert "it is {:.2f}, {:.2f} and {:.2f}, without any fold {:.2f} with small".format(*means, none) in text
+    cases = ("target 80 %, means", "target 50 %, means", "Taylor 80 %", "target 80 %, least squares")
     taken = [f"{ratios['A run of 200 steps', case]:.2f}" for case in cases]
     assert f"take {taken[0]} of dense training's processor time at 80 % sparsity and {taken[1]} at 50 %" in text
-    assert f"Taylor at 80 % takes {taken[2]}. With `fold: means` NeuroPrune-FC at 80 % takes {taken[3]}." in text
+    assert f"at 80 % takes {taken[2]}. With the least-squares fold (`fold: true`) NeuroPrune-FC" in text
+    assert f"at 80 % takes {taken[3]}." in text
