@@ -46,6 +46,7 @@ def test_a_pruned_model_is_trained_on_after_the_same_events(longer, data_root, t
     assert [event["step"] for event in result.method["events"]] == [8, 10, 12]
     assert [event["step"] for event in plain.method["events"]] == [8, 10, 12]
     assert plain.steps == 24 and 30 < result.steps < 100
+    assert result.method["fold"] == plain.method["fold"] == "least squares", "12 dense steps follow the last event"
     assert result.epochs == pytest.approx(result.steps / 8)
     assert result.sparsity.weights == pytest.approx(0.8, abs=1e-3)
     rates = {entry["step"]: entry["learning_rate"] for entry in result.history if "learning_rate" in entry}
