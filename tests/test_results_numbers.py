@@ -349,6 +349,12 @@ def other_claims(rows):
     ]
     yield f"ROUGE-Lsum {100 * copied[0]:.1f} on docstrings"
     yield f"BLEU {100 * copied[1]:.1f}."
+    losses = [
+        f"{rows('architectures', f'{task}-{method}')['metric_loss']:.2f}"
+        for task in ("t5_random-docstrings", "transformer_random-home_messages")
+        for method in ("neuroprune-80", "dense")
+    ]
+    yield "({} and {} on docstrings, {} and {} in translation, one seed each)".format(*losses)
 
 
 def _seeds(study, group):
