@@ -274,7 +274,7 @@ def test_ablations_join_runs_that_differ_in_one_setting(tmp_path):
     shown = ablations(folder)[1]
     metric = shown[shown["panel"] == "value"].set_index(["setting", "choice"])["value"]
     assert set(metric.index) == {
-        ("fold", "True"), ("fold", "False"), ("token_weights", "True"), ("token_weights", "False")
+        ("fold", "auto"), ("fold", "False"), ("token_weights", "True"), ("token_weights", "False")
     }  # fmt: skip
     assert metric["fold", "False"] == 70
     assert metric["token_weights", "False"] == 60
