@@ -38,7 +38,7 @@ SETTINGS = {
     "centred": "NeuroPrune-FC: connectivity without a unit's mean",
     "token_weights": "NeuroPrune-FC: tokens weighed in the fold",
 }
-WORDS = {"True": "yes", "False": "no", "output": "output", "mlp_in": "MLP input"}
+WORDS = {"True": "yes", "False": "no", "auto": "by length", "output": "output", "mlp_in": "MLP input"}
 PANELS = {"value": "metric (%)", "sparsity": "sparsity (%)", "train_time": "training (s)"}
 POINT = ["model", "task", "method", "form", "point", "heads_asked", "alpha", "beta", "theta", "strength"]
 
