@@ -21,13 +21,13 @@ def test_every_benchmark_prints_and_writes_its_line(monkeypatch, capsys, tmp_pat
     measured = bench.steps(1) + bench.whole_runs(12)
     bench.write(tmp_path / "bench.csv", bench.COLUMNS, measured)
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
-    assert len(lines) == 24  # nine kinds of steps, an event, six runs with their memory, two with large batches
+    assert len(lines) == 29  # ten kinds of steps, two events, seven runs with their memory, three with large batches
     written = pd.read_csv(tmp_path / "bench.csv")
-    assert written["case"].tolist() == [line[1] for line in measured] and len(written) == 24
+    assert written["case"].tolist() == [line[1] for line in measured] and len(written) == 29
     assert set(written.columns) == {*bench.COLUMNS, "commit", "cpu", "torch"} and written["commit"].notna().all()
     assert written.query("case == 'dense'")["ratio"].tolist() == [1, 1, 1]
     assert lines[0][0] == "plain" and lines[0][-1] == "1.00"
-    assert all(float(line[-2]) > 0 for line in lines[:9] + lines[10:])
+    assert all(float(line[-2]) > 0 for line in lines[:10] + lines[12:])
 
 
 @pytest.fixture
