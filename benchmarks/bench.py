@@ -11,7 +11,6 @@ seconds and their ratio to a plain step:
 from __future__ import annotations
 
 import argparse
-import itertools
 import resource
 import statistics
 import subprocess
@@ -100,8 +99,10 @@ def steps(rounds: int) -> list[Line]:
     }
     seconds = in_turns({name: loop.step for name, loop in loops.items()}, rounds)
     lines = report("A training step", seconds, seconds["plain"])
-    cut = {"80 % at once": event(0.8) - seconds["plain"]}
-    cut["80 % at once, least squares"] = event(0.8, fold=True) - seconds["plain"]
+    cut = {
+        "80 % at once": event(0.8) - seconds["plain"],
+        "80 % at once, least squares": event(0.8, fold=True) - seconds["plain"],
+    }
     return lines + report("An event (choice, fold, cut)", cut, seconds["plain"])
 
 
@@ -114,8 +115,9 @@ def event(sparsity: float, **fields: Any) -> float:
 def whole_runs(total: int) -> list[Line]:
     """Measure the processor time and the peak memory of whole runs, which contain three windows of calibration."""
     methods = {"dense": Dense()}
-    for percent, (name, fold) in itertools.product((50, 80), {"least squares": True, "means": "means"}.items()):
-        methods[f"target {percent} %, {name}"] = NeuroPrune(sparsity=percent / 100, fold=fold)
+    for percent in (50, 80):
+        methods[f"target {percent} %, least squares"] = NeuroPrune(sparsity=percent / 100, fold=True)
+        methods[f"target {percent} %, means"] = NeuroPrune(sparsity=percent / 100, fold="means")
     methods |= {"target 80 %, no fold": NeuroPrune(sparsity=0.8, fold=False), "Taylor 80 %": Taylor(sparsity=0.8)}
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         found = {name: pool.apply(_whole_run, (method, total, SIZES)) for name, method in methods.items()}

@@ -221,10 +221,8 @@ def folds(runs):
         "means − Taylor",
     ]
     for cell in sorted(runs, key=lambda cell: (TASKS.index(cell.task), cell.sparsity)):
-        if cell.variant == "no dropout":
-            fold, means, taylor = (
-                runs[cell._replace(variant=name)] for name in ("no dropout", "means, no dropout", "taylor, no dropout")
-            )
+        if cell.variant == FOLD:
+            fold, means, taylor = (runs[cell._replace(variant=name)] for name in (FOLD, MEANS, TAYLOR))
             names = [f"`{cell.task}`", percent(float(cell.sparsity), 0), by_seed(fold), by_seed(means)]
             yield [*names, *(difference(*pair) for pair in ((means, fold), (fold, taylor), (means, taylor)))]
 
@@ -277,7 +275,7 @@ def long_runs(runs):
 
 def folds_in_long_runs(runs):
     """The tenth addendum's runs: the fold, the means alone and no fold in many epochs over few rows."""
-    names = ("no dropout", "means, no dropout", "no fold, no dropout", "taylor, no dropout")
+    names = (FOLD, MEANS, "no fold, no dropout", TAYLOR)
     yield ["task", "least squares", "means alone", "no fold", "Taylor", "means − least squares", "none − least squares"]
     for cell in runs:
         if cell.variant == names[-1]:
@@ -298,14 +296,19 @@ def folds_by_length(runs):
             yield [*names, first, difference(means, fold), second]
 
 
+def differences_of_seeds(runs, ours, theirs):
+    """Return each seed's mean difference of two variants over all cells that both have."""
+    pairs = [
+        (values, runs[other])
+        for cell, values in runs.items()
+        if cell.variant == ours and (other := cell._replace(variant=theirs)) in runs
+    ]
+    return [statistics.mean(one[seed] - other[seed] for one, other in pairs) for seed in sorted(pairs[0][0])]
+
+
 def over_cells(runs, ours, theirs):
     """Return the difference of two variants over all cells that both have, with the interval over the seeds' means."""
-    cells_ = [cell for cell in runs if cell.variant == ours and cell._replace(variant=theirs) in runs]
-    means = [
-        {seed: statistics.mean(runs[cell._replace(variant=name)][seed] for cell in cells_) for seed in runs[cells_[0]]}
-        for name in (ours, theirs)
-    ]
-    return difference(*means)
+    return mean_interval(differences_of_seeds(runs, ours, theirs))
 
 
 def concerned(runs):
@@ -434,28 +437,18 @@ def test_the_fold_in_long_runs_is_that_of_the_runs():
     assert f"and behind it in 8 epochs over 1,000 rows ({leads[1]}; n = 5 seeds, 95 % intervals" in README
 
 
-def leads_of_seeds(runs, name):
-    """Return each seed's mean difference to Taylor, in runs of 126 to 376 steps in which dropout ends."""
-    cells = [
-        cell
-        for cell in runs
-        if (cell.variant, cell.beginning) == (name, "usual")
-        and cell.sparsity in TARGETS
-        and cell.task in TASKS[1:]
-        and cell._replace(variant=TAYLOR) in runs
-    ]
-    differences = [{s: runs[cell][s] - runs[cell._replace(variant=TAYLOR)][s] for s in runs[cell]} for cell in cells]
-    return [statistics.mean(by_cell[seed] for by_cell in differences) for seed in differences[0]]
+def numbers(change):
+    """Return mean and half width of a formatted difference."""
+    return [float(part.replace("−", "-")) for part in change.split(" ± ")]
 
 
 def test_the_fold_by_length_follows_from_the_addendums_rule():
     runs = complete_cells("fold_by_length.csv", seeds=range(80, 85))
     header, *lines = folds_by_length(runs)
     assert lines_below(header) == lines and len(lines) >= 5
-    changes = [line[-2] for line in lines]
-    assert all(float(change.split(" ± ")[0].replace("−", "-")) > -1 for change in changes)
+    assert all(numbers(line[-2])[0] > -1 for line in lines)
     every = over_cells(runs, MEANS, FOLD)
-    mean, half = (float(part.replace("−", "-")) for part in every.split(" ± "))
+    mean, half = numbers(every)
     assert mean - half > -0.5
     assert f"Over these {len(lines)} cells the means alone are {every} points from the least-squares fold" in TEXT
     assert f"the means alone are {every} points from the least-squares fold, over {len(lines)} cells" in TEXT
@@ -472,16 +465,22 @@ def test_the_fold_of_a_model_without_biases_is_that_of_its_runs():
     none, fold = ("{}, {} and {} %".format(*by_seed(found[setting]).split(", ")) for setting in ("fold=False", ""))
     change = difference(found["fold=False"], found[""])
     assert f"ends at {none} without the fold and at {fold} with it (872 rows): {change} points." in TEXT
-    assert float(change.split(" ± ")[0].replace("−", "-")) > -1
+    assert numbers(change)[0] > -1
 
 
 def test_the_lead_over_taylor_in_longer_runs_is_that_of_all_seeds():
     addenda = [
-        complete_cells(*DROPOUT, seeds=range(10, 15)),
-        complete_cells("fold.csv", seeds=range(50, 55)),
-        complete_cells("fold_by_length.csv", seeds=range(80, 85)),
+        {cell: values for cell, values in concerned(runs).items() if cell.task in TASKS[1:]}
+        for runs in (
+            complete_cells(*DROPOUT, seeds=range(10, 15)),
+            complete_cells("fold.csv", seeds=range(50, 55)),
+            complete_cells("fold_by_length.csv", seeds=range(80, 85)),
+        )
     ]
-    means, fold = (mean_interval([lead for runs in addenda for lead in leads_of_seeds(runs, n)]) for n in (MEANS, FOLD))
+    means, fold = (
+        mean_interval([lead for runs in addenda for lead in differences_of_seeds(runs, name, TAYLOR)])
+        for name in (MEANS, FOLD)
+    )
     assert f"it is {means} points with the means and {fold} with the fold" in TEXT
     assert f"**With 126 to 376 steps Taylor is as good**, on SST-2, SICK and MRPC ({means} points" in PAGE
     assert f"({means} points over 15 seeds, 95 % interval" in ADVICE

@@ -55,7 +55,7 @@ class EventSettings(PruningSettings):
 
     later_defaults: ClassVar[tuple[tuple[str, Any], ...]] = ()
     new_defaults: ClassVar[tuple[NewDefault, ...]] = (NewDefault(2, "post_dropout", 1.0, added=True),)
-    """What the versions changed, in their order. Forms without events stay at the version before the first."""
+    """Changed defaults, ordered by version. Forms without events keep the version before the first of these."""
     version: int
 
     start: Schedule = Field(

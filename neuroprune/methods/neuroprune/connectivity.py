@@ -52,7 +52,7 @@ from neuroprune.pruning.surgery import kept_units
 FOLDS = {True: "least squares", "means": "means", False: "none"}
 """Names of the folds in the report."""
 MOMENTS = {"least squares": SecondMoments, "means": Means, "none": None}
-"""What the folds are computed from."""
+"""Moments collected for each fold, by its name in the report."""
 MOSTLY = 0.9
 """Fraction of the target that slices of whole units should remove; a warning is logged below it."""
 
